@@ -1,0 +1,1 @@
+"""Glioma segmentation and MGMT promoter methylation from MRI (research use only)."""

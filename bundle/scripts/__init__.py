@@ -1,0 +1,1 @@
+"""Networks, inferers, handlers, metrics, data lists and writers of the bundle."""
