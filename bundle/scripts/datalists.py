@@ -1,0 +1,416 @@
+"""Data lists: which patients there are, where their series lie, who trains, validates and is tested.
+
+A data list is a JSON file in the Decathlon form, ``{"training": [...], "validation": [...], "test": [...]}``, with one entry
+a patient: ``patient`` (identifier), a path for each modality that is there (``FLAIR``, ``T1w``, ``T1wCE``, ``T2w``: a folder of
+DICOM files or images, or a NIfTI file), optionally ``seg`` (BraTS labels), ``label`` (MGMT 0 or 1), ``group`` (the same for the
+same person) and ``fold``. Paths are relative to ``dataset_dir``, which the file names and every configuration can override.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import logging
+import os
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+logger = logging.getLogger(__name__)
+
+MRI_TYPES = ("FLAIR", "T1w", "T1wCE", "T2w")
+"""The challenge's names of the four modalities."""
+
+ALIASES = {
+    **dict.fromkeys(("flair", "t2f"), "FLAIR"),
+    **dict.fromkeys(("t1w", "t1", "t1n"), "T1w"),
+    **dict.fromkeys(("t1wce", "t1ce", "t1c", "t1gd"), "T1wCE"),
+    **dict.fromkeys(("t2w", "t2"), "T2w"),
+    "seg": "seg",
+}
+"""Lower-case names of modalities, in BraTS 2021, BraTS 2023 and the challenge, to the challenge's names."""
+
+EXCLUDED_PATIENTS = ("00109", "00123", "00709")
+"""Patients that the hosts of the challenge ask to leave out of training."""
+
+_NIFTI = re.compile(r"^(?P<patient>.+)[_-](?P<name>[A-Za-z0-9]+)\.nii(\.gz)?$")
+
+
+class DataListError(ValueError):
+    """A data list or a folder of studies that can't be used."""
+
+
+def patient_number(patient: str) -> int | None:
+    """The number by which Task 1 and Task 2 name the same person: 12 for ``BraTS2021_00012``, ``BraTS-GLI-00012-000``, ``00012``.
+
+    None for identifiers of another form.
+    """
+    match = re.fullmatch(r"(?:BraTS2021_|BraTS-GLI-)?(\d{1,5})(?:-\d{3})?", str(patient))
+    return int(match.group(1)) if match else None
+
+
+def find_studies(folder: str | Path) -> list[dict[str, Any]]:
+    """The studies of a folder, each ``{"patient", <modality>: path, ...}`` with absolute paths, sorted by patient.
+
+    Known layouts: the challenge's Task 2 (``<patient>/<modality>/`` with DICOM or JPG files), BraTS 2021 and 2023+
+    (``<patient>/<patient>_flair.nii.gz``, ``<patient>-t2f.nii.gz``, with ``seg`` where there is one), one such study alone, and
+    NIfTI files of several patients side by side.
+
+    Raises:
+        DataListError: when nothing of the kind is there, or two paths claim the same modality of a patient.
+    """
+    root = Path(folder).resolve()
+    if not root.is_dir():
+        raise DataListError(f"{folder}: no such folder of studies")
+    studies: dict[str, dict[str, Any]] = {}
+    for place in (root, *sorted(path for path in root.iterdir() if path.is_dir())):
+        for patient, name, path in _series_in(place):
+            study = studies.setdefault(patient, {"patient": patient})
+            if name in study:
+                raise DataListError(
+                    f"{folder}: {study[name]} and {path} are both {name} of patient {patient}; keep one of them"
+                )
+            study[name] = str(path)
+    found = [study for study in studies.values() if any(name in study for name in MRI_TYPES)]
+    if not found:
+        nested = [name for name in ("train", "test") if (root / name).is_dir()]
+        hint = f"; did you mean {root / nested[0]}?" if nested else ""
+        raise DataListError(
+            f"{folder}: no study found. Expected <patient>/{{{','.join(MRI_TYPES)}}}/ with DICOM or JPG files, or "
+            f"<patient>/<patient>_{{flair,t1,t1ce,t2}}.nii.gz (BraTS 2021), or <patient>/<patient>-{{t2f,t1n,t1c,t2w}}.nii.gz "
+            f"(BraTS 2023+){hint}"
+        )
+    return sorted(found, key=lambda study: study["patient"])
+
+
+def _series_in(place: Path) -> Iterable[tuple[str, str, Path]]:
+    """``(patient, modality, path)`` of the series folders and NIfTI files directly in a folder."""
+    for path in sorted(place.iterdir()):
+        if path.is_dir():
+            name = ALIASES.get(path.name.lower())
+            if name in MRI_TYPES and next(path.iterdir(), None) is not None:
+                yield place.name, name, path
+        elif (match := _NIFTI.match(path.name)) and (name := ALIASES.get(match["name"].lower())):
+            yield match["patient"], name, path
+
+
+def read_labels(file: str | Path) -> dict[str, int]:
+    """MGMT values by patient from a CSV with the columns ``BraTS21ID,MGMT_value``.
+
+    Raises:
+        DataListError: when a column is missing or a value is neither 0 nor 1.
+    """
+    labels = {}
+    for row in _read_csv(file, ("BraTS21ID", "MGMT_value")):
+        if row["MGMT_value"] not in ("0", "1"):
+            raise DataListError(f"{file}: MGMT_value of {row['BraTS21ID']} is {row['MGMT_value']!r}, expected 0 or 1")
+        labels[row["BraTS21ID"]] = int(row["MGMT_value"])
+    return labels
+
+
+def read_asked(sample_submission: str | Path) -> list[str]:
+    """The patients that a sample submission asks for, in its order and its style of writing them."""
+    return [row["BraTS21ID"] for row in _read_csv(sample_submission, ("BraTS21ID",))]
+
+
+def _read_csv(file: str | Path, columns: Sequence[str]) -> list[dict[str, str]]:
+    if not Path(file).is_file():
+        raise DataListError(f"{file}: no such file")
+    with open(file, newline="", encoding="utf-8-sig") as stream:
+        rows = list(csv.DictReader(stream))
+    missing = [column for column in columns if rows and column not in rows[0]]
+    if missing or not rows:
+        raise DataListError(
+            f"{file}: expected rows with the columns {','.join(columns)}; missing: {missing or 'all rows'}"
+        )
+    return rows
+
+
+def same_patient(first: str, second: str) -> bool:
+    """Whether two identifiers name the same patient, ``00012`` and ``12`` and ``BraTS2021_00012`` for example."""
+    number = patient_number(first)
+    return first == second or (number is not None and number == patient_number(second))
+
+
+def build_datalist(
+    dataset_dir: str | Path,
+    output: str | Path | None = None,
+    labels: str | Path | None = None,
+    folds: int = 5,
+    seed: int = 67,
+    overwrite: bool = False,
+) -> dict[str, Any]:
+    """Build the data list of a folder, whatever its layout, and write it as JSON where ``output`` is given.
+
+    A folder with ``train/`` (and ``test/``) in it is the challenge's: the patients of ``train/`` are labelled by
+    ``train_labels.csv``, those of ``test/`` have no label. Otherwise all studies of the folder are taken: those with a
+    segmentation (Task 1) or with a label train, the others are for testing. Folds: grouped by person for Task 1,
+    stratified by label and grouped by person for Task 2.
+
+    Args:
+        dataset_dir: folder of studies.
+        output: JSON file to write.
+        labels: CSV of labels; ``train_labels.csv`` in ``dataset_dir`` by default, where there is one.
+        folds: number of folds.
+        seed: of the assignment to folds.
+        overwrite: replace an existing ``output``.
+
+    Returns:
+        The data list.
+
+    Raises:
+        DataListError: when there is nothing to list, too few patients for the folds, or ``output`` exists.
+    """
+    if output is not None and Path(output).exists() and not overwrite:
+        raise DataListError(f"{output} exists; give another name or --overwrite")
+    root = Path(dataset_dir).resolve()
+    train_dir = root / "train"
+    studies = find_studies(train_dir if train_dir.is_dir() else root)
+    test = find_studies(root / "test") if train_dir.is_dir() and (root / "test").is_dir() else []
+    labels_file = Path(labels) if labels else root / "train_labels.csv"
+    values = read_labels(labels_file) if labels or labels_file.is_file() else {}
+    by_number = {
+        patient_number(patient): value for patient, value in values.items() if patient_number(patient) is not None
+    }
+    training = []
+    for study in studies:
+        number = patient_number(study["patient"])
+        study["group"] = str(number) if number is not None else study["patient"]
+        label = values.get(study["patient"], by_number.get(number))
+        if label is not None:
+            study["label"] = label
+        (training if label is not None or "seg" in study else test).append(study)
+    unlabelled = [study["patient"] for study in studies if "label" not in study and values]
+    if unlabelled:
+        logger.warning("%d patients have no label in %s: %s", len(unlabelled), labels_file, ", ".join(unlabelled[:10]))
+    if training:
+        _assign_folds(training, folds, seed)
+    datalist: dict[str, Any] = {
+        "name": root.name,
+        "dataset_dir": str(root),
+        "training": [_relative(study, root) for study in training],
+        "validation": [],
+        "test": [_relative(study, root) for study in test],
+    }
+    if output is not None:
+        write_json(datalist, output)
+    return datalist
+
+
+def _relative(study: Mapping[str, Any], root: Path) -> dict[str, Any]:
+    return {
+        key: Path(os.path.relpath(value, root)).as_posix() if key in (*MRI_TYPES, "seg") else value
+        for key, value in study.items()
+    }
+
+
+def _assign_folds(training: list[dict[str, Any]], folds: int, seed: int) -> None:
+    """Write ``fold`` into each entry: GroupKFold for Task 1, StratifiedGroupKFold where there are labels."""
+    from sklearn.model_selection import GroupKFold, StratifiedGroupKFold
+
+    labelled = [study for study in training if "label" in study]
+    stratified = len(labelled) == len(training)
+    groups = [study["group"] for study in training]
+    smallest = min(Counter(study["label"] for study in labelled).values()) if stratified else len(set(groups))
+    if smallest < folds:
+        what = "patients of the rarer label" if stratified else "patients"
+        raise DataListError(f"{smallest} {what} can't be split into {folds} folds; ask for fewer with --folds")
+    if stratified:
+        splitter = StratifiedGroupKFold(n_splits=folds, shuffle=True, random_state=seed)
+        splits = splitter.split(training, [study["label"] for study in training], groups)
+    else:
+        splits = GroupKFold(n_splits=folds).split(training, groups=groups)
+    for fold, (_, held_out) in enumerate(splits):
+        for index in held_out:
+            training[index]["fold"] = fold
+
+
+def write_json(content: Any, file: str | Path) -> None:
+    """Write JSON under a temporary name, then rename it to ``file``."""
+    path = Path(file)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def load_datalist(file: str | Path, dataset_dir: str | Path | None = None) -> dict[str, list[dict[str, Any]]]:
+    """Read a data list; paths become absolute, sections that are missing become empty.
+
+    Args:
+        file: JSON file.
+        dataset_dir: folder that the paths are relative to; the one that the file names by default, else the file's own.
+
+    Raises:
+        DataListError: when the file is missing, is not a data list, or names a patient twice.
+    """
+    path = Path(file)
+    if not path.is_file():
+        raise DataListError(
+            f"{file}: no such data list; make one with `radiogenomics datalist --input DIR --output {file}`"
+        )
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise DataListError(f"{file}: not JSON ({error})") from error
+    sections = ("training", "validation", "test")
+    if not isinstance(content, dict) or not any(section in content for section in sections):
+        raise DataListError(f"{file}: not a data list; expected a JSON object with the lists {', '.join(sections)}")
+    root = Path(dataset_dir or content.get("dataset_dir") or path.parent)
+    root = root if root.is_absolute() else (path.parent / root)
+    datalist: dict[str, list[dict[str, Any]]] = {}
+    for section in sections:
+        datalist[section] = []
+        for entry in content.get(section, []):
+            if not isinstance(entry, dict) or "patient" not in entry:
+                raise DataListError(f"{file}: an entry of {section!r} has no 'patient': {entry}")
+            paths = {key: str(root / entry[key]) for key in (*MRI_TYPES, "seg") if key in entry}
+            datalist[section].append({**entry, **paths})
+    names = Counter(entry["patient"] for section in sections for entry in datalist[section])
+    doubled = [patient for patient, count in names.items() if count > 1]
+    if doubled:
+        raise DataListError(f"{file}: patients named more than once: {', '.join(doubled[:10])}")
+    return datalist
+
+
+def exclude(
+    entries: Iterable[dict[str, Any]], patients: Iterable[str], why: str = "left out of training"
+) -> list[dict[str, Any]]:
+    """The entries whose patient is none of ``patients`` (compared as :func:`same_patient` does); says in the log who went."""
+    names = {str(patient) for patient in patients}
+    numbers = {number for number in map(patient_number, names) if number is not None}
+    kept, gone = [], []
+    for entry in entries:
+        there = entry["patient"] in names or patient_number(entry["patient"]) in numbers
+        (gone if there else kept).append(entry)
+    logger.info("%s: %d patients%s", why, len(gone), f" ({_some(entry['patient'] for entry in gone)})" if gone else "")
+    return kept
+
+
+def _some(names: Iterable[str], most: int = 20) -> str:
+    listed = list(names)
+    return ", ".join(listed[:most]) + (f" and {len(listed) - most} more" if len(listed) > most else "")
+
+
+def segmentation_split(
+    datalist: str | Path,
+    dataset_dir: str | Path | None = None,
+    fold: int = 0,
+    classification_datalist: str | Path | None = None,
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Training and held-out patients of stage 1; those of the Task-2 data list, who would leak into stage 2, are left out."""
+    lists = load_datalist(datalist, dataset_dir)
+    if classification_datalist is None:
+        logger.warning(
+            "no Task-2 data list is given: patients who are in both tasks can't be kept out of stage 1 "
+            "(--classification_datalist FILE)"
+        )
+        return split_fold(lists, fold)
+    others = [entry["patient"] for entries in load_datalist(classification_datalist).values() for entry in entries]
+    return split_fold(lists, fold, others, "left out of stage 1, for they are patients of Task 2")
+
+
+def classification_split(
+    datalist: str | Path,
+    dataset_dir: str | Path | None = None,
+    fold: int = 0,
+    excluded: Sequence[str] = EXCLUDED_PATIENTS,
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Training and held-out patients of stage 2, without those that the challenge's hosts ask to leave out."""
+    return split_fold(load_datalist(datalist, dataset_dir), fold, excluded, "left out of stage 2, as the hosts ask")
+
+
+def split_fold(
+    datalist: Mapping[str, Sequence[dict[str, Any]]], fold: int = 0, excluded: Iterable[str] = (), why: str = "left out"
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Training and held-out entries: by ``fold``, or the data list's own ``validation`` section where it has one.
+
+    Args:
+        datalist: from :func:`load_datalist`.
+        fold: that is held out.
+        excluded: patients on neither side.
+        why: the reason for the log.
+
+    Raises:
+        DataListError: when either side is empty or a person is on both sides.
+    """
+    candidates = exclude(datalist["training"], excluded, why)
+    if datalist["validation"]:
+        training, held_out = candidates, exclude(datalist["validation"], excluded, f"{why}, of the held-out")
+    else:
+        training = [entry for entry in candidates if entry.get("fold") != fold]
+        held_out = [entry for entry in candidates if entry.get("fold") == fold]
+    if not training or not held_out:
+        folds = sorted({entry["fold"] for entry in candidates if "fold" in entry})
+        raise DataListError(
+            f"fold {fold}: {len(training)} patients train and {len(held_out)} are held out; the data list has the folds {folds}"
+        )
+    shared = {_group(entry) for entry in training} & {_group(entry) for entry in held_out}
+    if shared:
+        raise DataListError(
+            f"the same persons would train and be held out: {_some(sorted(shared))}; rebuild the data list"
+        )
+    logger.info("fold %s: %d patients train, %d are held out", fold, len(training), len(held_out))
+    return training, held_out
+
+
+def select(
+    dataset_dir: str | Path | None = None,
+    datalist: str | Path | None = None,
+    section: str | None = None,
+    labels: str | Path | None = None,
+) -> list[dict[str, Any]]:
+    """The patients that a job is asked for.
+
+    Args:
+        dataset_dir: folder of studies; with a data list, the folder that its paths are relative to.
+        datalist: data list; without it all studies of ``dataset_dir`` are taken.
+        section: of the data list; all of them by default.
+        labels: CSV with labels for patients whose entries have none.
+
+    Raises:
+        DataListError: when neither folder nor data list is given, or nobody is left.
+    """
+    if datalist is not None:
+        lists = load_datalist(datalist, dataset_dir)
+        if section is not None and section not in lists:
+            raise DataListError(f"section {section!r}: expected one of {', '.join(lists)}")
+        entries = [entry for name, part in lists.items() if section in (None, name) for entry in part]
+    elif dataset_dir is not None:
+        entries = find_studies(dataset_dir)
+    else:
+        raise DataListError(
+            "no studies named; give a folder of them (--dataset_dir DIR) or a data list (--datalist FILE)"
+        )
+    if not entries:
+        raise DataListError(f"{datalist}: there is no patient in {section or 'it'}")
+    if labels is not None:
+        values = read_labels(labels)
+        for entry in entries:
+            known = [value for patient, value in values.items() if same_patient(patient, entry["patient"])]
+            if known:
+                entry["label"] = known[0]
+    return entries
+
+
+def held_out(
+    datalist: str | Path,
+    dataset_dir: str | Path | None = None,
+    fold: int = 0,
+    section: str | None = None,
+    labels: str | Path | None = None,
+    excluded: Sequence[str] = EXCLUDED_PATIENTS,
+) -> list[dict[str, Any]]:
+    """The patients to evaluate stage 2 on: those of a fold, or of a section of the data list."""
+    if section is None:
+        return classification_split(datalist, dataset_dir, fold, excluded)[1]
+    return exclude(select(dataset_dir, datalist, section, labels), excluded, "left out, as the hosts ask")
+
+
+def _group(entry: Mapping[str, Any]) -> str:
+    return str(entry.get("group", entry["patient"]))

@@ -1,0 +1,225 @@
+"""Ignite handlers of training: seeds by epoch, frozen warm-up, checkpoints with resume, early stop, history."""
+
+from __future__ import annotations
+
+import csv
+import logging
+import math
+import os
+import random
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from ignite.engine import Engine, Events
+from ignite.handlers import Checkpoint, DiskSaver, EarlyStopping
+from monai.engines import Evaluator, Trainer
+from monai.transforms import Randomizable
+from monai.utils import set_rnd
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+
+from .weights import save_weights
+
+logger = logging.getLogger(__name__)
+
+LAST_CHECKPOINT = "last.pt"
+
+
+class EpochSeed:
+    """Seed everything random anew at the start of each epoch, from the run's seed and the epoch's number.
+
+    An epoch then depends on nothing that came before it but the checkpoint, so a resumed run equals an unbroken one.
+
+    Args:
+        seed: of the run.
+        dataset: training dataset, whose random transforms are seeded where they run in this process.
+    """
+
+    def __init__(self, seed: int, dataset: Any = None) -> None:
+        self.seed, self.dataset = seed, dataset
+
+    def attach(self, engine: Engine) -> None:
+        """Seed at the start of every epoch."""
+        engine.add_event_handler(Events.EPOCH_STARTED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        """Seed Python, NumPy, torch (which seeds the loader's order and workers) and the transforms."""
+        seed = int(np.random.SeedSequence([self.seed, engine.state.epoch]).generate_state(1)[0])
+        random.seed(seed)
+        np.random.seed(seed)  # transforms of other libraries draw from it
+        torch.manual_seed(seed)
+        transform = getattr(self.dataset, "transform", None)
+        if isinstance(transform, Randomizable):
+            set_rnd(transform, seed=seed)
+
+
+class FrozenWarmup:
+    """Keep a part of the network frozen for the first epochs; then train everything with optimizer and scheduler made anew.
+
+    Args:
+        module: what is frozen: an encoder or a backbone.
+        optimizer: of the whole network; parameters without a gradient are left as they are.
+        lr_scheduler: its scheduler.
+        epochs: number of warm-up epochs; 0 for none.
+    """
+
+    def __init__(self, module: nn.Module, optimizer: Optimizer, lr_scheduler: ReduceLROnPlateau, epochs: int) -> None:
+        self.module, self.optimizer, self.lr_scheduler, self.epochs = module, optimizer, lr_scheduler, epochs
+        self.initial_rates = [group["lr"] for group in optimizer.param_groups]
+        self.initial_schedule = lr_scheduler.state_dict()
+
+    def attach(self, engine: Engine) -> None:
+        """Act at the start of every epoch."""
+        engine.add_event_handler(Events.EPOCH_STARTED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        """Freeze, or thaw and start afresh."""
+        frozen = engine.state.epoch <= self.epochs
+        self.module.requires_grad_(not frozen)
+        if engine.state.epoch == self.epochs + 1 and self.epochs > 0:
+            logger.info("warm-up is over: all of the network trains, with a fresh optimizer")
+            self.optimizer.state.clear()
+            for group, rate in zip(self.optimizer.param_groups, self.initial_rates, strict=True):
+                group["lr"] = rate
+            self.lr_scheduler.load_state_dict(self.initial_schedule)
+
+
+class TrainingProgress:
+    """After each epoch's validation: schedule, early stop, best weights, last checkpoint and history, in this order.
+
+    The last checkpoint holds network, optimizer, scheduler, trainer, early stop and best score, whole or not at all; with
+    ``resume`` a run goes on from it. The best weights are a file of :mod:`scripts.weights`.
+
+    Args:
+        output_dir: folder of the run.
+        network: the network that trains.
+        optimizer: its optimizer.
+        lr_scheduler: ReduceLROnPlateau in mode ``max``; it and the early stop watch the score.
+        evaluator: has validated when this handler is called.
+        score: name of a metric of the evaluator; higher is better, or lower with a leading ``-``.
+        weights_file: name of the best weights.
+        settings: settings to write into it.
+        patience: validations without a better score before the run stops.
+        interval: epochs between validations, and so between checkpoints.
+        resume: go on from the last checkpoint, where there is one.
+    """
+
+    def __init__(
+        self,
+        output_dir: str | Path,
+        network: nn.Module,
+        optimizer: Optimizer,
+        lr_scheduler: ReduceLROnPlateau,
+        evaluator: Evaluator,
+        score: str,
+        weights_file: str,
+        settings: Mapping[str, Any],
+        patience: int,
+        interval: int = 1,
+        resume: bool = False,
+    ) -> None:
+        self.output_dir, self.network, self.settings = Path(output_dir), network, dict(settings)
+        self.lr_scheduler, self.evaluator, self.resume = lr_scheduler, evaluator, resume
+        self.metric, self.sign = score.lstrip("-"), -1 if score.startswith("-") else 1
+        self.weights_file = weights_file
+        self.patience, self.interval = patience, interval
+        self.best = _Best()
+        self.optimizer = optimizer
+        self.history = History(self.output_dir / "history.csv")
+
+    def attach(self, engine: Trainer) -> None:
+        """Resume when the run starts, act after each epoch."""
+        self.early_stop = EarlyStopping(self.patience, lambda _: self.best.current, engine)
+        self.objects = {
+            "model": self.network,
+            "optimizer": self.optimizer,
+            "lr_scheduler": self.lr_scheduler,
+            "trainer": engine,
+            "early_stop": self.early_stop,
+            "best": self.best,
+        }
+        saver = DiskSaver(str(self.output_dir), create_dir=True, require_empty=False)
+        self.checkpoint = Checkpoint(self.objects, saver, filename_pattern=LAST_CHECKPOINT, n_saved=None)
+        engine.add_event_handler(Events.STARTED, self.load)
+        engine.add_event_handler(Events.EPOCH_COMPLETED(every=self.interval), self)
+
+    def load(self, engine: Engine) -> None:
+        """Go on from the last checkpoint; a run that had stopped stays so."""
+        path = self.output_dir / LAST_CHECKPOINT
+        if not self.resume or not path.is_file():
+            return
+        max_epochs = engine.state.max_epochs
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        Checkpoint.load_objects(self.objects, state)
+        engine.state.max_epochs = max_epochs
+        self.history.keep(engine.state.epoch)
+        logger.info("resumed from %s after epoch %d", path, engine.state.epoch)
+        if engine.state.epoch >= max_epochs or self.best.stopped:
+            logger.info("this run was finished; nothing is left to train")
+            engine.terminate()
+
+    def __call__(self, engine: Engine) -> None:
+        """After an epoch and its validation."""
+        metrics = self.evaluator.state.metrics
+        value = metrics[self.metric]
+        self.best.current = self.sign * float(value) if math.isfinite(value) else -math.inf
+        self.lr_scheduler.step(self.best.current)
+        self.early_stop(engine)
+        self.best.stopped = bool(engine.should_terminate)
+        rate = engine.optimizer.param_groups[0]["lr"]
+        loss = engine.state.metrics.get("train_loss", float("nan"))
+        self.history.add({"epoch": engine.state.epoch, "lr": rate, "train_loss": loss, **metrics})
+        if self.best.epoch == 0 or self.best.current > self.best.score:
+            self.best.score, self.best.epoch = self.best.current, engine.state.epoch
+            details = {"epoch": engine.state.epoch, self.metric: float(value)}
+            save_weights(self.network, {**self.settings, "trained": details}, self.output_dir / self.weights_file)
+        self.checkpoint(engine)
+        logger.info(
+            "epoch %d: %s %.4f (best %.4f in epoch %d)",
+            engine.state.epoch, self.metric, value, self.sign * self.best.score, self.best.epoch,
+        )  # fmt: skip
+
+
+class _Best:
+    """The best score so far, as an object that a checkpoint can hold."""
+
+    def __init__(self) -> None:
+        self.score, self.current, self.epoch, self.stopped = -math.inf, -math.inf, 0, False
+
+    def state_dict(self) -> dict[str, Any]:
+        return dict(vars(self))
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        vars(self).update(state)
+
+
+class History:
+    """A CSV with one row an epoch, complete after each.
+
+    Args:
+        file: where it is written.
+    """
+
+    def __init__(self, file: str | Path) -> None:
+        self.file = Path(file)
+        self.rows: list[dict[str, Any]] = []
+
+    def keep(self, epochs: int) -> None:
+        """Read the rows of the first ``epochs`` epochs back, to go on behind them."""
+        if self.file.is_file():
+            with open(self.file, newline="", encoding="utf-8") as stream:
+                self.rows = [row for row in csv.DictReader(stream) if int(row["epoch"]) <= epochs]
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        """Add an epoch's row and write the file."""
+        self.rows.append(dict(row))
+        temporary = self.file.with_name(f".{self.file.name}.{os.getpid()}")
+        with open(temporary, "w", newline="", encoding="utf-8") as stream:
+            writer = csv.DictWriter(stream, fieldnames=list(row), extrasaction="ignore")
+            writer.writeheader()
+            writer.writerows(self.rows)
+        os.replace(temporary, self.file)

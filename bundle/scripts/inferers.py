@@ -1,0 +1,170 @@
+"""How the two networks are applied: autocast by device, stacks of slices to masks, stacks of slices to sequences' logits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from monai.inferers import Inferer
+from torch import nn
+
+from custom_transforms import ChunkSlices
+
+from .networks import BiLSTMNFNet
+
+IMAGENET_MEAN = (123.675, 116.28, 103.53)
+"""Mean of ImageNet's three channels, in 0…255."""
+IMAGENET_STD = (58.395, 57.12, 57.375)
+"""Standard deviation of ImageNet's three channels, in 0…255."""
+
+
+def has_fast_bf16(device: torch.device) -> bool:
+    """Whether a processor multiplies bfloat16 matrices in hardware; on any other, autocast only makes it slower."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device)[0] >= 8
+    # torch tells it only through names with an underscore
+    tells = [getattr(torch.cpu, name, None) for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported")]
+    return device.type == "cpu" and any(tell() for tell in tells if tell is not None)
+
+
+def autocast(device: torch.device | str, amp: bool | str) -> torch.autocast:
+    """Mixed precision by device, which MONAI's engines know for CUDA alone.
+
+    Args:
+        device: where the network runs.
+        amp: True, False, or ``"auto"``: where the hardware has fast bfloat16.
+    """
+    device = torch.device(device)
+    enabled = has_fast_bf16(device) if amp == "auto" else bool(amp)
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=enabled)
+
+
+def normalise(images: torch.Tensor) -> torch.Tensor:
+    """ImageNet normalisation of ``(N, 3, H, W)`` images in 0…255, as float32."""
+    mean = torch.tensor(IMAGENET_MEAN, device=images.device).view(3, 1, 1)
+    std = torch.tensor(IMAGENET_STD, device=images.device).view(3, 1, 1)
+    return (images.float() - mean) / std
+
+
+class AutocastInferer(Inferer):
+    """A forward pass in mixed precision on whatever device the inputs are; the prediction comes back as float32.
+
+    Args:
+        amp: True, False or ``"auto"`` (see :func:`autocast`).
+    """
+
+    def __init__(self, amp: bool | str = "auto") -> None:
+        super().__init__()
+        self.amp = amp
+
+    def __call__(self, inputs: torch.Tensor, network: nn.Module, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """``network(inputs)``."""
+        with autocast(inputs.device, self.amp):
+            return network(inputs, *args, **kwargs).float()
+
+
+class SliceSegmenter(Inferer):
+    """Whole-tumour and enhancing-tumour masks of a stack of slices.
+
+    Every slice is resized to ``zoom`` times the network's input, its centre is segmented, the thresholded masks are padded
+    back with background and resized to the slice's size, as in the T4E solution of the RSNA-MICCAI 2021 challenge.
+
+    Args:
+        image_size: side of the network's square input.
+        zoom: how much larger than the input a slice is made before its centre is cut out; 1 shows all of it.
+        batch_size: slices in one forward pass.
+        amp: see :func:`autocast`.
+    """
+
+    def __init__(
+        self, image_size: int = 224, zoom: float = 1.2, batch_size: int = 16, amp: bool | str = "auto"
+    ) -> None:
+        super().__init__()
+        if zoom < 1:
+            raise ValueError(f"zoom is {zoom}, expected 1 or more")
+        self.image_size, self.zoom, self.batch_size, self.amp = image_size, zoom, batch_size, amp
+
+    def __call__(self, inputs: torch.Tensor, network: nn.Module, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """Masks ``(N, 2, H, W)`` uint8 of 0 and 1 of slices ``(N, H, W)`` in 0…255."""
+        masks = [self._segment(batch, network) for batch in inputs.split(self.batch_size)] if len(inputs) else []
+        return torch.cat(masks) if masks else inputs.new_zeros((0, 2, *inputs.shape[1:]), dtype=torch.uint8)
+
+    def _segment(self, slices: torch.Tensor, network: nn.Module) -> torch.Tensor:
+        whole = int(self.image_size * self.zoom)
+        before = (whole - self.image_size) // 2
+        after = whole - self.image_size - before
+        images = F.interpolate(slices[:, None].float(), size=(whole, whole), mode="bilinear", align_corners=False)
+        centre = images[..., before : before + self.image_size, before : before + self.image_size]
+        with autocast(slices.device, self.amp):
+            logits = network(normalise(centre.expand(-1, 3, -1, -1)))
+        found = F.pad((logits.float() > 0).float(), (before, after, before, after))
+        resized = F.interpolate(found, size=slices.shape[1:], mode="bilinear", align_corners=False)
+        return (resized >= 0.5).to(torch.uint8)
+
+
+class SequenceClassifier(Inferer):
+    """Logits of all sequences of a series; each slice passes the backbone once, however many sequences it is in.
+
+    A sequence that is too short is padded with black slices, whose features are computed once too, so that the result is
+    that of running every padded sequence through the whole network.
+
+    Args:
+        chunks: the cut into sequences.
+        image_size: side of the network's square input.
+        zoom: magnification about the centre, as at test time in the T4E solution of the RSNA-MICCAI 2021 challenge.
+        batch_size: slices in one forward pass of the backbone.
+        amp: see :func:`autocast`.
+    """
+
+    def __init__(
+        self,
+        chunks: ChunkSlices,
+        image_size: int = 224,
+        zoom: float = 1.2,
+        batch_size: int = 35,
+        amp: bool | str = "auto",
+    ) -> None:
+        super().__init__()
+        self.chunks, self.image_size, self.zoom, self.batch_size, self.amp = chunks, image_size, zoom, batch_size, amp
+
+    def __call__(
+        self, inputs: torch.Tensor, network: nn.Module | Mapping[str, nn.Module], *args: Any, **kwargs: Any
+    ) -> torch.Tensor:
+        """Logits ``(M, 1)`` of the M sequences of slices ``(K, 3, H, W)`` in 0…255; ``(0, 1)`` where there is no slice.
+
+        ``network`` is a :class:`BiLSTMNFNet`, or one per modality in a mapping; then ``mri_type`` says which.
+        """
+        if not isinstance(network, BiLSTMNFNet):
+            network = network[kwargs["mri_type"]]
+        if not len(inputs):
+            return torch.zeros((0, 1), device=inputs.device)
+        with autocast(inputs.device, self.amp):
+            batches = inputs.split(self.batch_size)
+            features = [network.encode(normalise(self.resize(batch))) for batch in batches]
+            black = inputs.new_zeros((1, 3, self.image_size, self.image_size))
+            features.append(network.encode(normalise(black)))
+            indices = torch.tensor([self._padded(*bound, len(inputs)) for bound in self.chunks.bounds(len(inputs))])
+            return network.classify(torch.cat(features)[indices.to(inputs.device)]).float()
+
+    def resize(self, images: torch.Tensor) -> torch.Tensor:
+        """Slices ``(B, 3, H, W)`` magnified about their centre, ``(B, 3, image_size, image_size)`` float32."""
+        scale = torch.tensor([[1 / self.zoom, 0, 0], [0, 1 / self.zoom, 0]], device=images.device)
+        shape = (len(images), images.shape[1], self.image_size, self.image_size)
+        grid = F.affine_grid(scale.expand(len(images), 2, 3), list(shape), align_corners=False)
+        return F.grid_sample(images.float(), grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+
+    def _padded(self, start: int, stop: int, black: int) -> list[int]:
+        indices = list(range(start, stop))
+        return indices + [black] * (self.chunks.length - len(indices))
+
+
+def prepare_series_batch(
+    batchdata: Mapping[str, Any], device: torch.device | str | None = None, non_blocking: bool = False, **kwargs: Any
+) -> tuple[torch.Tensor, torch.Tensor | None, tuple, dict[str, Any]]:
+    """MONAI engines' ``prepare_batch`` for a series: its image, its label if any, and its modality for the inferer."""
+    image = batchdata["image"].to(device=device, non_blocking=non_blocking)
+    label = batchdata.get("label")
+    target = None if label is None else torch.as_tensor([[float(label)]], device=device)
+    return image, target, (), {"mri_type": batchdata["mri_type"]}

@@ -1,0 +1,136 @@
+"""From prepared series to what the networks train on: single slices, sequences of slices, whole series."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from monai.transforms import Transform
+
+from custom_transforms import ChunkSlices, ConcatMaskChannels
+
+from .preparation import read_index
+from .prepared import PreparedSeries
+
+logger = logging.getLogger(__name__)
+
+
+def slice_items(entries: Iterable[Mapping[str, Any]], prepared_dir: str | Path) -> list[dict[str, Any]]:
+    """One item per prepared slice of the patients, ``{"series", "slice", "patient", "mri_type", "plane"}``.
+
+    Raises:
+        ValueError: when none of the patients has a prepared slice.
+    """
+    patients = {entry["patient"] for entry in entries}
+    items = [
+        {"series": row["file"], "slice": index, **{key: row[key] for key in ("patient", "mri_type", "plane")}}
+        for row in read_index(prepared_dir).values()
+        if row["patient"] in patients
+        for index in range(row.get("kept", 0))
+    ]
+    _require(items, len(patients), prepared_dir, "slice")
+    return items
+
+
+def sequence_items(
+    entries: Iterable[Mapping[str, Any]], prepared_dir: str | Path, mri_type: str, chunks: ChunkSlices
+) -> list[dict[str, Any]]:
+    """One item per sequence of the patients' series of one modality, ``{"series", "start", "stop", "label", "patient"}``.
+
+    Raises:
+        ValueError: when none of the patients has a usable slice.
+    """
+    usable = [item for item in series_items(entries, prepared_dir, [mri_type]) if item["kept"]]
+    items = [{**item, "start": start, "stop": stop} for item in usable for start, stop in chunks.bounds(item["kept"])]
+    _require(items, len(usable), prepared_dir, f"{mri_type} sequence")
+    logger.info("%s: %d sequences of %d patients", mri_type, len(items), len(usable))
+    return items
+
+
+def series_items(
+    entries: Iterable[Mapping[str, Any]], prepared_dir: str | Path, mri_types: Iterable[str]
+) -> list[dict[str, Any]]:
+    """One item per prepared series of the patients, ``{"series", "patient", "mri_type", "kept"}`` and the label if known."""
+    index = read_index(prepared_dir)
+    items = []
+    for entry in entries:
+        for mri_type in mri_types:
+            row = index.get(f"{entry['patient']}/{mri_type}", {})
+            if "file" in row:
+                label = {"label": entry["label"]} if "label" in entry else {}
+                items.append(
+                    {
+                        "series": row["file"],
+                        "patient": entry["patient"],
+                        "mri_type": mri_type,
+                        "kept": row["kept"],
+                        **label,
+                    }
+                )
+    return items
+
+
+def _require(items: list, patients: int, prepared_dir: str | Path, what: str) -> None:
+    if not items:
+        raise ValueError(
+            f"{prepared_dir}: no {what} is there for {patients} patients; check the reasons in its index.json, or prepare "
+            "with a smaller tumour ratio"
+        )
+
+
+class LoadSlice(Transform):
+    """Read one prepared slice: ``image`` ``(1, H, W)`` and ``label`` ``(2, H, W)`` [WT, ET], both float32."""
+
+    def __call__(self, item: Mapping[str, Any]) -> dict[str, Any]:
+        """The item with ``image`` in 0…255 and ``label`` of 0 and 1."""
+        image, masks = PreparedSeries(item["series"]).stacks(item["slice"], item["slice"] + 1)
+        return {**item, "image": torch.from_numpy(image).float(), "label": torch.from_numpy(masks[0]).float()}
+
+
+class LoadSeries(Transform):
+    """Read all kept slices of a prepared series as 3-channel images: ``image`` ``(K, 3, H, W)`` uint8."""
+
+    def __init__(self) -> None:
+        self.concat = ConcatMaskChannels()
+
+    def __call__(self, item: Mapping[str, Any]) -> dict[str, Any]:
+        """The item with ``image``."""
+        image, masks = PreparedSeries(item["series"]).stacks()
+        return {**item, "image": torch.from_numpy(self.concat(image, masks[:, 0], masks[:, 1]))}
+
+
+class LoadSequence(Transform):
+    """Read one sequence of 3-channel slices, black at its end where the series is too short.
+
+    The time steps stand in the channels, ``(length * 3, H, W)``, so that MONAI's random spatial transforms do the same to all
+    slices of a sequence; :class:`SplitSequence` separates them.
+
+    Args:
+        length: slices in a sequence.
+    """
+
+    def __init__(self, length: int) -> None:
+        self.length = length
+        self.concat = ConcatMaskChannels()
+
+    def __call__(self, item: Mapping[str, Any]) -> dict[str, Any]:
+        """The item with ``image`` float32 in 0…255 and ``label`` ``(1,)``."""
+        image, masks = PreparedSeries(item["series"]).stacks(item["start"], item["stop"])
+        slices = self.concat(image, masks[:, 0], masks[:, 1])
+        padded = np.zeros((self.length, *slices.shape[1:]), dtype=np.float32)
+        padded[: len(slices)] = slices
+        label = torch.tensor([float(item["label"])])
+        return {**item, "image": torch.from_numpy(padded).flatten(0, 1), "label": label}
+
+
+class SplitSequence(Transform):
+    """``image`` ``(length * 3, H, W)`` to ``(length, 3, H, W)``."""
+
+    def __call__(self, item: Mapping[str, Any]) -> dict[str, Any]:
+        """The item with its time steps in a dimension of their own."""
+        image = torch.as_tensor(item["image"])
+        return {**item, "image": image.reshape(-1, 3, *image.shape[1:])}

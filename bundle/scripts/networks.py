@@ -1,0 +1,63 @@
+"""The classifier of the second stage; the first stage is segmentation-models-pytorch's own ``UnetPlusPlus``."""
+
+from __future__ import annotations
+
+import timm
+import torch
+from torch import nn
+
+
+class BiLSTMNFNet(nn.Module):
+    """A 2D backbone shared over the slices of a sequence, a bidirectional LSTM over them, and one logit.
+
+    The outputs of all time steps, not only the last, enter the linear head, as in the T4E solution of the RSNA-MICCAI
+    2021 challenge; parameter names (``backbone.*``, ``lstm.*``, ``clf_head.*``) are those of its released checkpoints.
+
+    Args:
+        backbone: name of a timm model; it is built without weights and without its classification layer.
+        sequence_length: slices in a sequence.
+        hidden_size: hidden units of the LSTM in each direction (released weights: 128, the authors' README: 64).
+        num_layers: LSTM layers.
+        dropout: dropout before the linear head.
+    """
+
+    def __init__(
+        self,
+        backbone: str = "eca_nfnet_l0",
+        sequence_length: int = 35,
+        hidden_size: int = 128,
+        num_layers: int = 1,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.sequence_length = sequence_length
+        self.backbone = timm.create_model(backbone, pretrained=False, num_classes=0)
+        self.num_features: int = self.backbone.num_features
+        self.lstm = nn.LSTM(self.num_features, hidden_size, num_layers, batch_first=True, bidirectional=True)
+        self.dropout = nn.Dropout(dropout)
+        self.clf_head = nn.Linear(2 * hidden_size * sequence_length, 1)
+
+    @torch.jit.export
+    def encode(self, images: torch.Tensor) -> torch.Tensor:
+        """Pooled backbone features of single slices: ``(B, 3, H, W)`` normalised images to ``(B, F)``."""
+        return self.backbone(images)
+
+    @torch.jit.export
+    def classify(self, features: torch.Tensor) -> torch.Tensor:
+        """Logits of sequences: ``(B, sequence_length, F)`` features to ``(B, 1)``.
+
+        Raises:
+            ValueError: when a sequence has another length than the head was made for.
+        """
+        if features.shape[1] != self.sequence_length:
+            raise ValueError(
+                f"a sequence has {features.shape[1]} slices, the classifier was made for {self.sequence_length}"
+            )
+        outputs, _ = self.lstm(features)
+        return self.clf_head(self.dropout(outputs.flatten(1)))
+
+    def forward(self, sequences: torch.Tensor) -> torch.Tensor:
+        """Logits ``(B, 1)`` of sequences of normalised slices ``(B, sequence_length, 3, H, W)``."""
+        batch, length = sequences.shape[0], sequences.shape[1]
+        features = self.encode(sequences.flatten(0, 1))
+        return self.classify(features.view(batch, length, -1))

@@ -1,0 +1,338 @@
+"""Preparation: from series to prepared series, once, resumable, with the reason for everything that was left out."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from ignite.engine import Engine, Events
+from monai.data import Dataset
+from monai.transforms import Transform
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from custom_transforms import SampleSlices, SlicePlanes, TumorRatioFilter
+
+from .datalists import MRI_TYPES, write_json
+from .prepared import PreparedError, PreparedSeries, write_series
+
+logger = logging.getLogger(__name__)
+
+
+def fingerprint(configuration: Mapping[str, Any], *sources: str | Path) -> str:
+    """A checksum of a configuration and of names, sizes and times of the files it is applied to."""
+    files = []
+    for source in map(Path, sources):
+        listed = sorted(source.iterdir()) if source.is_dir() else [source]
+        files += [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in listed if path.is_file()]
+    return hashlib.sha256(json.dumps([configuration, files], sort_keys=True, default=str).encode()).hexdigest()
+
+
+def series_items(
+    entries: Iterable[Mapping[str, Any]],
+    prepared_dir: str | Path,
+    configuration: Mapping[str, Any],
+    mri_types: Sequence[str] = MRI_TYPES,
+) -> list[dict[str, Any]]:
+    """What to prepare: one item per series of the patients, with ``patient``, ``mri_type``, ``image``, ``output``."""
+    return [
+        {
+            "patient": entry["patient"],
+            "mri_type": mri_type,
+            "image": entry[mri_type],
+            "source": entry[mri_type],
+            "output": str(Path(prepared_dir) / entry["patient"] / f"{mri_type}.h5"),
+            "fingerprint": fingerprint(configuration, entry[mri_type]),
+        }
+        for entry in entries
+        for mri_type in mri_types
+        if mri_type in entry
+    ]
+
+
+def pending(items: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The items that no prepared series of the same fingerprint exists for."""
+    todo = [dict(item) for item in items if not _is_prepared(item)]
+    logger.info("%d series: %d prepared before, %d to prepare", len(items), len(items) - len(todo), len(todo))
+    return todo
+
+
+def _is_prepared(item: Mapping[str, Any]) -> bool:
+    if not Path(item["output"]).is_file():
+        return False
+    try:
+        return PreparedSeries(item["output"]).info.get("fingerprint") == item["fingerprint"]
+    except PreparedError:
+        return False
+
+
+class SeriesDataset(Dataset):
+    """A dataset that reports an item that can't be read instead of ending the run.
+
+    Such an item comes out as an empty stack ``image`` ``(0, 1, 1)`` with the reason in ``error``.
+    """
+
+    def __getitem__(self, index: int) -> dict[str, Any]:  # type: ignore[override]
+        """The transformed item, with ``started``, the time at which its reading began."""
+        item = {**self.data[index], "started": time.time(), "error": ""}
+        try:
+            return self.transform(item)
+        except Exception as error:
+            reason = _innermost(error)
+            return {
+                **item,
+                "image": torch.zeros((0, 1, 1), dtype=torch.uint8),
+                "slices": torch.zeros(0, dtype=torch.int64),
+                "geometry": None,
+                "n_slices": 0,
+                "warnings": [],
+                "error": f"{type(reason).__name__}: {reason}",
+            }
+
+
+def _innermost(error: BaseException) -> BaseException:
+    """The error below MONAI's «applying transform …» wrappers."""
+    while isinstance(error, RuntimeError) and error.__cause__ is not None:
+        error = error.__cause__
+    return error
+
+
+class SliceIndices(Transform):
+    """Note how many slices a stack has, and number them, so that filters can tell which ones they kept.
+
+    Args:
+        key: key of the stack ``(N, H, W)``.
+    """
+
+    def __init__(self, key: str = "image") -> None:
+        self.key = key
+
+    def __call__(self, data: Mapping[str, Any]) -> dict[str, Any]:
+        """The item with ``n_slices`` and ``slices`` ``(N,)``."""
+        count = len(data[self.key])
+        return {**data, "n_slices": count, "slices": torch.arange(count)}
+
+
+class KeepWarnings(Transform):
+    """Copy the warnings that the reader left in an image's metadata to ``warnings``, before the metadata go."""
+
+    def __init__(self, key: str = "image") -> None:
+        self.key = key
+
+    def __call__(self, data: Mapping[str, Any]) -> dict[str, Any]:
+        """The item with ``warnings``, a list of sentences."""
+        return {**data, "warnings": list(data[self.key].meta.get("warnings", []))}
+
+
+class SaveSeries(Transform):
+    """Write the prepared series of an item: kept slices, masks of all slices, geometry and facts.
+
+    Expects ``image`` ``(K, H, W)`` and ``slices`` ``(K,)`` after the filters, ``masks`` ``(n, 2, H, W)`` and ``foreground``
+    ``(n,)``, the slices that were segmented. Adds ``summary`` for the index; an item with an ``error`` is only summarised.
+    """
+
+    def __call__(self, data: Mapping[str, Any]) -> dict[str, Any]:
+        """The item with ``summary``."""
+        summary = {"patient": data["patient"], "mri_type": data["mri_type"], "warnings": list(data["warnings"])}
+        if data["error"]:
+            return {**data, "summary": {**summary, "error": data["error"]}}
+        image, foreground = _array(data["image"]), _array(data["foreground"])
+        found = _array(data["masks"]).astype(bool)
+        masks = np.zeros((data["n_slices"], *found.shape[1:]), dtype=bool)
+        masks[foreground] = found
+        summary |= {
+            "slices": data["n_slices"],
+            "foreground": len(foreground),
+            "kept": len(image),
+            "seconds": round(time.time() - data["started"], 3),
+        }
+        info = {**summary, "fingerprint": data["fingerprint"], "source": Path(data["source"]).name}
+        write_series(data["output"], image, _array(data["slices"]), masks, info, data["geometry"])
+        return {**data, "summary": summary}
+
+
+def _array(tensor: torch.Tensor | np.ndarray) -> np.ndarray:
+    return tensor.cpu().numpy() if isinstance(tensor, torch.Tensor) else np.asarray(tensor)
+
+
+class PreparationIndex:
+    """Ignite handler that writes ``index.json`` beside the prepared series: what made them, and one row per series.
+
+    Args:
+        prepared_dir: folder of the prepared series.
+        configuration: what they are made with.
+        items: all items asked for, those that were prepared before included.
+    """
+
+    def __init__(
+        self, prepared_dir: str | Path, configuration: Mapping[str, Any], items: Sequence[Mapping[str, Any]]
+    ) -> None:
+        self.prepared_dir = Path(prepared_dir)
+        self.configuration = dict(configuration)
+        self.items = items
+        self.errors: dict[str, dict[str, Any]] = {}
+
+    def attach(self, engine: Engine) -> None:
+        """Collect after every series."""
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        """Note an item that failed, and say so in the log."""
+        self.note(engine.state.output["summary"])
+
+    def note(self, summary: Mapping[str, Any]) -> None:
+        """Keep the reason of a series that failed."""
+        if "error" in summary:
+            name = f"{summary['patient']}/{summary['mri_type']}"
+            logger.warning("%s: %s", name, summary["error"])
+            self.errors[name] = dict(summary)
+
+    def write(self) -> dict[str, dict[str, Any]]:
+        """Write the index and return its rows, ``"<patient>/<mri_type>" -> {"file", "slices", "kept", … | "error"}``."""
+        rows: dict[str, dict[str, Any]] = {}
+        for item in self.items:
+            name = f"{item['patient']}/{item['mri_type']}"
+            if name in self.errors or not Path(item["output"]).is_file():
+                rows[name] = self.errors.get(name, {**_who(item), "error": "not prepared"})
+                continue
+            info = PreparedSeries(item["output"]).info
+            rows[name] = {"file": Path(item["output"]).relative_to(self.prepared_dir).as_posix(), **info}
+        write_json({"configuration": self.configuration, "series": rows}, self.prepared_dir / "index.json")
+        kept = sum(1 for row in rows.values() if row.get("kept"))
+        logger.info(
+            "%s: %d series, %d with usable slices, %d failed", self.prepared_dir, len(rows), kept, len(self.errors)
+        )
+        return rows
+
+
+def _who(item: Mapping[str, Any]) -> dict[str, Any]:
+    return {"patient": item["patient"], "mri_type": item["mri_type"], "warnings": []}
+
+
+def read_index(prepared_dir: str | Path) -> dict[str, dict[str, Any]]:
+    """Rows of ``index.json``, with absolute ``file`` paths.
+
+    Raises:
+        PreparedError: when there is no index.
+    """
+    path = Path(prepared_dir) / "index.json"
+    if not path.is_file():
+        raise PreparedError(
+            f"{path}: no such index; run the preparation into {prepared_dir} first (`radiogenomics prepare`)"
+        )
+    rows = json.loads(path.read_text(encoding="utf-8"))["series"]
+    return {
+        name: {**row, "file": str(Path(prepared_dir) / row["file"])} if "file" in row else row
+        for name, row in rows.items()
+    }
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# stage 1: volumes with labels
+
+
+def segmentation_items(
+    entries: Iterable[Mapping[str, Any]], prepared_dir: str | Path, configuration: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    """What to prepare for stage 1: one item per labelled volume, ``{"patient", "mri_type", "image", "seg", "output", …}``."""
+    return [
+        {
+            "patient": entry["patient"],
+            "mri_type": mri_type,
+            "image": entry[mri_type],
+            "seg": entry["seg"],
+            "outputs": {
+                plane: str(Path(prepared_dir) / entry["patient"] / f"{mri_type}_{plane}.h5")
+                for plane in configuration["planes"]
+            },
+            "fingerprint": fingerprint(configuration, entry[mri_type], entry["seg"]),
+        }
+        for entry in entries
+        if "seg" in entry
+        for mri_type in MRI_TYPES
+        if mri_type in entry
+    ]
+
+
+class SavePlanes(Transform):
+    """Cut a labelled volume into planes, keep and sample slices, and write a prepared series per plane.
+
+    Expects ``image`` ``(1, X, Y, Z)`` uint8 and ``seg`` ``(2, X, Y, Z)`` [WT, ET] in RAS; returns the item's summary.
+
+    Args:
+        planes: the cut.
+        keep: the filter on each slice.
+        sample: the sampling of the slices that are kept.
+    """
+
+    def __init__(self, planes: SlicePlanes, keep: TumorRatioFilter, sample: SampleSlices) -> None:
+        self.planes, self.keep, self.sample = planes, keep, sample
+
+    def __call__(self, data: Mapping[str, Any]) -> dict[str, Any]:
+        """One row per plane for the index."""
+        stacks = self.planes(torch.cat([torch.as_tensor(data["image"]), torch.as_tensor(data["seg"])]))
+        rows = {}
+        for plane, stack in stacks.items():
+            image, masks = _array(stack[:, 0]), _array(stack[:, 1:])
+            slices = np.asarray(self.sample(np.flatnonzero(self.keep(image, masks[:, 0]))))
+            row = {**_who(data), "plane": plane, "slices": len(image), "kept": len(slices)}
+            info = {**row, "fingerprint": data["fingerprint"]}
+            write_series(data["outputs"][plane], image[slices], np.arange(len(slices)), masks[slices] > 0, info)
+            rows[plane] = row
+        return {"patient": data["patient"], "mri_type": data["mri_type"], "error": "", "planes": rows}
+
+
+def prepare_segmentation(
+    items: Sequence[Mapping[str, Any]],
+    transform: Callable[[Mapping[str, Any]], dict[str, Any]],
+    prepared_dir: str | Path,
+    configuration: Mapping[str, Any],
+    num_workers: int = 0,
+) -> dict[str, dict[str, Any]]:
+    """Prepare the labelled volumes of stage 1 that are not prepared yet and write the index.
+
+    Args:
+        items: from :func:`segmentation_items`.
+        transform: reads, orients, scales and saves one item.
+        prepared_dir: folder of the prepared series.
+        configuration: what they are made with.
+        num_workers: worker processes.
+
+    Returns:
+        Rows of the index by ``"<patient>/<mri_type>/<plane>"``.
+    """
+    by_plane = [
+        {**item, "output": output, "plane": plane} for item in items for plane, output in item["outputs"].items()
+    ]
+    missing = {(item["patient"], item["mri_type"]) for item in pending(by_plane)}
+    todo = [item for item in items if (item["patient"], item["mri_type"]) in missing]
+    errors = {}
+    loader = DataLoader(SeriesDataset(todo, transform), batch_size=None, num_workers=num_workers, collate_fn=as_is)
+    for done in tqdm(loader, desc="prepare segmentation", unit="volume", disable=not todo):
+        if done["error"]:
+            logger.warning("%s/%s: %s", done["patient"], done["mri_type"], done["error"])
+            errors[done["patient"], done["mri_type"]] = done["error"]
+    rows: dict[str, dict[str, Any]] = {}
+    for item in by_plane:
+        name = f"{item['patient']}/{item['mri_type']}/{item['plane']}"
+        error = errors.get((item["patient"], item["mri_type"]))
+        if error:
+            rows[name] = {**_who(item), "plane": item["plane"], "error": error}
+        else:
+            file = Path(item["output"]).relative_to(prepared_dir).as_posix()
+            rows[name] = {"file": file, **PreparedSeries(item["output"]).info}
+    write_json({"configuration": dict(configuration), "series": rows}, Path(prepared_dir) / "index.json")
+    logger.info("%s: %d slices kept", prepared_dir, sum(row.get("kept", 0) for row in rows.values()))
+    return rows
+
+
+def as_is(item: Any) -> Any:
+    """Collate function of a loader whose items are not batched: whole series differ in size."""
+    return item

@@ -1,0 +1,131 @@
+"""Prepared series: one HDF5 file a series, written whole or not at all, readable a slice at a time.
+
+A file holds the slices that are kept as uint8 images, the whole-tumour and enhancing-tumour masks of *all* slices as bits,
+the position of every kept slice in the series, the geometry of the series, and a fingerprint of what made it. Images and
+masks are compressed slice by slice, so that a shuffled loader reads single slices.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from custom_transforms import SliceGeometry
+
+FORMAT = "brats-mri-radiogenomics/series/1"
+_COMPRESSION = {"compression": "gzip", "compression_opts": 4}
+
+
+class PreparedError(ValueError):
+    """A prepared series that is missing or unreadable."""
+
+
+def write_series(
+    path: str | Path,
+    image: np.ndarray,
+    slices: np.ndarray,
+    masks: np.ndarray,
+    info: Mapping[str, Any],
+    geometry: SliceGeometry | None = None,
+) -> None:
+    """Write a prepared series under a temporary name, then rename it.
+
+    Args:
+        path: file to write; folders are made.
+        image: ``(K, H, W)`` uint8, the kept slices.
+        slices: ``(K,)`` their indices among the N slices of the series, ascending.
+        masks: ``(N, 2, H, W)`` bool, WT and ET of every slice.
+        info: what is known of the series: ``patient``, ``mri_type``, ``fingerprint``, warnings, counts. Anything JSON.
+        geometry: where the slices lie in space; None for slices of a training set.
+
+    Raises:
+        ValueError: when the shapes do not belong together.
+    """
+    if (image.shape[1:] != masks.shape[2:] and len(image)) or len(image) != len(slices) or masks.shape[1] != 2:
+        raise ValueError(
+            f"{path}: image {image.shape}, slices {slices.shape} and masks {masks.shape} do not fit together"
+        )
+    height, width = masks.shape[2:]
+    bits = np.packbits(masks.reshape(len(masks), 2, -1), axis=-1)
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.name}.{os.getpid()}")
+    try:
+        with h5py.File(temporary, "w", track_order=False) as file:
+            # the one-slice chunks that make slices readable alone need at least one slice
+            chunked = {"chunks": (1, height, width), **_COMPRESSION} if len(image) else {}
+            file.create_dataset("image", data=image.reshape(-1, height, width).astype(np.uint8), **chunked)
+            chunked = {"chunks": (1, 2, bits.shape[-1]), **_COMPRESSION} if bits.size else {}
+            file.create_dataset("masks", data=bits, **chunked)
+            file.create_dataset("slices", data=np.asarray(slices, dtype=np.int32))
+            file.attrs["format"] = FORMAT
+            file.attrs["size"] = (height, width)
+            file.attrs["info"] = json.dumps(info)
+            file.attrs["geometry"] = json.dumps(geometry.to_dict() if geometry else None)
+        os.replace(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+class PreparedSeries:
+    """A prepared series on disk; only its header is read when it is made."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        with self._open() as file:
+            if file.attrs.get("format") != FORMAT:
+                raise PreparedError(
+                    f"{path}: format {file.attrs.get('format')!r}, expected {FORMAT!r}; remove it and prepare again"
+                )
+            self.size: tuple[int, int] = tuple(int(size) for size in file.attrs["size"])
+            self.info: dict[str, Any] = json.loads(file.attrs["info"])
+            geometry = json.loads(file.attrs["geometry"])
+            self.slices: np.ndarray = file["slices"][:]
+            self.n_slices: int = file["masks"].shape[0]
+        self.geometry = SliceGeometry.from_dict(geometry) if geometry else None
+
+    def __len__(self) -> int:
+        """Number of kept slices."""
+        return len(self.slices)
+
+    @contextmanager
+    def _open(self) -> Iterator[h5py.File]:
+        try:
+            file = h5py.File(self.path, "r")
+        except OSError as error:
+            raise PreparedError(
+                f"{self.path}: no prepared series that can be read ({error}); prepare it again"
+            ) from error
+        with file:
+            yield file
+
+    def images(self, start: int = 0, stop: int | None = None) -> np.ndarray:
+        """Kept slices ``start:stop`` as ``(k, H, W)`` uint8."""
+        with self._open() as file:
+            return file["image"][start:stop]
+
+    def masks(self) -> np.ndarray:
+        """WT and ET of every slice of the series, ``(N, 2, H, W)`` uint8 of 0 and 1."""
+        with self._open() as file:
+            return self._unpack(file["masks"][:])
+
+    def stacks(self, start: int = 0, stop: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Kept slices ``start:stop`` and their masks: ``(k, H, W)`` uint8 and ``(k, 2, H, W)`` uint8 of 0 and 1."""
+        wanted = self.slices[start:stop]
+        with self._open() as file:
+            image = file["image"][start:stop]
+            # HDF5 reads a list of rows slowly and a range fast; kept slices are nearly always a range
+            first, last = (wanted[0], wanted[-1] + 1) if len(wanted) else (0, 0)
+            bits = file["masks"][first:last][wanted - first]
+        return image, self._unpack(bits)
+
+    def _unpack(self, bits: np.ndarray) -> np.ndarray:
+        height, width = self.size
+        return np.unpackbits(bits, axis=-1, count=height * width).reshape(len(bits), 2, height, width)

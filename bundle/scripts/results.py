@@ -1,0 +1,286 @@
+"""What prediction and evaluation leave behind: masks, submission, patients' details, metrics."""
+
+from __future__ import annotations
+
+import csv
+import logging
+import os
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from ignite.engine import Engine, Events
+
+from .datalists import MRI_TYPES, patient_number, write_json
+from .metrics import PATIENT_SCORES, PatientProbabilities, RegionOverlap, auc_interval
+from .preparation import read_index
+from .prepared import PreparedSeries
+
+logger = logging.getLogger(__name__)
+
+RESEARCH_ONLY = "Research use only. Not for diagnosis."
+
+
+def write_csv(rows: Sequence[Mapping[str, Any]], file: str | Path, columns: Sequence[str] | None = None) -> None:
+    """Write rows as CSV under a temporary name, then rename it to ``file``."""
+    path = Path(file)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with open(temporary, "w", newline="", encoding="utf-8") as stream:
+        writer = csv.DictWriter(stream, fieldnames=list(columns or rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    os.replace(temporary, path)
+
+
+def label_map(masks: np.ndarray) -> np.ndarray:
+    """WT and ET masks ``(N, 2, H, W)`` to labels ``(N, H, W)`` uint8: 1 tumour that does not enhance, 2 enhancing tumour."""
+    whole, enhancing = masks[:, 0] > 0, masks[:, 1] > 0
+    return np.where(enhancing, 2, whole).astype(np.uint8)
+
+
+def save_label_map(labels: np.ndarray, affine: np.ndarray, path: str | Path) -> None:
+    """Write a label map ``(X, Y, Z)`` uint8 as NIfTI under a temporary name, then rename it.
+
+    Args:
+        labels: in the axes of the image it belongs to.
+        affine: that image's 4×4 affine (RAS, mm).
+        path: ``.nii.gz`` file to write; folders are made.
+    """
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    image = nib.Nifti1Image(labels.astype(np.uint8), affine)
+    image.set_qform(affine, code=1)
+    image.set_sform(affine, code=1)
+    image.header["descrip"] = RESEARCH_ONLY.encode()
+    temporary = target.with_name(f".{os.getpid()}.{target.name}")
+    nib.save(image, temporary)
+    os.replace(temporary, target)
+
+
+def write_masks(prepared_dir: str | Path, output_dir: str | Path) -> dict[str, str]:
+    """Write the label map of every prepared series in the geometry of the series as it was read.
+
+    Args:
+        prepared_dir: folder of prepared series with its index.
+        output_dir: folder for ``<patient>_<mri_type>.nii.gz``.
+
+    Returns:
+        File names by ``"<patient>/<mri_type>"``.
+    """
+    written = {}
+    for name, row in read_index(prepared_dir).items():
+        if "file" not in row:
+            continue
+        target = Path(output_dir) / f"{row['patient']}_{row['mri_type']}.nii.gz"
+        # a resumed prediction has written the masks of the series that it does not prepare again
+        if not target.is_file() or target.stat().st_mtime < Path(row["file"]).stat().st_mtime:
+            series = PreparedSeries(row["file"])
+            assert series.geometry is not None, f"{row['file']}: prepared for training, without geometry"
+            volume = series.geometry.to_volume(label_map(series.masks()))
+            save_label_map(volume, series.geometry.affine, target)
+        written[name] = target.name
+    return written
+
+
+class PatientResults:
+    """Ignite handler that gathers the logits of all series and knows every patient's probability.
+
+    Args:
+        prior: probability of a patient without a usable slice.
+    """
+
+    def __init__(self, prior: float = 0.5) -> None:
+        if not 0 <= prior <= 1:
+            raise ValueError(f"prior is {prior}, expected a probability from 0 to 1")
+        self.probabilities = PatientProbabilities(prior)
+        self.seconds: dict[tuple[str, str], float] = {}
+
+    def attach(self, engine: Engine) -> None:
+        """Gather after every series."""
+        engine.add_event_handler(Events.ITERATION_STARTED, self._start)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self)
+
+    def _start(self, engine: Engine) -> None:
+        self._started = time.time()
+
+    def __call__(self, engine: Engine) -> None:
+        """Add a series' logits."""
+        batch = engine.state.batch
+        pred = engine.state.output["pred"].detach().cpu()
+        self.probabilities.add(batch["patient"], batch["mri_type"], pred, batch.get("label"))
+        self.seconds[batch["patient"], batch["mri_type"]] = time.time() - self._started
+
+    def patient_rows(
+        self, entries: Sequence[Mapping[str, Any]], prepared_dir: str | Path, classifiers: Mapping[str, str | None]
+    ) -> list[dict[str, Any]]:
+        """One row per patient asked for, in order, with a row for each of the modalities; nobody is left out.
+
+        Args:
+            entries: of the data list.
+            prepared_dir: folder of prepared series with its index.
+            classifiers: weights by modality.
+        """
+        index = read_index(prepared_dir)
+        return [self._patient_row(entry, index, classifiers) for entry in entries]
+
+    def _patient_row(
+        self, entry: Mapping[str, Any], index: Mapping[str, Mapping[str, Any]], classifiers: Mapping[str, str | None]
+    ) -> dict[str, Any]:
+        patient = entry["patient"]
+        series = {}
+        for mri_type in MRI_TYPES:
+            if mri_type not in classifiers and mri_type not in entry:
+                continue
+            row = index.get(f"{patient}/{mri_type}")
+            facts: dict[str, Any] = {"warnings": list(row.get("warnings", [])) if row else []}
+            if row is None:
+                facts["reason"] = "no such series" if mri_type not in entry else "not asked for"
+            elif "error" in row:
+                facts["reason"] = row["error"]
+            else:
+                facts |= {key: row[key] for key in ("slices", "foreground", "kept")}
+                values = self.probabilities.sequences[patient].get(mri_type, [])
+                facts |= {"sequences": values, "probability": self.probabilities.of_series(patient, mri_type)}
+                facts["seconds"] = round(row["seconds"] + self.seconds.get((patient, mri_type), 0.0), 3)
+                if not row["kept"]:
+                    facts["reason"] = "no slice shows enough tumour"
+                elif not values:
+                    facts["reason"] = (
+                        "not asked for" if mri_type not in classifiers else f"no classifier weights for {mri_type}"
+                    )
+            series[mri_type] = facts
+        used = [mri_type for mri_type, facts in series.items() if facts.get("probability") is not None]
+        result: dict[str, Any] = {
+            "patient": patient,
+            "probability": self.probabilities.of_patient(patient),
+            "used": used,
+        }
+        if not used:
+            asked = {mri_type: series[mri_type].get("reason", "") for mri_type in classifiers}
+            reasons = "; ".join(f"{mri_type}: {reason}" for mri_type, reason in asked.items())
+            result["reason"] = f"cohort prior {self.probabilities.prior}: {reasons}"
+            logger.warning("patient %s gets the %s", patient, result["reason"])
+        if "label" in entry:
+            result["label"] = entry["label"]
+        return {**result, "series": series}
+
+
+def write_predictions(
+    rows: Sequence[Mapping[str, Any]],
+    output_dir: str | Path,
+    weights: Mapping[str, Any],
+    asked: Sequence[str] | None = None,
+    prior: float = 0.5,
+) -> None:
+    """Write ``submission.csv`` and ``patients.json``.
+
+    Args:
+        rows: from :meth:`PatientResults.patient_rows`.
+        output_dir: folder for both.
+        weights: which weights were used.
+        asked: patients of a sample submission, in its order and style; those of ``rows`` by default. Who is asked for, but
+            has no study, gets the prior.
+        prior: probability of the latter.
+    """
+    by_patient = {row["patient"]: row for row in rows}
+    by_number = {number: row for row in rows if (number := patient_number(row["patient"])) is not None}
+    submission, patients = [], []
+    for name in asked or [row["patient"] for row in rows]:
+        row = by_patient.get(name) or by_number.get(patient_number(name))
+        if row is None:
+            row = {
+                "patient": name,
+                "probability": prior,
+                "used": [],
+                "reason": "no study of this patient",
+                "series": {},
+            }
+            logger.warning("patient %s gets the prior %s: no study of this patient", name, prior)
+        submission.append({"BraTS21ID": name, "MGMT_value": f"{row['probability']:.6f}"})
+        patients.append(row)
+    patients += [row for row in rows if row not in patients]
+    write_csv(submission, Path(output_dir) / "submission.csv", ("BraTS21ID", "MGMT_value"))
+    content = {"note": RESEARCH_ONLY, "weights": dict(weights), "patients": patients}
+    write_json(content, Path(output_dir) / "patients.json")
+    logger.info("%s: %d patients in submission.csv. %s", output_dir, len(submission), RESEARCH_ONLY)
+
+
+def write_evaluation(
+    rows: Sequence[Mapping[str, Any]], output_dir: str | Path, mri_types: Sequence[str]
+) -> dict[str, Any]:
+    """Write ``predictions.csv`` and ``metrics.json`` of labelled patients and return the metrics.
+
+    Args:
+        rows: from :meth:`PatientResults.patient_rows`, each with its ``label``.
+        output_dir: folder for both.
+        mri_types: modalities that were classified.
+
+    Raises:
+        ValueError: when no patient has a label.
+    """
+    labelled = [row for row in rows if "label" in row]
+    if not labelled:
+        raise ValueError("none of the patients has a label; nothing can be evaluated")
+    labels = [row["label"] for row in labelled]
+    columns: dict[str, list[float | None]] = {"all": [row["probability"] for row in labelled]}
+    for mri_type in mri_types:
+        columns[mri_type] = [row["series"].get(mri_type, {}).get("probability") for row in labelled]
+    table = [
+        {"patient": row["patient"], "label": row["label"], **{name: values[i] for name, values in columns.items()}}
+        for i, row in enumerate(labelled)
+    ]
+    write_csv(table, Path(output_dir) / "predictions.csv")
+    metrics: dict[str, Any] = {"note": RESEARCH_ONLY, "patients": len(labelled), "positive": sum(labels)}
+    metrics["without_usable_slice"] = sum(not row["used"] for row in labelled)
+    for name, values in columns.items():
+        there = [(label, value) for label, value in zip(labels, values, strict=True) if value is not None]
+        if not there:
+            continue
+        truth, chance = zip(*there, strict=True)
+        scores: dict[str, Any] = {key: score(truth, chance) for key, score in PATIENT_SCORES.items()}
+        metrics[name] = {"patients": len(truth), **scores, "auc_95": list(auc_interval(truth, chance))}
+        logger.info(
+            "%s: AUC %.3f (95 %% interval %.3f to %.3f) on %d patients",
+            name, scores["auc"], *metrics[name]["auc_95"], len(truth),
+        )  # fmt: skip
+    write_json(metrics, Path(output_dir) / "metrics.json")
+    return metrics
+
+
+def write_overlap(metric: RegionOverlap, output_dir: str | Path) -> dict[str, Any]:
+    """Write ``overlap.csv`` (a row per patient, modality, plane and region) and ``metrics.json`` (their means).
+
+    Args:
+        metric: after the evaluation.
+        output_dir: folder for both.
+
+    Returns:
+        Dice and IoU by region, overall, and per modality and per plane.
+    """
+    rows = metric.table()
+    write_csv(rows, Path(output_dir) / "overlap.csv")
+    metrics: dict[str, Any] = {"note": RESEARCH_ONLY, "patients": len({row["patient"] for row in rows})}
+    for group in ("all", "mri_type", "plane"):
+        for name in ["all"] if group == "all" else sorted({row[group] for row in rows}):
+            chosen = [row for row in rows if group == "all" or row[group] == name]
+            metrics[name] = _mean_overlap(chosen)
+    write_json(metrics, Path(output_dir) / "metrics.json")
+    for name, scores in metrics.items():
+        if isinstance(scores, dict):
+            logger.info(
+                "%s: %s", name, ", ".join(f"{key} {value:.3f}" for key, value in scores.items() if value is not None)
+            )
+    return metrics
+
+
+def _mean_overlap(rows: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
+    means: dict[str, float | None] = {}
+    for region in ("WT", "ET"):
+        for score in ("dice", "iou"):
+            values = [row[score] for row in rows if row["region"] == region and row[score] is not None]
+            means[f"{region}_{score}"] = float(np.mean(values)) if values else None
+    return means

@@ -1,0 +1,77 @@
+"""A run's folder: nothing in it is overwritten unasked, and the resolved configuration lies beside the outputs."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import yaml
+from monai.bundle import ConfigParser
+
+logger = logging.getLogger(__name__)
+
+CONFIG_FILE = "resolved_config.yaml"
+
+
+class RunExistsError(FileExistsError):
+    """A folder that holds the outputs of an earlier run."""
+
+
+def start(
+    output_dir: str | Path, resume: bool = False, overwrite: bool = False, last_output: str | None = None
+) -> Path:
+    """Make the folder of a run and save the running bundle configuration in it.
+
+    Args:
+        output_dir: folder of the run.
+        resume: go on with the run that is there, if any.
+        overwrite: remove what an earlier run left there.
+        last_output: name of the file that a run writes last; without it the run was interrupted and goes on unasked.
+
+    Returns:
+        The folder.
+
+    Raises:
+        RunExistsError: when a run is there and neither was asked for.
+        ValueError: when both were asked for.
+    """
+    folder = Path(output_dir)
+    if resume and overwrite:
+        raise ValueError(f"{folder}: both resume and overwrite are asked for; choose one")
+    if last_output is not None and not (folder / last_output).exists():
+        resume = resume or not overwrite
+    if (folder / CONFIG_FILE).is_file():
+        if not resume and not overwrite:
+            raise RunExistsError(
+                f"{folder} holds an earlier run; go on with it (--resume), replace it (--overwrite), or name another folder"
+            )
+        if overwrite:
+            shutil.rmtree(folder)
+    elif folder.is_dir() and overwrite and any(folder.iterdir()):
+        raise RunExistsError(f"{folder} is not empty, but holds no run of this project; it is not overwritten")
+    folder.mkdir(parents=True, exist_ok=True)
+    config = running_config()
+    if config is not None:
+        temporary = folder / f".{CONFIG_FILE}.{os.getpid()}"
+        temporary.write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True), encoding="utf-8")
+        os.replace(temporary, folder / CONFIG_FILE)
+    logger.info("outputs go to %s", folder)
+    return folder
+
+
+def running_config() -> dict[str, Any] | None:
+    """The content of the bundle configuration, overrides included, that is evaluating the caller; None outside of one.
+
+    MONAI gives expressions no handle on their own configuration, so it is looked for among the callers.
+    """
+    frame = inspect.currentframe()
+    while frame is not None:
+        parser = frame.f_locals.get("self")
+        if isinstance(parser, ConfigParser):
+            return {key: value for key, value in parser.get().items() if key != parser.meta_key}
+        frame = frame.f_back
+    return None

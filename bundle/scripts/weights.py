@@ -1,0 +1,270 @@
+"""Weights files: finding, reading, describing and writing them, and ImageNet or file initialisation of a network.
+
+A weights file of this project is ``{"model": state_dict, "settings": {...}}``, where the settings are all that a person
+needs to rebuild the network and feed it (names of encoder or backbone, image size, sequence length, ...). A flat
+``state_dict``, as the authors of the method released it, is read too and has the method's own settings.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import segmentation_models_pytorch as smp
+import timm
+import torch
+from torch import nn
+
+from .datalists import MRI_TYPES
+
+logger = logging.getLogger(__name__)
+
+SEGMENTER_SETTINGS: dict[str, Any] = {"encoder_name": "densenet121", "image_size": 224}
+CLASSIFIER_SETTINGS: dict[str, Any] = {
+    "backbone": "eca_nfnet_l0",
+    "image_size": 224,
+    "sequence_length": 35,
+    "stride": 5,
+    "hidden_size": 128,
+}
+RELEASED_SEGMENTER = "Fold0_densenet121_2d_segment.pth"
+RELEASED_CLASSIFIER = "{mri_type}_Fold0_eca_nfnet_l0_2d_classification.pth"
+GET_WEIGHTS = (
+    "train your own with `radiogenomics train`, or fetch the ones that the method's authors released with "
+    "`radiogenomics download` (the same as `python -m monai.bundle download_large_files --bundle_path BUNDLE`)"
+)
+
+
+class WeightsError(RuntimeError):
+    """A weights file that is missing, unreadable, or made for another network."""
+
+
+def read_weights(file: str | Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """The state dict and the settings (empty for a flat file) of a weights file, read with ``weights_only=True``.
+
+    Raises:
+        WeightsError: when there is no such file or it is not a file of weights.
+    """
+    path = Path(file)
+    if not path.is_file():
+        raise WeightsError(f"{path}: no such weights file; {GET_WEIGHTS}")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise WeightsError(f"{path}: not a weights file that can be read safely ({error})") from error
+    settings: dict[str, Any] = {}
+    if isinstance(content, Mapping) and isinstance(content.get("model"), Mapping):
+        settings = dict(content.get("settings", {}))
+        content = content["model"]
+    if not isinstance(content, Mapping) or not all(isinstance(value, torch.Tensor) for value in content.values()):
+        raise WeightsError(f"{path}: holds no state dict; expected a mapping from parameter names to tensors")
+    return dict(content), settings
+
+
+def load_weights(network: nn.Module, file: str | Path) -> nn.Module:
+    """Load a weights file into a network, every key and shape as it must be; returns the network.
+
+    Raises:
+        WeightsError: when keys or shapes differ, naming the first few.
+    """
+    state, settings = read_weights(file)
+    try:
+        network.load_state_dict(state, strict=True)
+    except RuntimeError as error:
+        lines = str(error).splitlines()
+        told = f" (the file says it was made with {settings})" if settings else ""
+        raise WeightsError(
+            f"{file}: these weights are not for this network{told}: " + " ".join(line.strip() for line in lines[1:4])
+        ) from error
+    return network
+
+
+def segmenter_settings(file: str | Path | None) -> dict[str, Any]:
+    """Settings of the segmentation network in a weights file; the method's own without a file or in a flat one."""
+    return {**SEGMENTER_SETTINGS, **(read_weights(file)[1] if file else {})}
+
+
+def classifier_settings(files: Mapping[str, str | Path | None]) -> dict[str, Any]:
+    """The settings that all the classifiers of a study share.
+
+    Args:
+        files: weights file by modality; None where a modality has none.
+
+    Raises:
+        WeightsError: when two files were made with different settings.
+    """
+    found: dict[str, Any] = {}
+    first = None
+    for file in filter(None, files.values()):
+        state, stored = read_weights(file)
+        settings = {**CLASSIFIER_SETTINGS, **stored}
+        settings.pop("mri_type", None)
+        if not stored and "lstm.weight_hh_l0" in state:  # a flat file tells its LSTM by its shapes
+            settings["hidden_size"] = state["lstm.weight_hh_l0"].shape[1]
+            settings["sequence_length"] = state["clf_head.weight"].shape[1] // (2 * settings["hidden_size"])
+        if found and settings != found:
+            raise WeightsError(
+                f"{file} was made with {settings}, but {first} with {found}; give weights of one kind for all modalities"
+            )
+        found, first = settings, first or file
+    return found or dict(CLASSIFIER_SETTINGS)
+
+
+def find_segmenter(segmenter: str | Path | None, models: str | Path) -> str | None:
+    """The segmentation weights to use: the file asked for, else our own, else the released ones, else None.
+
+    Args:
+        segmenter: a file, or None to look in ``models``.
+        models: the bundle's folder of weights.
+    """
+    if segmenter:
+        if not Path(segmenter).is_file():
+            raise WeightsError(f"{segmenter}: no such weights file; {GET_WEIGHTS}")
+        return str(segmenter)
+    places = (Path(models) / "segmentation.pt", Path(models) / "released" / RELEASED_SEGMENTER)
+    return next((str(place) for place in places if place.is_file()), None)
+
+
+def find_classifiers(
+    classifier: str | Path | None,
+    models: str | Path,
+    mri_types: Sequence[str] = MRI_TYPES,
+    required: bool = False,
+) -> dict[str, str | None]:
+    """Classifier weights by modality.
+
+    Args:
+        classifier: one file for all modalities, a folder with ``model_<mri_type>.pt`` in it or one level below, or None
+            to look in ``models`` and then among the released weights.
+        models: the bundle's folder of weights.
+        mri_types: modalities wanted.
+        required: some weights must be there.
+
+    Raises:
+        WeightsError: when a file or folder was named, or weights are required, and there are none for any modality.
+        ValueError: when a modality has an unknown name.
+    """
+    unknown = [mri_type for mri_type in mri_types if mri_type not in MRI_TYPES]
+    if unknown or not mri_types:
+        raise ValueError(f"mri_types {list(mri_types)}: expected some of {', '.join(MRI_TYPES)}")
+    if classifier and Path(classifier).is_file():
+        return {mri_type: str(classifier) for mri_type in mri_types}
+    if classifier and not Path(classifier).is_dir():
+        raise WeightsError(f"{classifier}: no such file or folder of classifier weights; {GET_WEIGHTS}")
+    found: dict[str, str | None] = {}
+    for mri_type in mri_types:
+        name = f"model_{mri_type}.pt"
+        if classifier:
+            places = [Path(classifier) / name, *sorted(Path(classifier).glob(f"*/{name}"))]
+        else:
+            released = RELEASED_CLASSIFIER.format(mri_type=mri_type)
+            places = [Path(models) / name, Path(models) / "released" / released]
+        found[mri_type] = next((str(place) for place in places if place.is_file()), None)
+    if classifier and not any(found.values()):
+        raise WeightsError(
+            f"{classifier}: holds no model_<mri_type>.pt for {', '.join(mri_types)}; train one with "
+            f"`radiogenomics train classification --mri_types {','.join(mri_types)}`"
+        )
+    if required and not any(found.values()):
+        require(None, f"the classification of {', '.join(mri_types)}")
+    return found
+
+
+def load_classifiers(network: nn.Module, files: Mapping[str, str | Path | None]) -> nn.ModuleDict:
+    """One copy of a classifier with its own weights for each modality that has a file."""
+    return nn.ModuleDict(
+        {mri_type: load_weights(copy.deepcopy(network), file) for mri_type, file in files.items() if file}
+    )
+
+
+def announce(segmenter: str, classifiers: Mapping[str, str | None]) -> None:
+    """Say in the log which weights are used, and where to get those that are missing."""
+    logger.info("segmentation weights: %s", segmenter)
+    for mri_type, file in classifiers.items():
+        logger.info("%s classifier weights: %s", mri_type, file or "none")
+    if not all(classifiers.values()):
+        logger.warning("for the modalities without classifier weights: %s", GET_WEIGHTS)
+
+
+def require(file: str | None, what: str) -> str:
+    """The file, or a WeightsError that says where to get ``what``."""
+    if file is None:
+        raise WeightsError(f"there are no weights for {what}: {GET_WEIGHTS}")
+    return file
+
+
+def sha256(file: str | Path | None) -> str | None:
+    """Checksum of a file's bytes, None without a file."""
+    if file is None:
+        return None
+    digest = hashlib.sha256()
+    with open(file, "rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def save_weights(network: nn.Module, settings: Mapping[str, Any], file: str | Path) -> None:
+    """Write ``{"model", "settings"}`` under a temporary name, then rename it to ``file``."""
+    path = Path(file)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        torch.save({"model": network.state_dict(), "settings": dict(settings)}, temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def initialise(network: nn.Module, init: str | Path = "imagenet") -> nn.Module:
+    """Give a network its start weights; returns the network.
+
+    Args:
+        network: a segmentation-models-pytorch network (its ``encoder`` is initialised) or a :class:`BiLSTMNFNet` (its
+            ``backbone``).
+        init: ``"imagenet"`` (through segmentation-models-pytorch and timm, from their hubs), ``"none"`` (stays random), or
+            a file: weights of the whole network or of its encoder or backbone alone.
+
+    Raises:
+        WeightsError: when ImageNet weights can't be reached, or a file does not fit.
+    """
+    if str(init) == "none":
+        return network
+    part_name = "encoder" if hasattr(network, "encoder") else "backbone"
+    part = getattr(network, part_name)
+    if str(init) == "imagenet":
+        part.load_state_dict(_imagenet_state(network))
+        return network
+    state, _ = read_weights(init)
+    if any(key.startswith(f"{part_name}.") for key in state):
+        return load_weights(network, init)
+    heads = ("head.fc.", "fc.", "classifier.")  # the ImageNet classification layer of a backbone's own file
+    missing, unexpected = part.load_state_dict(
+        {key: value for key, value in state.items() if not key.startswith(heads)}, strict=False
+    )
+    if missing or unexpected:
+        raise WeightsError(
+            f"{init}: holds neither this network's weights nor its {part_name}'s: "
+            f"missing {missing[:3]}, unexpected {unexpected[:3]}"
+        )
+    return network
+
+
+def _imagenet_state(network: nn.Module) -> dict[str, torch.Tensor]:
+    segmenter = hasattr(network, "encoder")
+    # segmentation-models-pytorch names a network "<decoder>-<encoder>"
+    name = network.name.split("-", 1)[1] if segmenter else network.backbone.pretrained_cfg["architecture"]
+    try:
+        if segmenter:
+            return smp.encoders.get_encoder(name, depth=5, weights="imagenet").state_dict()
+        return timm.create_model(name, pretrained=True, num_classes=0).state_dict()
+    except Exception as error:
+        raise WeightsError(
+            f"ImageNet weights of {name} could not be had ({type(error).__name__}: {error}). Connect this machine to the "
+            "Hugging Face hub, give a local file with --init FILE, or ask for random weights with --init none"
+        ) from error

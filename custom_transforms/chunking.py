@@ -1,0 +1,86 @@
+"""Sequences of slices ("chunks") of one length for the recurrent classifier."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from monai.config import KeysCollection, NdarrayOrTensor
+from monai.data import MetaTensor
+from monai.transforms import MapTransform, Transform
+from monai.utils import TransformBackends
+
+__all__ = ["ChunkSlices", "ChunkSlicesD", "ChunkSlicesDict", "ChunkSlicesd"]
+
+
+class ChunkSlices(Transform):
+    """
+    Cut a stack ``(N, ...)`` into overlapping chunks ``(M, length, ...)``, the last one filled up with zeros.
+
+    M = max(ceil((N - length) / stride) + 1, 1), and 0 for an empty stack. Source: T4E solution of the RSNA-MICCAI 2021
+    challenge, stage 2 (35 slices, stride 5).
+
+    Args:
+        length: slices in a chunk.
+        stride: slices from the start of a chunk to that of the next.
+
+    Raises:
+        ValueError: unless 1 <= stride <= length; a longer stride would leave slices out.
+    """
+
+    backend = [TransformBackends.TORCH, TransformBackends.NUMPY]  # noqa: RUF012
+
+    def __init__(self, length: int = 35, stride: int = 5) -> None:
+        if not 1 <= stride <= length:
+            raise ValueError(f"Expected 1 <= stride <= length, got stride {stride} and length {length}.")
+        self.length = length
+        self.stride = stride
+
+    def bounds(self, n: int) -> list[tuple[int, int]]:
+        """Return (start, stop) of the slices in each chunk of a stack of ``n``, without the zeros."""
+        if n < 1:
+            return []
+        chunks = max(-(-(n - self.length) // self.stride) + 1, 1)
+        return [(start, min(start + self.length, n)) for start in range(0, chunks * self.stride, self.stride)]
+
+    def __call__(self, stack: NdarrayOrTensor) -> NdarrayOrTensor:
+        """Return the chunks ``(M, length, ...)`` of a stack ``(N, ...)``; a MetaTensor gives a plain tensor."""
+        plain = stack.as_tensor() if isinstance(stack, MetaTensor) else stack
+        bounds = self.bounds(len(plain))
+        shape = (len(bounds), self.length, *plain.shape[1:])
+        chunks: Any = plain.new_zeros(shape) if isinstance(plain, torch.Tensor) else np.zeros(shape, dtype=plain.dtype)
+        for chunk, (start, stop) in enumerate(bounds):
+            chunks[chunk, : stop - start] = plain[start:stop]
+        return chunks
+
+
+class ChunkSlicesd(MapTransform):
+    """
+    Dictionary form of :py:class:`ChunkSlices`; each key is replaced by its chunks.
+
+    Args:
+        keys: stacks ``(N, ...)``.
+        length: see :py:class:`ChunkSlices`.
+        stride: see :py:class:`ChunkSlices`.
+        allow_missing_keys: pass over keys that are not there.
+    """
+
+    backend = ChunkSlices.backend
+
+    def __init__(
+        self, keys: KeysCollection, length: int = 35, stride: int = 5, allow_missing_keys: bool = False
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.chunker = ChunkSlices(length, stride)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Replace the stacks by chunks."""
+        d = dict(data)
+        for key in self.key_iterator(d):
+            d[key] = self.chunker(d[key])
+        return d
+
+
+ChunkSlicesD = ChunkSlicesDict = ChunkSlicesd

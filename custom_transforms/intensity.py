@@ -1,0 +1,66 @@
+"""8-bit scaling of a series or a volume."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from monai.config import KeysCollection
+from monai.config.type_definitions import NdarrayOrTensor
+from monai.data import MetaTensor
+from monai.transforms import MapTransform, Transform
+from monai.utils import TransformBackends
+
+__all__ = ["ScaleToUint8", "ScaleToUint8D", "ScaleToUint8Dict", "ScaleToUint8d"]
+
+
+class ScaleToUint8(Transform):
+    """Scale everything in an array together, minimum to 0 and maximum to 255, and cut the fractions off.
+
+    As the T4E solution of the RSNA-MICCAI 2021 challenge scales a whole series. An array that is constant becomes 0, one
+    without an element stays so.
+    """
+
+    backend = [TransformBackends.TORCH, TransformBackends.NUMPY]
+
+    def __call__(self, image: NdarrayOrTensor) -> NdarrayOrTensor:
+        """Scale an array of any shape and number type.
+
+        Returns:
+            uint8 of the same shape and type (array, tensor or MetaTensor).
+
+        Raises:
+            ValueError: when the array holds values that are not finite.
+        """
+        values = image.detach().cpu().numpy() if isinstance(image, torch.Tensor) else np.asarray(image)
+        if values.size and not np.isfinite(values).all():
+            raise ValueError("the image holds values that are not finite (NaN or infinity); repair the file")
+        low, high = (float(values.min()), float(values.max())) if values.size else (0.0, 0.0)
+        # float64, as in the published way: float32 would cut some values one step too low
+        span = (high - low) or 1.0
+        scaled = ((values.astype(np.float64) - low) / span * 255.0).astype(np.uint8)
+        if isinstance(image, MetaTensor):
+            return MetaTensor(torch.from_numpy(scaled).to(image.device), meta=image.meta)
+        return torch.from_numpy(scaled).to(image.device) if isinstance(image, torch.Tensor) else scaled
+
+
+class ScaleToUint8d(MapTransform):
+    """Dictionary twin of :class:`ScaleToUint8`: each key is scaled by itself."""
+
+    backend = ScaleToUint8.backend
+
+    def __init__(self, keys: KeysCollection, allow_missing_keys: bool = False) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.scale = ScaleToUint8()
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """The items with ``keys`` scaled."""
+        scaled = dict(data)
+        for key in self.key_iterator(scaled):
+            scaled[key] = self.scale(scaled[key])
+        return scaled
+
+
+ScaleToUint8D = ScaleToUint8Dict = ScaleToUint8d

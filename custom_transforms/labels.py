@@ -1,0 +1,79 @@
+"""BraTS tumour labels of any year as the two masks of the method: whole tumour (WT) and enhancing tumour (ET)."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from typing import Any
+
+import torch
+from monai.config import KeysCollection, NdarrayOrTensor
+from monai.transforms import MapTransform, Transform
+from monai.utils import TransformBackends, convert_to_dst_type, convert_to_tensor
+
+__all__ = ["BratsLabelsToWTET", "BratsLabelsToWTETD", "BratsLabelsToWTETDict", "BratsLabelsToWTETd"]
+
+
+class BratsLabelsToWTET(Transform):
+    """
+    Turn a BraTS label volume into the masks ``(2, X, Y, Z)`` [WT, ET].
+
+    Labels: 1 necrotic core, 2 oedema, and enhancing tumour as 4 (BraTS 2021 and before) or 3 (BraTS 2023 and later).
+    WT is everything labelled, ET the enhancing tumour. Source: T4E solution of the RSNA-MICCAI 2021 challenge, stage 1.
+    """
+
+    backend = [TransformBackends.TORCH]  # noqa: RUF012
+
+    def __call__(self, label: NdarrayOrTensor) -> NdarrayOrTensor:
+        """
+        Return uint8 masks ``(2, X, Y, Z)`` of 0 and 1, of the input's type.
+
+        Args:
+            label: ``(1, X, Y, Z)`` or ``(X, Y, Z)``, integers (as a float type too).
+
+        Raises:
+            ValueError: for another shape, a value that is no BraTS label, or 3 and 4 in one volume.
+        """
+        volume = convert_to_tensor(label, track_meta=False)
+        if volume.ndim == 4 and volume.shape[0] == 1:
+            volume = volume[0]
+        if volume.ndim != 3:
+            raise ValueError(f"Expected one label volume (1, X, Y, Z) or (X, Y, Z), got shape {tuple(label.shape)}.")
+        masks = {value: volume == value for value in (1, 2, 3, 4)}
+        tumour = masks[1] | masks[2] | masks[3] | masks[4]
+        if not bool((tumour | (volume == 0)).all()):
+            raise ValueError(
+                f"Expected the labels 0, 1, 2 and 4 (BraTS 2021) or 3 (BraTS 2023), found {_values(volume)}. Pass the "
+                "unchanged segmentation file; resample it, where needed, with nearest neighbours."
+            )
+        if bool(masks[3].any()) and bool(masks[4].any()):
+            raise ValueError(
+                f"Found 3 and 4 in one label volume ({_values(volume)}), expected one of them as enhancing tumour. "
+                "Relabel the file after one year's convention."
+            )
+        both = torch.stack([tumour, masks[3] | masks[4]]).to(torch.uint8)
+        return convert_to_dst_type(both, dst=label, dtype=torch.uint8)[0]
+
+
+def _values(volume: torch.Tensor) -> str:
+    values = [f"{value:g}" for value in torch.unique(volume).tolist()]
+    return ", ".join(values[:10]) + (f" and {len(values) - 10} more" if len(values) > 10 else "")
+
+
+class BratsLabelsToWTETd(MapTransform):
+    """Dictionary form of :py:class:`BratsLabelsToWTET`; each key is replaced by its masks ``(2, X, Y, Z)``."""
+
+    backend = BratsLabelsToWTET.backend
+
+    def __init__(self, keys: KeysCollection, allow_missing_keys: bool = False) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.converter = BratsLabelsToWTET()
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Replace the labels by masks."""
+        d = dict(data)
+        for key in self.key_iterator(d):
+            d[key] = self.converter(d[key])
+        return d
+
+
+BratsLabelsToWTETD = BratsLabelsToWTETDict = BratsLabelsToWTETd

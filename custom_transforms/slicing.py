@@ -1,0 +1,169 @@
+"""Slices of a volume along its three planes, and sampling against near-duplicate neighbours."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from monai.config import KeysCollection, NdarrayOrTensor
+from monai.data import MetaTensor
+from monai.transforms import MapTransform, Transform
+from monai.utils import TransformBackends
+from nibabel.orientations import aff2axcodes
+
+__all__ = [
+    "SampleSlices",
+    "SampleSlicesD",
+    "SampleSlicesDict",
+    "SampleSlicesd",
+    "SlicePlanes",
+    "SlicePlanesD",
+    "SlicePlanesDict",
+    "SlicePlanesd",
+]
+
+AXIS_OF_PLANE = {"sagittal": 0, "coronal": 1, "axial": 2}
+
+
+class SlicePlanes(Transform):
+    """
+    Slice an RAS volume ``(C, X, Y, Z)`` along its axes: a dictionary of plane -> stack ``(N, C, H, W)``.
+
+    Sagittal slices lie across X: ``(X, C, Y, Z)``; coronal ones across Y: ``(Y, C, X, Z)``; axial ones across Z:
+    ``(Z, C, X, Y)``. Source: T4E solution of the RSNA-MICCAI 2021 challenge, stage 1.
+
+    Args:
+        planes: which planes, in this order.
+        radiological: transpose each slice and flip both its axes, which is how DICOM slices are shown (axial: rows from
+            front to back, columns from the patient's right to left). The order of the slices stays that of the volume.
+    """
+
+    backend = [TransformBackends.TORCH, TransformBackends.NUMPY]  # noqa: RUF012
+
+    def __init__(self, planes: Sequence[str] = ("sagittal", "coronal", "axial"), radiological: bool = False) -> None:
+        self.planes = (planes,) if isinstance(planes, str) else tuple(planes)
+        self.radiological = radiological
+        if not self.planes or set(self.planes) - set(AXIS_OF_PLANE):
+            raise ValueError(f"planes must be some of {sorted(AXIS_OF_PLANE)}, got {self.planes}.")
+
+    def __call__(self, volume: NdarrayOrTensor) -> dict[str, NdarrayOrTensor]:
+        """
+        Return the stacks; a MetaTensor gives plain tensors, as its affine is not that of a slice.
+
+        Args:
+            volume: ``(C, X, Y, Z)``. Arrays and tensors without an affine are taken as RAS.
+
+        Raises:
+            ValueError: for another shape, or a MetaTensor that is not in RAS orientation.
+        """
+        if volume.ndim != 4:
+            raise ValueError(f"Expected a volume (C, X, Y, Z), got shape {tuple(volume.shape)}.")
+        if isinstance(volume, MetaTensor):
+            found = "".join(str(code) for code in aff2axcodes(np.asarray(volume.affine.cpu(), dtype=float)))
+            if found != "RAS":
+                raise ValueError(
+                    f"Expected a volume in RAS orientation, got {found}. Put Orientationd(keys, axcodes='RAS') before."
+                )
+            volume = volume.as_tensor()
+        return {plane: self._stack(volume, AXIS_OF_PLANE[plane] + 1) for plane in self.planes}
+
+    def _stack(self, volume: NdarrayOrTensor, axis: int) -> NdarrayOrTensor:
+        if isinstance(volume, torch.Tensor):
+            stack = volume.movedim(axis, 0)
+            return (stack.transpose(2, 3).flip(2, 3) if self.radiological else stack).contiguous()
+        array = np.moveaxis(volume, axis, 0)
+        return np.array(np.flip(array.swapaxes(2, 3), (2, 3)) if self.radiological else array, order="C")
+
+
+class SlicePlanesd(MapTransform):
+    """
+    Dictionary form of :py:class:`SlicePlanes`: each key becomes ``{key}_{plane}``, one for each plane.
+
+    The volume itself is dropped, for the stacks hold the same numbers; copy it before (``CopyItemsd``) to keep it.
+
+    Args:
+        keys: volumes ``(C, X, Y, Z)``.
+        planes: see :py:class:`SlicePlanes`.
+        radiological: see :py:class:`SlicePlanes`.
+        allow_missing_keys: pass over keys that are not there.
+    """
+
+    backend = SlicePlanes.backend
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        planes: Sequence[str] = ("sagittal", "coronal", "axial"),
+        radiological: bool = False,
+        allow_missing_keys: bool = False,
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.slicer = SlicePlanes(planes, radiological)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Replace the volumes by their stacks."""
+        d = dict(data)
+        for key in self.key_iterator(d):
+            for plane, stack in self.slicer(d.pop(key)).items():
+                d[f"{key}_{plane}"] = stack
+        return d
+
+
+class SampleSlices(Transform):
+    """
+    Take every T-th slice of a stack, beginning with the first, T = max(round(keep_rate * N), 1).
+
+    Neighbouring slices are near-duplicates. As T grows with N, about 1 / ``keep_rate`` slices of a stack remain,
+    however long it is. Source: T4E solution of the RSNA-MICCAI 2021 challenge, stage 1 (0.1).
+
+    Args:
+        keep_rate: step as a fraction of the stack's length, 0…1.
+    """
+
+    backend = [TransformBackends.TORCH, TransformBackends.NUMPY]  # noqa: RUF012
+
+    def __init__(self, keep_rate: float = 0.1) -> None:
+        if not 0 <= keep_rate <= 1:
+            raise ValueError(f"keep_rate must be between 0 and 1, got {keep_rate}.")
+        self.keep_rate = keep_rate
+
+    def __call__(self, stack: NdarrayOrTensor) -> NdarrayOrTensor:
+        """Return the sampled stack ``(M, ...)`` of a stack ``(N, ...)``; a MetaTensor gives a plain tensor."""
+        plain = stack.as_tensor() if isinstance(stack, MetaTensor) else stack
+        return plain[:: max(round(self.keep_rate * len(plain)), 1)]
+
+
+class SampleSlicesd(MapTransform):
+    """
+    Dictionary form of :py:class:`SampleSlices`: the same slices of every key.
+
+    Args:
+        keys: stacks ``(N, ...)`` of one length.
+        keep_rate: see :py:class:`SampleSlices`.
+        allow_missing_keys: pass over keys that are not there.
+
+    Raises:
+        ValueError: when the stacks differ in length.
+    """
+
+    backend = SampleSlices.backend
+
+    def __init__(self, keys: KeysCollection, keep_rate: float = 0.1, allow_missing_keys: bool = False) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.sampler = SampleSlices(keep_rate)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Replace the stacks by their samples."""
+        d = dict(data)
+        lengths = {key: len(d[key]) for key in self.key_iterator(d)}
+        if len(set(lengths.values())) > 1:
+            raise ValueError(f"Expected stacks of one length, got {lengths}. Sample stacks of other series separately.")
+        for key in lengths:
+            d[key] = self.sampler(d[key])
+        return d
+
+
+SlicePlanesD = SlicePlanesDict = SlicePlanesd
+SampleSlicesD = SampleSlicesDict = SampleSlicesd
