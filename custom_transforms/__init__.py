@@ -21,6 +21,7 @@ from custom_transforms.filtering import (
     TumorRatioFilterd,
     TumorRatioFilterDict,
 )
+from custom_transforms.intensity import ScaleToUint8, ScaleToUint8D, ScaleToUint8d, ScaleToUint8Dict
 from custom_transforms.labels import BratsLabelsToWTET, BratsLabelsToWTETD, BratsLabelsToWTETd, BratsLabelsToWTETDict
 from custom_transforms.series import (
     AcquisitionSlices,
@@ -71,6 +72,10 @@ __all__ = [
     "SampleSlicesD",
     "SampleSlicesDict",
     "SampleSlicesd",
+    "ScaleToUint8",
+    "ScaleToUint8D",
+    "ScaleToUint8Dict",
+    "ScaleToUint8d",
     "SeriesError",
     "SeriesReader",
     "SliceGeometry",

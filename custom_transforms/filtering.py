@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import cv2
@@ -150,7 +150,7 @@ class ContourCountFilter(Transform):
         Raises:
             ValueError: for another shape.
         """
-        keep = [1 <= _count_contours(_is_set(one)) <= self.max_contours for one in _stack(mask, "mask")]
+        keep = [1 <= len(_contours(_is_set(one))) <= self.max_contours for one in _stack(mask, "mask")]
         return _choice(np.array(keep, dtype=bool), mask)
 
 
@@ -169,19 +169,13 @@ def _is_set(mask: np.ndarray) -> np.ndarray:
     return mask > (0.5 if mask.dtype.kind == "f" else 0)
 
 
+def _contours(region: np.ndarray) -> Sequence[np.ndarray]:
+    return cv2.findContours(region.astype(np.uint8), cv2.RETR_TREE, cv2.CHAIN_APPROX_NONE)[0]
+
+
 def _largest_area(region: np.ndarray) -> float:
     """Area of the largest contour, 0 without one."""
-    # A hole, and an island in it, is smaller than the contour around it; leaving out points on straight lines changes
-    # no area. So this equals RETR_TREE with CHAIN_APPROX_NONE, and is faster.
-    contours, _ = cv2.findContours(region.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
-    return max((float(cv2.contourArea(contour)) for contour in contours), default=0.0)
-
-
-def _count_contours(region: np.ndarray) -> int:
-    if not region.any():
-        return 0
-    contours, _ = cv2.findContours(region.astype(np.uint8), cv2.RETR_TREE, cv2.CHAIN_APPROX_SIMPLE)
-    return len(contours)
+    return max((float(cv2.contourArea(contour)) for contour in _contours(region)), default=0.0)
 
 
 class _FilterSlicesd(MapTransform):

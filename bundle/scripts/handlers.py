@@ -17,7 +17,6 @@ from ignite.engine import Engine, Events
 from ignite.handlers import Checkpoint, DiskSaver, EarlyStopping
 from monai.engines import Evaluator, Trainer
 from monai.transforms import Randomizable
-from monai.utils import set_rnd
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
@@ -54,7 +53,7 @@ class EpochSeed:
         torch.manual_seed(seed)
         transform = getattr(self.dataset, "transform", None)
         if isinstance(transform, Randomizable):
-            set_rnd(transform, seed=seed)
+            transform.set_random_state(seed=seed)
 
 
 class FrozenWarmup:

@@ -40,7 +40,8 @@ __all__ = [
 MRI_TYPES = {"FLAIR": "flair", "T1w": "t1", "T1wCE": "t1ce", "T2w": "t2"}
 # Axis codes of a series' (columns, rows, slices): which way each index runs, as scanners store these planes.
 PLANES = {"axial": "LPS", "coronal": "LIP", "sagittal": "PIR"}
-PARTS = ("task1", "task2", "task2_masks", "task2_jpg", "README.txt")
+FOLDERS = ("task1", "task2", "task2_masks", "task2_jpg")
+README = "README.txt"
 HEADLINE = "PHANTOM COHORT - synthetic images, not patients"
 NO_MEANING = "The MGMT label is a made-up signal without biological meaning."
 
@@ -75,11 +76,11 @@ class Contrast:
 CONTRASTS = {
     "FLAIR": Contrast(0.14, 0.59, 0.50, -0.3, 0.35, (0.76, 0.94), (0.66, 0.82), (0.26, 0.62)),
     "T1w": Contrast(0.17, 0.48, 0.78, 1.3, 0.85, (0.44, 0.54), (0.36, 0.50), (0.16, 0.36)),
-    "T1wCE": Contrast(0.17, 0.46, 0.68, 1.3, 1.15, (0.42, 0.48), (0.88, 1.02), (0.14, 0.40)),
-    "T2w": Contrast(0.86, 0.34, 0.22, -0.4, 0.30, (0.46, 0.62), (0.40, 0.52), (0.92, 0.62)),
+    "T1wCE": Contrast(0.17, 0.46, 0.68, 1.3, 1.15, (0.42, 0.48), (0.82, 1.08), (0.13, 0.44)),
+    "T2w": Contrast(0.86, 0.34, 0.22, -0.4, 0.30, (0.46, 0.62), (0.40, 0.54), (0.95, 0.58)),
 }
 # Thickness of the enhancing rim as a fraction of the core's radius at (label 0, label 1): a thin ring, a solid lump.
-RIM_FRACTION = (0.27, 0.62)
+RIM_FRACTION = (0.25, 0.65)
 
 
 @dataclass(frozen=True)
@@ -472,6 +473,7 @@ def _write_dicom_series(
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID = MRImageStorage
     meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    meta.ImplementationVersionName = "PHANTOM"  # not pydicom's, so that its version doesn't change the files
     dataset = FileDataset("", {}, file_meta=meta, preamble=b"\0" * 128, is_implicit_VR=False, is_little_endian=True)
     dataset.SpecificCharacterSet = "ISO_IR 192"
     dataset.ImageType = ["DERIVED", "SECONDARY"]
@@ -649,8 +651,8 @@ def write_cohort(
     output.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=".phantom-", dir=output))
     try:
-        for part in PARTS[:3]:
-            (staging / part).mkdir()
+        for folder in FOLDERS if jpg else FOLDERS[:-1]:
+            (staging / folder).mkdir()
         for number in tqdm(sorted(labels), desc="phantom patients", unit="patient"):
             patient = make_patient(number, labels[number], signal, seed, spacing, shape)
             if number < segmentation_patients:
@@ -672,15 +674,15 @@ def write_cohort(
         _write_csv(staging / "task2" / "train_labels.csv", {f"{n:05d}": labels[n] for n in train})
         _write_csv(staging / "task2" / "test_labels.csv", {f"{n:05d}": labels[n] for n in test})
         _write_csv(staging / "task2" / "sample_submission.csv", {f"{n:05d}": 0.5 for n in test})
-        (staging / "README.txt").write_text(_readme(settings), encoding="utf-8")
+        (staging / README).write_text(_readme(settings), encoding="utf-8")
         _check_output(output, overwrite)
-        # The README, which marks a cohort as one, goes last and comes last.
-        for part in PARTS:
-            old, new = output / part, staging / part
-            if old.is_dir():
-                shutil.rmtree(old)
-            if new.exists():
-                new.replace(old)
+        # The README, by which a later run knows a phantom, comes first; the rest are renames, done in no time.
+        (staging / README).replace(output / README)
+        for folder in FOLDERS:
+            if (output / folder).exists():
+                (output / folder).replace(staging / f"old_{folder}")
+            if (staging / folder).exists():
+                (staging / folder).replace(output / folder)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
 
@@ -709,14 +711,14 @@ def _write_task1(folder: Path, patient: PhantomPatient) -> None:
 
 def _check_output(output: Path, overwrite: bool) -> None:
     """Refuse what would be replaced without being asked for, and what is no phantom in any case."""
-    present = [part for part in PARTS if (output / part).exists()]
+    present = [name for name in (*FOLDERS, README) if (output / name).exists()]
     if not present:
         return
-    readme = output / "README.txt"
+    readme = output / README
     is_phantom = readme.is_file() and readme.read_text(encoding="utf-8", errors="replace").startswith(HEADLINE)
     if not is_phantom:
         raise FileExistsError(
-            f"{output} holds {', '.join(present)} but no README.txt of a phantom cohort: these may be somebody's "
+            f"{output} holds {', '.join(present)} but no {README} of a phantom cohort: these may be somebody's "
             "data and are not replaced. Choose another output folder."
         )
     if not overwrite:

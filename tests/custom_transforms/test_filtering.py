@@ -215,7 +215,7 @@ def test_foreground_dictionary_form(transform):
 
 @pytest.mark.parametrize("transform", [TumorRatioFilterd, ContourCountFilterd, ForegroundFilterd])
 def test_stacks_of_another_length_are_refused(transform):
-    with pytest.raises(ValueError, match="'short' has 2 slices.*among 3"):
+    with pytest.raises(ValueError, match=r"'short' has 2 slices.*among 3"):
         transform(("image", "short"))(stacks())
 
 

@@ -573,7 +573,7 @@ def test_pictures_that_are_refused(tmp_path):
     with pytest.raises(SeriesError, match="found one picture"):
         read(tmp_path / "a" / "Image-1.png")
     (tmp_path / "a" / "Image-2.png").write_bytes(b"")
-    with pytest.raises(SeriesError, match="Image-2.png is no readable picture"):
+    with pytest.raises(SeriesError, match=r"Image-2.png is no readable picture"):
         read(tmp_path / "a")
 
 
