@@ -24,7 +24,11 @@ from .datalists import MRI_TYPES
 
 logger = logging.getLogger(__name__)
 
-SEGMENTER_SETTINGS: dict[str, Any] = {"encoder_name": "densenet121", "image_size": 224}
+SEGMENTER_SETTINGS: dict[str, Any] = {
+    "encoder_name": "densenet121",
+    "decoder_channels": [256, 128, 64, 32, 16],
+    "image_size": 224,
+}
 CLASSIFIER_SETTINGS: dict[str, Any] = {
     "backbone": "eca_nfnet_l0",
     "image_size": 224,

@@ -1,0 +1,52 @@
+# Everything from a fresh machine: python3 with its venv module and make are all that is needed. `make help` lists the targets.
+PYTHON ?= python3
+VENV ?= .venv
+DEMO ?= demo
+SIGNAL ?= 1
+WORKERS ?= 2
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help demo test lint format bundle wheel clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo "variables: PYTHON=$(PYTHON) VENV=$(VENV) DEMO=$(DEMO) SIGNAL=$(SIGNAL) (of the phantom, 0 to 1) WORKERS=$(WORKERS) (of the tests)"
+
+demo: $(VENV)/.demo-stamp ## phantom cohort, both stages trained, evaluated and applied; results in DEMO
+	$(VENV)/bin/radiogenomics demo --output "$(DEMO)" --signal "$(SIGNAL)"
+
+# One thread a worker: more of them would only wait for each other.
+test: $(VENV)/.dev-stamp ## all tests
+	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n $(WORKERS) --dist loadfile
+
+lint: $(VENV)/.dev-stamp ## ruff and mypy, nothing is changed
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+format: $(VENV)/.dev-stamp ## let ruff format and repair the code
+	$(VENV)/bin/ruff check --fix .
+	$(VENV)/bin/ruff format .
+
+bundle: ## dist/brats_mri_radiogenomics_v<version>.zip
+	$(PYTHON) tools/build_bundle.py --output dist
+
+wheel: $(VENV)/.dev-stamp ## dist/brats_mri_radiogenomics-<version>-py3-none-any.whl
+	rm -rf build
+	$(VENV)/bin/python -m build --wheel --outdir dist
+
+clean: ## remove what was built and cached; environment, demo and runs stay
+	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	find bundle custom_transforms tests tools -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.demo-stamp: pyproject.toml | $(VENV)/bin/python
+	$(VENV)/bin/python -m pip install -e '.[demo]'
+	@touch $@
+
+$(VENV)/.dev-stamp: pyproject.toml | $(VENV)/bin/python
+	$(VENV)/bin/python -m pip install -e '.[dev]'
+	@touch $@
