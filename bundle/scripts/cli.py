@@ -1,0 +1,475 @@
+"""The command ``radiogenomics``: a thin layer over the bundle's configurations, for people who need not know of bundles.
+
+Every command is a function, and the same functions are the Python API (``from radiogenomics import predict``). Nothing heavy is
+imported before a command needs it.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import logging
+import os
+import platform
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+BUNDLE_ROOT = Path(__file__).resolve().parents[1]
+MRI_TYPES = ("FLAIR", "T1w", "T1wCE", "T2w")
+
+
+def _scripts(module: str) -> ModuleType:
+    """A module of the bundle under the name that its configurations use, so that it is loaded once."""
+    if str(BUNDLE_ROOT) not in sys.path:
+        sys.path.insert(0, str(BUNDLE_ROOT))
+    package = importlib.import_module("scripts")
+    if not package.__file__ or Path(package.__file__).resolve().parent != BUNDLE_ROOT / "scripts":
+        raise ImportError(
+            f"another package called 'scripts' is in the way: {package.__file__}; start from another folder, or in a process "
+            "that has not imported it"
+        )
+    return importlib.import_module(f"scripts.{module}")
+
+
+def run_config(config: str, **overrides: Any) -> None:
+    """Run one of the bundle's configurations, as ``python -m monai.bundle run --config_file …`` does.
+
+    Args:
+        config: its name, ``train_segmentation`` for example.
+        overrides: values for ids of the configuration; None leaves the configuration's own.
+
+    Raises:
+        ValueError: when the configuration has no such id.
+    """
+    _scripts("runs")
+    from monai.bundle import ConfigParser, ConfigWorkflow
+
+    file = BUNDLE_ROOT / "configs" / f"{config}.yaml"
+    parser = ConfigParser()
+    parser.read_config(str(file))
+    values = {key: value for key, value in overrides.items() if value is not None}
+    for key in values:
+        if key.replace("#", "::") not in parser:
+            close = difflib.get_close_matches(key, list(parser.get()), n=1)
+            hint = f"; did you mean --{close[0]}?" if close else f"; it knows {', '.join(_settings(parser.get()))}"
+            raise ValueError(f"{config} has no setting {key!r}{hint}")
+    workflow = ConfigWorkflow(
+        config_file=str(file),
+        meta_file=str(BUNDLE_ROOT / "configs" / "metadata.json"),
+        logging_file=False,
+        workflow_type=None,
+        **values,
+    )
+    workflow.initialize()
+    workflow.run()
+    workflow.finalize()
+
+
+def _settings(config: Mapping[str, Any]) -> list[str]:
+    """The ids of a configuration that hold plain values: what a person may set."""
+    plain = (str, int, float, bool, type(None))
+    return [
+        key
+        for key, value in config.items()
+        if (isinstance(value, plain) and not str(value).startswith(("$@", "@")))
+        or (isinstance(value, list) and all(isinstance(item, plain) and not str(item).startswith("$") for item in value))
+    ]
+
+
+def _modalities(mri_types: str | Sequence[str] | None) -> list[str] | None:
+    if mri_types is None:
+        return None
+    names = mri_types.split(",") if isinstance(mri_types, str) else list(mri_types)
+    unknown = [name for name in names if name not in MRI_TYPES]
+    if unknown or not names:
+        raise ValueError(f"--mri_types {','.join(map(str, names))}: expected some of {','.join(MRI_TYPES)}")
+    return names
+
+
+def _path(path: str | Path | None) -> str | None:
+    return None if path is None else str(Path(str(path)).expanduser().resolve())
+
+
+def _stage(stage: str) -> str:
+    if stage not in ("segmentation", "classification"):
+        raise ValueError(f"stage {stage!r}: expected segmentation or classification")
+    return stage
+
+
+def predict(
+    input: str | Path,
+    output: str | Path,
+    segmenter: str | Path | None = None,
+    classifier: str | Path | None = None,
+    mri_types: str | Sequence[str] | None = None,
+    sample_submission: str | Path | None = None,
+    min_tumor_ratio: float | None = None,
+    max_contours: int | None = None,
+    zoom: float | None = None,
+    prior: float | None = None,
+    device: str | None = None,
+    batch_size: int | None = None,
+    num_workers: int | None = None,
+    overwrite: bool = False,
+    **overrides: Any,
+) -> Path:
+    """Segment tumours and predict MGMT promoter methylation. Research use only, not for diagnosis.
+
+    Writes masks/<patient>_<mri_type>.nii.gz (1 tumour not enhancing, 2 enhancing), submission.csv and patients.json. An
+    interrupted prediction goes on when it is started again.
+
+    Args:
+        input: studies: a folder in the challenge's layout, one study, or BraTS NIfTI folders.
+        output: folder for the results.
+        segmenter: segmentation weights; by default those of the bundle.
+        classifier: classifier weights for all modalities, or a folder of model_<mri_type>.pt; by default those of the bundle.
+        mri_types: modalities whose probabilities are averaged, FLAIR,T1wCE for example; all by default.
+        sample_submission: CSV whose patients are asked for, in its order and style.
+        min_tumor_ratio: tumour over brain area that a slice must exceed (0.025); negative keeps all slices.
+        max_contours: tumour contours in a slice at most (5).
+        zoom: magnification about the centre of a slice (1.2).
+        prior: probability of patients without a usable slice (0.5).
+        device: cpu, cuda, cuda:1, …; found by itself.
+        batch_size: slices in one forward pass (16).
+        num_workers: processes that read ahead (1).
+        overwrite: replace the results of an earlier prediction in output.
+        overrides: further settings of configs/inference.yaml.
+
+    Returns:
+        The output folder.
+    """
+    run_config(
+        "inference",
+        dataset_dir=_path(input),
+        output_dir=_path(output),
+        segmenter=_path(segmenter),
+        classifier=_path(classifier),
+        mri_types=_modalities(mri_types),
+        sample_submission=_path(sample_submission),
+        min_tumor_ratio=min_tumor_ratio,
+        max_contours=max_contours,
+        zoom=zoom,
+        prior=prior,
+        device=device,
+        batch_size=batch_size,
+        num_workers=num_workers,
+        overwrite=overwrite,
+        **overrides,
+    )
+    return Path(output)
+
+
+def datalist(
+    input: str | Path,
+    output: str | Path,
+    labels: str | Path | None = None,
+    folds: int = 5,
+    seed: int = 67,
+    overwrite: bool = False,
+) -> Path:
+    """Write the data list (JSON) of a folder: the challenge's Task 1 or Task 2 in any of its layouts, or any studies.
+
+    Args:
+        input: the folder.
+        output: the JSON file.
+        labels: CSV with BraTS21ID,MGMT_value; train_labels.csv in the folder by default, where there is one.
+        folds: number of folds.
+        seed: of the assignment to folds.
+        overwrite: replace an existing file.
+
+    Returns:
+        The file.
+    """
+    listed = _scripts("datalists").build_datalist(str(input), str(output), labels, folds, seed, overwrite)
+    counts = ", ".join(f"{len(listed[section])} in {section}" for section in ("training", "test"))
+    logging.getLogger(__name__).info("%s: %s", output, counts)
+    return Path(output)
+
+
+def prepare(
+    stage: str,
+    prepared: str | Path,
+    datalist: str | Path | None = None,
+    input: str | Path | None = None,
+    segmenter: str | Path | None = None,
+    mri_types: str | Sequence[str] | None = None,
+    device: str | None = None,
+    **overrides: Any,
+) -> Path:
+    """Prepare the slices of a stage; what is prepared already, and with the same settings, costs nothing.
+
+    Args:
+        stage: segmentation or classification.
+        prepared: folder for the prepared series.
+        datalist: data list.
+        input: folder of studies; with a data list, the folder that its paths are relative to.
+        segmenter: segmentation weights (classification only).
+        mri_types: modalities, FLAIR,T1wCE for example (classification only); all by default.
+        device: cpu, cuda, …; found by itself (classification only).
+        overrides: further settings of configs/prepare_<stage>.yaml.
+
+    Returns:
+        The folder.
+    """
+    run_config(
+        f"prepare_{_stage(stage)}",
+        prepared_dir=_path(prepared),
+        datalist=_path(datalist),
+        dataset_dir=_path(input),
+        segmenter=_path(segmenter),
+        mri_types=_modalities(mri_types),
+        device=device,
+        **overrides,
+    )
+    return Path(prepared)
+
+
+def train(
+    stage: str,
+    datalist: str | Path,
+    prepared: str | Path,
+    output: str | Path,
+    mri_types: str | Sequence[str] = MRI_TYPES,
+    fold: int | None = None,
+    init: str | None = None,
+    device: str | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    **overrides: Any,
+) -> Path:
+    """Train a stage: one segmenter, or one classifier for each modality in a folder of its own.
+
+    Args:
+        stage: segmentation or classification.
+        datalist: data list.
+        prepared: folder of the prepared series.
+        output: folder of the run; classifiers go to <output>/<mri_type>.
+        mri_types: modalities to train a classifier for.
+        fold: that is held out (0).
+        init: imagenet, none (random), or a weights file.
+        device: cpu, cuda, …; found by itself.
+        resume: go on with an interrupted run.
+        overwrite: replace an earlier run.
+        overrides: further settings of configs/train_<stage>.yaml, --max_epochs 20 for example.
+
+    Returns:
+        The output folder.
+    """
+    places = {"segmentation": [(Path(output), {})]}
+    if _stage(stage) == "classification":
+        names = _modalities(mri_types) or []
+        places[stage] = [(Path(output) / name, {"mri_type": name}) for name in names]
+    for folder, settings in places[stage]:
+        run_config(
+            f"train_{stage}",
+            datalist=_path(datalist),
+            prepared_dir=_path(prepared),
+            output_dir=_path(folder),
+            fold=fold,
+            init=init,
+            device=device,
+            resume=resume,
+            overwrite=overwrite,
+            **settings,
+            **overrides,
+        )
+    return Path(output)
+
+
+def evaluate(
+    stage: str,
+    datalist: str | Path,
+    prepared: str | Path,
+    output: str | Path,
+    segmenter: str | Path | None = None,
+    classifier: str | Path | None = None,
+    mri_types: str | Sequence[str] | None = None,
+    fold: int | None = None,
+    device: str | None = None,
+    overwrite: bool = False,
+    **overrides: Any,
+) -> dict[str, Any]:
+    """Evaluate a stage on held-out patients and write metrics.json and its tables.
+
+    Args:
+        stage: segmentation or classification.
+        datalist: data list.
+        prepared: folder of the prepared series.
+        output: folder for the results.
+        segmenter: segmentation weights (segmentation only).
+        classifier: classifier weights or their folder (classification only).
+        mri_types: modalities (classification only).
+        fold: that is evaluated (0).
+        device: cpu, cuda, …; found by itself.
+        overwrite: replace earlier results.
+        overrides: further settings of configs/evaluate_<stage>.yaml.
+
+    Returns:
+        The metrics.
+    """
+    import json
+
+    run_config(
+        f"evaluate_{_stage(stage)}",
+        datalist=_path(datalist),
+        prepared_dir=_path(prepared),
+        output_dir=_path(output),
+        segmenter=_path(segmenter),
+        classifier=_path(classifier),
+        mri_types=_modalities(mri_types),
+        fold=fold,
+        device=device,
+        overwrite=overwrite,
+        **overrides,
+    )
+    metrics: dict[str, Any] = json.loads((Path(output) / "metrics.json").read_text(encoding="utf-8"))
+    return metrics
+
+
+def phantom(output: str | Path, **overrides: Any) -> Path:
+    """Write a synthetic cohort in both of the challenge's layouts, to try everything without real data.
+
+    Args:
+        output: folder for the cohort.
+        overrides: settings of configs/phantom.yaml: --segmentation_patients, --classification_patients, --test_patients,
+            --signal, --spacing, --seed, …
+
+    Returns:
+        The folder.
+    """
+    run_config("phantom", output_dir=_path(output), **overrides)
+    return Path(output)
+
+
+def demo(output: str | Path = "demo", signal: float = 1.0, overwrite: bool = False) -> Path:
+    """Make a phantom cohort, train both stages on it, evaluate, predict, and draw overview.png: a few minutes on a CPU.
+
+    Args:
+        output: folder for everything.
+        signal: strength of the label's made-up signal in the phantom, 0 (none) to 1.
+        overwrite: replace an earlier demo.
+
+    Returns:
+        The folder.
+    """
+    folder: Path = _scripts("demo").run(Path(output).resolve(), signal, overwrite)
+    return folder
+
+
+def download(name: str | None = None) -> Path:
+    """Download the weights that the method's authors released (MIT licence), or one of the files, into the bundle.
+
+    Args:
+        name: a file name of large_files.yml; all of them by default.
+
+    Returns:
+        The folder of weights.
+    """
+    from monai.bundle import download_large_files
+
+    names = [None]
+    if name is not None:
+        import yaml
+
+        listed = yaml.safe_load((BUNDLE_ROOT / "large_files.yml").read_text(encoding="utf-8"))["large_files"]
+        names = [entry["path"] for entry in listed if Path(entry["path"]).name == name]
+        if not names:
+            known = ", ".join(Path(entry["path"]).name for entry in listed)
+            raise ValueError(f"{name}: no such released file; there are {known}")
+    try:
+        download_large_files(bundle_path=str(BUNDLE_ROOT), large_file_name="large_files.yml")
+    except Exception as error:
+        raise OSError(
+            f"the released weights could not be downloaded ({error}); `pip install 'brats-mri-radiogenomics[download]'` and a "
+            f"connection to Google Drive are needed, or put the files into {BUNDLE_ROOT / 'models' / 'released'} by hand"
+        ) from error
+    return BUNDLE_ROOT / "models"
+
+
+def doctor() -> dict[str, Any]:
+    """Show what a bug report needs: versions, devices, and the weights that are found.
+
+    Returns:
+        The same as a dictionary.
+    """
+    from importlib.metadata import PackageNotFoundError, version
+
+    import torch
+
+    inferers, weights = _scripts("inferers"), _scripts("weights")
+
+    def installed(package: str) -> str:
+        try:
+            return version(package)
+        except PackageNotFoundError:
+            return "not installed"
+
+    needed = ["brats-mri-radiogenomics", "monai", "torch", "timm", "segmentation-models-pytorch", "pytorch-ignite"]
+    needed += ["numpy", "nibabel", "pydicom", "python-gdcm", "opencv-python-headless", "h5py"]
+    optional = ["scikit-learn", "tensorboard", "nilearn", "matplotlib", "mlflow", "gdown"]
+    devices = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
+    models = BUNDLE_ROOT / "models"
+    found = {"segmentation": weights.find_segmenter(None, models), **weights.find_classifiers(None, models)}
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cores": os.cpu_count(),
+        "packages": {package: installed(package) for package in needed},
+        "optional packages": {package: installed(package) for package in optional},
+        "devices": {name: f"fast bfloat16: {inferers.has_fast_bf16(torch.device(name))}" for name in devices},
+        "bundle": str(BUNDLE_ROOT),
+        "weights": {name: file or "none" for name, file in found.items()},
+        "to get weights": weights.GET_WEIGHTS,
+        "use": "Research use only. Not for diagnosis.",
+    }
+
+
+COMMANDS: dict[str, Callable[..., Any]] = {
+    function.__name__: function
+    for function in (predict, datalist, prepare, train, evaluate, phantom, demo, download, doctor)
+}
+
+
+def main() -> None:
+    """Entry point of the command ``radiogenomics``; mistakes of use end in one line, not in a traceback."""
+    import fire
+
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    # the engines' own messages and a decoder plug-in that is not there say nothing to a user of this command
+    logging.getLogger("ignite").setLevel(logging.WARNING)
+    logging.getLogger("monai.data.nvimgcodec_pydicom_plugin").setLevel(logging.ERROR)
+    try:
+        fire.Fire(COMMANDS, name="radiogenomics", serialize=_shown)
+    except KeyboardInterrupt:
+        sys.exit("interrupted; the same command goes on where it stopped")
+    except Exception as error:
+        known = _mistake(error)
+        if known is None or os.environ.get("RADIOGENOMICS_DEBUG"):
+            raise
+        sys.exit(f"error: {known}\n(RADIOGENOMICS_DEBUG=1 shows where)")
+
+
+def _shown(result: Any) -> Any:
+    """What Fire prints of a command's result."""
+    if isinstance(result, Mapping):
+        import yaml
+
+        return yaml.safe_dump(dict(result), sort_keys=False, allow_unicode=True).rstrip()
+    return str(result) if isinstance(result, Path) else result
+
+
+def _mistake(error: BaseException | None) -> BaseException | None:
+    """The innermost error that a person can mend, below MONAI's wrappers; None for an error of the program."""
+    found = None
+    while error is not None:
+        if isinstance(error, (ValueError, OSError, ImportError)) or type(error).__name__ == "WeightsError":
+            found = error
+        error = error.__cause__
+    return found
+
+
+if __name__ == "__main__":
+    main()

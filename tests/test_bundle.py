@@ -1,0 +1,599 @@
+"""The bundle as MONAI's own tools see it: metadata, properties, networks, export, agreement of its parts, and the zip."""
+
+from __future__ import annotations
+
+import copy
+import importlib.util
+import json
+import os
+import re
+import subprocess
+import sys
+import sysconfig
+import zipfile
+from pathlib import Path
+from urllib.parse import urlparse
+
+import pytest
+import segmentation_models_pytorch as smp
+import torch
+import yaml
+from monai.bundle import (
+    ConfigParser,
+    ConfigWorkflow,
+    ckpt_export,
+    download_large_files,
+    verify_metadata,
+    verify_net_in_out,
+)
+from packaging.requirements import Requirement
+
+from scripts import weights
+from scripts.networks import BiLSTMNFNet
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+ROOT = Path(__file__).resolve().parents[1]
+BUNDLE = ROOT / "bundle"
+CONFIGS = BUNDLE / "configs"
+METADATA = CONFIGS / "metadata.json"
+SCHEMA = Path(__file__).parent / "data" / "meta_schema.json"
+OFFICIAL_SCHEMA = (
+    "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/meta_schema_20240725.json"
+)
+NAME = "brats_mri_radiogenomics"
+JOBS = sorted(file.stem for file in CONFIGS.glob("*.yaml"))
+NOT_IN_METADATA = {"monai": "monai_version", "torch": "pytorch_version", "numpy": "numpy_version"}
+
+
+def read(name):
+    """The configuration as it is written."""
+    return ConfigParser.load_config_file(CONFIGS / f"{name}.yaml")
+
+
+@pytest.fixture(scope="module")
+def metadata():
+    return json.loads(METADATA.read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def project():
+    return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+
+
+# Metadata
+
+
+def test_metadata_is_valid(metadata):
+    assert metadata["schema"] == OFFICIAL_SCHEMA
+    verify_metadata(meta_file=str(METADATA), filepath=SCHEMA)  # the schema is there, so nothing is downloaded
+
+
+@pytest.mark.parametrize("key", ["version", "authors", "network_data_format", "required_packages_version"])
+def test_metadata_without_a_required_key_is_invalid(tmp_path, metadata, key):
+    file = tmp_path / "metadata.json"
+    file.write_text(json.dumps({name: value for name, value in metadata.items() if name != key}))
+    with pytest.raises(ValueError, match=key):
+        verify_metadata(meta_file=str(file), filepath=SCHEMA)
+
+
+def test_metadata_with_a_wrong_data_format_is_invalid(tmp_path, metadata):
+    wrong = copy.deepcopy(metadata)
+    wrong["segmentation_data_format"]["outputs"]["pred"]["num_channels"] = "2"
+    file = tmp_path / "metadata.json"
+    file.write_text(json.dumps(wrong))
+    with pytest.raises(ValueError, match="schema"):
+        verify_metadata(meta_file=str(file), filepath=SCHEMA)
+
+
+def test_every_channel_is_described(metadata):
+    for key in ("network_data_format", "segmentation_data_format"):
+        for tensors in metadata[key].values():
+            for tensor in tensors.values():
+                assert sorted(map(int, tensor["channel_def"])) == list(range(tensor["num_channels"]))
+
+
+def test_versions_agree(metadata, project):
+    changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert metadata["version"] == project["version"] == re.search(r"^## (\d\S*)", changelog, re.MULTILINE)[1]
+    assert next(iter(metadata["changelog"])) == metadata["version"]
+
+
+def test_declared_packages_are_those_of_the_project(metadata, project):
+    required = {requirement.name: requirement for requirement in map(Requirement, project["dependencies"])}
+    versions = dict(metadata["required_packages_version"])
+    versions |= {name: metadata[key] for name, key in NOT_IN_METADATA.items()}
+    assert set(versions) == set(required)
+    for name, version in versions.items():
+        assert required[name].specifier.contains(version), f"{name} {version}: pyproject.toml wants {required[name]}"
+    optional = {
+        requirement.name: requirement
+        for extra in ("train", "phantom", "demo", "mlflow", "download")
+        for requirement in map(Requirement, project["optional-dependencies"][extra])
+        if requirement.name != project["name"]
+    }
+    assert set(metadata["optional_packages_version"]) == set(optional)
+    for name, version in metadata["optional_packages_version"].items():
+        assert optional[name].specifier.contains(version)
+
+
+def test_no_metric_is_claimed(metadata):
+    assert not metadata.get("eval_metrics")
+
+
+def test_research_use_only(metadata):
+    assert "Research use only" in metadata["intended_use"]
+    assert "Research use only" in (BUNDLE / "docs" / "README.md").read_text(encoding="utf-8")
+
+
+# Configurations
+
+
+def workflow_type(job):
+    if job.startswith("train"):
+        return "train"
+    return "infer" if job.startswith(("inference", "evaluate")) else None
+
+
+@pytest.mark.parametrize("job", JOBS)
+def test_properties(job, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    workflow = ConfigWorkflow(
+        config_file=str(CONFIGS / f"{job}.yaml"),
+        meta_file=str(METADATA),
+        logging_file=False,
+        workflow_type=workflow_type(job),
+    )
+    assert not workflow.check_properties()
+    assert "run" in workflow.parser
+
+
+@pytest.mark.parametrize("job", JOBS)
+def test_runs_by_its_own_name_too(job):
+    config = read(job)
+    assert "initialize" not in config, "the bundle root is not importable before the run begins"
+    kinds = {"train": "training", "evaluate": "evaluation", "inference": "inference"}
+    kind = kinds.get(job.split("_")[0])
+    if kind:
+        assert config["run"] == [f"$@{kind}"]
+        assert config[kind][0] == "$monai.utils.set_determinism(@seed)"
+
+
+def commands(text):
+    """Option names of every ``monai.bundle run`` command in a text, by configuration."""
+    joined = re.sub(r"\\\n[#\s]*", " ", text)
+    for line in re.findall(r"python -m monai\.bundle run .*", joined):
+        options = re.findall(r"--(\w+)", line)
+        yield Path(re.search(r"--config_file (\S+)", line)[1]), set(options) - {"config_file"}
+
+
+@pytest.mark.parametrize("file", [BUNDLE / "docs" / "README.md", *(CONFIGS / f"{job}.yaml" for job in JOBS)], ids=str)
+def test_commands_in_documents_name_what_is_there(file):
+    found = list(commands(file.read_text(encoding="utf-8")))
+    assert found
+    for config, options in found:
+        if file.suffix == ".yaml":
+            assert config.name == file.name
+        assert (CONFIGS / config.name).is_file()
+        assert options <= set(read(config.stem)), f"{config}: no such value to override"
+
+
+# What several configurations say must be the same
+
+PREPROCESSING = "transforms"
+
+
+def test_preparation_is_the_same_for_training_and_prediction():
+    prepare, inference = read("prepare_classification"), read("inference")
+    assert prepare["preparation"] == inference["preparation"]
+    for key in ("zoom", "min_foreground", "min_tumor_ratio", "max_contours", "batch_size", "device", "amp"):
+        assert prepare[key] == inference[key], key
+
+
+def test_classification_is_the_same_in_evaluation_and_prediction():
+    evaluation, inference = read("evaluate_classification"), read("inference")
+    for key in (
+        "classifier_settings",
+        "network_def",
+        "network",
+        "preprocessing",
+        "dataset",
+        "dataloader",
+        "inferer",
+        "patients",
+        "handlers",
+        "evaluator",
+        "rows",
+        "zoom",
+        "prior",
+    ):
+        assert evaluation[key] == inference[key], key
+
+
+def test_validation_of_training_is_that_of_evaluation():
+    training, evaluation = read("train_segmentation"), read("evaluate_segmentation")
+    for key in ("preprocessing", "inferer"):
+        assert training["validate"][key] == evaluation[key], key
+    training, evaluation = read("train_classification"), read("evaluate_classification")
+    assert training["validate"]["preprocessing"] == evaluation["preprocessing"]
+    assert training["zoom"] == evaluation["zoom"]
+    for key in ("excluded_patients", "fold"):
+        assert training[key] == evaluation[key], key
+
+
+def deterministic(transforms):
+    return [
+        transform for transform in transforms if not transform["_target_"].startswith("Rand") or "Repeat" in transform
+    ]
+
+
+def test_training_slices_are_preprocessed_as_held_out_ones():
+    config = read("train_segmentation")
+    assert (
+        deterministic(config["train"]["preprocessing"]["transforms"])
+        == config["validate"]["preprocessing"]["transforms"]
+    )
+
+
+def test_networks_agree():
+    trained, evaluated = read("train_segmentation"), read("evaluate_segmentation")
+    prepared = read("prepare_classification")["preparation"]
+    for network in (evaluated["network_def"], prepared["network_def"]):
+        assert network["_target_"] == trained["network_def"]["_target_"]
+        assert network["classes"] == trained["network_def"]["classes"]
+    assert read("train_classification")["network_def"].keys() == read("inference")["network_def"].keys()
+
+
+def test_settings_of_flat_weights_are_those_of_training():
+    segmentation, classification = read("train_segmentation"), read("train_classification")
+    assert {key: segmentation[key] for key in weights.SEGMENTER_SETTINGS} == weights.SEGMENTER_SETTINGS
+    assert {key: classification[key] for key in weights.CLASSIFIER_SETTINGS} == weights.CLASSIFIER_SETTINGS
+
+
+# The numbers of the method, each where it is written
+
+NUMBERS = {
+    "prepare_segmentation": {
+        "planes": ["sagittal", "coronal", "axial"],
+        "min_tumor_ratio": 0.01,
+        "tumor_ratio_of": "image_area",
+        "keep_rate": 0.1,
+    },
+    "train_segmentation": {
+        "encoder_name": "densenet121",
+        "image_size": 224,
+        "network_def#classes": 2,
+        "loss#_target_": "DiceLoss",
+        "optimizer#_target_": "torch.optim.AdamW",
+        "learning_rate": 1e-4,
+        "lr_scheduler#_target_": "torch.optim.lr_scheduler.ReduceLROnPlateau",
+        "batch_size": 128,
+        "max_epochs": 500,
+        "warmup_epochs": 10,
+        "patience": 10,
+        "fold": 0,
+        "seed": 67,
+        "init": "imagenet",
+        "flip_probability": 0.5,
+        "affine_probability": 0.5,
+        "shift_range": 0.0625,
+        "scale_range": 0.1,
+    },
+    "prepare_classification": {
+        "zoom": 1.2,
+        "min_foreground": 0.1,
+        "min_tumor_ratio": 0.025,
+        "max_contours": 5,
+    },
+    "train_classification": {
+        "backbone": "eca_nfnet_l0",
+        "hidden_size": 128,
+        "image_size": 224,
+        "sequence_length": 35,
+        "stride": 5,
+        "zoom": 1.2,
+        "excluded_patients": ["00109", "00123", "00709"],
+        "loss#_target_": "torch.nn.BCEWithLogitsLoss",
+        "optimizer#_target_": "torch.optim.AdamW",
+        "learning_rate": 1e-6,
+        "lr_scheduler#_target_": "torch.optim.lr_scheduler.ReduceLROnPlateau",
+        "lr_scheduler#factor": 0.67,
+        "lr_scheduler#patience": 3,
+        "batch_size": 4,
+        "max_epochs": 80,
+        "warmup_epochs": 5,
+        "patience": 10,
+        "fold": 0,
+        "seed": 67,
+        "init": "imagenet",
+        "flip_probability": 0.5,
+        "affine_probability": 0.5,
+        "shift_range": 0.0625,
+        "scale_range": 0.1,
+    },
+    "evaluate_classification": {"zoom": 1.2, "fold": 0, "prior": 0.5, "seed": 67},
+    "inference": {
+        "zoom": 1.2,
+        "min_foreground": 0.1,
+        "min_tumor_ratio": 0.025,
+        "max_contours": 5,
+        "prior": 0.5,
+        "mri_types": ["FLAIR", "T1w", "T1wCE", "T2w"],
+        "seed": 67,
+    },
+}
+
+
+@pytest.mark.parametrize(("job", "key"), [(job, key) for job, numbers in NUMBERS.items() for key in numbers])
+def test_numbers_of_the_method(job, key):
+    value = read(job)
+    for part in key.split("#"):
+        value = value[part]
+    assert value == NUMBERS[job][key]
+    assert type(value) is type(NUMBERS[job][key])  # YAML reads 1e-4 as text
+
+
+@pytest.mark.parametrize("job", ["train_segmentation", "train_classification"])
+def test_rotation_and_normalisation(job):
+    parser = ConfigParser(read(job))
+    assert parser.get_parsed_content("rotate_range") == pytest.approx(torch.pi * 45 / 180)
+    normalise = next(
+        transform
+        for transform in parser["train#preprocessing#transforms"]
+        if transform["_target_"] == "NormalizeIntensityd"
+    )
+    length = parser.get("sequence_length", 1)
+    values = [normalise["subtrahend"], normalise["divisor"]]
+    if job == "train_classification":
+        values = [eval(value[1:].replace("@sequence_length", str(length))) for value in values]
+    imagenet = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+    for found, expected in zip(values, imagenet, strict=True):
+        assert found == pytest.approx([255 * value for value in expected] * length)
+
+
+# Networks
+
+
+@pytest.fixture(scope="module")
+def segmenter():
+    torch.manual_seed(0)
+    return smp.UnetPlusPlus(encoder_name="densenet121", encoder_weights=None, classes=2).eval()
+
+
+@pytest.fixture(scope="module")
+def classifier():
+    torch.manual_seed(0)
+    return BiLSTMNFNet().eval()
+
+
+@pytest.fixture(scope="module")
+def weights_files(tmp_path_factory, segmenter, classifier):
+    """Flat and nested weights of both networks."""
+    folder = tmp_path_factory.mktemp("weights")
+    files = {}
+    for name, network in (("segmenter", segmenter), ("classifier", classifier)):
+        files[name, "flat"] = folder / f"{name}.pth"
+        torch.save(network.state_dict(), files[name, "flat"])
+        files[name, "nested"] = folder / f"{name}.pt"
+        weights.save_weights(network, {}, files[name, "nested"])
+    return {key: str(file) for key, file in files.items()}
+
+
+def test_classifier_takes_and_gives_what_the_metadata_say(tmp_path):
+    verify_net_in_out(
+        net_id="network_def",
+        meta_file=str(METADATA),
+        config_file=str(CONFIGS / "inference.yaml"),
+        device="cpu",
+        models_dir=str(tmp_path),
+    )
+
+
+@pytest.mark.parametrize("job", [job for job in ("prepare_classification", "inference_segmentation") if job in JOBS])
+def test_segmenter_takes_and_gives_what_the_metadata_say(job, metadata, weights_files):
+    arguments = {
+        "net_id": "network_def",
+        "meta_file": str(METADATA),
+        "config_file": str(CONFIGS / f"{job}.yaml"),
+        "device": "cpu",
+        "segmenter": weights_files["segmenter", "nested"],
+    }
+    verify_net_in_out(**arguments, **{"_meta_#network_data_format": metadata["segmentation_data_format"]})
+    with pytest.raises((ValueError, RuntimeError)):
+        verify_net_in_out(**arguments)
+
+
+def test_output_shapes_are_those_of_the_metadata(metadata, segmenter, classifier):
+    with torch.inference_mode():
+        for key, network in (("network_data_format", classifier), ("segmentation_data_format", segmenter)):
+            image, pred = metadata[key]["inputs"]["image"], metadata[key]["outputs"]["pred"]
+            output = network(torch.rand(1, image["num_channels"], *image["spatial_shape"]))
+            assert list(output.shape) == [1, pred["num_channels"], *pred["spatial_shape"]]
+
+
+@pytest.mark.parametrize("form", ["flat", "nested"])
+def test_export_of_the_classifier(tmp_path, classifier, weights_files, form):
+    file = tmp_path / "classifier.ts"
+    ckpt_export(
+        net_id="network_def",
+        filepath=str(file),
+        ckpt_file=weights_files["classifier", form],
+        meta_file=str(METADATA),
+        config_file=str(CONFIGS / "inference.yaml"),
+        key_in_ckpt="model" if form == "nested" else "",
+        models_dir=str(tmp_path),
+    )
+    sequences = torch.rand(1, 35, 3, 32, 32)
+    with torch.inference_mode():
+        torch.testing.assert_close(torch.jit.load(str(file)).eval()(sequences), classifier(sequences))
+
+
+@pytest.mark.parametrize("form", ["flat", "nested"])
+def test_export_of_the_segmenter(tmp_path, segmenter, weights_files, form):
+    file = tmp_path / "segmenter.ts"
+    ckpt_export(
+        net_id="network_def",
+        filepath=str(file),
+        ckpt_file=weights_files["segmenter", form],
+        meta_file=str(METADATA),
+        config_file=str(CONFIGS / "prepare_classification.yaml"),
+        key_in_ckpt="model" if form == "nested" else "",
+        use_trace=True,
+        input_shape=[1, 3, 64, 64],
+        segmenter=weights_files["segmenter", "flat"],
+    )
+    exported = torch.jit.load(str(file)).eval()
+    with torch.inference_mode():
+        for size in (64, 96):
+            images = torch.rand(2, 3, size, size)
+            torch.testing.assert_close(exported(images), segmenter(images), rtol=1e-4, atol=1e-5)
+
+
+# Released weights
+
+
+def released():
+    return yaml.safe_load((BUNDLE / "large_files.yml").read_text(encoding="utf-8"))["large_files"]
+
+
+def test_large_files_are_the_seven_released_ones():
+    files = released()
+    assert len({file["path"] for file in files}) == len({file["url"] for file in files}) == 7
+    assert all(urlparse(file["url"]).netloc == "drive.google.com" for file in files)
+
+
+@pytest.mark.parametrize("already_there", [False, True])
+def test_large_files_arrive_where_they_are_looked_for(tmp_path, already_there):
+    files = released()
+    for number, file in enumerate(files):
+        (tmp_path / f"{number}.pth").write_bytes(b"%d" % number)
+        if already_there:
+            target = tmp_path / file["path"]
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(b"%d" % number)
+        else:
+            file["url"] = (tmp_path / f"{number}.pth").as_uri()
+    (tmp_path / "large_files.yml").write_text(yaml.safe_dump({"large_files": files}))
+    download_large_files(bundle_path=str(tmp_path))
+    for number, file in enumerate(files):
+        assert (tmp_path / file["path"]).read_bytes() == b"%d" % number
+    folder = tmp_path / "models" / "released"
+    assert weights.find_segmenter(None, tmp_path / "models") == str(folder / weights.RELEASED_SEGMENTER)
+    found = weights.find_classifiers(None, tmp_path / "models", required=True)
+    assert found == {
+        mri_type: str(folder / weights.RELEASED_CLASSIFIER.format(mri_type=mri_type)) for mri_type in found
+    }
+
+
+# The zip
+
+
+@pytest.fixture(scope="module")
+def builder():
+    spec = importlib.util.spec_from_file_location("build_bundle", ROOT / "tools" / "build_bundle.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def unzipped(builder, tmp_path_factory, metadata):
+    folder = tmp_path_factory.mktemp("zip")
+    path = builder.build_bundle(folder / "dist")
+    assert path.name == f"{NAME}_v{metadata['version']}.zip"
+    with zipfile.ZipFile(path) as archive:
+        archive.extractall(folder)
+    assert sorted(entry.name for entry in folder.iterdir()) == [NAME, "dist"]
+    return folder / NAME
+
+
+def test_zip_holds_the_whole_bundle_and_nothing_else(unzipped):
+    assert {entry.name for entry in unzipped.iterdir()} == {
+        "LICENSE",
+        "configs",
+        "custom_transforms",
+        "docs",
+        "large_files.yml",
+        "models",
+        "scripts",
+    }
+    files = {path.relative_to(unzipped).as_posix() for path in unzipped.rglob("*") if path.is_file()}
+    sources = {f"configs/{job}.yaml" for job in JOBS} | {
+        "configs/metadata.json",
+        "configs/logging.conf",
+        "docs/README.md",
+        "docs/data_license.txt",
+        "models/README.md",
+        "scripts/weights.py",
+        "custom_transforms/series.py",
+    }
+    assert sources <= files
+    assert not any("__pycache__" in file or file.endswith(".pyc") for file in files)
+
+
+def test_zip_is_reproducible_and_replaces_itself_whole(builder, tmp_path):
+    first = builder.build_bundle(tmp_path / "first").read_bytes()
+    again = builder.build_bundle(tmp_path / "again")
+    again.write_bytes(b"broken")
+    assert builder.build_bundle(tmp_path / "again").read_bytes() == first
+    assert [path.name for path in again.parent.iterdir()] == [again.name]
+
+
+def test_zip_carries_own_weights(builder, tmp_path):
+    for name in ("configs", "docs", "scripts", "models", "models/released"):
+        (tmp_path / "bundle" / name).mkdir(parents=True, exist_ok=True)
+    (tmp_path / "custom_transforms").mkdir()
+    (tmp_path / "bundle" / "configs" / "metadata.json").write_text('{"version": "1.2.3"}')
+    names = ["LICENSE", "large_files.yml", "models/README.md", "models/segmentation.pt", "models/model_T2w.pt"]
+    for name in [*names, "models/other.pt", "models/released/start.pth", "__init__.py", "scripts/.hidden"]:
+        (tmp_path / "bundle" / name).touch()
+    with zipfile.ZipFile(builder.build_bundle(tmp_path, tmp_path)) as archive:
+        assert sorted(archive.namelist()) == sorted(f"{NAME}/{name}" for name in [*names, "configs/metadata.json"])
+
+
+RUN_JOBS = """
+import json, sys
+from monai.bundle import run
+
+bundle, out = sys.argv[1:]
+run(
+    config_file=f"{bundle}/configs/phantom.yaml", output_dir=f"{out}/phantom", spacing=6.0,
+    segmentation_patients=2, classification_patients=2, test_patients=0,
+)
+run(
+    config_file=f"{bundle}/configs/prepare_segmentation.yaml", dataset_dir=f"{out}/phantom/task1",
+    prepared_dir=f"{out}/prepared", num_workers=0,
+)
+from scripts.datalists import build_datalist
+
+build_datalist(f"{out}/phantom/task1", f"{out}/task1.json", folds=2)
+own = ("scripts", "custom_transforms", "radiogenomics")
+files = {name: module.__file__ for name, module in sys.modules.items() if name.split(".")[0] in own}
+with open(f"{out}/modules.json", "w") as file:
+    json.dump(files, file)
+"""
+
+
+def test_unzipped_bundle_runs_without_the_repository(unzipped, tmp_path):
+    pytest.importorskip("nilearn", reason="the phantom cohort needs the extra [phantom]")
+    # With -S, and the installed packages on PYTHONPATH instead, no .pth file is read: an editable install isn't there.
+    places = {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(places)}
+    result = subprocess.run(
+        [sys.executable, "-S", "-c", RUN_JOBS, str(unzipped), str(tmp_path)],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr[-4000:]
+    modules = json.loads((tmp_path / "modules.json").read_text())
+    assert {"scripts.phantom", "scripts.preparation", "custom_transforms.series"} <= set(modules)
+    assert all(Path(file).is_relative_to(unzipped) for file in modules.values()), modules
+    assert list((tmp_path / "phantom" / "task1").iterdir())
+    assert [path for path in (tmp_path / "prepared").rglob("*") if path.is_file() and path.stat().st_size > 1000]
+    assert len(json.loads((tmp_path / "task1.json").read_text())["training"]) == 2
