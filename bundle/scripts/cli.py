@@ -75,7 +75,9 @@ def _settings(config: Mapping[str, Any]) -> list[str]:
         key
         for key, value in config.items()
         if (isinstance(value, plain) and not str(value).startswith(("$@", "@")))
-        or (isinstance(value, list) and all(isinstance(item, plain) and not str(item).startswith("$") for item in value))
+        or (
+            isinstance(value, list) and all(isinstance(item, plain) and not str(item).startswith("$") for item in value)
+        )
     ]
 
 
@@ -359,28 +361,17 @@ def demo(output: str | Path = "demo", signal: float = 1.0, overwrite: bool = Fal
     return folder
 
 
-def download(name: str | None = None) -> Path:
-    """Download the weights that the method's authors released (MIT licence), or one of the files, into the bundle.
-
-    Args:
-        name: a file name of large_files.yml; all of them by default.
+def download() -> Path:
+    """Download the weights that the method's authors released (MIT licence) into the bundle.
 
     Returns:
         The folder of weights.
     """
+    _scripts("weights")
     from monai.bundle import download_large_files
 
-    names = [None]
-    if name is not None:
-        import yaml
-
-        listed = yaml.safe_load((BUNDLE_ROOT / "large_files.yml").read_text(encoding="utf-8"))["large_files"]
-        names = [entry["path"] for entry in listed if Path(entry["path"]).name == name]
-        if not names:
-            known = ", ".join(Path(entry["path"]).name for entry in listed)
-            raise ValueError(f"{name}: no such released file; there are {known}")
     try:
-        download_large_files(bundle_path=str(BUNDLE_ROOT), large_file_name="large_files.yml")
+        download_large_files(bundle_path=str(BUNDLE_ROOT))
     except Exception as error:
         raise OSError(
             f"the released weights could not be downloaded ({error}); `pip install 'brats-mri-radiogenomics[download]'` and a "

@@ -398,6 +398,13 @@ def select(
     return entries
 
 
+def volumes(image: str | Path | None = None, dataset_dir: str | Path | None = None) -> list[dict[str, Any]]:
+    """Items ``{"image": path}`` for one series (a NIfTI file or a folder of DICOM files), or for all series of the studies."""
+    if image is not None:
+        return [{"image": str(image)}]
+    return [{"image": entry[name]} for entry in select(dataset_dir) for name in MRI_TYPES if name in entry]
+
+
 def held_out(
     datalist: str | Path,
     dataset_dir: str | Path | None = None,

@@ -87,9 +87,11 @@ class SliceSegmenter(Inferer):
         self.image_size, self.zoom, self.batch_size, self.amp = image_size, zoom, batch_size, amp
 
     def __call__(self, inputs: torch.Tensor, network: nn.Module, *args: Any, **kwargs: Any) -> torch.Tensor:
-        """Masks ``(N, 2, H, W)`` uint8 of 0 and 1 of slices ``(N, H, W)`` in 0…255."""
-        masks = [self._segment(batch, network) for batch in inputs.split(self.batch_size)] if len(inputs) else []
-        return torch.cat(masks) if masks else inputs.new_zeros((0, 2, *inputs.shape[1:]), dtype=torch.uint8)
+        """Masks ``(..., 2, H, W)`` uint8 of 0 and 1 of slices ``(..., H, W)`` in 0…255, ``(N, H, W)`` for example."""
+        slices = inputs.flatten(0, -3)
+        masks = [self._segment(batch, network) for batch in slices.split(self.batch_size)] if len(slices) else []
+        empty = inputs.new_zeros((0, 2, *inputs.shape[-2:]), dtype=torch.uint8)
+        return torch.cat([empty, *masks]).reshape(*inputs.shape[:-2], 2, *inputs.shape[-2:])
 
     def _segment(self, slices: torch.Tensor, network: nn.Module) -> torch.Tensor:
         whole = int(self.image_size * self.zoom)

@@ -47,7 +47,6 @@ def series_items(
             "patient": entry["patient"],
             "mri_type": mri_type,
             "image": entry[mri_type],
-            "source": entry[mri_type],
             "output": str(Path(prepared_dir) / entry["patient"] / f"{mri_type}.h5"),
             "fingerprint": fingerprint(configuration, entry[mri_type]),
         }
@@ -120,15 +119,16 @@ class SliceIndices(Transform):
         return {**data, "n_slices": count, "slices": torch.arange(count)}
 
 
-class KeepWarnings(Transform):
-    """Copy the warnings that the reader left in an image's metadata to ``warnings``, before the metadata go."""
+class KeepFacts(Transform):
+    """Copy the reader's warnings and the name of what it read out of an image's metadata, before the metadata go."""
 
     def __init__(self, key: str = "image") -> None:
         self.key = key
 
     def __call__(self, data: Mapping[str, Any]) -> dict[str, Any]:
-        """The item with ``warnings``, a list of sentences."""
-        return {**data, "warnings": list(data[self.key].meta.get("warnings", []))}
+        """The item with ``warnings``, a list of sentences, and ``source``, a path."""
+        meta = data[self.key].meta
+        return {**data, "warnings": list(meta.get("warnings", [])), "source": str(meta["filename_or_obj"])}
 
 
 class SaveSeries(Transform):

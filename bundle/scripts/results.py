@@ -12,7 +12,10 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
+import torch
 from ignite.engine import Engine, Events
+from monai.data import MetaTensor
+from monai.transforms import Transform
 
 from .datalists import MRI_TYPES, patient_number, write_json
 from .metrics import PATIENT_SCORES, PatientProbabilities, RegionOverlap, auc_interval
@@ -40,6 +43,24 @@ def label_map(masks: np.ndarray) -> np.ndarray:
     """WT and ET masks ``(N, 2, H, W)`` to labels ``(N, H, W)`` uint8: 1 tumour that does not enhance, 2 enhancing tumour."""
     whole, enhancing = masks[:, 0] > 0, masks[:, 1] > 0
     return np.where(enhancing, 2, whole).astype(np.uint8)
+
+
+class RestoreLabelMap(Transform):
+    """Masks of a series' slices to its label map, in the axes and the geometry of the series as it was read.
+
+    Expects ``pred`` ``(n, 2, H, W)`` of the segmented slices ``slices`` ``(n,)``, ``n_slices``, ``geometry`` and ``source``;
+    makes ``pred`` a MetaTensor ``(1, X, Y, Z)`` float32 of :func:`label_map`'s values.
+    """
+
+    def __call__(self, data: Mapping[str, Any]) -> dict[str, Any]:
+        """The item with the label map as ``pred``."""
+        found = torch.as_tensor(data["pred"]).cpu().numpy()
+        labels = np.zeros((data["n_slices"], *found.shape[2:]), dtype=np.uint8)
+        labels[torch.as_tensor(data["slices"]).cpu().numpy()] = label_map(found)
+        volume = torch.from_numpy(data["geometry"].to_volume(labels).astype(np.float32))
+        affine = torch.as_tensor(data["geometry"].affine, dtype=torch.float64)
+        meta = {"filename_or_obj": data["source"], "original_affine": affine}
+        return {**data, "pred": MetaTensor(volume[None], affine=affine, meta=meta)}
 
 
 def save_label_map(labels: np.ndarray, affine: np.ndarray, path: str | Path) -> None:
