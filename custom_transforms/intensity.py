@@ -23,7 +23,7 @@ class ScaleToUint8(Transform):
     without an element stays so.
     """
 
-    backend = [TransformBackends.TORCH, TransformBackends.NUMPY]
+    backend = [TransformBackends.TORCH, TransformBackends.NUMPY]  # noqa: RUF012
 
     def __call__(self, image: NdarrayOrTensor) -> NdarrayOrTensor:
         """Scale an array of any shape and number type.

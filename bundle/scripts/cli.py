@@ -260,7 +260,7 @@ def train(
     Returns:
         The output folder.
     """
-    places = {"segmentation": [(Path(output), {})]}
+    places: dict[str, list[tuple[Path, dict[str, str]]]] = {"segmentation": [(Path(output), {})]}
     if _stage(stage) == "classification":
         names = _modalities(mri_types) or []
         places[stage] = [(Path(output) / name, {"mri_type": name}) for name in names]

@@ -174,7 +174,7 @@ def build_datalist(
     by_number = {
         patient_number(patient): value for patient, value in values.items() if patient_number(patient) is not None
     }
-    training = []
+    training: list[dict[str, Any]] = []
     for study in studies:
         number = patient_number(study["patient"])
         study["group"] = str(number) if number is not None else study["patient"]
@@ -284,7 +284,8 @@ def exclude(
     """The entries whose patient is none of ``patients`` (compared as :func:`same_patient` does); says in the log who went."""
     names = {str(patient) for patient in patients}
     numbers = {number for number in map(patient_number, names) if number is not None}
-    kept, gone = [], []
+    kept: list[dict[str, Any]] = []
+    gone: list[dict[str, Any]] = []
     for entry in entries:
         there = entry["patient"] in names or patient_number(entry["patient"]) in numbers
         (gone if there else kept).append(entry)

@@ -146,7 +146,7 @@ class TrainingProgress:
         engine.add_event_handler(Events.STARTED, self.load)
         engine.add_event_handler(Events.EPOCH_COMPLETED(every=self.interval), self)
 
-    def load(self, engine: Engine) -> None:
+    def load(self, engine: Trainer) -> None:
         """Go on from the last checkpoint; a run that had stopped stays so."""
         path = self.output_dir / LAST_CHECKPOINT
         if not self.resume or not path.is_file():
@@ -157,11 +157,11 @@ class TrainingProgress:
         engine.state.max_epochs = max_epochs
         self.history.keep(engine.state.epoch)
         logger.info("resumed from %s after epoch %d", path, engine.state.epoch)
-        if engine.state.epoch >= max_epochs or self.best.stopped:
+        if self.best.stopped or (max_epochs is not None and engine.state.epoch >= max_epochs):
             logger.info("this run was finished; nothing is left to train")
             engine.terminate()
 
-    def __call__(self, engine: Engine) -> None:
+    def __call__(self, engine: Trainer) -> None:
         """After an epoch and its validation."""
         metrics = self.evaluator.state.metrics
         value = metrics[self.metric]
@@ -169,7 +169,7 @@ class TrainingProgress:
         self.lr_scheduler.step(self.best.current)
         self.early_stop(engine)
         self.best.stopped = bool(engine.should_terminate)
-        rate = engine.optimizer.param_groups[0]["lr"]
+        rate = self.optimizer.param_groups[0]["lr"]
         loss = engine.state.metrics.get("train_loss", float("nan"))
         self.history.add({"epoch": engine.state.epoch, "lr": rate, "train_loss": loss, **metrics})
         if self.best.epoch == 0 or self.best.current > self.best.score:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -11,8 +11,6 @@ from monai.inferers import Inferer
 from torch import nn
 
 from custom_transforms import ChunkSlices
-
-from .networks import BiLSTMNFNet
 
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
 """Mean of ImageNet's three channels, in 0…255."""
@@ -59,7 +57,7 @@ class AutocastInferer(Inferer):
         super().__init__()
         self.amp = amp
 
-    def __call__(self, inputs: torch.Tensor, network: nn.Module, *args: Any, **kwargs: Any) -> torch.Tensor:
+    def __call__(self, inputs: torch.Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> torch.Tensor:
         """``network(inputs)``."""
         with autocast(inputs.device, self.amp):
             return network(inputs, *args, **kwargs).float()
@@ -86,14 +84,14 @@ class SliceSegmenter(Inferer):
             raise ValueError(f"zoom is {zoom}, expected 1 or more")
         self.image_size, self.zoom, self.batch_size, self.amp = image_size, zoom, batch_size, amp
 
-    def __call__(self, inputs: torch.Tensor, network: nn.Module, *args: Any, **kwargs: Any) -> torch.Tensor:
+    def __call__(self, inputs: torch.Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> torch.Tensor:
         """Masks ``(..., 2, H, W)`` uint8 of 0 and 1 of slices ``(..., H, W)`` in 0…255, ``(N, H, W)`` for example."""
         slices = inputs.flatten(0, -3)
         masks = [self._segment(batch, network) for batch in slices.split(self.batch_size)] if len(slices) else []
         empty = inputs.new_zeros((0, 2, *inputs.shape[-2:]), dtype=torch.uint8)
         return torch.cat([empty, *masks]).reshape(*inputs.shape[:-2], 2, *inputs.shape[-2:])
 
-    def _segment(self, slices: torch.Tensor, network: nn.Module) -> torch.Tensor:
+    def _segment(self, slices: torch.Tensor, network: Callable[..., Any]) -> torch.Tensor:
         whole = int(self.image_size * self.zoom)
         before = (whole - self.image_size) // 2
         after = whole - self.image_size - before
@@ -131,24 +129,21 @@ class SequenceClassifier(Inferer):
         super().__init__()
         self.chunks, self.image_size, self.zoom, self.batch_size, self.amp = chunks, image_size, zoom, batch_size, amp
 
-    def __call__(
-        self, inputs: torch.Tensor, network: nn.Module | Mapping[str, nn.Module], *args: Any, **kwargs: Any
-    ) -> torch.Tensor:
+    def __call__(self, inputs: torch.Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> torch.Tensor:
         """Logits ``(M, 1)`` of the M sequences of slices ``(K, 3, H, W)`` in 0…255; ``(0, 1)`` where there is no slice.
 
-        ``network`` is a :class:`BiLSTMNFNet`, or one per modality in a mapping; then ``mri_type`` says which.
+        ``network`` is a ``BiLSTMNFNet``, or a ``ModuleDict`` of one per modality; then ``mri_type`` says which.
         """
-        if not isinstance(network, BiLSTMNFNet):
-            network = network[kwargs["mri_type"]]
+        classifier: Any = network[kwargs["mri_type"]] if isinstance(network, nn.ModuleDict) else network
         if not len(inputs):
             return torch.zeros((0, 1), device=inputs.device)
         with autocast(inputs.device, self.amp):
             batches = inputs.split(self.batch_size)
-            features = [network.encode(normalise(self.resize(batch))) for batch in batches]
+            features = [classifier.encode(normalise(self.resize(batch))) for batch in batches]
             black = inputs.new_zeros((1, 3, self.image_size, self.image_size))
-            features.append(network.encode(normalise(black)))
+            features.append(classifier.encode(normalise(black)))
             indices = torch.tensor([self._padded(*bound, len(inputs)) for bound in self.chunks.bounds(len(inputs))])
-            return network.classify(torch.cat(features)[indices.to(inputs.device)]).float()
+            return classifier.classify(torch.cat(features)[indices.to(inputs.device)]).float()
 
     def resize(self, images: torch.Tensor) -> torch.Tensor:
         """Slices ``(B, 3, H, W)`` magnified about their centre, ``(B, 3, image_size, image_size)`` float32."""

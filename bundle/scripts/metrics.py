@@ -169,13 +169,15 @@ def roc_auc(labels: Sequence[int], probabilities: Sequence[float]) -> float:
     """Area under the ROC curve; NaN where all labels are the same."""
     if len(set(labels)) < 2:
         return float("nan")
-    return float(compute_roc_auc(torch.tensor(probabilities, dtype=torch.float64), torch.tensor(labels)))
+    area: Any = compute_roc_auc(torch.tensor(probabilities, dtype=torch.float64), torch.tensor(labels))
+    return float(area)
 
 
 def log_loss(labels: Sequence[int], probabilities: Sequence[float]) -> float:
     """Mean negative log-likelihood of the labels."""
     chance = np.clip(np.asarray(probabilities, dtype=np.float64), 1e-7, 1 - 1e-7)
-    return float(-np.mean(np.where(np.asarray(labels) == 1, np.log(chance), np.log1p(-chance))))
+    likelihoods: np.ndarray = np.where(np.asarray(labels) == 1, np.log(chance), np.log1p(-chance))
+    return -float(likelihoods.mean())
 
 
 PATIENT_SCORES = {"auc": roc_auc, "log_loss": log_loss}

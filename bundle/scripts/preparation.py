@@ -185,7 +185,8 @@ class PreparationIndex:
 
     def __call__(self, engine: Engine) -> None:
         """Note an item that failed, and say so in the log."""
-        self.note(engine.state.output["summary"])
+        output: Any = engine.state.output
+        self.note(output["summary"])
 
     def note(self, summary: Mapping[str, Any]) -> None:
         """Keep the reason of a series that failed."""
@@ -276,7 +277,17 @@ class SavePlanes(Transform):
         self.planes, self.keep, self.sample = planes, keep, sample
 
     def __call__(self, data: Mapping[str, Any]) -> dict[str, Any]:
-        """One row per plane for the index."""
+        """One row per plane for the index.
+
+        Raises:
+            ValueError: when image and labels differ in shape.
+        """
+        shapes = [tuple(data[key].shape[1:]) for key in ("image", "seg")]
+        if shapes[0] != shapes[1]:
+            raise ValueError(
+                f"{data['patient']}/{data['mri_type']}: the image is {shapes[0]} and its labels are {shapes[1]} voxels; "
+                "labels must be on the image's own grid"
+            )
         stacks = self.planes(torch.cat([torch.as_tensor(data["image"]), torch.as_tensor(data["seg"])]))
         rows = {}
         for plane, stack in stacks.items():

@@ -84,7 +84,8 @@ class PreparedSeries:
                 raise PreparedError(
                     f"{path}: format {file.attrs.get('format')!r}, expected {FORMAT!r}; remove it and prepare again"
                 )
-            self.size: tuple[int, int] = tuple(int(size) for size in file.attrs["size"])
+            height, width = (int(size) for size in file.attrs["size"])
+            self.size = (height, width)
             self.info: dict[str, Any] = json.loads(file.attrs["info"])
             geometry = json.loads(file.attrs["geometry"])
             self.slices: np.ndarray = file["slices"][:]

@@ -101,7 +101,7 @@ def write_masks(prepared_dir: str | Path, output_dir: str | Path) -> dict[str, s
         if not target.is_file() or target.stat().st_mtime < Path(row["file"]).stat().st_mtime:
             series = PreparedSeries(row["file"])
             assert series.geometry is not None, f"{row['file']}: prepared for training, without geometry"
-            volume = series.geometry.to_volume(label_map(series.masks()))
+            volume = np.asarray(series.geometry.to_volume(label_map(series.masks())))
             save_label_map(volume, series.geometry.affine, target)
         written[name] = target.name
     return written
@@ -130,8 +130,9 @@ class PatientResults:
 
     def __call__(self, engine: Engine) -> None:
         """Add a series' logits."""
-        batch = engine.state.batch
-        pred = engine.state.output["pred"].detach().cpu()
+        batch: Any = engine.state.batch
+        output: Any = engine.state.output
+        pred = output["pred"].detach().cpu()
         self.probabilities.add(batch["patient"], batch["mri_type"], pred, batch.get("label"))
         self.seconds[batch["patient"], batch["mri_type"]] = time.time() - self._started
 
@@ -207,8 +208,10 @@ def write_predictions(
             has no study, gets the prior.
         prior: probability of the latter.
     """
-    by_patient = {row["patient"]: row for row in rows}
-    by_number = {number: row for row in rows if (number := patient_number(row["patient"])) is not None}
+    by_patient: dict[str, Mapping[str, Any]] = {row["patient"]: row for row in rows}
+    by_number: dict[int | None, Mapping[str, Any]] = {
+        number: row for row in rows if (number := patient_number(row["patient"])) is not None
+    }
     submission, patients = [], []
     for name in asked or [row["patient"] for row in rows]:
         row = by_patient.get(name) or by_number.get(patient_number(name))

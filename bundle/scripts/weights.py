@@ -104,7 +104,9 @@ def classifier_settings(files: Mapping[str, str | Path | None]) -> dict[str, Any
     """
     found: dict[str, Any] = {}
     first = None
-    for file in filter(None, files.values()):
+    for file in files.values():
+        if file is None:
+            continue
         state, stored = read_weights(file)
         settings = {**CLASSIFIER_SETTINGS, **stored}
         settings.pop("mri_type", None)
@@ -259,7 +261,7 @@ def initialise(network: nn.Module, init: str | Path = "imagenet") -> nn.Module:
     return network
 
 
-def _imagenet_state(network: nn.Module) -> dict[str, torch.Tensor]:
+def _imagenet_state(network: Any) -> dict[str, torch.Tensor]:
     segmenter = hasattr(network, "encoder")
     # segmentation-models-pytorch names a network "<decoder>-<encoder>"
     name = network.name.split("-", 1)[1] if segmenter else network.backbone.pretrained_cfg["architecture"]
