@@ -72,7 +72,7 @@ def test_metadata_is_valid(metadata):
     verify_metadata(meta_file=str(METADATA), filepath=SCHEMA)  # the schema is there, so nothing is downloaded
 
 
-@pytest.mark.parametrize("key", ["version", "authors", "network_data_format", "required_packages_version"])
+@pytest.mark.parametrize("key", ["authors", "required_packages_version"])
 def test_metadata_without_a_required_key_is_invalid(tmp_path, metadata, key):
     file = tmp_path / "metadata.json"
     file.write_text(json.dumps({name: value for name, value in metadata.items() if name != key}))
@@ -124,6 +124,20 @@ def test_research_use_only(metadata):
 
 
 # Configurations
+
+
+def test_every_job_has_its_configuration():
+    assert {
+        "phantom",
+        "prepare_segmentation",
+        "train_segmentation",
+        "evaluate_segmentation",
+        "prepare_classification",
+        "train_classification",
+        "evaluate_classification",
+        "inference",
+        "inference_segmentation",
+    } <= set(JOBS)
 
 
 def workflow_type(job):
@@ -204,6 +218,16 @@ def test_preparation_is_the_same_for_training_and_prediction():
     assert prepare["preparation"] == inference["preparation"]
     for key in ("zoom", "min_foreground", "min_tumor_ratio", "max_contours", "batch_size", "device", "amp"):
         assert prepare[key] == inference[key], key
+
+
+def test_segmentation_of_a_volume_is_that_of_prediction():
+    alone, inference = read("inference_segmentation"), read("inference")
+    for key in ("network_def", "dataloader", "inferer"):
+        expected = json.loads(json.dumps(inference["preparation"][key]).replace("@preparation#", "@"))
+        assert alone[key] == expected, key
+    for key in ("segmenter_file", "segmenter_settings", "zoom", "min_foreground", "batch_size", "device", "amp"):
+        assert alone[key] == inference[key], key
+    assert alone["preprocessing"] == inference["preparation"]["preprocessing"]
 
 
 def test_classification_is_the_same_in_evaluation_and_prediction():
@@ -325,6 +349,7 @@ NUMBERS = {
         "shift_range": 0.0625,
         "scale_range": 0.1,
     },
+    "inference_segmentation": {"zoom": 1.2, "min_foreground": 0.1, "seed": 67},
     "evaluate_classification": {"zoom": 1.2, "fold": 0, "prior": 0.5, "seed": 67},
     "inference": {
         "zoom": 1.2,
@@ -403,7 +428,7 @@ def test_classifier_takes_and_gives_what_the_metadata_say(tmp_path):
     )
 
 
-@pytest.mark.parametrize("job", [job for job in ("prepare_classification", "inference_segmentation") if job in JOBS])
+@pytest.mark.parametrize("job", ["prepare_classification", "inference_segmentation"])
 def test_segmenter_takes_and_gives_what_the_metadata_say(job, metadata, weights_files):
     arguments = {
         "net_id": "network_def",
@@ -418,11 +443,11 @@ def test_segmenter_takes_and_gives_what_the_metadata_say(job, metadata, weights_
 
 
 def test_output_shapes_are_those_of_the_metadata(metadata, segmenter, classifier):
-    with torch.inference_mode():
-        for key, network in (("network_data_format", classifier), ("segmentation_data_format", segmenter)):
-            image, pred = metadata[key]["inputs"]["image"], metadata[key]["outputs"]["pred"]
-            output = network(torch.rand(1, image["num_channels"], *image["spatial_shape"]))
-            assert list(output.shape) == [1, pred["num_channels"], *pred["spatial_shape"]]
+    for key, network in (("network_data_format", classifier), ("segmentation_data_format", segmenter)):
+        image, pred = metadata[key]["inputs"]["image"], metadata[key]["outputs"]["pred"]
+        shapes_only = copy.deepcopy(network).to("meta")
+        output = shapes_only(torch.empty(1, image["num_channels"], *image["spatial_shape"], device="meta"))
+        assert list(output.shape) == [1, pred["num_channels"], *pred["spatial_shape"]]
 
 
 @pytest.mark.parametrize("form", ["flat", "nested"])
@@ -453,12 +478,12 @@ def test_export_of_the_segmenter(tmp_path, segmenter, weights_files, form):
         config_file=str(CONFIGS / "prepare_classification.yaml"),
         key_in_ckpt="model" if form == "nested" else "",
         use_trace=True,
-        input_shape=[1, 3, 64, 64],
+        input_shape=[1, 3, 32, 32],
         segmenter=weights_files["segmenter", "flat"],
     )
     exported = torch.jit.load(str(file)).eval()
     with torch.inference_mode():
-        for size in (64, 96):
+        for size in (32, 64):
             images = torch.rand(2, 3, size, size)
             torch.testing.assert_close(exported(images), segmenter(images), rtol=1e-4, atol=1e-5)
 

@@ -12,6 +12,7 @@ import logging
 import os
 import platform
 import sys
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -429,9 +430,11 @@ def main() -> None:
     import fire
 
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    # the engines' own messages and a decoder plug-in that is not there say nothing to a user of this command
+    # the engines' and the workflow's own messages and a decoder plug-in that is not there say nothing to a user
+    logging.getLogger("monai.bundle.workflows").setLevel(logging.ERROR)
     logging.getLogger("ignite").setLevel(logging.WARNING)
     logging.getLogger("monai.data.nvimgcodec_pydicom_plugin").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", message=".*nvImageCodec")
     try:
         fire.Fire(COMMANDS, name="radiogenomics", serialize=_shown)
     except KeyboardInterrupt:

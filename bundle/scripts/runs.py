@@ -46,8 +46,9 @@ def start(
         resume = resume or not overwrite
     if (folder / CONFIG_FILE).is_file():
         if not resume and not overwrite:
+            go_on = "" if last_output else "go on with it (--resume), "
             raise RunExistsError(
-                f"{folder} holds an earlier run; go on with it (--resume), replace it (--overwrite), or name another folder"
+                f"{folder} holds an earlier run; {go_on}replace it (--overwrite), or name another folder"
             )
         if overwrite:
             shutil.rmtree(folder)

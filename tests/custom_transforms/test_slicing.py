@@ -11,6 +11,7 @@ from monai.data import MetaTensor
 from monai.transforms import LoadImage, Orientation
 
 from custom_transforms import (
+    AcquisitionSlices,
     SampleSlices,
     SampleSlicesD,
     SampleSlicesd,
@@ -126,3 +127,16 @@ def test_sampling_dictionary_form(transform):
     assert len(result["short"]) == 3
     with pytest.raises(ValueError, match=r"'image': 30.*'short': 3"):
         transform(("image", "short"))(data)
+
+
+@pytest.mark.parametrize("plane", ["axial", "coronal", "sagittal"])
+def test_training_slices_look_like_the_slices_of_an_acquired_series(plane):
+    # stage 1 trains on SlicePlanes of a RAS volume, stage 2 applies it to AcquisitionSlices of any volume
+    rng = np.random.default_rng(3)
+    lps = MetaTensor(torch.from_numpy(rng.random((1, 5, 6, 7))), affine=np.diag([-1.0, -2.0, 3.0, 1.0]))
+    ras = Orientation(axcodes="RAS", labels=None)(lps)
+    trained = SlicePlanes(planes=(plane,), radiological=True)(ras)[plane][:, 0]
+    seen, _ = AcquisitionSlices(plane=plane)(lps)
+    # the order along the coronal axis runs the other way; the slices themselves must agree
+    expected = seen.flip(0) if plane == "coronal" else seen
+    assert torch.equal(torch.as_tensor(trained), torch.as_tensor(expected))

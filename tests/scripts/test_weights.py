@@ -1,0 +1,378 @@
+import pickle
+
+import segmentation_models_pytorch as smp
+import timm
+import torch
+from torch import nn
+
+import pytest
+from scripts import weights
+from scripts.networks import BiLSTMNFNet
+from scripts.weights import WeightsError
+
+TINY = "mobilenetv3_small_050"
+SETTINGS = {"backbone": TINY, "image_size": 32, "sequence_length": 4, "stride": 2, "hidden_size": 3}
+
+
+class Oracle:
+    """Something that a pickle may hold, but a weights file may not."""
+
+
+def classifier(seed=0, **settings):
+    torch.manual_seed(seed)
+    kept = {"backbone": TINY, "sequence_length": 4, "hidden_size": 3, **settings}
+    return BiLSTMNFNet(**kept)
+
+
+def segmenter(seed=0, channels=(16, 8, 8, 4, 4)):
+    torch.manual_seed(seed)
+    return smp.UnetPlusPlus("timm-mobilenetv3_small_050", encoder_weights=None, decoder_channels=channels, classes=2)
+
+
+def same(first, second):
+    first, second = first.state_dict(), second.state_dict()
+    return first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
+
+
+def touch(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch()
+    return str(path)
+
+
+# Reading and writing
+
+
+def test_what_is_saved_is_loaded(tmp_path):
+    saved, other = classifier(1), classifier(2)
+    file = tmp_path / "new" / "model.pt"
+    weights.save_weights(saved, SETTINGS, file)
+    assert not same(saved, other)
+    assert weights.load_weights(other, file) is other
+    assert same(saved, other)
+    state, settings = weights.read_weights(file)
+    assert settings == SETTINGS
+    assert state.keys() == saved.state_dict().keys()
+
+
+def test_a_flat_state_dict_is_loaded(tmp_path):
+    saved, other = classifier(1), classifier(2)
+    torch.save(saved.state_dict(), tmp_path / "flat.pth")
+    assert weights.read_weights(tmp_path / "flat.pth")[1] == {}
+    assert same(weights.load_weights(other, tmp_path / "flat.pth"), saved)
+
+
+def test_saving_replaces_whole_files_only(tmp_path, monkeypatch):
+    file = tmp_path / "model.pt"
+    weights.save_weights(classifier(1), SETTINGS, file)
+    before = file.read_bytes()
+
+    def fail_half_way(content, path):
+        with open(path, "wb") as stream:
+            stream.write(b"half")
+        raise OSError("disk full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "save", fail_half_way)
+        with pytest.raises(OSError, match="disk full"):
+            weights.save_weights(classifier(2), SETTINGS, file)
+    assert file.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [file]
+    weights.save_weights(classifier(2), SETTINGS, file)
+    assert same(weights.load_weights(classifier(1), file), classifier(2))
+
+
+def test_missing_file_says_where_to_get_weights(tmp_path):
+    with pytest.raises(WeightsError, match=r"gone\.pt: no such weights file.*radiogenomics download"):
+        weights.read_weights(tmp_path / "gone.pt")
+
+
+def test_objects_in_a_pickle_are_refused(tmp_path):
+    file = tmp_path / "unsafe.pt"
+    torch.save({"model": Oracle()}, file)
+    with pytest.raises(WeightsError, match=r"unsafe\.pt: not a weights file that can be read safely"):
+        weights.read_weights(file)
+
+
+def test_code_in_a_pickle_is_not_run(tmp_path):
+    ran = tmp_path / "ran"
+
+    class Payload:
+        def __reduce__(self):
+            return (open, (str(ran), "w"))
+
+    file = tmp_path / "payload.pt"
+    file.write_bytes(pickle.dumps(Payload()))
+    with pytest.raises(WeightsError, match=r"payload\.pt"):
+        weights.read_weights(file)
+    assert not ran.exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"no weights at all"], ids=["empty", "text"])
+def test_a_file_of_something_else_is_refused(tmp_path, content):
+    file = tmp_path / "notes.pt"
+    file.write_bytes(content)
+    with pytest.raises(WeightsError, match=r"notes\.pt: not a weights file"):
+        weights.read_weights(file)
+
+
+@pytest.mark.parametrize("content", [[1, 2], {"epoch": 3}, torch.zeros(2)], ids=["list", "numbers", "tensor"])
+def test_what_is_no_state_dict_is_refused(tmp_path, content):
+    file = tmp_path / "other.pt"
+    torch.save(content, file)
+    with pytest.raises(WeightsError, match=r"other\.pt: holds no state dict; expected a mapping"):
+        weights.read_weights(file)
+
+
+def test_weights_of_another_network_are_refused(tmp_path):
+    file = tmp_path / "model.pt"
+    weights.save_weights(segmenter(), {"encoder_name": "timm-mobilenetv3_small_050"}, file)
+    with pytest.raises(WeightsError, match=r"model\.pt: these weights are not for this network.*timm-mobilenetv3") as info:
+        weights.load_weights(classifier(), file)
+    assert "lstm" in str(info.value) or "backbone" in str(info.value)
+
+
+def test_another_shape_is_refused(tmp_path):
+    file = tmp_path / "model.pt"
+    weights.save_weights(classifier(hidden_size=4), {}, file)
+    with pytest.raises(WeightsError, match="size mismatch for lstm"):
+        weights.load_weights(classifier(hidden_size=3), file)
+
+
+# Settings
+
+
+def test_settings_of_a_segmenter(tmp_path):
+    method = {"encoder_name": "densenet121", "decoder_channels": [256, 128, 64, 32, 16], "image_size": 224}
+    assert weights.segmenter_settings(None) == method
+    torch.save(segmenter().state_dict(), tmp_path / "flat.pth")
+    assert weights.segmenter_settings(tmp_path / "flat.pth") == method
+    weights.save_weights(segmenter(), {"encoder_name": "timm-mobilenetv3_small_050", "image_size": 64}, tmp_path / "own.pt")
+    assert weights.segmenter_settings(tmp_path / "own.pt") == {
+        **method, "encoder_name": "timm-mobilenetv3_small_050", "image_size": 64,
+    }  # fmt: skip
+
+
+def test_settings_of_classifiers(tmp_path):
+    method = {
+        "backbone": "eca_nfnet_l0", "image_size": 224, "sequence_length": 35, "stride": 5, "hidden_size": 128,
+    }  # fmt: skip
+    assert weights.classifier_settings({}) == method
+    assert weights.classifier_settings({"FLAIR": None, "T1w": None}) == method
+    files = {}
+    for mri_type in ("FLAIR", "T1w"):
+        files[mri_type] = tmp_path / f"model_{mri_type}.pt"
+        weights.save_weights(classifier(), {**SETTINGS, "mri_type": mri_type}, files[mri_type])
+    assert weights.classifier_settings({**files, "T2w": None}) == SETTINGS
+
+
+def test_settings_of_what_training_wrote_agree_whatever_the_epoch(tmp_path):
+    files = {}
+    for epoch, mri_type in enumerate(("FLAIR", "T1w")):
+        files[mri_type] = tmp_path / f"model_{mri_type}.pt"
+        trained = {"epoch": epoch, "auc": 0.5 + epoch / 10}
+        weights.save_weights(classifier(), {**SETTINGS, "mri_type": mri_type, "trained": trained}, files[mri_type])
+    found = weights.classifier_settings(files)
+    assert {key: found[key] for key in SETTINGS} == SETTINGS
+
+
+@pytest.mark.parametrize(("hidden", "length"), [(64, 35), (128, 35), (3, 7)])
+def test_a_flat_classifier_tells_its_size_by_its_shapes(tmp_path, hidden, length):
+    network = classifier(hidden_size=hidden, sequence_length=length)
+    torch.save(network.state_dict(), tmp_path / "flat.pth")
+    found = weights.classifier_settings({"FLAIR": tmp_path / "flat.pth"})
+    assert (found["hidden_size"], found["sequence_length"]) == (hidden, length)
+    assert found["backbone"] == "eca_nfnet_l0"
+
+
+def test_classifiers_of_different_kinds_are_refused(tmp_path):
+    files = {"FLAIR": tmp_path / "a.pt", "T1w": tmp_path / "b.pt"}
+    weights.save_weights(classifier(), SETTINGS, files["FLAIR"])
+    weights.save_weights(classifier(), {**SETTINGS, "image_size": 64}, files["T1w"])
+    with pytest.raises(WeightsError, match=r"b\.pt was made with .*64.*a\.pt with .*32.*one kind for all modalities"):
+        weights.classifier_settings(files)
+
+
+# Finding
+
+
+def test_segmenter_own_before_released(tmp_path):
+    assert weights.find_segmenter(None, tmp_path) is None
+    released = touch(tmp_path / "released" / "Fold0_densenet121_2d_segment.pth")
+    assert weights.find_segmenter(None, tmp_path) == released
+    own = touch(tmp_path / "segmentation.pt")
+    assert weights.find_segmenter(None, tmp_path) == own
+    named = touch(tmp_path / "elsewhere" / "mine.pt")
+    assert weights.find_segmenter(named, tmp_path) == named
+
+
+def test_segmenter_that_is_named_but_not_there(tmp_path):
+    touch(tmp_path / "segmentation.pt")
+    with pytest.raises(WeightsError, match=r"gone\.pt: no such weights file.*radiogenomics"):
+        weights.find_segmenter(tmp_path / "gone.pt", tmp_path)
+
+
+def test_classifiers_own_before_released(tmp_path):
+    released = {
+        mri_type: touch(tmp_path / "released" / f"{mri_type}_Fold0_eca_nfnet_l0_2d_classification.pth")
+        for mri_type in ("FLAIR", "T1wCE", "T2w")
+    }
+    own = touch(tmp_path / "model_FLAIR.pt")
+    found = weights.find_classifiers(None, tmp_path)
+    assert found == {"FLAIR": own, "T1w": None, "T1wCE": released["T1wCE"], "T2w": released["T2w"]}
+    assert list(weights.find_classifiers(None, tmp_path, ["T2w", "FLAIR"])) == ["T2w", "FLAIR"]
+
+
+def test_one_classifier_for_all(tmp_path):
+    file = touch(tmp_path / "any.pt")
+    assert weights.find_classifiers(file, tmp_path / "none", ["T1w", "T2w"]) == {"T1w": file, "T2w": file}
+
+
+def test_folder_of_classifiers(tmp_path):
+    here = touch(tmp_path / "runs" / "model_FLAIR.pt")
+    touch(tmp_path / "runs" / "FLAIR" / "model_FLAIR.pt")
+    below = touch(tmp_path / "runs" / "T1wCE" / "model_T1wCE.pt")
+    touch(tmp_path / "runs" / "deep" / "deeper" / "model_T2w.pt")
+    touch(tmp_path / "models" / "model_T1w.pt")
+    found = weights.find_classifiers(tmp_path / "runs", tmp_path / "models")
+    assert found == {"FLAIR": here, "T1w": None, "T1wCE": below, "T2w": None}
+
+
+def test_folder_without_classifiers(tmp_path):
+    with pytest.raises(WeightsError, match=r"holds no model_<mri_type>\.pt for T1w; train one with .*--mri_types T1w"):
+        weights.find_classifiers(tmp_path, tmp_path, ["T1w"])
+    with pytest.raises(WeightsError, match="nowhere: no such file or folder"):
+        weights.find_classifiers(tmp_path / "nowhere", tmp_path)
+
+
+def test_classifiers_may_be_required(tmp_path):
+    assert weights.find_classifiers(None, tmp_path, ["T1w"]) == {"T1w": None}
+    with pytest.raises(WeightsError, match=r"no weights for the classification of T1w, T2w: train your own"):
+        weights.find_classifiers(None, tmp_path, ["T1w", "T2w"], required=True)
+
+
+@pytest.mark.parametrize("mri_types", [["T1"], ["FLAIR", "PD"], []])
+def test_unknown_modality(tmp_path, mri_types):
+    with pytest.raises(ValueError, match="expected some of FLAIR, T1w, T1wCE, T2w"):
+        weights.find_classifiers(None, tmp_path, mri_types)
+
+
+def test_load_classifiers_gives_each_its_own(tmp_path):
+    files = {}
+    for seed, mri_type in enumerate(("FLAIR", "T1w")):
+        files[mri_type] = tmp_path / f"{mri_type}.pt"
+        weights.save_weights(classifier(seed), SETTINGS, files[mri_type])
+    found = weights.load_classifiers(classifier(9), {**files, "T2w": None})
+    assert set(found) == {"FLAIR", "T1w"}
+    assert same(found["FLAIR"], classifier(0))
+    assert same(found["T1w"], classifier(1))
+
+
+def test_announce_names_files_and_what_is_missing(caplog):
+    with caplog.at_level("INFO"):
+        weights.announce("seg.pt", {"FLAIR": "flair.pt", "T1w": None})
+    assert "seg.pt" in caplog.text
+    assert "flair.pt" in caplog.text
+    assert [record.levelname for record in caplog.records if "radiogenomics download" in record.message] == ["WARNING"]
+
+
+def test_require():
+    assert weights.require("a.pt", "segmentation") == "a.pt"
+    with pytest.raises(WeightsError, match="no weights for segmentation: .*radiogenomics train"):
+        weights.require(None, "segmentation")
+
+
+def test_checksum_follows_the_bytes(tmp_path):
+    for name, content in (("a", b"one"), ("b", b"one"), ("c", b"two")):
+        (tmp_path / name).write_bytes(content)
+    assert weights.sha256(tmp_path / "a") == weights.sha256(tmp_path / "b") != weights.sha256(tmp_path / "c")
+    assert weights.sha256(None) is None
+
+
+# Start weights
+
+
+def test_initialise_none_changes_nothing():
+    network = classifier(1)
+    assert weights.initialise(network, "none") is network
+    assert same(network, classifier(1))
+
+
+@pytest.mark.parametrize("make", [classifier, segmenter])
+def test_initialise_with_the_whole_network(tmp_path, make):
+    weights.save_weights(make(1), {}, tmp_path / "whole.pt")
+    torch.save(make(2).state_dict(), tmp_path / "flat.pth")
+    assert same(weights.initialise(make(3), tmp_path / "whole.pt"), make(1))
+    assert same(weights.initialise(make(3), tmp_path / "flat.pth"), make(2))
+
+
+def test_initialise_backbone_with_its_imagenet_file(tmp_path):
+    torch.manual_seed(5)
+    imagenet = timm.create_model("resnet10t", pretrained=False)
+    assert any(key.startswith("fc.") for key in imagenet.state_dict())
+    torch.save(imagenet.state_dict(), tmp_path / "resnet10t.pth")
+    network, before = classifier(1, backbone="resnet10t"), classifier(1, backbone="resnet10t")
+    weights.initialise(network, tmp_path / "resnet10t.pth")
+    torch.testing.assert_close(network.backbone.conv1[0].weight, imagenet.conv1[0].weight)
+    images = torch.randn(2, 3, 32, 32)
+    with torch.inference_mode():
+        expected = imagenet.eval().forward_head(imagenet.forward_features(images), pre_logits=True)
+        torch.testing.assert_close(network.eval().encode(images), expected)
+    assert torch.equal(network.clf_head.weight, before.clf_head.weight)
+
+
+def test_initialise_nfnet_with_its_imagenet_file(tmp_path):
+    """The released ``eca_nfnet_l0.pth`` has the classification layer of ImageNet."""
+    imagenet = timm.create_model("eca_nfnet_l0", pretrained=False)
+    assert imagenet.state_dict()["head.fc.weight"].shape == (1000, 2304)
+    torch.save(imagenet.state_dict(), tmp_path / "eca_nfnet_l0.pth")
+    network = weights.initialise(BiLSTMNFNet(), tmp_path / "eca_nfnet_l0.pth")
+    state = network.backbone.state_dict()
+    assert all(torch.equal(value, imagenet.state_dict()[key]) for key, value in state.items())
+
+
+def test_initialise_encoder_alone(tmp_path):
+    other = segmenter(1)
+    torch.save(other.encoder.state_dict(), tmp_path / "encoder.pth")
+    network = weights.initialise(segmenter(2), tmp_path / "encoder.pth")
+    assert same(network.encoder, other.encoder)
+    assert same(network.decoder, segmenter(2).decoder)
+
+
+def test_initialise_with_a_file_of_something_else(tmp_path):
+    torch.save(nn.Linear(2, 2).state_dict(), tmp_path / "linear.pth")
+    with pytest.raises(WeightsError, match=r"linear\.pth: holds neither this network's weights nor its backbone's: missing"):
+        weights.initialise(classifier(), tmp_path / "linear.pth")
+    with pytest.raises(WeightsError, match="no such weights file"):
+        weights.initialise(classifier(), tmp_path / "gone.pth")
+
+
+def test_initialise_imagenet_from_the_hub(monkeypatch):
+    """The hub is stood in for by a network with known random weights."""
+    wanted = {}
+    hub, network = classifier(7), classifier(1)
+
+    def create_model(name, pretrained=False, **kwargs):
+        wanted.update(name=name, pretrained=pretrained)
+        return hub.backbone
+
+    monkeypatch.setattr(weights.timm, "create_model", create_model)
+    weights.initialise(network, "imagenet")
+    assert wanted == {"name": TINY, "pretrained": True}
+    assert same(network.backbone, hub.backbone)
+    assert not same(network.lstm, hub.lstm)
+
+
+@pytest.mark.parametrize("make", [classifier, segmenter])
+def test_hub_out_of_reach(monkeypatch, make):
+    network = make(1)
+
+    def fail(*args, **kwargs):
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(weights.timm, "create_model", fail)
+    monkeypatch.setattr(weights.smp.encoders, "get_encoder", fail)
+    with pytest.raises(WeightsError, match=r"ImageNet weights of .*mobilenetv3_small_050.*no route to host") as info:
+        weights.initialise(network, "imagenet")
+    assert "--init FILE" in str(info.value)
+    assert "--init none" in str(info.value)
