@@ -90,7 +90,7 @@ def _series_in(place: Path) -> Iterable[tuple[str, str, Path]]:
     for path in sorted(place.iterdir()):
         if path.is_dir():
             name = ALIASES.get(path.name.lower())
-            if name in MRI_TYPES and next(path.iterdir(), None) is not None:
+            if name in MRI_TYPES:  # an empty folder too: its patient must not vanish, the reader gives the reason
                 yield place.name, name, path
         elif (match := _NIFTI.match(path.name)) and (name := ALIASES.get(match["name"].lower())):
             yield match["patient"], name, path
@@ -421,4 +421,5 @@ def held_out(
 
 
 def _group(entry: Mapping[str, Any]) -> str:
-    return str(entry.get("group", entry["patient"]))
+    number = patient_number(entry["patient"])
+    return str(entry.get("group", entry["patient"] if number is None else number))

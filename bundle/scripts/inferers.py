@@ -19,7 +19,7 @@ IMAGENET_STD = (58.395, 57.12, 57.375)
 
 
 def has_fast_bf16(device: torch.device) -> bool:
-    """Whether a processor has matrix units for bfloat16 (AMX, tensor cores); on others autocast gains nothing or loses."""
+    """Whether a processor has matrix units for bfloat16: AMX, or tensor cores from Ampere on."""
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device)[0] >= 8
     # torch tells it only under a name with an underscore
@@ -28,15 +28,24 @@ def has_fast_bf16(device: torch.device) -> bool:
 
 
 def autocast(device: torch.device | str, amp: bool | str) -> torch.autocast:
-    """Mixed precision by device, which MONAI's engines know for CUDA alone.
+    """Mixed precision by device, which MONAI's engines know for CUDA alone: float16 on older GPUs, else bfloat16.
 
     Args:
         device: where the network runs.
-        amp: True, False, or ``"auto"``: where the hardware has fast bfloat16.
+        amp: True, False, or ``"auto"``: on every GPU, and on a CPU with matrix units for bfloat16; on other CPUs it gains
+            nothing or loses.
+
+    Raises:
+        ValueError: for any other ``amp``.
     """
+    if amp not in (True, False, "auto"):
+        raise ValueError(f"amp is {amp!r}, expected True, False or auto")
     device = torch.device(device)
-    enabled = has_fast_bf16(device) if amp == "auto" else bool(amp)
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=enabled)
+    fast = has_fast_bf16(device)
+    dtype = torch.float16 if device.type == "cuda" and not fast else torch.bfloat16
+    return torch.autocast(
+        device.type, dtype=dtype, enabled=(fast or device.type == "cuda") if amp == "auto" else bool(amp)
+    )
 
 
 def normalise(images: torch.Tensor) -> torch.Tensor:

@@ -32,7 +32,8 @@ class BiLSTMNFNet(nn.Module):
         super().__init__()
         self.sequence_length = sequence_length
         self.backbone = timm.create_model(backbone, pretrained=False, num_classes=0)
-        self.num_features = int(self.backbone.num_features)  # type: ignore[arg-type]
+        # some models (MobileNetV3) widen the pooled features once more before the classification layer
+        self.num_features = int(getattr(self.backbone, "head_hidden_size", self.backbone.num_features))  # type: ignore[arg-type]
         self.lstm = nn.LSTM(self.num_features, hidden_size, num_layers, batch_first=True, bidirectional=True)
         self.dropout = nn.Dropout(dropout)
         self.clf_head = nn.Linear(2 * hidden_size * sequence_length, 1)

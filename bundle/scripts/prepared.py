@@ -53,7 +53,7 @@ def write_series(
             f"{path}: image {image.shape}, slices {slices.shape} and masks {masks.shape} do not fit together"
         )
     height, width = masks.shape[2:]
-    bits = np.packbits(masks.reshape(len(masks), 2, -1), axis=-1)
+    bits = np.packbits(masks.reshape(len(masks), 2, height * width), axis=-1)
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{target.name}.{os.getpid()}")

@@ -37,8 +37,11 @@ def start(
 
     Raises:
         RunExistsError: when a run is there and neither was asked for.
-        ValueError: when both were asked for.
+        ValueError: when both were asked for, or one is neither True nor False.
     """
+    for name, value in (("resume", resume), ("overwrite", overwrite)):
+        if not isinstance(value, bool):  # the command line makes a string of `true`, and any string would count as true
+            raise ValueError(f"{name} is {value!r}, expected True or False")
     folder = Path(output_dir)
     if resume and overwrite:
         raise ValueError(f"{folder}: both resume and overwrite are asked for; choose one")

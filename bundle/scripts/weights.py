@@ -109,7 +109,8 @@ def classifier_settings(files: Mapping[str, str | Path | None]) -> dict[str, Any
             continue
         state, stored = read_weights(file)
         settings = {**CLASSIFIER_SETTINGS, **stored}
-        settings.pop("mri_type", None)
+        for own in ("mri_type", "trained"):  # what a file says of itself alone
+            settings.pop(own, None)
         if not stored and "lstm.weight_hh_l0" in state:  # a flat file tells its LSTM by its shapes
             settings["hidden_size"] = state["lstm.weight_hh_l0"].shape[1]
             settings["sequence_length"] = state["clf_head.weight"].shape[1] // (2 * settings["hidden_size"])

@@ -26,7 +26,7 @@ def classifier(seed=0, **settings):
 
 def segmenter(seed=0, channels=(16, 8, 8, 4, 4)):
     torch.manual_seed(seed)
-    return smp.UnetPlusPlus("timm-mobilenetv3_small_050", encoder_weights=None, decoder_channels=channels, classes=2)
+    return smp.UnetPlusPlus("tu-mobilenetv3_small_050", encoder_weights=None, decoder_channels=channels, classes=2)
 
 
 def same(first, second):
@@ -126,8 +126,8 @@ def test_what_is_no_state_dict_is_refused(tmp_path, content):
 
 def test_weights_of_another_network_are_refused(tmp_path):
     file = tmp_path / "model.pt"
-    weights.save_weights(segmenter(), {"encoder_name": "timm-mobilenetv3_small_050"}, file)
-    with pytest.raises(WeightsError, match=r"model\.pt: these weights are not for this network.*timm-mobilenetv3") as info:
+    weights.save_weights(segmenter(), {"encoder_name": "tu-mobilenetv3_small_050"}, file)
+    with pytest.raises(WeightsError, match=r"model\.pt: these weights are not for this network.*tu-mobilenetv3") as info:
         weights.load_weights(classifier(), file)
     assert "lstm" in str(info.value) or "backbone" in str(info.value)
 
@@ -147,9 +147,9 @@ def test_settings_of_a_segmenter(tmp_path):
     assert weights.segmenter_settings(None) == method
     torch.save(segmenter().state_dict(), tmp_path / "flat.pth")
     assert weights.segmenter_settings(tmp_path / "flat.pth") == method
-    weights.save_weights(segmenter(), {"encoder_name": "timm-mobilenetv3_small_050", "image_size": 64}, tmp_path / "own.pt")
+    weights.save_weights(segmenter(), {"encoder_name": "tu-mobilenetv3_small_050", "image_size": 64}, tmp_path / "own.pt")
     assert weights.segmenter_settings(tmp_path / "own.pt") == {
-        **method, "encoder_name": "timm-mobilenetv3_small_050", "image_size": 64,
+        **method, "encoder_name": "tu-mobilenetv3_small_050", "image_size": 64,
     }  # fmt: skip
 
 

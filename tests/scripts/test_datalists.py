@@ -1,0 +1,532 @@
+import csv
+import json
+import logging
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from scripts import datalists
+from scripts.datalists import DataListError, patient_number, same_patient
+
+MRI_TYPES = ("FLAIR", "T1w", "T1wCE", "T2w")
+NAMES_2021 = {"FLAIR": "flair", "T1w": "t1", "T1wCE": "t1ce", "T2w": "t2"}
+NAMES_2023 = {"FLAIR": "t2f", "T1w": "t1n", "T1wCE": "t1c", "T2w": "t2w"}
+EXAMPLES = settings(deadline=None, max_examples=50)
+
+
+def touch(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch()
+    return path
+
+
+def dicom_study(root, patient, mri_types=MRI_TYPES, suffix="dcm"):
+    for mri_type in mri_types:
+        touch(root / patient / mri_type / f"Image-1.{suffix}")
+
+
+def nifti_study(root, patient, names=NAMES_2021, mark="_", seg=True, suffix="nii.gz"):
+    for name in (*names.values(), *(["seg"] if seg else [])):
+        touch(root / patient / f"{patient}{mark}{name}.{suffix}")
+
+
+def write_rows(file, rows, columns=("BraTS21ID", "MGMT_value")):
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with open(file, "w", newline="") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(columns)
+        writer.writerows(rows)
+    return file
+
+
+def write_datalist(file, **sections):
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(sections))
+    return file
+
+
+def entry(patient, **values):
+    return {"patient": patient, "FLAIR": f"{patient}/FLAIR", **values}
+
+
+def names(entries):
+    return [one["patient"] for one in entries]
+
+
+@pytest.fixture
+def told(caplog):
+    caplog.set_level(logging.INFO)
+    return caplog
+
+
+# Identifiers
+
+
+@given(st.integers(0, 99999))
+@EXAMPLES
+def test_one_person_under_all_names(number):
+    styles = [
+        str(number),
+        f"{number:05d}",
+        f"BraTS2021_{number:05d}",
+        f"BraTS-GLI-{number:05d}-000",
+        f"BraTS-GLI-{number:05d}-101",
+    ]
+    for first in styles:
+        assert patient_number(first) == number
+        assert all(same_patient(first, second) for second in styles)
+
+
+@given(st.integers(0, 99999), st.integers(0, 99999))
+@EXAMPLES
+def test_two_persons_are_two(first, second):
+    assert same_patient(f"{first:05d}", f"BraTS2021_{second:05d}") == (first == second)
+
+
+@pytest.mark.parametrize("name", ["", "TCGA-06-0001", "patient 7", "BraTS2021_", "123456", "UPENN-GBM-00012", "12a"])
+def test_names_of_another_form_have_no_number(name):
+    assert patient_number(name) is None
+    assert same_patient(name, name)
+    assert not same_patient(name, name + "x")
+    assert not same_patient(name, "12")
+
+
+# Finding studies
+
+
+@pytest.mark.parametrize("suffix", ["dcm", "jpg"])
+def test_challenge_layout(tmp_path, suffix):
+    dicom_study(tmp_path, "00012", suffix=suffix)
+    dicom_study(tmp_path, "00002", ["T2w", "T1w"], suffix=suffix)
+    first, second = datalists.find_studies(tmp_path)
+    assert first == {"patient": "00002", **{name: str(tmp_path / "00002" / name) for name in ("T1w", "T2w")}}
+    assert second == {"patient": "00012", **{name: str(tmp_path / "00012" / name) for name in MRI_TYPES}}
+
+
+@pytest.mark.parametrize("suffix", ["nii.gz", "nii"])
+@pytest.mark.parametrize(
+    ("patient", "modalities", "mark"),
+    [("BraTS2021_00012", NAMES_2021, "_"), ("BraTS-GLI-00012-000", NAMES_2023, "-")],
+    ids=["2021", "2023"],
+)
+def test_brats_layouts(tmp_path, patient, modalities, mark, suffix):
+    nifti_study(tmp_path, patient, modalities, mark, suffix=suffix)
+    (found,) = datalists.find_studies(tmp_path)
+    expected = {name: str(tmp_path / patient / f"{patient}{mark}{modalities[name]}.{suffix}") for name in MRI_TYPES}
+    seg = str(tmp_path / patient / f"{patient}{mark}seg.{suffix}")
+    assert found == {"patient": patient, "seg": seg, **expected}
+
+
+def test_one_study_alone(tmp_path):
+    dicom_study(tmp_path, "00012")
+    nifti_study(tmp_path, "BraTS2021_00013", seg=False)
+    assert names(datalists.find_studies(tmp_path / "00012")) == ["00012"]
+    (found,) = datalists.find_studies(tmp_path / "BraTS2021_00013")
+    assert set(found) == {"patient", *MRI_TYPES}
+
+
+def test_patients_side_by_side(tmp_path):
+    for patient in ("BraTS2021_00001", "BraTS2021_00002"):
+        nifti_study(tmp_path, patient)
+        for file in (tmp_path / patient).iterdir():
+            file.rename(tmp_path / file.name)
+        (tmp_path / patient).rmdir()
+    found = datalists.find_studies(tmp_path)
+    assert names(found) == ["BraTS2021_00001", "BraTS2021_00002"]
+    assert all(set(study) == {"patient", "seg", *MRI_TYPES} for study in found)
+
+
+def test_paths_are_absolute(tmp_path, monkeypatch):
+    dicom_study(tmp_path / "studies", "00001")
+    monkeypatch.chdir(tmp_path)
+    assert datalists.find_studies("studies")[0]["FLAIR"] == str(tmp_path / "studies" / "00001" / "FLAIR")
+
+
+def test_other_files_do_not_matter(tmp_path):
+    dicom_study(tmp_path, "00001", ["FLAIR"])
+    touch(tmp_path / "train_labels.csv")
+    touch(tmp_path / "00001" / "notes.txt")
+    touch(tmp_path / "00001" / "DWI" / "Image-1.dcm")
+    (found,) = datalists.find_studies(tmp_path)
+    assert set(found) == {"patient", "FLAIR"}
+
+
+def test_an_empty_series_folder_is_a_patient_all_the_same(tmp_path):
+    """Whose series was not copied must not vanish: the reader gives the reason."""
+    dicom_study(tmp_path, "00001", ["FLAIR"])
+    (tmp_path / "00002" / "FLAIR").mkdir(parents=True)
+    assert names(datalists.find_studies(tmp_path)) == ["00001", "00002"]
+
+
+def test_no_folder(tmp_path):
+    with pytest.raises(DataListError, match="gone: no such folder of studies"):
+        datalists.find_studies(tmp_path / "gone")
+
+
+def test_no_study(tmp_path):
+    touch(tmp_path / "notes.txt")
+    with pytest.raises(DataListError, match=r"no study found\. Expected .*FLAIR.*flair.*t2f") as info:
+        datalists.find_studies(tmp_path)
+    assert str(tmp_path) in str(info.value)
+    assert "did you mean" not in str(info.value)
+
+
+def test_folder_above_the_studies(tmp_path):
+    dicom_study(tmp_path / "train", "00001")
+    with pytest.raises(DataListError, match=r"did you mean .*train\?"):
+        datalists.find_studies(tmp_path)
+
+
+def test_two_paths_for_one_modality(tmp_path):
+    nifti_study(tmp_path, "BraTS2021_00001")
+    touch(tmp_path / "BraTS2021_00001" / "BraTS2021_00001_t2f.nii.gz")
+    with pytest.raises(DataListError, match=r"flair\.nii\.gz and .*t2f\.nii\.gz are both FLAIR of patient BraTS2021_00001; keep one"):
+        datalists.find_studies(tmp_path)
+
+
+# CSV files
+
+
+def test_labels_keep_the_style_of_the_file(tmp_path):
+    file = write_rows(tmp_path / "labels.csv", [("00012", 1), ("7", 0)])
+    assert datalists.read_labels(file) == {"00012": 1, "7": 0}
+
+
+def test_asked_keeps_order_and_style(tmp_path):
+    file = write_rows(tmp_path / "sample.csv", [("12", 0.5), ("00003", 0.5), ("1", 0.5)])
+    assert datalists.read_asked(file) == ["12", "00003", "1"]
+
+
+def test_csv_with_a_byte_order_mark(tmp_path):
+    (tmp_path / "labels.csv").write_bytes(b"\xef\xbb\xbfBraTS21ID,MGMT_value\r\n00001,1\r\n")
+    assert datalists.read_labels(tmp_path / "labels.csv") == {"00001": 1}
+
+
+@pytest.mark.parametrize("value", ["2", "", "yes", "0.5"])
+def test_impossible_label(tmp_path, value):
+    file = write_rows(tmp_path / "labels.csv", [("00001", 1), ("00002", value)])
+    with pytest.raises(DataListError, match=rf"labels\.csv: MGMT_value of 00002 is '{value}', expected 0 or 1"):
+        datalists.read_labels(file)
+
+
+def test_wrong_columns(tmp_path):
+    file = write_rows(tmp_path / "labels.csv", [("00001", 1)], columns=("id", "MGMT_value"))
+    with pytest.raises(DataListError, match=r"labels\.csv: expected rows with the columns BraTS21ID,MGMT_value.*BraTS21ID"):
+        datalists.read_labels(file)
+    with pytest.raises(DataListError, match="all rows"):
+        datalists.read_asked(write_rows(tmp_path / "empty.csv", []))
+    with pytest.raises(DataListError, match=r"gone\.csv: no such file"):
+        datalists.read_asked(tmp_path / "gone.csv")
+
+
+# Building
+
+
+@pytest.fixture
+def task2(tmp_path):
+    """A Task-2 folder of 12 labelled patients, a third of them positive, and 3 for testing."""
+    root = tmp_path / "task2"
+    for number in range(12):
+        dicom_study(root / "train", f"{number:05d}")
+    for number in range(20, 23):
+        dicom_study(root / "test", f"{number:05d}")
+    write_rows(root / "train_labels.csv", [(f"{number:05d}", int(number % 3 == 0)) for number in range(12)])
+    return root
+
+
+@pytest.fixture
+def task1(tmp_path):
+    root = tmp_path / "task1"
+    for number in range(8):
+        nifti_study(root, f"BraTS2021_{number:05d}")
+    return root
+
+
+def test_task2_is_listed(task2, tmp_path):
+    listed = datalists.build_datalist(task2, tmp_path / "lists" / "task2.json", folds=4)
+    assert json.loads((tmp_path / "lists" / "task2.json").read_text()) == listed
+    assert names(listed["training"]) == [f"{number:05d}" for number in range(12)]
+    assert names(listed["test"]) == ["00020", "00021", "00022"]
+    assert listed["validation"] == []
+    for one in listed["training"]:
+        assert one["label"] == int(int(one["patient"]) % 3 == 0)
+        assert one["T1wCE"] == f"train/{one['patient']}/T1wCE"
+    assert not any("label" in one or "fold" in one for one in listed["test"])
+    loaded = datalists.load_datalist(tmp_path / "lists" / "task2.json")
+    assert loaded["test"][0]["FLAIR"] == str(task2 / "test" / "00020" / "FLAIR")
+
+
+def test_folds_are_stratified(task2):
+    listed = datalists.build_datalist(task2, folds=4)["training"]
+    for fold in range(4):
+        assert Counter(one["label"] for one in listed if one["fold"] == fold) == {0: 2, 1: 1}
+
+
+def test_seed_of_the_folds(task2):
+    def folds(seed):
+        return [one["fold"] for one in datalists.build_datalist(task2, folds=4, seed=seed)["training"]]
+
+    assert folds(1) == folds(1)
+    assert len({tuple(folds(seed)) for seed in range(5)}) > 1
+
+
+def test_folds_keep_a_person_together(tmp_path):
+    for number in range(6):
+        for visit in range(2):
+            nifti_study(tmp_path, f"BraTS-GLI-{number:05d}-{visit:03d}", NAMES_2023, "-")
+    listed = datalists.build_datalist(tmp_path, folds=3)["training"]
+    assert {one["fold"] for one in listed} == {0, 1, 2}
+    for number in range(6):
+        assert len({one["fold"] for one in listed if f"-{number:05d}-" in one["patient"]}) == 1
+
+
+def test_labelled_folds_keep_a_person_together(tmp_path):
+    for number in range(8):
+        for visit in range(2):
+            nifti_study(tmp_path, f"BraTS-GLI-{number:05d}-{visit:03d}", NAMES_2023, "-", seg=False)
+    labels = write_rows(tmp_path / "mgmt.csv", [(f"{number}", number % 2) for number in range(8)])
+    listed = datalists.build_datalist(tmp_path, labels=labels, folds=2)["training"]
+    assert len(listed) == 16
+    for number in range(8):
+        (fold,) = {one["fold"] for one in listed if f"-{number:05d}-" in one["patient"]}
+        assert {one["label"] for one in listed if f"-{number:05d}-" in one["patient"]} == {number % 2}
+        assert fold in (0, 1)
+
+
+def test_task1_is_listed(task1):
+    listed = datalists.build_datalist(task1, folds=4)
+    assert len(listed["training"]) == 8
+    assert listed["test"] == []
+    assert Counter(one["fold"] for one in listed["training"]) == dict.fromkeys(range(4), 2)
+    assert listed["training"][0]["seg"] == "BraTS2021_00000/BraTS2021_00000_seg.nii.gz"
+
+
+def test_labels_in_another_style_than_the_folders(task2):
+    write_rows(task2 / "train_labels.csv", [(str(number), number % 2) for number in range(12)])
+    listed = datalists.build_datalist(task2, folds=2)["training"]
+    assert [one["label"] for one in listed] == [number % 2 for number in range(12)]
+
+
+def test_patients_without_a_label_are_told(task2, told):
+    write_rows(task2 / "train_labels.csv", [(f"{number:05d}", number % 2) for number in range(11)])
+    listed = datalists.build_datalist(task2, folds=2)
+    assert "1 patients have no label" in told.text
+    assert "00011" in told.text
+    assert "00011" not in names(listed["training"])
+    assert "00011" in names(listed["test"])
+
+
+def test_studies_without_labels_are_for_testing(tmp_path):
+    dicom_study(tmp_path, "00001")
+    dicom_study(tmp_path, "00002")
+    listed = datalists.build_datalist(tmp_path)
+    assert names(listed["test"]) == ["00001", "00002"]
+    assert listed["training"] == []
+
+
+def test_too_few_patients_for_the_folds(task2, task1):
+    with pytest.raises(DataListError, match="4 patients of the rarer label can't be split into 5 folds.*--folds"):
+        datalists.build_datalist(task2, folds=5)
+    with pytest.raises(DataListError, match="8 patients can't be split into 9 folds"):
+        datalists.build_datalist(task1, folds=9)
+
+
+def test_a_list_is_not_overwritten_unasked(task2, tmp_path):
+    file = tmp_path / "task2.json"
+    file.write_text("mine")
+    with pytest.raises(DataListError, match=r"task2\.json exists; .*--overwrite"):
+        datalists.build_datalist(task2, file, folds=2)
+    assert file.read_text() == "mine"
+    datalists.build_datalist(task2, file, folds=2, overwrite=True)
+    assert len(json.loads(file.read_text())["training"]) == 12
+
+
+# Reading
+
+
+def test_paths_follow_the_folder_that_is_given(tmp_path):
+    file = write_datalist(tmp_path / "list.json", dataset_dir="data", training=[entry("1")])
+    assert datalists.load_datalist(file)["training"][0]["FLAIR"] == str(tmp_path / "data" / "1" / "FLAIR")
+    assert datalists.load_datalist(file, "/there")["training"][0]["FLAIR"] == "/there/1/FLAIR"
+    file = write_datalist(tmp_path / "bare.json", test=[entry("1")])
+    loaded = datalists.load_datalist(file)
+    assert loaded["test"][0]["FLAIR"] == str(tmp_path / "1" / "FLAIR")
+    assert loaded["training"] == loaded["validation"] == []
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", r"list\.json: not JSON"),
+        ("[]", r"list\.json: not a data list; expected .*training, validation, test"),
+        ('{"patients": []}', r"list\.json: not a data list"),
+        ('{"training": [{"FLAIR": "a"}]}', r"list\.json: an entry of 'training' has no 'patient'.*FLAIR"),
+        ('{"test": ["00001"]}', r"list\.json: an entry of 'test' has no 'patient'.*00001"),
+        ('{"training": [{"patient": "1"}], "test": [{"patient": "1"}]}', r"list\.json: patients named more than once: 1"),
+    ],
+)
+def test_unusable_lists(tmp_path, content, message):
+    (tmp_path / "list.json").write_text(content)
+    with pytest.raises(DataListError, match=message):
+        datalists.load_datalist(tmp_path / "list.json")
+
+
+def test_missing_list_says_how_to_make_one(tmp_path):
+    with pytest.raises(DataListError, match=r"list\.json: no such data list; .*radiogenomics datalist --input"):
+        datalists.load_datalist(tmp_path / "list.json")
+
+
+# Who is left out
+
+
+def test_exclude_knows_a_person_under_any_name(told):
+    entries = [entry("BraTS2021_00012"), entry("00012"), entry("12"), entry("13"), entry("TCGA-1")]
+    assert names(datalists.exclude(entries, ["00012", "TCGA-1"], "gone for a reason")) == ["13"]
+    assert "gone for a reason: 4 patients" in told.text
+    assert "BraTS2021_00012" in told.text
+
+
+def test_exclude_of_nobody_is_told_too(told):
+    assert names(datalists.exclude([entry("1")], ["2"], "why")) == ["1"]
+    assert "why: 0 patients" in told.text
+
+
+def test_patients_of_task_2_never_train_stage_1(tmp_path, told):
+    first = write_datalist(
+        tmp_path / "task1.json",
+        training=[entry(f"BraTS2021_{number:05d}", fold=number % 2) for number in range(10)],
+    )
+    second = write_datalist(
+        tmp_path / "task2.json",
+        training=[entry("00003"), entry("00004")],
+        validation=[entry("5")],
+        test=[entry("00006")],
+    )
+    training, held_out = datalists.segmentation_split(first, fold=0, classification_datalist=second)
+    assert names(training) == [f"BraTS2021_{number:05d}" for number in (1, 7, 9)]
+    assert names(held_out) == [f"BraTS2021_{number:05d}" for number in (0, 2, 8)]
+    assert "left out of stage 1, for they are patients of Task 2: 4 patients" in told.text
+    for number in (3, 4, 5, 6):
+        assert f"BraTS2021_{number:05d}" in told.text
+
+
+def test_stage_1_without_a_list_of_task_2_is_warned(tmp_path, told):
+    file = write_datalist(tmp_path / "task1.json", training=[entry(str(number), fold=number) for number in range(3)])
+    training, held_out = datalists.segmentation_split(file, fold=1)
+    assert (names(training), names(held_out)) == (["0", "2"], ["1"])
+    assert [r.levelname for r in told.records if "--classification_datalist" in r.message] == ["WARNING"]
+
+
+def test_what_the_hosts_left_out_never_trains_stage_2(tmp_path, told):
+    bad = ["00109", "00123", "00709"]
+    good = [f"{number:05d}" for number in range(6)]
+    training = [entry(name, fold=place % 2, label=place % 2) for place, name in enumerate(good + bad)]
+    file = write_datalist(tmp_path / "task2.json", training=training)
+    sides = datalists.classification_split(file)
+    assert sorted(names(sides[0]) + names(sides[1])) == good
+    assert "left out of stage 2, as the hosts ask: 3 patients" in told.text
+    for name in bad:
+        assert name in told.text
+
+
+def test_what_the_hosts_left_out_is_not_held_out_either(tmp_path):
+    file = write_datalist(
+        tmp_path / "task2.json", training=[entry("1")], validation=[entry("109"), entry("2")], test=[entry("123"), entry("3")]
+    )
+    assert names(datalists.classification_split(file)[1]) == ["2"]
+    assert names(datalists.held_out(file)) == ["2"]
+    assert names(datalists.held_out(file, section="test")) == ["3"]
+    assert names(datalists.held_out(file, section="test", excluded=())) == ["123", "3"]
+
+
+# Folds
+
+
+@given(st.lists(st.integers(0, 4), min_size=6, max_size=30).filter(lambda folds: {0, 1} <= set(folds)), st.integers(0, 1))
+@EXAMPLES
+def test_a_fold_is_held_out(folds, fold):
+    entries = [entry(str(place), fold=one) for place, one in enumerate(folds)]
+    training, held_out = datalists.split_fold({"training": entries, "validation": []}, fold)
+    assert {one["fold"] for one in held_out} == {fold}
+    assert fold not in {one["fold"] for one in training}
+    assert len(training) + len(held_out) == len(entries)
+
+
+def test_the_lists_own_validation_is_held_out(told):
+    lists = {"training": [entry("1", fold=0), entry("2", fold=1)], "validation": [entry("3")]}
+    training, held_out = datalists.split_fold(lists, fold=0)
+    assert (names(training), names(held_out)) == (["1", "2"], ["3"])
+    assert "2 patients train, 1 are held out" in told.text
+
+
+def test_a_person_on_both_sides_is_refused():
+    folds = [entry("BraTS-GLI-00007-000", group="7", fold=0), entry("BraTS-GLI-00007-001", group="7", fold=1)]
+    with pytest.raises(DataListError, match="the same persons would train and be held out: 7; rebuild the data list"):
+        datalists.split_fold({"training": folds, "validation": []})
+    lists = {"training": [entry("a", group="7")], "validation": [entry("b", group="7")]}
+    with pytest.raises(DataListError, match="the same persons"):
+        datalists.split_fold(lists)
+
+
+def test_a_person_on_both_sides_is_known_by_the_name_too():
+    lists = {"training": [entry("00012")], "validation": [entry("BraTS2021_00012")]}
+    with pytest.raises(DataListError, match="the same persons"):
+        datalists.split_fold(lists)
+
+
+def test_a_fold_that_is_not_there():
+    lists = {"training": [entry("1", fold=0), entry("2", fold=1)], "validation": []}
+    with pytest.raises(DataListError, match=r"fold 5: 2 patients train and 0 are held out; .*\[0, 1\]"):
+        datalists.split_fold(lists, fold=5)
+
+
+# Who is asked for
+
+
+def test_select_from_a_folder(tmp_path):
+    dicom_study(tmp_path, "00001")
+    assert names(datalists.select(tmp_path)) == ["00001"]
+
+
+def test_select_from_a_list(tmp_path):
+    file = write_datalist(tmp_path / "list.json", training=[entry("1")], validation=[entry("2")], test=[entry("3")])
+    assert names(datalists.select(datalist=file)) == ["1", "2", "3"]
+    assert names(datalists.select(datalist=file, section="test")) == ["3"]
+    assert datalists.select("/there", file, "test")[0]["FLAIR"] == "/there/3/FLAIR"
+
+
+def test_select_gives_labels(tmp_path):
+    file = write_datalist(tmp_path / "list.json", test=[entry("00001"), entry("00002")])
+    labels = write_rows(tmp_path / "labels.csv", [("1", 1)])
+    first, second = datalists.select(datalist=file, labels=labels)
+    assert first["label"] == 1
+    assert "label" not in second
+
+
+def test_select_needs_to_know_where(tmp_path):
+    with pytest.raises(DataListError, match=r"--dataset_dir DIR.*--datalist FILE"):
+        datalists.select()
+    file = write_datalist(tmp_path / "list.json", training=[entry("1")])
+    with pytest.raises(DataListError, match="section 'tests': expected one of training, validation, test"):
+        datalists.select(datalist=file, section="tests")
+    with pytest.raises(DataListError, match=r"list\.json: there is no patient in test"):
+        datalists.select(datalist=file, section="test")
+
+
+def test_volumes(tmp_path):
+    dicom_study(tmp_path, "00001", ["T2w", "FLAIR"])
+    assert datalists.volumes("a.nii.gz") == [{"image": "a.nii.gz"}]
+    expected = [str(tmp_path / "00001" / name) for name in ("FLAIR", "T2w")]
+    assert [item["image"] for item in datalists.volumes(dataset_dir=tmp_path)] == expected
+
+
+def test_json_is_written_whole_or_not_at_all(tmp_path):
+    file = tmp_path / "a.json"
+    datalists.write_json({"a": 1}, file)
+    with pytest.raises(TypeError):
+        datalists.write_json({"a": Path}, file)
+    assert json.loads(file.read_text()) == {"a": 1}
+    assert list(tmp_path.iterdir()) == [file]

@@ -1,0 +1,283 @@
+import cv2
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from custom_transforms import ChunkSlices
+from scripts.inferers import (
+    AutocastInferer,
+    SequenceClassifier,
+    SliceSegmenter,
+    autocast,
+    normalise,
+    prepare_series_batch,
+)
+from scripts.networks import BiLSTMNFNet
+
+MEAN, STD = np.array([0.485, 0.456, 0.406]) * 255, np.array([0.229, 0.224, 0.225]) * 255
+
+
+# Normalisation and precision
+
+
+def test_normalise_is_that_of_imagenet():
+    images = torch.arange(2 * 3 * 4, dtype=torch.uint8).reshape(2, 3, 2, 2) * 10
+    expected = (images.numpy().transpose(0, 2, 3, 1) / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
+    found = normalise(images)
+    assert found.dtype == torch.float32
+    np.testing.assert_allclose(found.permute(0, 2, 3, 1).numpy(), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("amp", [True, False])
+def test_autocast_inferer(amp):
+    seen = {}
+
+    class Network(nn.Module):
+        def forward(self, x):
+            y = x @ x
+            seen["dtype"] = y.dtype
+            return y
+
+    out = AutocastInferer(amp)(torch.eye(2), Network())
+    assert seen["dtype"] == (torch.bfloat16 if amp else torch.float32)
+    assert out.dtype == torch.float32
+
+
+def test_autocast_auto_follows_the_processor(monkeypatch):
+    for fast in (True, False):
+        monkeypatch.setattr("scripts.inferers.has_fast_bf16", lambda device, fast=fast: fast)
+        with autocast("cpu", "auto"):
+            assert torch.is_autocast_enabled("cpu") is fast
+
+
+# Segmentation
+
+
+class Threshold(nn.Module):
+    """A segmenter that is known by heart: WT where red is above 0, ET where blue is above 0.8."""
+
+    def forward(self, images):
+        return torch.stack([images[:, 0] - 0.0, images[:, 2] - 0.8], dim=1) * 5
+
+
+def smooth_slices(n, height, width, seed=0):
+    rng = np.random.default_rng(seed)
+    return np.stack(
+        [cv2.resize(rng.uniform(0, 255, (5, 6)).astype(np.float32), (width, height), interpolation=cv2.INTER_CUBIC) for _ in range(n)]
+    ).clip(0, 255)
+
+
+def published_masks(slices, size, zoom):
+    """The published loop, slice by slice with OpenCV; NaN where interpolation leaves the mask undecided."""
+    whole = int(size * zoom)
+    before = (whole - size) // 2
+    result = []
+    for one in slices:
+        image = cv2.resize(one.astype(np.float32), (whole, whole), interpolation=cv2.INTER_LINEAR)
+        image = image[before : before + size, before : before + size]
+        colour = (np.repeat(image[:, :, None], 3, axis=2) - MEAN) / STD
+        with torch.inference_mode():
+            logits = Threshold()(torch.from_numpy(colour.transpose(2, 0, 1)[None]).float())[0]
+        masks = []
+        for probability in torch.sigmoid(logits).numpy():
+            padded = np.zeros((whole, whole), np.float32)
+            padded[before : before + size, before : before + size] = probability > 0.5
+            back = cv2.resize(padded, one.shape[::-1], interpolation=cv2.INTER_LINEAR)
+            masks.append(np.where(np.abs(back - 0.5) < 1e-3, np.nan, back > 0.5))
+        result.append(masks)
+    return np.array(result)
+
+
+@pytest.mark.parametrize("shape", [(64, 64), (40, 40), (31, 57), (90, 50)])
+@pytest.mark.parametrize(("size", "zoom"), [(32, 1.2), (32, 1.0), (33, 1.5)])
+def test_segmenter_against_the_published_loop(shape, size, zoom):
+    slices = smooth_slices(3, *shape)
+    expected = published_masks(slices, size, zoom)
+    found = SliceSegmenter(size, zoom, amp=False)(torch.from_numpy(slices), Threshold())
+    assert found.shape == (3, 2, *shape)
+    assert found.dtype == torch.uint8
+    decided = ~np.isnan(expected)
+    wrong = (found.numpy() != expected) & decided
+    assert wrong.mean() < 2e-3  # pixels whose grey value sits on the threshold
+    for region in range(2):
+        assert 0.02 < np.nanmean(expected[:, region]) < 0.98
+
+
+def test_segmenter_leaves_the_margin_out():
+    slices = torch.full((1, 60, 60), 255.0)
+    (wt, _), = SliceSegmenter(32, 1.2, amp=False)(slices, Threshold())
+    rows, columns = np.flatnonzero(wt.any(1)), np.flatnonzero(wt.any(0))
+    for found in (rows, columns):
+        assert found[0] == 59 - found[-1]  # in the middle
+        assert abs(len(found) - 60 * 32 / int(32 * 1.2)) <= 1
+    (whole, _), = SliceSegmenter(32, 1.0, amp=False)(slices, Threshold())
+    assert whole.all()
+
+
+def test_segmenter_without_slices():
+    found = SliceSegmenter(32)(torch.zeros((0, 20, 30), dtype=torch.uint8), Threshold())
+    assert found.shape == (0, 2, 20, 30)
+    assert found.dtype == torch.uint8
+
+
+def test_segmenter_takes_more_dimensions():
+    slices = torch.from_numpy(smooth_slices(6, 20, 30))
+    segmenter = SliceSegmenter(32, amp=False)
+    flat = segmenter(slices, Threshold())
+    assert torch.equal(segmenter(slices.reshape(2, 3, 20, 30), Threshold()), flat.reshape(2, 3, 2, 20, 30))
+
+
+def test_segmenter_does_not_depend_on_the_batch():
+    slices = torch.from_numpy(smooth_slices(7, 25, 40)).to(torch.uint8)
+    found = [SliceSegmenter(32, batch_size=batch, amp=False)(slices, Threshold()) for batch in (1, 3, 7, 100)]
+    assert all(torch.equal(one, found[0]) for one in found)
+    assert found[0].any()
+
+
+def test_zoom_below_one_is_refused():
+    with pytest.raises(ValueError, match=r"zoom is 0\.9, expected 1 or more"):
+        SliceSegmenter(zoom=0.9)
+
+
+# Classification
+
+
+@pytest.fixture(scope="module")
+def networks():
+    made = {}
+    for seed, (length, mri_type) in enumerate([(35, "long"), (4, "FLAIR"), (4, "T1w")]):
+        torch.manual_seed(seed)
+        made[mri_type] = BiLSTMNFNet("resnet10t", sequence_length=length, hidden_size=4).eval()
+        nn.init.normal_(made[mri_type].clf_head.weight)
+    return made
+
+
+def colour_slices(n, height=40, width=40, seed=0):
+    return torch.from_numpy(np.random.default_rng(seed).integers(0, 256, (n, 3, height, width), dtype=np.uint8))
+
+
+def published_logits(slices, network, length, stride, size, zoom):
+    """Every zero-padded sequence through the whole network, one after another."""
+    n = len(slices)
+    side = int(size * zoom)
+    before = (side - size) / 2
+    # OpenCV: magnify by zoom, then cut the centre out; the grid of both steps together
+    matrix = np.array([[side / slices.shape[3], 0, 0], [0, side / slices.shape[2], 0]])
+    matrix[:, 2] = [0.5 * matrix[0, 0] - 0.5 - before, 0.5 * matrix[1, 1] - 0.5 - before]
+    resized = [
+        cv2.warpAffine(one.numpy().transpose(1, 2, 0).astype(np.float32), matrix, (size, size), flags=cv2.INTER_LINEAR)
+        for one in slices
+    ]
+    count = max(int(np.ceil((n - length) / stride)) + 1, 1)
+    logits = []
+    for chunk in range(count):
+        part = resized[chunk * stride : chunk * stride + length]
+        part = part + [np.zeros((size, size, 3), np.float32)] * (length - len(part))
+        images = (np.stack(part) - MEAN) / STD
+        with torch.inference_mode():
+            logits.append(float(network(torch.from_numpy(images.transpose(0, 3, 1, 2)[None]).float())))
+    return logits
+
+
+@pytest.mark.parametrize("n", [1, 34, 35, 36, 41, 80])
+def test_classifier_against_the_published_way(networks, n):
+    slices = colour_slices(n, 32, 32)
+    found = SequenceClassifier(ChunkSlices(35, 5), 32, zoom=1.0, batch_size=16, amp=False)(slices, networks["long"])
+    expected = published_logits(slices, networks["long"], 35, 5, 32, 1.0)
+    assert found.shape == (len(expected), 1)
+    np.testing.assert_allclose(found[:, 0].detach().numpy(), expected, atol=1e-5)
+    assert len(expected) == 1 or np.ptp(expected) > 1e-4
+
+
+@pytest.mark.parametrize("stride", [1, 3, 4])
+@pytest.mark.parametrize("n", [1, 3, 4, 5, 9])
+def test_short_sequences(networks, n, stride):
+    slices = colour_slices(n, 32, 32, seed=n)
+    classify = SequenceClassifier(ChunkSlices(4, stride), 32, zoom=1.0, amp=False)
+    found = classify(slices, networks["FLAIR"])[:, 0].detach().numpy()
+    np.testing.assert_allclose(found, published_logits(slices, networks["FLAIR"], 4, stride, 32, 1.0), atol=1e-5)
+
+
+def test_classifier_magnifies_about_the_centre():
+    """A cross in the middle stays there and grows; what stands at the rim is cut off."""
+    image = torch.zeros(1, 3, 81, 61)
+    image[..., 40, 30] = 255
+    image[..., 0, :] = image[..., :, 0] = 255
+    for zoom in (1.0, 1.2, 2.0):
+        found = SequenceClassifier(ChunkSlices(4, 1), 41, zoom=zoom).resize(image)[0, 0].numpy()
+        assert found.shape == (41, 41)
+        inside = found[4:-4, 4:-4]
+        assert np.unravel_index(inside.argmax(), inside.shape) == (16, 16)
+        assert (found[0].max() > 50) == (zoom == 1.0)
+
+
+@pytest.mark.parametrize("zoom", [1.0, 1.25, 1.5])
+@pytest.mark.parametrize("shape", [(40, 40), (64, 48)])
+def test_magnification_against_opencv(shape, zoom):
+    size = 32
+    image = smooth_slices(1, *shape)[0]
+    side = size * zoom
+    matrix = np.array([[side / shape[1], 0, 0], [0, side / shape[0], 0]])
+    matrix[:, 2] = 0.5 * np.diag(matrix[:, :2]) - 0.5 - (side - size) / 2
+    expected = cv2.warpAffine(image, matrix, (size, size), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)
+    tensor = torch.from_numpy(image)[None, None].repeat(1, 3, 1, 1)
+    found = SequenceClassifier(ChunkSlices(4, 1), size, zoom=zoom).resize(tensor)[0]
+    assert torch.equal(found[0], found[2])
+    # OpenCV rounds positions to 1/32 of a pixel
+    assert np.abs(found[0].numpy() - expected)[1:-1, 1:-1].max() < np.abs(np.gradient(image)).max() / 16
+
+
+def test_every_slice_is_encoded_once(networks, monkeypatch):
+    network = networks["FLAIR"]
+    rows = []
+    encode = type(network).encode
+
+    def counted(self, images):
+        rows.append(images)
+        return encode(self, images)
+
+    monkeypatch.setattr(type(network), "encode", counted)
+    slices = colour_slices(9)
+    classify = SequenceClassifier(ChunkSlices(4, 1), 32, batch_size=4, amp=False)
+    assert classify(slices, network).shape == (6, 1)
+    seen = torch.cat(rows)
+    black = normalise(torch.zeros(1, 3, 32, 32))
+    of_slices = [image for image in seen if not torch.equal(image[None], black)]
+    assert len(of_slices) == 9
+    assert len(seen) <= 10
+    assert len({image.numpy().tobytes() for image in of_slices}) == 9
+
+
+def test_classifier_does_not_depend_on_the_batch(networks):
+    slices = colour_slices(9)
+    found = [
+        SequenceClassifier(ChunkSlices(4, 2), 32, batch_size=batch, amp=False)(slices, networks["FLAIR"]).detach()
+        for batch in (1, 4, 100)
+    ]
+    for one in found[1:]:
+        torch.testing.assert_close(one, found[0], atol=1e-5, rtol=0)
+
+
+def test_one_network_for_each_modality(networks):
+    slices = colour_slices(5)
+    classify = SequenceClassifier(ChunkSlices(4, 2), 32, amp=False)
+    both = nn.ModuleDict({name: networks[name] for name in ("FLAIR", "T1w")})
+    for name in ("FLAIR", "T1w"):
+        torch.testing.assert_close(classify(slices, both, mri_type=name), classify(slices, networks[name]))
+    assert not torch.allclose(classify(slices, both, mri_type="FLAIR"), classify(slices, both, mri_type="T1w"))
+
+
+def test_classifier_without_slices(networks):
+    found = SequenceClassifier(ChunkSlices(4, 2), 32)(torch.zeros(0, 3, 20, 30, dtype=torch.uint8), networks["FLAIR"])
+    assert found.shape == (0, 1)
+
+
+def test_batch_of_a_series():
+    batch = {"image": torch.zeros(2, 3, 4, 4), "mri_type": "T1w", "label": 1}
+    image, label, args, kwargs = prepare_series_batch(batch, "cpu")
+    assert image.shape == (2, 3, 4, 4)
+    assert label.tolist() == [[1.0]]
+    assert args == ()
+    assert kwargs == {"mri_type": "T1w"}
+    assert prepare_series_batch({"image": batch["image"], "mri_type": "T1w"}, "cpu")[1] is None

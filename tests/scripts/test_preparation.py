@@ -1,0 +1,356 @@
+import json
+import logging
+import os
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from ignite.engine import Engine
+from monai.transforms import Compose, LoadImaged, Orientationd
+
+from custom_transforms import (
+    BratsLabelsToWTETd,
+    SampleSlices,
+    ScaleToUint8d,
+    SeriesReader,
+    SliceGeometry,
+    SlicePlanes,
+    TumorRatioFilter,
+)
+from scripts import preparation
+from scripts.prepared import PreparedError, PreparedSeries, write_series
+
+PLANES = ("sagittal", "coronal", "axial")
+
+
+@pytest.fixture
+def told(caplog):
+    caplog.set_level(logging.INFO)
+    return caplog
+
+
+@pytest.fixture
+def study(tmp_path):
+    """Two series, one a folder and one a file."""
+    (tmp_path / "study" / "FLAIR").mkdir(parents=True)
+    (tmp_path / "study" / "FLAIR" / "Image-1.dcm").write_bytes(b"one")
+    (tmp_path / "study" / "t1.nii").write_bytes(b"two")
+    return {"patient": "00001", "FLAIR": str(tmp_path / "study" / "FLAIR"), "T1w": str(tmp_path / "study" / "t1.nii")}
+
+
+def items_of(study, folder, configuration=None, **rest):
+    return preparation.series_items([study], folder, configuration or {"zoom": 1.2}, **rest)
+
+
+def save(item, **info):
+    """Stand in for the preparation of one item."""
+    info = {"fingerprint": item["fingerprint"], "patient": item["patient"], "mri_type": item["mri_type"], **info}
+    write_series(item["output"], np.zeros((0, 2, 2), np.uint8), np.zeros(0, int), np.zeros((1, 2, 2, 2), bool), info)
+
+
+# What made a prepared series
+
+
+def test_fingerprint_follows_configuration_and_source(study):
+    flair = study["FLAIR"]
+    first = preparation.fingerprint({"zoom": 1.2}, flair)
+    assert preparation.fingerprint({"zoom": 1.2}, flair) == first
+    assert preparation.fingerprint({"zoom": 1.0}, flair) != first
+    assert preparation.fingerprint({"zoom": 1.2, "more": None}, flair) != first
+    assert preparation.fingerprint({"zoom": 1.2}, study["T1w"]) != first
+
+
+def test_fingerprint_does_not_follow_the_order_of_settings(study):
+    assert preparation.fingerprint({"a": 1, "b": [2]}, study["T1w"]) == preparation.fingerprint(
+        {"b": [2], "a": 1}, study["T1w"]
+    )
+
+
+@pytest.mark.parametrize("change", ["content", "time", "new file", "name"])
+def test_fingerprint_follows_the_files_of_a_series(study, tmp_path, change):
+    folder = tmp_path / "study" / "FLAIR"
+    file = folder / "Image-1.dcm"
+    first = preparation.fingerprint({}, folder)
+    if change == "content":
+        file.write_bytes(b"longer")
+    elif change == "time":
+        os.utime(file, (1, 1))
+    elif change == "new file":
+        (folder / "Image-2.dcm").write_bytes(b"one")
+    else:
+        file.rename(folder / "Image-3.dcm")
+    assert preparation.fingerprint({}, folder) != first
+
+
+def test_items_are_the_series_that_are_there(study, tmp_path):
+    items = items_of(study, tmp_path / "prepared")
+    assert [(item["patient"], item["mri_type"], item["image"]) for item in items] == [
+        ("00001", "FLAIR", study["FLAIR"]),
+        ("00001", "T1w", study["T1w"]),
+    ]
+    assert len({item["output"] for item in items}) == 2
+    assert [item["mri_type"] for item in items_of(study, tmp_path, mri_types=["T1w", "T2w"])] == ["T1w"]
+
+
+def test_only_what_is_not_prepared_is_pending(study, tmp_path, told):
+    items = items_of(study, tmp_path / "prepared")
+    assert preparation.pending(items) == items
+    save(items[0])
+    assert preparation.pending(items) == items[1:]
+    assert "2 series: 1 prepared before, 1 to prepare" in told.text
+    assert preparation.pending(items_of(study, tmp_path / "prepared", {"zoom": 1.0})) != []
+    with open(items[0]["output"], "wb") as file:
+        file.write(b"broken")
+    assert preparation.pending(items) == items
+
+
+# A series that can't be read
+
+
+def test_a_bad_item_is_reported_and_the_rest_goes_on():
+    def transform(item):
+        if item["image"] == "bad":
+            raise RuntimeError("applying transform") from ValueError("bad: found nothing, expected a series")
+        return {**item, "image": torch.ones(2, 3, 3)}
+
+    dataset = preparation.SeriesDataset([{"image": "good"}, {"image": "bad"}, {"image": "fine"}], transform)
+    good, bad, fine = (dataset[index] for index in range(3))
+    assert good["error"] == fine["error"] == ""
+    assert len(good["image"]) == 2
+    assert bad["error"] == "ValueError: bad: found nothing, expected a series"
+    assert bad["image"].shape[0] == 0
+    assert bad["n_slices"] == 0
+
+
+def test_slice_indices():
+    out = preparation.SliceIndices()({"image": torch.zeros(4, 2, 2), "patient": "1"})
+    assert out["n_slices"] == 4
+    assert out["slices"].tolist() == [0, 1, 2, 3]
+    assert out["patient"] == "1"
+
+
+def series_item(tmp_path, error=""):
+    geometry = SliceGeometry.from_affine(np.diag([1.0, 1, 3, 1]), (4, 5, 6))
+    rng = np.random.default_rng(3)
+    return {
+        "patient": "00001",
+        "mri_type": "FLAIR",
+        "output": str(tmp_path / "00001" / "FLAIR.h5"),
+        "fingerprint": "abc",
+        "source": "/data/00001/FLAIR",
+        "warnings": ["a gap"],
+        "error": error,
+        "started": 0.0,
+        "n_slices": 6,
+        "geometry": geometry,
+        "foreground": torch.tensor([1, 2, 4]),
+        "masks": torch.from_numpy(rng.integers(0, 2, (3, 2, 5, 4), dtype=np.uint8)),
+        "slices": torch.tensor([2, 4]),
+        "image": torch.from_numpy(rng.integers(0, 256, (2, 5, 4), dtype=np.uint8)),
+    }
+
+
+def test_save_series(tmp_path):
+    item = series_item(tmp_path)
+    summary = preparation.SaveSeries()(item)["summary"]
+    saved = PreparedSeries(item["output"])
+    expected = np.zeros((6, 2, 5, 4), np.uint8)
+    expected[[1, 2, 4]] = item["masks"]
+    np.testing.assert_array_equal(saved.masks(), expected)
+    image, masks = saved.stacks()
+    np.testing.assert_array_equal(image, item["image"])
+    np.testing.assert_array_equal(masks, expected[[2, 4]])
+    assert saved.geometry == item["geometry"]
+    assert (summary["slices"], summary["foreground"], summary["kept"]) == (6, 3, 2)
+    assert saved.info["fingerprint"] == "abc"
+    assert saved.info["warnings"] == ["a gap"]
+    assert "/data" not in json.dumps(saved.info)
+
+
+def test_an_item_with_an_error_is_not_saved(tmp_path):
+    summary = preparation.SaveSeries()(series_item(tmp_path, "SeriesError: broken"))["summary"]
+    assert summary["error"] == "SeriesError: broken"
+    assert not list(tmp_path.iterdir())
+
+
+# The index
+
+
+def test_index_has_everyone_asked_for(study, tmp_path, told):
+    folder = tmp_path / "prepared"
+    second = {"patient": "00002", "FLAIR": study["FLAIR"]}
+    items = preparation.series_items([study, second], folder, {"zoom": 1.2})
+    save(items[0], slices=3, kept=2)
+    index = preparation.PreparationIndex(folder, {"zoom": 1.2}, items)
+    index.note({"patient": "00001", "mri_type": "T1w", "warnings": [], "error": "SeriesError: broken"})
+    rows = index.write()
+    assert set(rows) == {"00001/FLAIR", "00001/T1w", "00002/FLAIR"}
+    assert rows["00001/T1w"]["error"] == "SeriesError: broken"
+    assert rows["00002/FLAIR"]["error"] == "not prepared"
+    assert "00001/T1w: SeriesError: broken" in told.text
+    assert json.loads((folder / "index.json").read_text())["configuration"] == {"zoom": 1.2}
+    read = preparation.read_index(folder)
+    assert read["00001/FLAIR"]["file"] == items[0]["output"]
+    assert (read["00001/FLAIR"]["slices"], read["00001/FLAIR"]["kept"]) == (3, 2)
+
+
+def test_index_collects_from_an_engine(study, tmp_path):
+    items = items_of(study, tmp_path)
+    index = preparation.PreparationIndex(tmp_path, {}, items)
+    engine = Engine(lambda engine, item: {"summary": {**item, "warnings": [], "error": f"no {item['mri_type']}"}})
+    index.attach(engine)
+    engine.run([{"patient": "00001", "mri_type": name} for name in ("FLAIR", "T1w")])
+    assert {name: row["error"] for name, row in index.write().items()} == {
+        "00001/FLAIR": "no FLAIR",
+        "00001/T1w": "no T1w",
+    }
+
+
+def test_index_can_be_moved(study, tmp_path):
+    items = items_of(study, tmp_path / "here")
+    save(items[0], kept=0)
+    preparation.PreparationIndex(tmp_path / "here", {}, items).write()
+    (tmp_path / "here").rename(tmp_path / "there")
+    assert PreparedSeries(preparation.read_index(tmp_path / "there")["00001/FLAIR"]["file"]).n_slices == 1
+
+
+def test_no_index(tmp_path):
+    with pytest.raises(PreparedError, match=r"index\.json: no such index; run the preparation .*radiogenomics prepare"):
+        preparation.read_index(tmp_path)
+
+
+# Stage 1
+
+
+def volume(seed=4, shape=(12, 11, 10)):
+    """A brain with a tumour that grows along one diagonal, and labels of BraTS 2021."""
+    rng = np.random.default_rng(seed)
+    seg = np.zeros(shape, dtype=np.uint8)
+    seg[3:9, 2:7, 4:8] = 2
+    seg[4:7, 3:5, 4:6] = 4
+    seg[5, 4, 5] = 1
+    image = rng.uniform(10, 500, shape).astype(np.float32)
+    image[:2] = image[-2:] = 0
+    return image, seg
+
+
+def save_case(folder, patient, image, seg, affine=None):
+    affine = np.diag([-1.0, -1, 1, 1]) if affine is None else affine
+    (folder / patient).mkdir(parents=True, exist_ok=True)
+    entry = {"patient": patient}
+    for name, array in (("FLAIR", image), ("seg", seg)):
+        entry[name] = str(folder / patient / f"{patient}_{name.lower()}.nii.gz")
+        nib.save(nib.Nifti1Image(array, affine), entry[name])
+    return entry
+
+
+def expected_planes(image, seg, min_ratio, keep_rate, radiological):
+    """Stage 1's slices by plane, computed with numpy alone; image and labels lie in LPS order and are turned to RAS."""
+    image, seg = image[::-1, ::-1], seg[::-1, ::-1]
+    scaled = np.floor((image - image.min()) / (image.max() - image.min()) * 255 + 0.5).astype(int)
+    result = {}
+    for axis, plane in enumerate(PLANES):
+        kept = []
+        for index in range(image.shape[axis]):
+            labels = seg.take(index, axis)
+            if (labels > 0).sum() / labels.size > min_ratio:
+                kept.append((scaled.take(index, axis), labels > 0, labels == 4))
+        step = max(round(keep_rate * len(kept)), 1)
+        kept = kept[::step]
+        if radiological:
+            kept = [tuple(np.rot90(one.T, 2) for one in parts) for parts in kept]
+        result[plane] = kept
+    return result
+
+
+def prepare_volumes(entries, folder, min_ratio=0.01, keep_rate=0.1, radiological=False):
+    configuration = {"planes": list(PLANES), "ratio": min_ratio, "rate": keep_rate, "radiological": radiological}
+    transform = Compose(
+        [
+            LoadImaged(["image", "seg"], reader=SeriesReader(), ensure_channel_first=True),
+            Orientationd(["image", "seg"], axcodes="RAS", labels=None),
+            ScaleToUint8d("image"),
+            BratsLabelsToWTETd("seg"),
+            preparation.SavePlanes(
+                SlicePlanes(PLANES, radiological=radiological),
+                TumorRatioFilter(min_ratio, "image_area"),
+                SampleSlices(keep_rate),
+            ),
+        ]
+    )
+    items = preparation.segmentation_items(entries, folder, configuration)
+    return preparation.prepare_segmentation(items, transform, folder, configuration)
+
+
+@pytest.mark.parametrize("radiological", [False, True])
+@pytest.mark.parametrize(("min_ratio", "keep_rate"), [(0.01, 0.1), (0.1, 0.5)])
+def test_planes_against_numpy(tmp_path, radiological, min_ratio, keep_rate):
+    image, seg = volume()
+    entry = save_case(tmp_path / "data", "BraTS2021_00001", image, seg)
+    rows = prepare_volumes([entry], tmp_path / "prepared", min_ratio, keep_rate, radiological)
+    expected = expected_planes(image, seg, min_ratio, keep_rate, radiological)
+    assert set(rows) == {f"BraTS2021_00001/FLAIR/{plane}" for plane in PLANES}
+    for plane, slices in expected.items():
+        row = preparation.read_index(tmp_path / "prepared")[f"BraTS2021_00001/FLAIR/{plane}"]
+        assert row["kept"] == len(slices) > 0
+        stack, masks = PreparedSeries(row["file"]).stacks()
+        for found, found_masks, (one, wt, et) in zip(stack, masks, slices, strict=True):
+            assert np.abs(found.astype(int) - one).max() <= 1
+            np.testing.assert_array_equal(found_masks, [wt, et])
+
+
+def test_a_volume_without_tumour_gives_no_slice(tmp_path):
+    image, seg = volume()
+    rows = prepare_volumes([save_case(tmp_path / "data", "a", image, 0 * seg)], tmp_path / "prepared")
+    assert [row["kept"] for row in rows.values()] == [0, 0, 0]
+
+
+def test_entries_without_labels_are_no_items(tmp_path):
+    image, seg = volume()
+    with_seg = save_case(tmp_path, "a", image, seg)
+    without = {key: value for key, value in save_case(tmp_path, "b", image, seg).items() if key != "seg"}
+    items = preparation.segmentation_items([with_seg, without], tmp_path, {"planes": ["axial"]})
+    assert [item["patient"] for item in items] == ["a"]
+
+
+def test_a_broken_volume_is_told_and_the_rest_is_prepared(tmp_path, told):
+    image, seg = volume()
+    entries = [save_case(tmp_path / "data", name, image, seg) for name in ("a", "b", "c")]
+    seg[0, 0, 0] = 9
+    entries[1] = save_case(tmp_path / "data", "b", image, seg)
+    rows = prepare_volumes(entries, tmp_path / "prepared")
+    assert [name for name, row in rows.items() if "error" in row] == [f"b/FLAIR/{plane}" for plane in PLANES]
+    assert "9" in rows["b/FLAIR/axial"]["error"]
+    assert "b/FLAIR" in told.text
+    assert all(rows[f"{name}/FLAIR/axial"]["kept"] for name in ("a", "c"))
+    # once it is mended, only this one is prepared
+    before = os.stat(preparation.read_index(tmp_path / "prepared")["a/FLAIR/axial"]["file"]).st_mtime_ns
+    save_case(tmp_path / "data", "b", *volume())
+    assert prepare_volumes(entries, tmp_path / "prepared")["b/FLAIR/axial"]["kept"]
+    assert os.stat(preparation.read_index(tmp_path / "prepared")["a/FLAIR/axial"]["file"]).st_mtime_ns == before
+
+
+def test_asking_again_costs_nothing_and_another_configuration_everything(tmp_path, told):
+    entry = save_case(tmp_path / "data", "a", *volume())
+    folder = tmp_path / "prepared"
+
+    def times():
+        return {path.name: path.stat().st_mtime_ns for path in sorted(folder.rglob("*.h5"))}
+
+    first_rows = prepare_volumes([entry], folder)
+    first = times()
+    assert len(first) == 3
+    told.clear()
+    assert prepare_volumes([entry], folder) == first_rows
+    assert times() == first
+    assert "3 prepared before, 0 to prepare" in told.text
+    second_rows = prepare_volumes([entry], folder, min_ratio=0.2)
+    assert first.keys() == times().keys()
+    assert all(times()[name] != first[name] for name in first)
+    assert sum(row["kept"] for row in second_rows.values()) < sum(row["kept"] for row in first_rows.values())
+
+
+def test_as_is():
+    item = {"image": object()}
+    assert preparation.as_is(item) is item
