@@ -455,14 +455,15 @@ def _shown(result: Any) -> Any:
     return str(result) if isinstance(result, Path) else result
 
 
-def _mistake(error: BaseException | None) -> BaseException | None:
-    """The innermost error that a person can mend, below MONAI's wrappers; None for an error of the program."""
-    found = None
+def _mistake(error: BaseException | None) -> str | None:
+    """What to tell a person of an error that a person can mend, without MONAI's wrappers; None for one of the program."""
     while error is not None:
         if isinstance(error, (ValueError, OSError, ImportError)) or type(error).__name__ == "WeightsError":
-            found = error
+            extras = isinstance(error, ImportError) and "pip install" not in str(error)
+            hint = ". Optional packages: pip install 'brats-mri-radiogenomics[demo]'" if extras else ""
+            return f"{error}{hint}"
         error = error.__cause__
-    return found
+    return None
 
 
 if __name__ == "__main__":

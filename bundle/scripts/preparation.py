@@ -79,10 +79,12 @@ class SeriesDataset(Dataset):
     """
 
     def __getitem__(self, index: int) -> dict[str, Any]:  # type: ignore[override]
-        """The transformed item, with ``started``, the time at which its reading began."""
-        item = {**self.data[index], "started": time.time(), "error": ""}
+        """The transformed item, with ``read_seconds`` and ``ready``, the time at which it was read."""
+        started = time.time()
+        item = {**self.data[index], "error": ""}
         try:
-            return self.transform(item)
+            item = self.transform(item)
+            return {**item, "ready": time.time(), "read_seconds": time.time() - started}
         except Exception as error:
             reason = _innermost(error)
             return {
@@ -138,6 +140,9 @@ class SaveSeries(Transform):
     ``(n,)``, the slices that were segmented. Adds ``summary`` for the index; an item with an ``error`` is only summarised.
     """
 
+    def __init__(self) -> None:
+        self._free = 0.0
+
     def __call__(self, data: Mapping[str, Any]) -> dict[str, Any]:
         """The item with ``summary``."""
         summary = {"patient": data["patient"], "mri_type": data["mri_type"], "warnings": list(data["warnings"])}
@@ -151,8 +156,10 @@ class SaveSeries(Transform):
             "slices": data["n_slices"],
             "foreground": len(foreground),
             "kept": len(image),
-            "seconds": round(time.time() - data["started"], 3),
         }
+        # items are read ahead: the work on this one began when it was ready and the one before it was done
+        summary["seconds"] = round(data["read_seconds"] + time.time() - max(data["ready"], self._free), 3)
+        self._free = time.time()
         info = {**summary, "fingerprint": data["fingerprint"], "source": Path(data["source"]).name}
         write_series(data["output"], image, _array(data["slices"]), masks, info, data["geometry"])
         return {**data, "summary": summary}

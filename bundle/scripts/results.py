@@ -58,7 +58,7 @@ class RestoreLabelMap(Transform):
         labels = np.zeros((data["n_slices"], *found.shape[2:]), dtype=np.uint8)
         labels[torch.as_tensor(data["slices"]).cpu().numpy()] = label_map(found)
         volume = torch.from_numpy(data["geometry"].to_volume(labels).astype(np.float32))
-        affine = torch.as_tensor(data["geometry"].affine, dtype=torch.float64)
+        affine = torch.tensor(data["geometry"].affine, dtype=torch.float64)
         meta = {"filename_or_obj": data["source"], "original_affine": affine}
         return {**data, "pred": MetaTensor(volume[None], affine=affine, meta=meta)}
 
@@ -266,11 +266,14 @@ def write_evaluation(
             continue
         truth, chance = zip(*there, strict=True)
         scores: dict[str, Any] = {key: score(truth, chance) for key, score in PATIENT_SCORES.items()}
-        metrics[name] = {"patients": len(truth), **scores, "auc_95": list(auc_interval(truth, chance))}
+        scores["auc_95"] = list(auc_interval(truth, chance))
         logger.info(
             "%s: AUC %.3f (95 %% interval %.3f to %.3f) on %d patients",
-            name, scores["auc"], *metrics[name]["auc_95"], len(truth),
+            name, scores["auc"], *scores["auc_95"], len(truth),
         )  # fmt: skip
+        if len(set(truth)) < 2:  # JSON knows no NaN
+            scores |= {"auc": None, "auc_95": None}
+        metrics[name] = {"patients": len(truth), **scores}
     write_json(metrics, Path(output_dir) / "metrics.json")
     return metrics
 

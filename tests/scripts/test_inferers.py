@@ -148,7 +148,7 @@ def networks():
     made = {}
     for seed, (length, mri_type) in enumerate([(35, "long"), (4, "FLAIR"), (4, "T1w")]):
         torch.manual_seed(seed)
-        made[mri_type] = BiLSTMNFNet("resnet10t", sequence_length=length, hidden_size=4).eval()
+        made[mri_type] = BiLSTMNFNet("test_efficientnet", sequence_length=length, hidden_size=4).eval()
         nn.init.normal_(made[mri_type].clf_head.weight)
     return made
 

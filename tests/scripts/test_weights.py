@@ -10,7 +10,7 @@ from scripts import weights
 from scripts.networks import BiLSTMNFNet
 from scripts.weights import WeightsError
 
-TINY = "mobilenetv3_small_050"
+TINY = "test_efficientnet"
 SETTINGS = {"backbone": TINY, "image_size": 32, "sequence_length": 4, "stride": 2, "hidden_size": 3}
 
 
@@ -26,7 +26,7 @@ def classifier(seed=0, **settings):
 
 def segmenter(seed=0, channels=(16, 8, 8, 4, 4)):
     torch.manual_seed(seed)
-    return smp.UnetPlusPlus("tu-mobilenetv3_small_050", encoder_weights=None, decoder_channels=channels, classes=2)
+    return smp.UnetPlusPlus("tu-test_efficientnet", encoder_weights=None, decoder_channels=channels, classes=2)
 
 
 def same(first, second):
@@ -126,8 +126,8 @@ def test_what_is_no_state_dict_is_refused(tmp_path, content):
 
 def test_weights_of_another_network_are_refused(tmp_path):
     file = tmp_path / "model.pt"
-    weights.save_weights(segmenter(), {"encoder_name": "tu-mobilenetv3_small_050"}, file)
-    with pytest.raises(WeightsError, match=r"model\.pt: these weights are not for this network.*tu-mobilenetv3") as info:
+    weights.save_weights(segmenter(), {"encoder_name": "tu-test_efficientnet"}, file)
+    with pytest.raises(WeightsError, match=r"model\.pt: these weights are not for this network.*tu-test_eff") as info:
         weights.load_weights(classifier(), file)
     assert "lstm" in str(info.value) or "backbone" in str(info.value)
 
@@ -147,9 +147,9 @@ def test_settings_of_a_segmenter(tmp_path):
     assert weights.segmenter_settings(None) == method
     torch.save(segmenter().state_dict(), tmp_path / "flat.pth")
     assert weights.segmenter_settings(tmp_path / "flat.pth") == method
-    weights.save_weights(segmenter(), {"encoder_name": "tu-mobilenetv3_small_050", "image_size": 64}, tmp_path / "own.pt")
+    weights.save_weights(segmenter(), {"encoder_name": "tu-test_efficientnet", "image_size": 64}, tmp_path / "own.pt")
     assert weights.segmenter_settings(tmp_path / "own.pt") == {
-        **method, "encoder_name": "tu-mobilenetv3_small_050", "image_size": 64,
+        **method, "encoder_name": "tu-test_efficientnet", "image_size": 64,
     }  # fmt: skip
 
 
@@ -372,7 +372,7 @@ def test_hub_out_of_reach(monkeypatch, make):
 
     monkeypatch.setattr(weights.timm, "create_model", fail)
     monkeypatch.setattr(weights.smp.encoders, "get_encoder", fail)
-    with pytest.raises(WeightsError, match=r"ImageNet weights of .*mobilenetv3_small_050.*no route to host") as info:
+    with pytest.raises(WeightsError, match=r"ImageNet weights of .*test_efficientnet.*no route to host") as info:
         weights.initialise(network, "imagenet")
     assert "--init FILE" in str(info.value)
     assert "--init none" in str(info.value)

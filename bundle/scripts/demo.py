@@ -1,0 +1,288 @@
+"""The demo: all that the bundle does, on a phantom cohort, in a few minutes on a CPU.
+
+It runs the configurations that a person would run, one after the other, with smaller networks and images.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import logging
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .cli import run_config
+from .datalists import build_datalist, read_labels, same_patient, write_json
+from .metrics import auc_interval, roc_auc
+from .overview import draw_overview
+from .results import RESEARCH_ONLY
+
+logger = logging.getLogger(__name__)
+
+MRI_TYPES = ["FLAIR", "T1wCE"]
+"""Modalities that are classified; the made-up signal shows in both."""
+
+SETTINGS: dict[str, dict[str, Any]] = {
+    "phantom": {
+        "segmentation_patients": 32,
+        "classification_patients": 30,
+        "test_patients": 30,
+        "overlap": 2,  # two persons are in both tasks, so that leaving them out of stage 1 is seen
+        "spacing": 3.0,  # mm
+        "slice_thickness": 4.0,
+    },
+    "prepare_segmentation": {"planes": ["axial"], "keep_rate": 0.1},  # the plane of the phantom's DICOM series
+    "train_segmentation": {
+        "encoder_name": "tu-test_efficientnet",
+        "decoder_channels": [48, 32, 16, 16, 8],
+        "image_size": 64,
+        "init": "none",
+        "loss#_target_": "DiceFocalLoss",  # Dice alone starts slowly from random weights
+        "learning_rate": 0.004,
+        "batch_size": 8,
+        "max_epochs": 12,
+        "warmup_epochs": 0,
+    },
+    "evaluate_segmentation": {},
+    "prepare_classification": {"zoom": 1.0},  # training sees whole slices, so the other steps do too
+    "train_classification": {
+        "backbone": "resnet10t",
+        "hidden_size": 32,
+        "image_size": 64,
+        "sequence_length": 12,
+        "stride": 6,
+        "zoom": 1.0,
+        "init": "none",
+        "score": "-log_loss",  # the AUC of so few patients is soon 1 and tells epochs apart no more
+        "learning_rate": 0.001,
+        "max_epochs": 8,
+        "warmup_epochs": 0,
+    },
+    "evaluate_classification": {"zoom": 1.0},
+    "inference": {"zoom": 1.0},
+}
+"""Values that differ from the configurations' own, by configuration."""
+
+WORKERS = 1  # with one thread for the network, both of two cores are busy and neither waits for the other
+STATE_FILE = "demo.json"
+METRICS_FILE = "metrics.json"
+
+
+def run(output: str | Path, signal: float, overwrite: bool) -> Path:
+    """Make a phantom cohort, train and evaluate both stages on it, predict its test patients, and draw an overview.
+
+    A demo that was interrupted goes on where it stopped.
+
+    Args:
+        output: folder for everything.
+        signal: strength of the label's made-up signal in the phantom, 0 (none) to 1.
+        overwrite: replace the demo that is in ``output``; other folders are never replaced.
+
+    Returns:
+        The folder.
+
+    Raises:
+        FileExistsError: ``output`` holds a demo that is finished or has another signal, or something else.
+        ValueError: signal out of range.
+        ImportError: an optional package is missing.
+    """
+    folder = Path(output)
+    state = _start(folder, float(signal), overwrite)
+    steps = _steps(folder, float(signal))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        for number, (title, step) in enumerate(steps.items(), 1):
+            if title in state["seconds"]:
+                logger.info("%d/%d %s: done before", number, len(steps), title)
+                continue
+            logger.info("\n%d/%d %s", number, len(steps), title)
+            started = time.monotonic()
+            step()
+            state["seconds"][title] = round(time.monotonic() - started, 1)
+            write_json(state, folder / STATE_FILE)
+    finally:
+        torch.set_num_threads(threads)
+    metrics = summarise(folder, state)
+    write_json(metrics, folder / METRICS_FILE)
+    logger.info("%s", _report(folder, metrics))
+    return folder
+
+
+def _start(folder: Path, signal: float, overwrite: bool) -> dict[str, Any]:
+    """The state of the demo in a folder: a new one's, or that of one that was interrupted."""
+    if not 0 <= signal <= 1:
+        raise ValueError(f"signal is {signal}, expected 0 (none) to 1 (plain to see)")
+    state: dict[str, Any] = {"note": RESEARCH_ONLY, "signal": signal, "settings": SETTINGS, "seconds": {}}
+    file = folder / STATE_FILE
+    if file.is_file():
+        earlier = json.loads(file.read_text(encoding="utf-8"))
+        if overwrite:
+            shutil.rmtree(folder)
+        elif (folder / METRICS_FILE).is_file():
+            raise FileExistsError(f"{folder} holds a demo; replace it (--overwrite) or name another folder (--output)")
+        elif {**earlier, "seconds": {}} != state:
+            raise FileExistsError(
+                f"{folder} holds an unfinished demo of signal {earlier['signal']} or with other settings; replace it "
+                "(--overwrite) or name another folder (--output)"
+            )
+        else:
+            return earlier
+    elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise FileExistsError(f"{folder} is there and is no demo; it is not touched, name another folder (--output)")
+    write_json(state, file)
+    return state
+
+
+def _steps(folder: Path, signal: float) -> dict[str, Callable[[], Any]]:
+    """What is done, in order, by title; every step may be started again after an interruption."""
+    phantom, prepared, runs = folder / "phantom", folder / "prepared", folder / "runs"
+    task1: dict[str, Any] = {"datalist": str(folder / "task1.json"), "num_workers": WORKERS}
+    task2: dict[str, Any] = {"datalist": str(folder / "task2.json"), "num_workers": WORKERS}
+    of_segmentation = {"prepared_dir": str(prepared / "segmentation")}
+    of_classification = {"prepared_dir": str(prepared / "classification")}
+    without_task2 = {"classification_datalist": str(folder / "task2.json")}
+    segmenter = {"segmenter": str(runs / "segmentation" / "segmentation.pt")}
+    classifiers = {"classifier": str(runs), "mri_types": MRI_TYPES}
+
+    def job(config: str, **values: Any) -> None:
+        run_config(config, **SETTINGS[config], **values)
+
+    def write_datalists() -> None:
+        for task in ("task1", "task2"):
+            build_datalist(phantom / task, folder / f"{task}.json", overwrite=True)
+
+    def train_classification() -> None:
+        for mri_type in MRI_TYPES:
+            job(
+                "train_classification",
+                mri_type=mri_type,
+                output_dir=str(runs / mri_type),
+                resume=True,
+                **of_classification,
+                **task2,
+            )
+
+    def predict() -> None:
+        # A prediction is complete when this file is there, and goes on as long as it is not.
+        (folder / "patients.json").unlink(missing_ok=True)
+        test = phantom / "task2" / "test"
+        job(
+            "inference",
+            dataset_dir=str(test),
+            sample_submission=str(phantom / "task2" / "sample_submission.csv"),
+            output_dir=str(folder),
+            prepared_dir=str(prepared / "prediction"),
+            num_workers=WORKERS,
+            **segmenter,
+            **classifiers,
+        )
+
+    return {
+        "phantom cohort": lambda: job("phantom", output_dir=str(phantom), signal=signal, overwrite=True),
+        "data lists": write_datalists,
+        "prepare segmentation": lambda: job("prepare_segmentation", **of_segmentation, **task1),
+        "train segmentation": lambda: job(
+            "train_segmentation",
+            output_dir=str(runs / "segmentation"),
+            resume=True,
+            **of_segmentation,
+            **without_task2,
+            **task1,
+        ),
+        "evaluate segmentation": lambda: job(
+            "evaluate_segmentation",
+            output_dir=str(folder / "evaluation_segmentation"),
+            overwrite=True,
+            **segmenter,
+            **of_segmentation,
+            **without_task2,
+            **task1,
+        ),
+        "prepare classification": lambda: job(
+            "prepare_classification", mri_types=MRI_TYPES, **segmenter, **of_classification, **task2
+        ),
+        "train classification": train_classification,
+        "evaluate classification": lambda: job(
+            "evaluate_classification",
+            section="test",
+            labels=str(phantom / "task2" / "test_labels.csv"),
+            output_dir=str(folder / "evaluation_classification"),
+            overwrite=True,
+            **classifiers,
+            **of_classification,
+            **task2,
+        ),
+        "predict": predict,
+        "overview": lambda: draw_overview(
+            folder / "overview.png",
+            studies=phantom / "task2" / "test",
+            true_masks=phantom / "task2_masks",
+            predicted_masks=folder / "masks",
+            segmentation_run=runs / "segmentation",
+            classification_runs={mri_type: runs / mri_type for mri_type in MRI_TYPES},
+            predictions=folder / "evaluation_classification" / "predictions.csv",
+        ),
+    }
+
+
+def summarise(folder: Path, state: dict[str, Any]) -> dict[str, Any]:
+    """The figures of a finished demo: Dice of held-out patients, AUC of test patients by two ways, seconds.
+
+    Args:
+        folder: of the demo.
+        state: content of its ``demo.json``.
+    """
+    segmentation = json.loads((folder / "evaluation_segmentation" / METRICS_FILE).read_text(encoding="utf-8"))
+    classification = json.loads((folder / "evaluation_classification" / METRICS_FILE).read_text(encoding="utf-8"))
+    labels = read_labels(folder / "phantom" / "task2" / "test_labels.csv")
+    with open(folder / "submission.csv", newline="", encoding="utf-8") as stream:
+        submitted = [(row["BraTS21ID"], float(row["MGMT_value"])) for row in csv.DictReader(stream)]
+    truth = [next(label for name, label in labels.items() if same_patient(name, patient)) for patient, _ in submitted]
+    chance = [value for _, value in submitted]
+    return {
+        "note": f"Phantom data: synthetic, no biological meaning. {RESEARCH_ONLY}",
+        "signal": state["signal"],
+        "segmentation": {"patients": segmentation["patients"], **segmentation["all"]},
+        "classification": {
+            name: {key: classification[name][key] for key in ("patients", "auc", "auc_95", "log_loss")}
+            for name in ("all", *MRI_TYPES)
+            if name in classification
+        },
+        "submission": {
+            "patients": len(truth),
+            "auc": roc_auc(truth, chance),
+            "auc_95": list(auc_interval(truth, chance)),
+        },
+        "seconds": {**state["seconds"], "total": round(sum(state["seconds"].values()), 1)},
+    }
+
+
+def _report(folder: Path, metrics: dict[str, Any]) -> str:
+    """What the demo found, and where everything is."""
+    overlap, submission = metrics["segmentation"], metrics["submission"]
+    low, high = submission["auc_95"]
+    places = {
+        "overview.png": "masks, learning curves and ROC in one picture",
+        "submission.csv": "probability of every test patient (patients.json: how it came about)",
+        "masks/": "predicted tumours as NIfTI label maps: 1 not enhancing, 2 enhancing",
+        METRICS_FILE: "the figures above and the seconds of each step",
+        "evaluation_*/": "metrics and tables of both stages",
+        "runs/": f"weights, history and TensorBoard logs (tensorboard --logdir {folder / 'runs'})",
+        "phantom/": "the synthetic cohort in both layouts of the challenge, with its true masks",
+    }
+    lines = [
+        "",
+        f"Held-out Dice ({overlap['patients']} patients): WT {overlap['WT_dice']:.3f}, ET {overlap['ET_dice']:.3f}",
+        f"AUC of {submission['patients']} test patients: {submission['auc']:.3f} (95 % interval {low:.3f} to {high:.3f}), "
+        f"made-up signal of strength {metrics['signal']:g}",
+        f"{metrics['seconds']['total']:.0f} seconds. {metrics['note']}",
+        f"In {folder}:",
+        *(f"  {name:<16}{what}" for name, what in places.items()),
+    ]
+    return "\n".join(lines)

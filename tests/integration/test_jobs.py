@@ -1,0 +1,495 @@
+"""All jobs on a tiny phantom cohort, through the configurations as they are, with tiny networks."""
+
+import csv
+import json
+import logging
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import segmentation_models_pytorch as smp
+import torch
+import yaml
+
+pytest.importorskip("nilearn", reason="the phantom cohort needs the extra [phantom]")
+
+import radiogenomics
+from custom_transforms import SeriesReader
+from scripts import datalists, handlers, inferers
+from scripts.preparation import read_index
+from scripts.prepared import PreparedSeries
+from scripts.weights import read_weights, save_weights
+
+CONFIGS = Path(radiogenomics.__file__).parent / "configs"
+SEGMENTER = {"encoder_name": "tu-test_efficientnet", "decoder_channels": [16, 8, 8, 4, 4], "image_size": 32}
+CLASSIFIER = {"backbone": "test_efficientnet", "image_size": 32, "sequence_length": 6, "stride": 3, "hidden_size": 4}
+TRAINING = {"init": "none", "num_workers": 0, "warmup_epochs": 1, "learning_rate": 0.01}
+KEEP_ALL = {"min_tumor_ratio": -1, "num_workers": 0}
+TRAINED = ("FLAIR", "T1wCE")
+
+
+class Killed(BaseException):
+    """What ends a run in the middle."""
+
+
+def command(config, run_id, folder, **overrides):
+    """``python -m monai.bundle run`` in a process of its own, from another working directory."""
+    folder.mkdir(exist_ok=True)
+    words = [f"--{name}={value}" for name, value in overrides.items()]
+    done = subprocess.run(
+        [sys.executable, "-m", "monai.bundle", "run", run_id, "--config_file", str(CONFIGS / f"{config}.yaml"), *words],
+        cwd=folder, capture_output=True, text=True, timeout=300, check=False,
+        env={**os.environ, "PYTHONPATH": str(CONFIGS.parent) + os.pathsep + str(CONFIGS.parents[1])},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    assert not list(folder.iterdir()), "a job writes nothing into the working directory"
+
+
+def read_rows(file):
+    with open(file, newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def times(folder):
+    return {str(path.relative_to(folder)): path.stat().st_mtime_ns for path in sorted(Path(folder).rglob("*.h5"))}
+
+
+def equal(first, second):
+    return first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
+
+
+def affine_and_shape(file):
+    image = nib.load(file)
+    return image.affine, image.shape
+
+
+@pytest.fixture(scope="module")
+def cohort(tmp_path_factory):
+    """Phantom in both layouts with its data lists; one patient is in both tasks."""
+    folder = tmp_path_factory.mktemp("cohort")
+    radiogenomics.phantom(
+        folder / "data", segmentation_patients=5, classification_patients=4, test_patients=1, overlap=1, spacing=5.0,
+        planes={"T1w": "coronal", "T2w": "sagittal", "FLAIR": "axial", "T1wCE": "axial"},
+    )  # fmt: skip
+    for task in ("task1", "task2"):
+        radiogenomics.datalist(folder / "data" / task, folder / f"{task}.json", folds=2)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def prepared_slices(cohort):
+    return radiogenomics.prepare("segmentation", cohort / "slices", datalist=cohort / "task1.json", num_workers=0)
+
+
+@pytest.fixture(scope="module")
+def segmentation(cohort, prepared_slices):
+    """A trained segmenter: the command by which everybody trains one."""
+    command(
+        "train_segmentation", "training", cohort / "elsewhere",
+        datalist=cohort / "task1.json", classification_datalist=cohort / "task2.json", prepared_dir=prepared_slices,
+        output_dir=cohort / "segmentation", max_epochs=2, batch_size=16, **SEGMENTER, **TRAINING,
+    )  # fmt: skip
+    return cohort / "segmentation"
+
+
+@pytest.fixture(scope="module")
+def segmenter(tmp_path_factory):
+    """Weights of a segmenter that finds a tumour wherever it looks, so that slices pass without a long training."""
+    torch.manual_seed(0)
+    network = smp.UnetPlusPlus(
+        SEGMENTER["encoder_name"], encoder_weights=None, decoder_channels=SEGMENTER["decoder_channels"], classes=2
+    )
+    torch.nn.init.zeros_(network.segmentation_head[0].weight)
+    network.segmentation_head[0].bias.data = torch.tensor([5.0, -5.0])
+    file = tmp_path_factory.mktemp("weights") / "segmentation.pt"
+    save_weights(network, SEGMENTER, file)
+    return file
+
+
+@pytest.fixture(scope="module")
+def prepared_series(cohort, segmenter):
+    return radiogenomics.prepare(
+        "classification", cohort / "series", datalist=cohort / "task2.json", segmenter=segmenter, **KEEP_ALL
+    )
+
+
+def train_classifiers(cohort, output, mri_types=TRAINED, **rest):
+    settings = {**CLASSIFIER, **TRAINING, "max_epochs": 2, "batch_size": 2, **rest}
+    return radiogenomics.train(
+        "classification", cohort / "task2.json", cohort / "series", output, mri_types=list(mri_types), **settings
+    )
+
+
+@pytest.fixture(scope="module")
+def classifiers(cohort, prepared_series):
+    return train_classifiers(cohort, cohort / "classifiers")
+
+
+# Stage 1
+
+
+def test_slices_are_prepared_for_every_volume(cohort, prepared_slices):
+    rows = read_index(prepared_slices)
+    assert len(rows) == 5 * 4 * 3
+    assert all(row["kept"] > 0 for row in rows.values())
+    config = yaml.safe_load((prepared_slices / "resolved_config.yaml").read_text())
+    assert config["datalist"] == str(cohort / "task1.json")
+    before = times(prepared_slices)
+    radiogenomics.prepare("segmentation", prepared_slices, datalist=cohort / "task1.json", num_workers=0)
+    assert times(prepared_slices) == before
+
+
+def test_training_of_the_segmenter_leaves_what_it_should(cohort, segmentation):
+    state, settings = read_weights(segmentation / "segmentation.pt")
+    assert {key: settings[key] for key in SEGMENTER} == SEGMENTER
+    assert state["segmentation_head.0.weight"].shape[0] == 2
+    assert [row["epoch"] for row in read_rows(segmentation / "history.csv")] == ["1", "2"]
+    assert {"dice", "iou", "WT_dice", "ET_dice", "loss", "train_loss"} <= set(read_rows(segmentation / "history.csv")[0])
+    config = yaml.safe_load((segmentation / "resolved_config.yaml").read_text())
+    assert config["encoder_name"] == SEGMENTER["encoder_name"]
+    assert config["max_epochs"] == 2
+    assert list(segmentation.glob("events.out.tfevents*"))
+    assert (segmentation / "last.pt").is_file()
+
+
+def test_patients_of_task_2_do_not_train_the_segmenter(cohort, prepared_slices, caplog):
+    both = {one["patient"] for one in json.loads((cohort / "task1.json").read_text())["training"]}
+    both = [name for name in both if datalists.patient_number(name) == 4]
+    caplog.set_level(logging.INFO)
+    with pytest.raises(Killed), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(handlers.EpochSeed, "__call__", kill_after(0))
+        radiogenomics.train(
+            "segmentation", cohort / "task1.json", prepared_slices, cohort / "told",
+            classification_datalist=str(cohort / "task2.json"), max_epochs=1, **SEGMENTER, **TRAINING,
+        )  # fmt: skip
+    (told,) = [record.message for record in caplog.records if "left out of stage 1" in record.message]
+    assert "1 patients" in told
+    assert both[0] in told
+
+
+def kill_after(calls, then=None):
+    """A function that calls ``then`` so many times, and ends the run when it is called once more."""
+    left = [calls]
+
+    def function(*args, **kwargs):
+        if not left[0]:
+            raise Killed
+        left[0] -= 1
+        return then(*args, **kwargs) if then else None
+
+    return function
+
+
+def test_a_killed_training_is_resumed_to_the_same_end(cohort, prepared_slices, monkeypatch, tmp_path):
+    def train(name, **rest):
+        radiogenomics.train(
+            "segmentation", cohort / "task1.json", prepared_slices, tmp_path / name,
+            max_epochs=3, batch_size=16, **SEGMENTER, **TRAINING, **rest,
+        )  # fmt: skip
+        return torch.load(tmp_path / name / "last.pt", weights_only=True)
+
+    whole = train("whole")
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(
+            handlers.TrainingProgress, "__call__", kill_after(1, handlers.TrainingProgress.__call__)
+        )
+        train("broken")
+    assert [row["epoch"] for row in read_rows(tmp_path / "broken" / "history.csv")] == ["1"]
+    with pytest.raises(Exception, match="--resume"):
+        train("broken")
+    resumed = train("broken", resume=True)
+    assert equal(whole["model"], resumed["model"])
+    assert read_rows(tmp_path / "whole" / "history.csv") == read_rows(tmp_path / "broken" / "history.csv")
+    weights = [read_weights(tmp_path / name / "segmentation.pt") for name in ("whole", "broken")]
+    assert equal(weights[0][0], weights[1][0])
+    assert weights[0][1] == weights[1][1]
+
+
+def test_evaluation_of_the_segmenter(cohort, prepared_slices, segmentation, tmp_path):
+    metrics = radiogenomics.evaluate(
+        "segmentation", cohort / "task1.json", prepared_slices, tmp_path / "out",
+        segmenter=segmentation / "segmentation.pt", classification_datalist=str(cohort / "task2.json"), num_workers=0,
+    )  # fmt: skip
+    held_out = datalists.segmentation_split(cohort / "task1.json", None, 0, cohort / "task2.json")[1]
+    assert metrics["patients"] == len(held_out)
+    rows = read_rows(tmp_path / "out" / "overlap.csv")
+    assert len(rows) == len(held_out) * 4 * 3 * 2
+    # the figures of the training's own validation of the same weights
+    best = read_weights(segmentation / "segmentation.pt")[1]["trained"]
+    found = [float(row["dice"]) for row in rows if row["dice"]]
+    assert np.mean(found) == pytest.approx(best["dice"], abs=2e-3)
+
+
+# Stage 2
+
+
+def test_every_series_is_prepared(cohort, prepared_series, segmenter):
+    rows = read_index(prepared_series)
+    assert len(rows) == 5 * 4
+    assert all(row["kept"] > 0 for row in rows.values())
+    before = times(prepared_series)
+    radiogenomics.prepare(
+        "classification", prepared_series, datalist=cohort / "task2.json", segmenter=segmenter, **KEEP_ALL
+    )
+    assert times(prepared_series) == before
+
+
+def test_training_of_classifiers_leaves_what_it_should(classifiers):
+    for mri_type in TRAINED:
+        state, settings = read_weights(classifiers / mri_type / f"model_{mri_type}.pt")
+        assert {key: settings[key] for key in CLASSIFIER} == CLASSIFIER
+        assert settings["mri_type"] == mri_type
+        assert state["clf_head.weight"].shape == (1, 2 * 4 * 6)
+        rows = read_rows(classifiers / mri_type / "history.csv")
+        assert [row["epoch"] for row in rows] == ["1", "2"]
+        assert {"auc", "log_loss", "train_loss"} <= set(rows[0])
+
+
+def test_a_killed_classifier_is_resumed_to_the_same_end(cohort, classifiers, monkeypatch, tmp_path):
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(
+            handlers.TrainingProgress, "__call__", kill_after(1, handlers.TrainingProgress.__call__)
+        )
+        train_classifiers(cohort, tmp_path, ["FLAIR"])
+    train_classifiers(cohort, tmp_path, ["FLAIR"], resume=True)
+    whole, broken = (
+        torch.load(folder / "FLAIR" / "last.pt", weights_only=True) for folder in (classifiers, tmp_path)
+    )
+    assert equal(whole["model"], broken["model"])
+    assert read_rows(classifiers / "FLAIR" / "history.csv") == read_rows(tmp_path / "FLAIR" / "history.csv")
+
+
+def test_a_run_is_not_overwritten_unasked(cohort, classifiers):
+    before = (classifiers / "FLAIR" / "model_FLAIR.pt").read_bytes()
+    with pytest.raises(Exception, match="holds an earlier run"):
+        train_classifiers(cohort, classifiers, ["FLAIR"])
+    assert (classifiers / "FLAIR" / "model_FLAIR.pt").read_bytes() == before
+
+
+def test_evaluation_of_classifiers(cohort, prepared_series, classifiers):
+    """By the bundle's command; of the held-out fold, and in this process of the test section with its own labels."""
+    command(
+        "evaluate_classification", "evaluation", cohort / "elsewhere",
+        datalist=cohort / "task2.json", prepared_dir=prepared_series, classifier=classifiers,
+        output_dir=cohort / "evaluation", num_workers=0,
+    )  # fmt: skip
+    metrics = json.loads((cohort / "evaluation" / "metrics.json").read_text())
+    assert (metrics["patients"], metrics["positive"]) == (2, 1)
+    assert set(TRAINED) <= set(metrics)
+    assert "T1w" not in metrics
+    held_out = {one["patient"] for one in datalists.classification_split(cohort / "task2.json")[1]}
+    rows = read_rows(cohort / "evaluation" / "predictions.csv")
+    assert {row["patient"] for row in rows} == held_out
+    for row in rows:
+        mean = np.mean([float(row[mri_type]) for mri_type in TRAINED])
+        assert float(row["all"]) == pytest.approx(mean, abs=1e-6)
+    best = read_weights(classifiers / "FLAIR" / "model_FLAIR.pt")[1]["trained"]
+    assert metrics["FLAIR"]["auc"] == pytest.approx(best["auc"])
+
+
+def test_tracking_with_mlflow(cohort, prepared_slices, tmp_path):
+    pytest.importorskip("mlflow", reason="needs the extra [mlflow]")
+    command(
+        "train_segmentation", "training", tmp_path / "elsewhere",
+        datalist=cohort / "task1.json", prepared_dir=prepared_slices, output_dir=tmp_path / "run", max_epochs=1,
+        batch_size=16, tracking="mlflow", **SEGMENTER, **TRAINING,
+    )  # fmt: skip
+    assert list((tmp_path / "run").rglob("mlruns*")) or list((tmp_path / "run").rglob("mlflow*"))
+
+
+# Prediction
+
+
+@pytest.fixture(scope="module")
+def hospital(cohort):
+    """Studies as they come: a good one, one broken series, one without any brain, one whose folder is empty."""
+    folder = cohort / "hospital"
+    test = cohort / "data" / "task2" / "test"
+    (good,) = [path.name for path in test.iterdir()]
+    shutil.copytree(test / good, folder / good)
+    shutil.copytree(test / good / "FLAIR", folder / "00901" / "FLAIR")
+    for file in (folder / "00901" / "FLAIR").iterdir():
+        file.write_bytes(file.read_bytes()[:200])
+    shutil.copytree(test / good / "FLAIR", folder / "00902" / "FLAIR")
+    shutil.copytree(test / good / "T2w", folder / "00902" / "T2w")
+    for file in (folder / "00902" / "FLAIR").iterdir():
+        file.write_bytes(b"no DICOM")
+    (folder / "00903" / "FLAIR").mkdir(parents=True)
+    blank = folder / "BraTS2021_00904"
+    blank.mkdir()
+    nib.save(nib.Nifti1Image(np.zeros((12, 12, 10), np.float32), np.eye(4)), blank / "BraTS2021_00904_flair.nii.gz")
+    return folder, good
+
+
+@pytest.fixture(scope="module")
+def prediction(cohort, hospital, segmenter, classifiers):
+    """By the bundle's command."""
+    sample = cohort / "sample.csv"
+    names = ["904", "00902", hospital[1], "00901", "00903", "00777"]
+    sample.write_text("BraTS21ID,MGMT_value\n" + "".join(f"{name},0.5\n" for name in names))
+    command(
+        "inference", "inference", cohort / "elsewhere",
+        dataset_dir=hospital[0], output_dir=cohort / "prediction", segmenter=segmenter, classifier=classifiers,
+        sample_submission=sample, prior=0.45, **KEEP_ALL,
+    )  # fmt: skip
+    return cohort / "prediction", names
+
+
+def patients(folder):
+    return {row["patient"]: row for row in json.loads((folder / "patients.json").read_text())["patients"]}
+
+
+def test_nobody_vanishes_from_the_submission(hospital, prediction):
+    folder, names = prediction
+    rows = read_rows(folder / "submission.csv")
+    assert [row["BraTS21ID"] for row in rows] == names
+    values = {row["BraTS21ID"]: float(row["MGMT_value"]) for row in rows}
+    assert 0 < values[hospital[1]] < 1
+    assert all(values[name] == 0.45 for name in names if name != hospital[1])
+
+
+def test_whoever_has_no_probability_has_a_reason(hospital, prediction):
+    rows = patients(prediction[0])
+    assert "Image-" in rows["00901"]["reason"]
+    assert "00903" in rows["00903"]["reason"]
+    assert "no slice shows enough tumour" in rows["BraTS2021_00904"]["reason"]
+    assert "no study of this patient" in rows["00777"]["reason"]
+    assert rows["00902"]["series"]["T2w"]["kept"] > 0
+    assert "no classifier weights for T2w" in rows["00902"]["series"]["T2w"]["reason"]
+
+
+def test_details_of_a_patient(hospital, prediction):
+    row = patients(prediction[0])[hospital[1]]
+    assert sorted(row["used"]) == sorted(TRAINED)
+    chances = []
+    for mri_type in TRAINED:
+        series = row["series"][mri_type]
+        assert series["slices"] >= series["foreground"] >= series["kept"] > 0
+        assert series["seconds"] > 0
+        assert series["probability"] == pytest.approx(np.mean(series["sequences"]))
+        assert len(series["sequences"]) == max(-(-(series["kept"] - 6) // 3) + 1, 1)
+        chances.append(series["probability"])
+    assert row["probability"] == pytest.approx(np.mean(chances))
+    weights = json.loads((prediction[0] / "patients.json").read_text())["weights"]
+    assert weights["FLAIR"].endswith("model_FLAIR.pt")
+    assert weights["T2w"] is None
+
+
+def test_masks_lie_where_the_dicom_series_lie(hospital, prediction):
+    folder, good = hospital
+    for mri_type in datalists.MRI_TYPES:
+        volume, meta = SeriesReader().get_data(folder / good / mri_type)
+        affine, shape = affine_and_shape(prediction[0] / "masks" / f"{good}_{mri_type}.nii.gz")
+        np.testing.assert_allclose(affine, meta["affine"], atol=1e-3)
+        assert shape == volume.shape
+    expected = {f"{good}_{mri_type}.nii.gz" for mri_type in datalists.MRI_TYPES}
+    expected |= {"00902_T2w.nii.gz", "BraTS2021_00904_FLAIR.nii.gz"}
+    assert {path.name for path in (prediction[0] / "masks").iterdir()} == expected
+
+
+def test_masks_are_those_of_the_prepared_series(hospital, prediction):
+    """This segmenter marks the zoomed centre of every slice with brain, and nothing else."""
+    good = hospital[1]
+    labels = np.asarray(nib.load(prediction[0] / "masks" / f"{good}_FLAIR.nii.gz").dataobj)
+    series = PreparedSeries(prediction[0] / "prepared" / good / "FLAIR.h5")
+    stack = series.geometry.to_stack(labels)
+    np.testing.assert_array_equal(stack, series.masks()[:, 0])
+    marked = stack.reshape(len(stack), -1).mean(1)
+    assert set(np.flatnonzero(marked)) >= set(series.slices)
+    assert marked.max() == pytest.approx((32 / 38) ** 2, abs=0.06)
+
+
+def predict(folder, output, segmenter, classifier, **rest):
+    return radiogenomics.predict(folder, output, segmenter=segmenter, classifier=classifier, **{**KEEP_ALL, **rest})
+
+
+def test_a_prediction_is_not_overwritten_unasked(hospital, prediction, segmenter, classifiers):
+    before = (prediction[0] / "submission.csv").read_bytes()
+    with pytest.raises(Exception, match="--overwrite"):
+        predict(hospital[0], prediction[0], segmenter, classifiers)
+    assert (prediction[0] / "submission.csv").read_bytes() == before
+
+
+def test_command_and_function_agree(hospital, prediction, segmenter, classifiers, tmp_path):
+    predict(hospital[0] / hospital[1], tmp_path / "out", segmenter, classifiers)
+    (row,) = patients(tmp_path / "out").values()
+    assert row["probability"] == pytest.approx(patients(prediction[0])[hospital[1]]["probability"], abs=1e-6)
+    predict(hospital[0] / hospital[1], tmp_path / "out", segmenter, classifiers, overwrite=True, mri_types="FLAIR")
+    (again,) = patients(tmp_path / "out").values()
+    assert again["probability"] == pytest.approx(row["series"]["FLAIR"]["probability"], abs=1e-6)
+    assert [path.name for path in (tmp_path / "out" / "masks").iterdir()] == [f"{hospital[1]}_FLAIR.nii.gz"]
+
+
+def test_an_interrupted_prediction_goes_on_without_preparing_again(
+    hospital, prediction, segmenter, classifiers, monkeypatch, tmp_path
+):
+    study = hospital[0] / hospital[1]
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        call = inferers.SliceSegmenter.__call__
+        patch.setattr(inferers.SliceSegmenter, "__call__", kill_after(2, call))
+        predict(study, tmp_path / "out", segmenter, classifiers)
+    first = times(tmp_path / "out")
+    assert len(first) == 2
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(inferers.SequenceClassifier, "__call__", kill_after(0))
+        predict(study, tmp_path / "out", segmenter, classifiers)
+    second = times(tmp_path / "out")
+    assert len(second) == 4
+    assert {name: second[name] for name in first} == first
+    predict(study, tmp_path / "out", segmenter, classifiers)
+    assert times(tmp_path / "out") == second
+    (row,) = patients(tmp_path / "out").values()
+    assert row["probability"] == pytest.approx(patients(prediction[0])[hospital[1]]["probability"], abs=1e-6)
+
+
+def test_prediction_without_a_classifier_still_segments(hospital, segmenter, tmp_path):
+    (tmp_path / "models").mkdir()
+    predict(
+        hospital[0] / hospital[1], tmp_path / "out", segmenter, None, models_dir=str(tmp_path / "models"), mri_types="T1w"
+    )
+    (row,) = patients(tmp_path / "out").values()
+    assert row["probability"] == 0.5
+    assert "no classifier weights for T1w" in row["reason"]
+    assert (tmp_path / "out" / "masks" / f"{hospital[1]}_T1w.nii.gz").is_file()
+
+
+@pytest.mark.parametrize("year", [2021, 2023])
+def test_prediction_of_brats_studies(cohort, segmenter, classifiers, year, tmp_path):
+    source = cohort / "data" / "task1" / "BraTS2021_00000"
+    name, mark = ("BraTS2021_00000", "_") if year == 2021 else ("BraTS-GLI-00000-000", "-")
+    names = {"flair": "t2f", "t1": "t1n", "t1ce": "t1c", "t2": "t2w"}
+    study = tmp_path / "studies" / name
+    study.mkdir(parents=True)
+    files = {}
+    for kind, mri_type in zip(names, ("FLAIR", "T1w", "T1wCE", "T2w"), strict=True):
+        files[mri_type] = study / f"{name}{mark}{kind if year == 2021 else names[kind]}.nii.gz"
+        shutil.copy(source / f"BraTS2021_00000_{kind}.nii.gz", files[mri_type])
+    predict(tmp_path / "studies", tmp_path / "out", segmenter, classifiers)
+    assert [row["BraTS21ID"] for row in read_rows(tmp_path / "out" / "submission.csv")] == [name]
+    for mri_type, file in files.items():
+        found, expected = (
+            affine_and_shape(one) for one in (tmp_path / "out" / "masks" / f"{name}_{mri_type}.nii.gz", file)
+        )
+        np.testing.assert_allclose(found[0], expected[0], atol=1e-4)
+        assert found[1] == expected[1]
+    assert sorted(patients(tmp_path / "out")[name]["used"]) == sorted(TRAINED)
+
+
+def test_one_volume_is_segmented(cohort, segmenter, tmp_path):
+    """The job of viewers and servers: stage 1 alone."""
+    source = cohort / "data" / "task1" / "BraTS2021_00000" / "BraTS2021_00000_flair.nii.gz"
+    if not (CONFIGS / "inference_segmentation.yaml").is_file():
+        pytest.skip("no configuration of that name yet")
+    radiogenomics.run_config(
+        "inference_segmentation", image=str(source), segmenter=str(segmenter), output_dir=str(tmp_path / "out"), num_workers=0
+    )
+    (written,) = (tmp_path / "out").rglob("*.nii.gz")
+    found, expected = affine_and_shape(written), affine_and_shape(source)
+    np.testing.assert_allclose(found[0], expected[0], atol=1e-4)
+    assert found[1] == expected[1]
+    assert np.asarray(nib.load(written).dataobj).any()

@@ -1,0 +1,330 @@
+import csv
+import json
+import logging
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from ignite.engine import Engine
+
+from custom_transforms import AcquisitionSlicesd, SeriesReader, SliceGeometry
+from monai.transforms import Compose, LoadImaged
+from scripts import results
+from scripts.datalists import write_json
+from scripts.metrics import RegionOverlap
+from scripts.prepared import write_series
+
+TURN = np.array([[0.96, -0.28, 0], [0.28, 0.96, 0], [0, 0, 1]]) @ np.array([[1, 0, 0], [0, 0.8, -0.6], [0, 0.6, 0.8]])
+AFFINES = {
+    "RAS": np.diag([1.0, 1, 1, 1]),
+    "LPS, as DICOM": nib.affines.from_matvec(np.diag([-0.5, -0.5, 5.0]), [90, 110, -40]),
+    "BraTS": nib.affines.from_matvec(np.diag([-1.0, -1, 1]), [0, 239, 0]),
+    "flipped": nib.affines.from_matvec(np.diag([1.0, -2, -3]), [-5, 6, 7]),
+    "axes changed": nib.affines.from_matvec(np.array([[0, 0, 4.0], [1, 0, 0], [0, -1, 0]]), [1, 2, 3]),
+    "coronal": nib.affines.from_matvec(np.array([[-1.0, 0, 0], [0, 0, 3], [0, -1, 0]]), [10, 20, 30]),
+    "oblique": nib.affines.from_matvec(TURN @ np.diag([-0.9, -0.9, 4]), [12.5, -7, 3]),
+}
+
+
+def read_rows(file):
+    with open(file, newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+# Label maps
+
+
+def test_label_map():
+    masks = np.zeros((1, 2, 1, 4), np.uint8)
+    masks[0, 0, 0, [1, 3]] = 1
+    masks[0, 1, 0, [2, 3]] = 1
+    found = results.label_map(masks)
+    assert found.tolist() == [[[0, 1, 2, 2]]]
+    assert found.dtype == np.uint8
+
+
+@pytest.mark.parametrize("affine", AFFINES.values(), ids=AFFINES)
+def test_saved_map_lies_where_the_image_lies(tmp_path, affine):
+    labels = np.random.default_rng(0).integers(0, 3, (4, 5, 6), dtype=np.uint8)
+    results.save_label_map(labels, affine, tmp_path / "masks" / "a.nii.gz")
+    image = nib.load(tmp_path / "masks" / "a.nii.gz")
+    np.testing.assert_allclose(image.affine, affine, atol=1e-4)
+    np.testing.assert_allclose(image.get_qform(), affine, atol=1e-4)
+    assert image.get_data_dtype() == np.uint8
+    np.testing.assert_array_equal(np.asarray(image.dataobj), labels)
+    assert b"Research use only" in image.header["descrip"].item()
+    assert [path.name for path in (tmp_path / "masks").iterdir()] == ["a.nii.gz"]
+
+
+def bright_spots(affine, shape=(6, 7, 8)):
+    """A volume whose bright voxels are known in the patient's space."""
+    volume = np.random.default_rng(1).uniform(0, 100, shape).astype(np.float32)
+    spots = [(1, 2, 3), (4, 5, 6), (5, 0, 7)]
+    for spot in spots:
+        volume[spot] = 1000
+    return volume, {tuple(np.round(nib.affines.apply_affine(affine, spot), 3)) for spot in spots}
+
+
+@pytest.mark.parametrize("affine", AFFINES.values(), ids=AFFINES)
+def test_masks_go_back_to_where_the_voxels_were(tmp_path, affine):
+    """Read a NIfTI file, find its bright voxels slice by slice, write them as masks: same places in the patient."""
+    volume, world = bright_spots(affine)
+    nib.save(nib.Nifti1Image(volume, affine), tmp_path / "image.nii.gz")
+    read = Compose(
+        [
+            LoadImaged("image", reader=SeriesReader(), ensure_channel_first=True),
+            AcquisitionSlicesd("image"),
+        ]
+    )({"image": str(tmp_path / "image.nii.gz")})
+    stack = read["image"].numpy()
+    found = np.stack([stack > 500, stack > 5000], axis=1)
+    write_prepared(tmp_path / "prepared", "00001", "FLAIR", found, read["geometry"])
+    written = results.write_masks(tmp_path / "prepared", tmp_path / "masks")
+    assert written == {"00001/FLAIR": "00001_FLAIR.nii.gz"}
+    image = nib.load(tmp_path / "masks" / "00001_FLAIR.nii.gz")
+    assert image.shape == volume.shape
+    np.testing.assert_allclose(image.affine, nib.load(tmp_path / "image.nii.gz").affine, atol=1e-4)
+    voxels = np.argwhere(np.asarray(image.dataobj) == 1)
+    assert {tuple(np.round(nib.affines.apply_affine(image.affine, voxel), 3) + 0.0) for voxel in voxels} == {
+        tuple(np.array(place) + 0.0) for place in world
+    }
+    restored = results.RestoreLabelMap()(
+        {
+            "pred": torch.from_numpy(found[2:]), "slices": torch.arange(2, len(found)), "n_slices": len(found),
+            "geometry": read["geometry"], "source": "image.nii.gz",
+        }
+    )["pred"]  # fmt: skip
+    assert restored.shape == (1, *volume.shape)
+    np.testing.assert_allclose(restored.affine.numpy(), image.affine, atol=1e-4)
+    without = found.copy()
+    without[:2] = False
+    np.testing.assert_array_equal(
+        restored.numpy()[0], read["geometry"].to_volume(results.label_map(without).astype(np.float32))
+    )
+
+
+def write_prepared(folder, patient, mri_type, masks, geometry, kept=0, **info):
+    """One prepared series with its row in the index."""
+    file = folder / patient / f"{mri_type}.h5"
+    info = {
+        "patient": patient, "mri_type": mri_type, "slices": len(masks), "foreground": len(masks), "kept": kept,
+        "seconds": 1.5, "warnings": [], **info,
+    }  # fmt: skip
+    image = np.zeros((kept, *masks.shape[2:]), np.uint8)
+    write_series(file, image, np.arange(kept), masks, info, geometry)
+    add_row(folder, f"{patient}/{mri_type}", {"file": f"{patient}/{mri_type}.h5", **info})
+
+
+def add_row(folder, name, row):
+    index = folder / "index.json"
+    content = json.loads(index.read_text()) if index.is_file() else {"configuration": {}, "series": {}}
+    content["series"][name] = row
+    write_json(content, index)
+
+
+def add_error(folder, patient, mri_type, error):
+    row = {"patient": patient, "mri_type": mri_type, "warnings": ["odd"], "error": error}
+    add_row(folder, f"{patient}/{mri_type}", row)
+
+
+def test_masks_are_written_again_only_when_the_series_is(tmp_path):
+    geometry = SliceGeometry.from_affine(np.eye(4), (2, 2, 2))
+    masks = np.zeros((2, 2, 2, 2), bool)
+    write_prepared(tmp_path, "1", "FLAIR", masks, geometry)
+    add_error(tmp_path, "2", "FLAIR", "broken")
+    target = tmp_path / "masks" / "1_FLAIR.nii.gz"
+    assert list(results.write_masks(tmp_path, tmp_path / "masks")) == ["1/FLAIR"]
+    before = target.stat().st_mtime_ns
+    results.write_masks(tmp_path, tmp_path / "masks")
+    assert target.stat().st_mtime_ns == before
+    write_prepared(tmp_path, "1", "FLAIR", ~masks, geometry)
+    results.write_masks(tmp_path, tmp_path / "masks")
+    assert (np.asarray(nib.load(target).dataobj) == 2).all()
+
+
+# Patients
+
+
+def entry(patient, *mri_types, **rest):
+    return {"patient": patient, **dict.fromkeys(mri_types, "somewhere"), **rest}
+
+
+def add_logits(patients, patient, mri_type, *probabilities, label=None):
+    logits = torch.logit(torch.tensor(probabilities, dtype=torch.float64))[:, None]
+    batch = {"patient": patient, "mri_type": mri_type, **({} if label is None else {"label": label})}
+    engine = Engine(lambda engine, batch: {"pred": logits})
+    patients.attach(engine)
+    engine.run([batch])
+
+
+def prepared_cohort(folder):
+    """Patient a is fine, b's only series is broken, c shows too little tumour, d has no weights for its modality."""
+    geometry = SliceGeometry.from_affine(np.eye(4), (2, 2, 3))
+    masks = np.zeros((3, 2, 2, 2), bool)
+    write_prepared(folder, "00012", "FLAIR", masks, geometry, kept=2, warnings=["a gap"])
+    write_prepared(folder, "00012", "T1w", masks, geometry, kept=1)
+    add_error(folder, "00007", "FLAIR", "SeriesError: no pixel data in Image-1.dcm")
+    write_prepared(folder, "00003", "FLAIR", masks, geometry, kept=0)
+    write_prepared(folder, "00001", "T1w", masks, geometry, kept=3)
+    entries = [entry("00012", "FLAIR", "T1w"), entry("00007", "FLAIR"), entry("00003", "FLAIR"), entry("00001", "T1w")]
+    patients = results.PatientResults(prior=0.4)
+    add_logits(patients, "00012", "FLAIR", 0.2, 0.4)
+    rows = patients.patient_rows(entries, folder, {"FLAIR": "flair.pt", "T1w": None})
+    return {row["patient"]: row for row in rows}, rows
+
+
+def test_every_patient_has_a_row_in_order(tmp_path):
+    by_patient, rows = prepared_cohort(tmp_path)
+    assert list(by_patient) == ["00012", "00007", "00003", "00001"]
+    assert [row["probability"] for row in rows] == [pytest.approx(0.3), 0.4, 0.4, 0.4]
+    assert by_patient["00012"]["used"] == ["FLAIR"]
+    assert all(row["used"] == [] for row in rows[1:])
+
+
+def test_row_of_a_series(tmp_path):
+    flair = prepared_cohort(tmp_path)[0]["00012"]["series"]["FLAIR"]
+    assert (flair["slices"], flair["foreground"], flair["kept"]) == (3, 3, 2)
+    assert flair["sequences"] == [pytest.approx(0.2), pytest.approx(0.4)]
+    assert flair["probability"] == pytest.approx(0.3)
+    assert flair["seconds"] >= 1.5
+    assert flair["warnings"] == ["a gap"]
+    assert "reason" not in flair
+
+
+def test_whoever_gets_the_prior_has_a_reason(tmp_path, caplog):
+    by_patient, _ = prepared_cohort(tmp_path)
+    assert "reason" not in by_patient["00012"]
+    for patient, part in [
+        ("00007", "FLAIR: SeriesError: no pixel data in Image-1.dcm"),
+        ("00003", "FLAIR: no slice shows enough tumour"),
+        ("00001", "FLAIR: no such series; T1w: no classifier weights for T1w"),
+    ]:
+        assert by_patient[patient]["reason"].startswith("cohort prior 0.4: ")
+        assert part in by_patient[patient]["reason"]
+        assert f"patient {patient} gets the cohort prior 0.4" in caplog.text
+    assert by_patient["00007"]["series"]["FLAIR"]["warnings"] == ["odd"]
+
+
+def test_prior_must_be_a_probability():
+    for prior in (-0.1, 1.5):
+        with pytest.raises(ValueError, match=f"prior is {prior}, expected a probability"):
+            results.PatientResults(prior)
+
+
+# The submission
+
+
+def test_submission_and_details(tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    _, rows = prepared_cohort(tmp_path / "prepared")
+    results.write_predictions(rows, tmp_path, {"segmenter": "seg.pt", "FLAIR": "flair.pt", "T1w": None})
+    submission = read_rows(tmp_path / "submission.csv")
+    assert list(submission[0]) == ["BraTS21ID", "MGMT_value"]
+    assert [row["BraTS21ID"] for row in submission] == ["00012", "00007", "00003", "00001"]
+    assert [float(row["MGMT_value"]) for row in submission] == pytest.approx([0.3, 0.4, 0.4, 0.4])
+    details = json.loads((tmp_path / "patients.json").read_text())
+    assert details["weights"] == {"segmenter": "seg.pt", "FLAIR": "flair.pt", "T1w": None}
+    assert details["patients"] == json.loads(json.dumps(rows))
+    assert "Research use only" in details["note"]
+    assert "Research use only" in caplog.text
+
+
+def test_submission_follows_the_sample(tmp_path, caplog):
+    _, rows = prepared_cohort(tmp_path / "prepared")
+    results.write_predictions(rows, tmp_path, {}, asked=["1", "12", "99", "00007"], prior=0.25)
+    submission = read_rows(tmp_path / "submission.csv")
+    assert [row["BraTS21ID"] for row in submission] == ["1", "12", "99", "00007"]
+    assert [float(row["MGMT_value"]) for row in submission] == pytest.approx([0.4, 0.3, 0.25, 0.4])
+    assert "patient 99 gets the prior 0.25: no study of this patient" in caplog.text
+    details = json.loads((tmp_path / "patients.json").read_text())["patients"]
+    assert {row["patient"] for row in details} == {"00001", "00012", "99", "00007", "00003"}
+    assert len(details) == 5
+    assert details[2]["reason"] == "no study of this patient"
+
+
+def test_submission_knows_brats_names(tmp_path):
+    rows = [{"patient": "BraTS2021_00012", "probability": 0.7, "used": ["FLAIR"], "series": {}}]
+    results.write_predictions(rows, tmp_path, {}, asked=["00012"])
+    assert read_rows(tmp_path / "submission.csv") == [{"BraTS21ID": "00012", "MGMT_value": "0.700000"}]
+
+
+# Evaluation
+
+
+def evaluated(n=12):
+    rng = np.random.default_rng(2)
+    rows = []
+    for number in range(n):
+        label = number % 2
+        flair = float(np.clip(0.3 + 0.4 * label + rng.normal(0, 0.2), 0.01, 0.99))
+        series = {"FLAIR": {"probability": flair}, "T1w": {"probability": None, "reason": "none"}}
+        rows.append({"patient": f"{number:05d}", "label": label, "probability": flair, "used": ["FLAIR"], "series": series})
+    rows[0] |= {"probability": 0.5, "used": [], "series": {}}
+    return rows
+
+
+def test_evaluation(tmp_path):
+    metrics_of = pytest.importorskip("sklearn.metrics", reason="needs the extra [train]")
+    rows = evaluated()
+    unlabelled = {"patient": "x", "probability": 0.1, "used": [], "series": {}}
+    metrics = results.write_evaluation([*rows, unlabelled], tmp_path, ["FLAIR", "T1w"])
+    assert json.loads((tmp_path / "metrics.json").read_text()) == metrics
+    labels, chances = [row["label"] for row in rows], [row["probability"] for row in rows]
+    assert (metrics["patients"], metrics["positive"], metrics["without_usable_slice"]) == (12, 6, 1)
+    assert metrics["all"]["auc"] == pytest.approx(metrics_of.roc_auc_score(labels, chances))
+    assert metrics["all"]["log_loss"] == pytest.approx(metrics_of.log_loss(labels, chances))
+    assert metrics["FLAIR"]["patients"] == 11
+    assert metrics["FLAIR"]["auc"] == pytest.approx(metrics_of.roc_auc_score(labels[1:], chances[1:]))
+    low, high = metrics["all"]["auc_95"]
+    assert low <= metrics["all"]["auc"] <= high
+    assert "T1w" not in metrics
+    table = read_rows(tmp_path / "predictions.csv")
+    assert [row["patient"] for row in table] == [row["patient"] for row in rows]
+    assert (table[0]["FLAIR"], table[1]["T1w"]) == ("", "")
+    assert float(table[1]["all"]) == chances[1]
+
+
+def test_evaluation_without_labels(tmp_path):
+    with pytest.raises(ValueError, match="none of the patients has a label"):
+        results.write_evaluation([{"patient": "x", "probability": 0.1, "used": [], "series": {}}], tmp_path, ["FLAIR"])
+    assert not list(tmp_path.iterdir())
+
+
+def test_metrics_of_one_label_alone_are_json(tmp_path):
+    """An AUC that is not defined must not make a file that strict readers refuse."""
+    rows = [row for row in evaluated() if row["label"]]
+    results.write_evaluation(rows, tmp_path, ["FLAIR"])
+
+    def refuse(name):
+        raise AssertionError(f"{name} is not JSON")
+
+    metrics = json.loads((tmp_path / "metrics.json").read_text(), parse_constant=refuse)
+    assert metrics["all"]["auc"] is None
+    assert metrics["all"]["log_loss"] > 0
+
+
+def test_overlap(tmp_path):
+    metric = RegionOverlap()
+    label = torch.zeros(4, 2, 4, 4)
+    label[:, 0, :2] = 1
+    label[0, 1, 0] = 1
+    pred = torch.where(label > 0, 1.0, -1.0)
+    pred[1, 0, 1] = -1  # half of the tumour is missed: Dice 2/3, IoU 1/2
+    batch = {
+        "patient": ["a", "a", "b", "b"], "mri_type": ["FLAIR", "T2w", "FLAIR", "T2w"],
+        "plane": ["axial", "axial", "axial", "coronal"],
+    }  # fmt: skip
+    metric.update((batch, {"pred": pred, "label": label}))
+    metrics = results.write_overlap(metric, tmp_path)
+    assert json.loads((tmp_path / "metrics.json").read_text()) == metrics
+    assert metrics["patients"] == 2
+    assert metrics["all"]["WT_dice"] == pytest.approx((3 + 2 / 3) / 4)
+    assert metrics["all"]["WT_iou"] == pytest.approx((3 + 1 / 2) / 4)
+    assert metrics["all"]["ET_dice"] == 1
+    assert (metrics["FLAIR"]["WT_dice"], metrics["coronal"]["WT_dice"]) == (1, 1)
+    assert metrics["T2w"]["WT_dice"] == pytest.approx((1 + 2 / 3) / 2)
+    assert metrics["T2w"]["ET_dice"] is None
+    table = read_rows(tmp_path / "overlap.csv")
+    assert len(table) == 8
+    assert set(table[0]) == {"patient", "mri_type", "plane", "region", "dice", "iou"}
