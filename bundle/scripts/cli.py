@@ -64,21 +64,30 @@ def run_config(config: str, **overrides: Any) -> None:
         workflow_type=None,
         **values,
     )
-    workflow.initialize()
-    workflow.run()
-    workflow.finalize()
+    try:
+        workflow.initialize()
+        workflow.run()
+        workflow.finalize()
+    except RuntimeError as error:
+        mistake = _mistake(error)
+        if mistake is None:
+            raise
+        raise mistake from None
 
 
 def _settings(config: Mapping[str, Any]) -> list[str]:
-    """The ids of a configuration that hold plain values: what a person may set."""
-    plain = (str, int, float, bool, type(None))
+    """The ids of a configuration that a person may want to set: plain values, lists of them, and folders."""
+
+    def plain(value: Any) -> bool:
+        return isinstance(value, (str, int, float, type(None))) and not str(value).startswith(("$", "@"))
+
     return [
         key
         for key, value in config.items()
-        if (isinstance(value, plain) and not str(value).startswith(("$@", "@")))
-        or (
-            isinstance(value, list) and all(isinstance(item, plain) and not str(item).startswith("$") for item in value)
-        )
+        if (plain(value) and key != "job")
+        or (isinstance(value, list) and all(map(plain, value)))
+        or key == "device"
+        or key.endswith("_dir")
     ]
 
 
@@ -443,7 +452,10 @@ def main() -> None:
         known = _mistake(error)
         if known is None or os.environ.get("RADIOGENOMICS_DEBUG"):
             raise
-        sys.exit(f"error: {known}\n(RADIOGENOMICS_DEBUG=1 shows where)")
+        hint = ""
+        if isinstance(known, ImportError) and "pip install" not in str(known):
+            hint = ". Optional packages: pip install 'brats-mri-radiogenomics[demo]'"
+        sys.exit(f"error: {known}{hint}\n(RADIOGENOMICS_DEBUG=1 shows where)")
 
 
 def _shown(result: Any) -> Any:
@@ -455,13 +467,11 @@ def _shown(result: Any) -> Any:
     return str(result) if isinstance(result, Path) else result
 
 
-def _mistake(error: BaseException | None) -> str | None:
-    """What to tell a person of an error that a person can mend, without MONAI's wrappers; None for one of the program."""
+def _mistake(error: BaseException | None) -> BaseException | None:
+    """The error that a person can mend below MONAI's wrappers; None where there is none: an error of the program."""
     while error is not None:
         if isinstance(error, (ValueError, OSError, ImportError)) or type(error).__name__ == "WeightsError":
-            extras = isinstance(error, ImportError) and "pip install" not in str(error)
-            hint = ". Optional packages: pip install 'brats-mri-radiogenomics[demo]'" if extras else ""
-            return f"{error}{hint}"
+            return error
         error = error.__cause__
     return None
 

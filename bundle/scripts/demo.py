@@ -29,23 +29,33 @@ MRI_TYPES = ["FLAIR", "T1wCE"]
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "phantom": {
-        "segmentation_patients": 32,
+        "segmentation_patients": 36,
         "classification_patients": 30,
         "test_patients": 30,
         "overlap": 2,  # two persons are in both tasks, so that leaving them out of stage 1 is seen
         "spacing": 3.0,  # mm
+        "shape": [68, 68, 52],  # just large enough for a head
         "slice_thickness": 4.0,
     },
-    "prepare_segmentation": {"planes": ["axial"], "keep_rate": 0.1},  # the plane of the phantom's DICOM series
+    "prepare_segmentation": {"planes": ["axial"], "keep_rate": 0.2},  # the plane of the phantom's DICOM series
     "train_segmentation": {
         "encoder_name": "tu-test_efficientnet",
-        "decoder_channels": [48, 32, 16, 16, 8],
+        "decoder_channels": [64, 48, 24, 16, 8],
         "image_size": 64,
         "init": "none",
         "loss#_target_": "DiceFocalLoss",  # Dice alone starts slowly from random weights
-        "learning_rate": 0.004,
+        "learning_rate": 0.003,
+        "lr_scheduler": {
+            "_target_": "torch.optim.lr_scheduler.ReduceLROnPlateau",
+            "optimizer": "@optimizer",
+            "mode": "max",
+            "factor": 0.75,
+            "patience": 0,  # so that few epochs end at a small learning rate
+        },
+        "flip_probability": 0.2,
+        "affine_probability": 0.2,
         "batch_size": 8,
-        "max_epochs": 12,
+        "max_epochs": 20,
         "warmup_epochs": 0,
     },
     "evaluate_segmentation": {},

@@ -164,6 +164,8 @@ class TrainingProgress:
     def __call__(self, engine: Trainer) -> None:
         """After an epoch and its validation."""
         metrics = self.evaluator.state.metrics
+        if self.metric not in metrics:
+            raise ValueError(f"score {self.metric!r} is no metric of the validation; it knows {', '.join(metrics)}")
         value = metrics[self.metric]
         self.best.current = self.sign * float(value) if math.isfinite(value) else -math.inf
         self.lr_scheduler.step(self.best.current)

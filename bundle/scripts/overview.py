@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,11 +17,11 @@ from monai.transforms import LoadImage
 
 from custom_transforms import AcquisitionSlices, SeriesReader, SliceGeometry
 
+from .datalists import find_studies
 from .metrics import auc_interval, roc_auc
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 TITLE = "Phantom data: synthetic, no biological meaning. Research use only."
 WT_COLOUR = "#35d0ff"
@@ -30,7 +30,7 @@ COLOURS = {"FLAIR": "#0072b2", "T1w": "#cc79a7", "T1wCE": "#d55e00", "T2w": "#00
 TRAIN_COLOUR = "#9a9a9a"
 WIDTH = 10.0  # inches; 1500 pixels at DPI
 DPI = 150
-MARGIN = 6  # voxels around the brain that a panel shows
+MARGIN = 5  # voxels around the brain that a panel shows
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,8 @@ class MaskPanel:
         truth: true label map ``(H, W)``: 1 tumour that does not enhance, 2 enhancing tumour.
         prediction: predicted label map, likewise.
         aspect: height of a pixel over its width.
-        dice: Dice of the whole tumour in the whole series; NaN where neither map has a tumour.
+        slice_dice: Dice of the whole tumour in this slice; NaN where neither map has a tumour.
+        series_dice: the same in all slices of the series.
     """
 
     mri_type: str
@@ -51,7 +52,8 @@ class MaskPanel:
     truth: np.ndarray
     prediction: np.ndarray
     aspect: float
-    dice: float
+    slice_dice: float
+    series_dice: float
 
 
 @dataclass(frozen=True)
@@ -108,17 +110,11 @@ def read_label_map(file: str | Path) -> np.ndarray:
         raise FileNotFoundError(f"{file}: no such label map; predict the patient first")
     image = nib.load(file)
     volume = np.asarray(image.dataobj)  # type: ignore[attr-defined]
-    return SliceGeometry.from_affine(image.affine, volume.shape).to_stack(volume)  # type: ignore[attr-defined]
+    return np.asarray(SliceGeometry.from_affine(image.affine, volume.shape).to_stack(volume))  # type: ignore[attr-defined]
 
 
 def read_series(series: str | Path) -> tuple[np.ndarray, float]:
-    """Slices ``(N, H, W)`` of a DICOM folder or NIfTI file, turned as radiologists see them, and their pixels' aspect.
-
-    Raises:
-        FileNotFoundError: when there is none.
-    """
-    if not Path(series).exists():
-        raise FileNotFoundError(f"{series}: no such series")
+    """Slices ``(N, H, W)`` of a DICOM folder or NIfTI file, turned as radiologists see them, and their pixels' aspect."""
     stack, geometry = AcquisitionSlices()(LoadImage(reader=SeriesReader(), ensure_channel_first=True)(str(series)))
     height, width = geometry.pixel_spacing
     return stack.numpy().astype(np.float32), height / width
@@ -151,10 +147,35 @@ def choose_panel(
         for found in (rows, columns)
     )
     white = float(np.percentile(image[image > 0], 99.7)) if (image > 0).any() else 1.0
-    shown = np.clip(image[index][box] / white, 0, 1)
-    both, either = ((truth > 0) & (prediction > 0)).sum(), (truth > 0).sum() + (prediction > 0).sum()
-    dice = float(2 * both / either) if either else float("nan")
-    return MaskPanel(mri_type, shown, truth[index][box], prediction[index][box], aspect, dice)
+    return MaskPanel(
+        mri_type,
+        np.clip(image[index][box] / white, 0, 1),
+        truth[index][box],
+        prediction[index][box],
+        aspect,
+        whole_tumour_dice(truth[index], prediction[index]),
+        whole_tumour_dice(truth, prediction),
+    )
+
+
+def whole_tumour_dice(truth: np.ndarray, prediction: np.ndarray) -> float:
+    """Dice of the whole tumour in two label maps of one shape; NaN where neither has a tumour."""
+    both, each = ((truth > 0) & (prediction > 0)).sum(), (truth > 0).sum() + (prediction > 0).sum()
+    return float(2 * both / each) if each else float("nan")
+
+
+def same_size(panels: Sequence[MaskPanel]) -> list[MaskPanel]:
+    """The panels with black around them, so that all are as high and as wide as the highest and the widest."""
+    height, width = (max(panel.image.shape[axis] for panel in panels) for axis in (0, 1))
+
+    def padded(image: np.ndarray) -> np.ndarray:
+        missing = [height - image.shape[0], width - image.shape[1]]
+        return np.pad(image, [(n // 2, n - n // 2) for n in missing])
+
+    return [
+        replace(panel, image=padded(panel.image), truth=padded(panel.truth), prediction=padded(panel.prediction))
+        for panel in panels
+    ]
 
 
 def choose_patients(predictions: Predictions, count: int = 3) -> list[int]:
@@ -175,14 +196,15 @@ def roc_curve(labels: np.ndarray, probabilities: np.ndarray) -> tuple[np.ndarray
     return rates[0], rates[1]
 
 
-def draw_masks(rows: Sequence[tuple[str, Sequence[MaskPanel]]], axes: np.ndarray) -> None:
+def draw_masks(captions: Sequence[str], rows: Sequence[Sequence[MaskPanel]], axes: np.ndarray) -> None:
     """Image, true and predicted masks of each modality in a row of panels per patient.
 
     Args:
-        rows: ``(caption, panels)`` of each patient.
+        captions: what is said of each patient.
+        rows: panels of each patient, one a modality.
         axes: ``(patients, 3 * modalities)``.
     """
-    for i, (caption, panels) in enumerate(rows):
+    for i, (caption, panels) in enumerate(zip(captions, rows, strict=True)):
         for j, panel in enumerate(panels):
             trio: list[Axes] = list(axes[i, 3 * j : 3 * j + 3])
             maps = (None, panel.truth, panel.prediction)
@@ -191,8 +213,8 @@ def draw_masks(rows: Sequence[tuple[str, Sequence[MaskPanel]]], axes: np.ndarray
                 if i == 0:
                     ax.set_title(name, fontsize=9, pad=4, fontweight="bold" if labels is None else "normal")
             trio[2].text(
-                0.97, 0.03, f"Dice {panel.dice:.2f}", color="white", fontsize=7.5, ha="right", va="bottom",
-                transform=trio[2].transAxes,
+                0.5, 0.02, f"Dice {panel.slice_dice:.2f}, series {panel.series_dice:.2f}", color="white", fontsize=7,
+                ha="center", va="bottom", transform=trio[2].transAxes,
             )  # fmt: skip
         axes[i, 0].set_ylabel(caption, fontsize=8, labelpad=5)
 
@@ -216,6 +238,7 @@ def draw_segmentation_curve(ax: Axes, history: Mapping[str, np.ndarray]) -> None
     for name, colour in (("WT", "#0090c0"), ("ET", "#d08a00")):
         ax.plot(history["epoch"], history[f"{name}_dice"], color=colour, label=f"{name} Dice, held out")
     _finish(ax, "Stage 1: segmentation", "epoch", "")
+    ax.locator_params(axis="x", integer=True)
     ax.set_ylim(0, max(1.0, float(history["train_loss"].max()) * 1.02))
     ax.legend(loc="best", **_LEGEND)
 
@@ -226,9 +249,9 @@ def draw_classification_curves(ax: Axes, histories: Mapping[str, Mapping[str, np
         colour = COLOURS[mri_type]
         ax.plot(history["epoch"], history["train_loss"], color=colour, ls="--", lw=1, label=f"{mri_type} training")
         ax.plot(history["epoch"], history["log_loss"], color=colour, label=f"{mri_type} held out")
-    ax.axhline(np.log(2), color=TRAIN_COLOUR, lw=0.8, ls=":")
-    ax.text(ax.get_xlim()[1], np.log(2), "coin ", fontsize=7, color="#666666", ha="right", va="bottom")
+    ax.axhline(np.log(2), color=TRAIN_COLOUR, lw=1, ls=":", label="coin toss")
     _finish(ax, "Stage 2: classification", "epoch", "log loss")
+    ax.locator_params(axis="x", integer=True)
     ax.set_ylim(bottom=0)
     ax.legend(loc="best", **_LEGEND)
 
@@ -277,7 +300,7 @@ def draw_overview(
 
     Args:
         output: PNG file.
-        studies: folder of the test patients' series, ``<patient>/<mri_type>``.
+        studies: folder of the test patients' studies.
         true_masks: folder of true label maps ``<patient>_<mri_type>.nii.gz``: 1 tumour not enhancing, 2 enhancing.
         predicted_masks: folder of predicted ones.
         segmentation_run: folder of the training run of stage 1, with its ``history.csv``.
@@ -287,11 +310,14 @@ def draw_overview(
 
     Raises:
         ImportError: matplotlib is not installed.
-        FileNotFoundError: one of the files is missing.
+        FileNotFoundError: a table or a label map is missing.
+        DataListError: there is no study.
+        ValueError: a patient's study or a series of it is missing, or its masks belong to another series.
     """
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
+        from matplotlib.layout_engine import ConstrainedLayoutEngine
         from matplotlib.lines import Line2D
     except ImportError as error:
         raise ImportError(
@@ -300,23 +326,33 @@ def draw_overview(
     found = read_predictions(predictions)
     segmentation = read_history(Path(segmentation_run) / "history.csv")
     classification = {name: read_history(Path(run) / "history.csv") for name, run in classification_runs.items()}
-    rows = []
-    for index in choose_patients(found, patients):
-        patient = found.patients[index]
-        panels = []
+    series = {study["patient"]: study for study in find_studies(studies)}
+    chosen = choose_patients(found, patients)
+    panels = []
+    for patient in (found.patients[index] for index in chosen):
         for mri_type in classification:
-            image, aspect = read_series(Path(studies) / patient / mri_type)
+            if mri_type not in series.get(patient, {}):
+                raise ValueError(f"{studies}: has no {mri_type} series of patient {patient}, who is in {predictions}")
+            image, aspect = read_series(series[patient][mri_type])
             masks = [read_label_map(Path(at) / f"{patient}_{mri_type}.nii.gz") for at in (true_masks, predicted_masks)]
             panels.append(choose_panel(mri_type, image, masks[0], masks[1], aspect))
-        rows.append((f"patient {patient}\nlabel {found.labels[index]}, p = {found.columns['all'][index]:.2f}", panels))
+    captions = [
+        f"patient {found.patients[index]}\nlabel {found.labels[index]}, p = {found.columns['all'][index]:.2f}"
+        for index in chosen
+    ]
+    panels = same_size(panels)
 
-    height = 1.62 * len(rows)
-    figure: Figure = Figure(figsize=(WIDTH, height + 4.1), dpi=DPI, facecolor="white", layout="constrained")
+    rows, columns = len(captions), len(classification)
+    height = (
+        0.93 * rows * WIDTH / (3 * columns) * panels[0].aspect * panels[0].image.shape[0] / panels[0].image.shape[1]
+    )
+    layout = ConstrainedLayoutEngine(w_pad=0.03, h_pad=0.03)
+    figure = Figure(figsize=(WIDTH, height + 4.1), dpi=DPI, facecolor="white", layout=layout)
     FigureCanvasAgg(figure)
     figure.suptitle(TITLE, fontsize=12, fontweight="bold")
-    top, bottom = figure.subfigures(2, 1, height_ratios=[height + 0.55, 2.95])
-    axes = top.subplots(len(rows), 3 * len(classification), squeeze=False, gridspec_kw={"wspace": 0.02, "hspace": 0.02})
-    draw_masks(rows, axes)
+    top, bottom = list(figure.subfigures(2, 1, squeeze=False, height_ratios=[height + 0.55, 2.95])[:, 0])
+    axes = top.subplots(rows, 3 * columns, squeeze=False, gridspec_kw={"wspace": 0.02, "hspace": 0.02})
+    draw_masks(captions, [panels[row * columns : (row + 1) * columns] for row in range(rows)], axes)
     handles = [
         Line2D([], [], color=WT_COLOUR, lw=2.5, label="WT, whole tumour"),
         Line2D([], [], color=ET_COLOUR, lw=2.5, label="ET, enhancing tumour"),

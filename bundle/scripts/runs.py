@@ -36,7 +36,7 @@ def start(
         The folder.
 
     Raises:
-        RunExistsError: when a run is there and neither was asked for.
+        RunExistsError: when a run is there and neither was asked for, or the outputs are another job's.
         ValueError: when both were asked for, or one is neither True nor False.
     """
     for name, value in (("resume", resume), ("overwrite", overwrite)):
@@ -47,7 +47,11 @@ def start(
         raise ValueError(f"{folder}: both resume and overwrite are asked for; choose one")
     if last_output is not None and not (folder / last_output).exists():
         resume = resume or not overwrite
+    config = running_config()
     if (folder / CONFIG_FILE).is_file():
+        job = yaml.safe_load((folder / CONFIG_FILE).read_text(encoding="utf-8")).get("job")
+        if config is not None and job != config.get("job"):
+            raise RunExistsError(f"{folder} holds the outputs of another job, {job}; name another folder")
         if not resume and not overwrite:
             go_on = "" if last_output else "go on with it (--resume), "
             raise RunExistsError(
@@ -58,7 +62,6 @@ def start(
     elif folder.is_dir() and overwrite and any(folder.iterdir()):
         raise RunExistsError(f"{folder} is not empty, but holds no run of this project; it is not overwritten")
     folder.mkdir(parents=True, exist_ok=True)
-    config = running_config()
     if config is not None:
         temporary = folder / f".{CONFIG_FILE}.{os.getpid()}"
         temporary.write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True), encoding="utf-8")

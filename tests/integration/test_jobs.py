@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import nibabel as nib
@@ -48,6 +49,39 @@ def command(config, run_id, folder, **overrides):
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
     assert not list(folder.iterdir()), "a job writes nothing into the working directory"
+
+
+@contextmanager
+def refused(words):
+    """The reason lies below MONAI's «failed to evaluate …»."""
+    with pytest.raises((RuntimeError, ValueError, OSError)) as info:
+        yield
+    error = info.value
+    while error.__cause__ is not None:
+        error = error.__cause__
+    assert words in str(error)
+
+
+def kill_after(calls, then):
+    """A function that calls ``then`` so many times, and ends the run when it is called once more."""
+    left = [calls]
+
+    def function(*args, **kwargs):
+        if not left[0]:
+            raise Killed
+        left[0] -= 1
+        return then(*args, **kwargs)
+
+    return function
+
+
+@contextmanager
+def killed(kind, calls):
+    """A run that ends when something of this kind is called for more than so many times."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kind, "__call__", kill_after(calls, kind.__call__))
+        with pytest.raises(Killed):
+            yield
 
 
 def read_rows(file):
@@ -149,7 +183,9 @@ def test_training_of_the_segmenter_leaves_what_it_should(cohort, segmentation):
     assert {key: settings[key] for key in SEGMENTER} == SEGMENTER
     assert state["segmentation_head.0.weight"].shape[0] == 2
     assert [row["epoch"] for row in read_rows(segmentation / "history.csv")] == ["1", "2"]
-    assert {"dice", "iou", "WT_dice", "ET_dice", "loss", "train_loss"} <= set(read_rows(segmentation / "history.csv")[0])
+    assert {"dice", "iou", "WT_dice", "ET_dice", "loss", "train_loss"} <= set(
+        read_rows(segmentation / "history.csv")[0]
+    )
     config = yaml.safe_load((segmentation / "resolved_config.yaml").read_text())
     assert config["encoder_name"] == SEGMENTER["encoder_name"]
     assert config["max_epochs"] == 2
@@ -161,8 +197,7 @@ def test_patients_of_task_2_do_not_train_the_segmenter(cohort, prepared_slices, 
     both = {one["patient"] for one in json.loads((cohort / "task1.json").read_text())["training"]}
     both = [name for name in both if datalists.patient_number(name) == 4]
     caplog.set_level(logging.INFO)
-    with pytest.raises(Killed), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(handlers.EpochSeed, "__call__", kill_after(0))
+    with killed(handlers.EpochSeed, 0):
         radiogenomics.train(
             "segmentation", cohort / "task1.json", prepared_slices, cohort / "told",
             classification_datalist=str(cohort / "task2.json"), max_epochs=1, **SEGMENTER, **TRAINING,
@@ -172,20 +207,7 @@ def test_patients_of_task_2_do_not_train_the_segmenter(cohort, prepared_slices, 
     assert both[0] in told
 
 
-def kill_after(calls, then=None):
-    """A function that calls ``then`` so many times, and ends the run when it is called once more."""
-    left = [calls]
-
-    def function(*args, **kwargs):
-        if not left[0]:
-            raise Killed
-        left[0] -= 1
-        return then(*args, **kwargs) if then else None
-
-    return function
-
-
-def test_a_killed_training_is_resumed_to_the_same_end(cohort, prepared_slices, monkeypatch, tmp_path):
+def test_a_killed_training_is_resumed_to_the_same_end(cohort, prepared_slices, tmp_path):
     def train(name, **rest):
         radiogenomics.train(
             "segmentation", cohort / "task1.json", prepared_slices, tmp_path / name,
@@ -194,13 +216,10 @@ def test_a_killed_training_is_resumed_to_the_same_end(cohort, prepared_slices, m
         return torch.load(tmp_path / name / "last.pt", weights_only=True)
 
     whole = train("whole")
-    with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(
-            handlers.TrainingProgress, "__call__", kill_after(1, handlers.TrainingProgress.__call__)
-        )
+    with killed(handlers.TrainingProgress, 1):
         train("broken")
     assert [row["epoch"] for row in read_rows(tmp_path / "broken" / "history.csv")] == ["1"]
-    with pytest.raises(Exception, match="--resume"):
+    with refused("--resume"):
         train("broken")
     resumed = train("broken", resume=True)
     assert equal(whole["model"], resumed["model"])
@@ -250,23 +269,18 @@ def test_training_of_classifiers_leaves_what_it_should(classifiers):
         assert {"auc", "log_loss", "train_loss"} <= set(rows[0])
 
 
-def test_a_killed_classifier_is_resumed_to_the_same_end(cohort, classifiers, monkeypatch, tmp_path):
-    with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(
-            handlers.TrainingProgress, "__call__", kill_after(1, handlers.TrainingProgress.__call__)
-        )
+def test_a_killed_classifier_is_resumed_to_the_same_end(cohort, classifiers, tmp_path):
+    with killed(handlers.TrainingProgress, 1):
         train_classifiers(cohort, tmp_path, ["FLAIR"])
     train_classifiers(cohort, tmp_path, ["FLAIR"], resume=True)
-    whole, broken = (
-        torch.load(folder / "FLAIR" / "last.pt", weights_only=True) for folder in (classifiers, tmp_path)
-    )
+    whole, broken = (torch.load(folder / "FLAIR" / "last.pt", weights_only=True) for folder in (classifiers, tmp_path))
     assert equal(whole["model"], broken["model"])
     assert read_rows(classifiers / "FLAIR" / "history.csv") == read_rows(tmp_path / "FLAIR" / "history.csv")
 
 
 def test_a_run_is_not_overwritten_unasked(cohort, classifiers):
     before = (classifiers / "FLAIR" / "model_FLAIR.pt").read_bytes()
-    with pytest.raises(Exception, match="holds an earlier run"):
+    with refused("holds an earlier run"):
         train_classifiers(cohort, classifiers, ["FLAIR"])
     assert (classifiers / "FLAIR" / "model_FLAIR.pt").read_bytes() == before
 
@@ -299,7 +313,8 @@ def test_tracking_with_mlflow(cohort, prepared_slices, tmp_path):
         datalist=cohort / "task1.json", prepared_dir=prepared_slices, output_dir=tmp_path / "run", max_epochs=1,
         batch_size=16, tracking="mlflow", **SEGMENTER, **TRAINING,
     )  # fmt: skip
-    assert list((tmp_path / "run").rglob("mlruns*")) or list((tmp_path / "run").rglob("mlflow*"))
+    assert list((tmp_path / "run").glob("mlruns*"))
+    assert (tmp_path / "run" / "segmentation.pt").is_file()
 
 
 # Prediction
@@ -410,7 +425,7 @@ def predict(folder, output, segmenter, classifier, **rest):
 
 def test_a_prediction_is_not_overwritten_unasked(hospital, prediction, segmenter, classifiers):
     before = (prediction[0] / "submission.csv").read_bytes()
-    with pytest.raises(Exception, match="--overwrite"):
+    with refused("--overwrite"):
         predict(hospital[0], prediction[0], segmenter, classifiers)
     assert (prediction[0] / "submission.csv").read_bytes() == before
 
@@ -426,17 +441,14 @@ def test_command_and_function_agree(hospital, prediction, segmenter, classifiers
 
 
 def test_an_interrupted_prediction_goes_on_without_preparing_again(
-    hospital, prediction, segmenter, classifiers, monkeypatch, tmp_path
+    hospital, prediction, segmenter, classifiers, tmp_path
 ):
     study = hospital[0] / hospital[1]
-    with monkeypatch.context() as patch, pytest.raises(Killed):
-        call = inferers.SliceSegmenter.__call__
-        patch.setattr(inferers.SliceSegmenter, "__call__", kill_after(2, call))
+    with killed(inferers.SliceSegmenter, 2):
         predict(study, tmp_path / "out", segmenter, classifiers)
     first = times(tmp_path / "out")
     assert len(first) == 2
-    with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(inferers.SequenceClassifier, "__call__", kill_after(0))
+    with killed(inferers.SequenceClassifier, 0):
         predict(study, tmp_path / "out", segmenter, classifiers)
     second = times(tmp_path / "out")
     assert len(second) == 4
@@ -450,7 +462,12 @@ def test_an_interrupted_prediction_goes_on_without_preparing_again(
 def test_prediction_without_a_classifier_still_segments(hospital, segmenter, tmp_path):
     (tmp_path / "models").mkdir()
     predict(
-        hospital[0] / hospital[1], tmp_path / "out", segmenter, None, models_dir=str(tmp_path / "models"), mri_types="T1w"
+        hospital[0] / hospital[1],
+        tmp_path / "out",
+        segmenter,
+        None,
+        models_dir=str(tmp_path / "models"),
+        mri_types="T1w",
     )
     (row,) = patients(tmp_path / "out").values()
     assert row["probability"] == 0.5
@@ -486,7 +503,11 @@ def test_one_volume_is_segmented(cohort, segmenter, tmp_path):
     if not (CONFIGS / "inference_segmentation.yaml").is_file():
         pytest.skip("no configuration of that name yet")
     radiogenomics.run_config(
-        "inference_segmentation", image=str(source), segmenter=str(segmenter), output_dir=str(tmp_path / "out"), num_workers=0
+        "inference_segmentation",
+        image=str(source),
+        segmenter=str(segmenter),
+        output_dir=str(tmp_path / "out"),
+        num_workers=0,
     )
     (written,) = (tmp_path / "out").rglob("*.nii.gz")
     found, expected = affine_and_shape(written), affine_and_shape(source)

@@ -89,7 +89,7 @@ def test_doctor_tells_what_a_bug_report_needs(monkeypatch, capsys):
 def test_unknown_setting_is_answered_with_the_nearest(tmp_path):
     with pytest.raises(ValueError, match="inference has no setting 'min_tumour_ratio'; did you mean --min_tumor_ratio"):
         cli.run_config("inference", min_tumour_ratio=0.1)
-    with pytest.raises(ValueError, match="train_segmentation has no setting 'xyz'; it knows .*max_epochs"):
+    with pytest.raises(ValueError, match=r"train_segmentation has no setting 'xyz'; it knows .*max_epochs"):
         cli.run_config("train_segmentation", xyz=1)
     assert not list(tmp_path.iterdir())
 
@@ -142,7 +142,15 @@ def mistake(monkeypatch, capsys, *words):
 def test_no_studies(monkeypatch, capsys, tmp_path, segmenter):
     (tmp_path / "empty").mkdir()
     said = mistake(
-        monkeypatch, capsys, "predict", "--input", tmp_path / "empty", "--output", tmp_path / "out", "--segmenter", segmenter
+        monkeypatch,
+        capsys,
+        "predict",
+        "--input",
+        tmp_path / "empty",
+        "--output",
+        tmp_path / "out",
+        "--segmenter",
+        segmenter,
     )
     assert "empty: no study found. Expected" in said
     assert not (tmp_path / "out").exists()
@@ -150,7 +158,15 @@ def test_no_studies(monkeypatch, capsys, tmp_path, segmenter):
 
 def test_no_such_folder(monkeypatch, capsys, tmp_path, segmenter):
     said = mistake(
-        monkeypatch, capsys, "predict", "--input", tmp_path / "gone", "--output", tmp_path / "out", "--segmenter", segmenter
+        monkeypatch,
+        capsys,
+        "predict",
+        "--input",
+        tmp_path / "gone",
+        "--output",
+        tmp_path / "out",
+        "--segmenter",
+        segmenter,
     )
     assert "gone: no such folder of studies" in said
     assert not (tmp_path / "out").exists()
@@ -199,7 +215,16 @@ def test_unknown_option(monkeypatch, capsys, tmp_path, studies):
 
 
 def test_data_list_that_is_not_there(monkeypatch, capsys, tmp_path):
-    words = ("--datalist", tmp_path / "gone.json", "--prepared", tmp_path / "p", "--output", tmp_path / "out", "--init", "none")
+    words = (
+        "--datalist",
+        tmp_path / "gone.json",
+        "--prepared",
+        tmp_path / "p",
+        "--output",
+        tmp_path / "out",
+        "--init",
+        "none",
+    )
     said = mistake(monkeypatch, capsys, "train", "segmentation", *words)
     assert "gone.json: no such data list; make one with `radiogenomics datalist" in said
     assert not (tmp_path / "out").exists()

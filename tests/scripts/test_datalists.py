@@ -183,7 +183,9 @@ def test_folder_above_the_studies(tmp_path):
 def test_two_paths_for_one_modality(tmp_path):
     nifti_study(tmp_path, "BraTS2021_00001")
     touch(tmp_path / "BraTS2021_00001" / "BraTS2021_00001_t2f.nii.gz")
-    with pytest.raises(DataListError, match=r"flair\.nii\.gz and .*t2f\.nii\.gz are both FLAIR of patient BraTS2021_00001; keep one"):
+    with pytest.raises(
+        DataListError, match=r"flair\.nii\.gz and .*t2f\.nii\.gz are both FLAIR of patient BraTS2021_00001; keep one"
+    ):
         datalists.find_studies(tmp_path)
 
 
@@ -214,7 +216,9 @@ def test_impossible_label(tmp_path, value):
 
 def test_wrong_columns(tmp_path):
     file = write_rows(tmp_path / "labels.csv", [("00001", 1)], columns=("id", "MGMT_value"))
-    with pytest.raises(DataListError, match=r"labels\.csv: expected rows with the columns BraTS21ID,MGMT_value.*BraTS21ID"):
+    with pytest.raises(
+        DataListError, match=r"labels\.csv: expected rows with the columns BraTS21ID,MGMT_value.*BraTS21ID"
+    ):
         datalists.read_labels(file)
     with pytest.raises(DataListError, match="all rows"):
         datalists.read_asked(write_rows(tmp_path / "empty.csv", []))
@@ -328,7 +332,7 @@ def test_studies_without_labels_are_for_testing(tmp_path):
 
 
 def test_too_few_patients_for_the_folds(task2, task1):
-    with pytest.raises(DataListError, match="4 patients of the rarer label can't be split into 5 folds.*--folds"):
+    with pytest.raises(DataListError, match=r"4 patients of the rarer label can't be split into 5 folds.*--folds"):
         datalists.build_datalist(task2, folds=5)
     with pytest.raises(DataListError, match="8 patients can't be split into 9 folds"):
         datalists.build_datalist(task1, folds=9)
@@ -365,7 +369,10 @@ def test_paths_follow_the_folder_that_is_given(tmp_path):
         ('{"patients": []}', r"list\.json: not a data list"),
         ('{"training": [{"FLAIR": "a"}]}', r"list\.json: an entry of 'training' has no 'patient'.*FLAIR"),
         ('{"test": ["00001"]}', r"list\.json: an entry of 'test' has no 'patient'.*00001"),
-        ('{"training": [{"patient": "1"}], "test": [{"patient": "1"}]}', r"list\.json: patients named more than once: 1"),
+        (
+            '{"training": [{"patient": "1"}], "test": [{"patient": "1"}]}',
+            r"list\.json: patients named more than once: 1",
+        ),
     ],
 )
 def test_unusable_lists(tmp_path, content, message):
@@ -434,7 +441,10 @@ def test_what_the_hosts_left_out_never_trains_stage_2(tmp_path, told):
 
 def test_what_the_hosts_left_out_is_not_held_out_either(tmp_path):
     file = write_datalist(
-        tmp_path / "task2.json", training=[entry("1")], validation=[entry("109"), entry("2")], test=[entry("123"), entry("3")]
+        tmp_path / "task2.json",
+        training=[entry("1")],
+        validation=[entry("109"), entry("2")],
+        test=[entry("123"), entry("3")],
     )
     assert names(datalists.classification_split(file)[1]) == ["2"]
     assert names(datalists.held_out(file)) == ["2"]
@@ -445,7 +455,9 @@ def test_what_the_hosts_left_out_is_not_held_out_either(tmp_path):
 # Folds
 
 
-@given(st.lists(st.integers(0, 4), min_size=6, max_size=30).filter(lambda folds: {0, 1} <= set(folds)), st.integers(0, 1))
+@given(
+    st.lists(st.integers(0, 4), min_size=6, max_size=30).filter(lambda folds: {0, 1} <= set(folds)), st.integers(0, 1)
+)
 @EXAMPLES
 def test_a_fold_is_held_out(folds, fold):
     entries = [entry(str(place), fold=one) for place, one in enumerate(folds)]

@@ -1,5 +1,6 @@
 import csv
 import random
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -37,7 +38,8 @@ class Killed(Exception):
 def items(n, seed):
     rng = np.random.default_rng(seed)
     return [
-        {"image": (x := rng.normal(size=4).astype(np.float32)), "label": np.float32([x[0] - x[1] > 0])} for _ in range(n)
+        {"image": (x := rng.normal(size=4).astype(np.float32)), "label": np.float32([x[0] - x[1] > 0])}
+        for _ in range(n)
     ]
 
 
@@ -45,7 +47,17 @@ class Run:
     """One training as the configurations put it together, tiny. ``scores`` replaces what the evaluator finds."""
 
     def __init__(
-        self, folder, max_epochs=6, warmup=2, workers=0, resume=False, kill_in=None, scores=None, patience=10, score="-loss", interval=1
+        self,
+        folder,
+        max_epochs=6,
+        warmup=2,
+        workers=0,
+        resume=False,
+        kill_in=None,
+        scores=None,
+        patience=10,
+        score="-loss",
+        interval=1,
     ):
         set_determinism(67)
         self.folder, self.network = folder, Net()
@@ -108,10 +120,8 @@ class Run:
             self.trainer.add_event_handler(Events.ITERATION_COMPLETED, kill)
 
     def go(self):
-        try:
+        with suppress(Killed):
             self.trainer.run()
-        except Killed:
-            pass
         return self
 
     def state(self):
@@ -139,7 +149,6 @@ def _forget_determinism():
 # Seeds
 
 
-
 def draws(seed, epoch):
     dataset = Dataset([{"image": np.zeros(3, np.float32)}], RandGaussianNoised("image", prob=1.0))
     engine = Engine(lambda engine, batch: None)
@@ -149,7 +158,9 @@ def draws(seed, epoch):
     @engine.on(Events.EPOCH_STARTED)
     def draw(engine):
         if engine.state.epoch == epoch:
-            found.extend([random.random(), float(np.random.rand()), float(torch.rand(1)), float(dataset[0]["image"][0])])
+            found.extend(
+                [random.random(), float(np.random.rand()), float(torch.rand(1)), float(dataset[0]["image"][0])]
+            )
 
     random.random(), np.random.rand(), torch.rand(1)
     engine.run([0], max_epochs=epoch)
@@ -221,7 +232,9 @@ def test_without_warm_up_everything_trains_at_once(tmp_path):
 def test_best_weights_are_those_of_the_best_epoch(tmp_path):
     run = Run(tmp_path, max_epochs=4, scores=[3, 1, 2, 4])
     states = {}
-    run.trainer.add_event_handler(Events.EPOCH_COMPLETED, lambda engine: states.update({engine.state.epoch: run.state()}))
+    run.trainer.add_event_handler(
+        Events.EPOCH_COMPLETED, lambda engine: states.update({engine.state.epoch: run.state()})
+    )
     run.go()
     found, settings = read_weights(tmp_path / "best.pt")
     assert equal(found, states[2])

@@ -64,7 +64,10 @@ class Threshold(nn.Module):
 def smooth_slices(n, height, width, seed=0):
     rng = np.random.default_rng(seed)
     return np.stack(
-        [cv2.resize(rng.uniform(0, 255, (5, 6)).astype(np.float32), (width, height), interpolation=cv2.INTER_CUBIC) for _ in range(n)]
+        [
+            cv2.resize(rng.uniform(0, 255, (5, 6)).astype(np.float32), (width, height), interpolation=cv2.INTER_CUBIC)
+            for _ in range(n)
+        ]
     ).clip(0, 255)
 
 
@@ -106,12 +109,12 @@ def test_segmenter_against_the_published_loop(shape, size, zoom):
 
 def test_segmenter_leaves_the_margin_out():
     slices = torch.full((1, 60, 60), 255.0)
-    (wt, _), = SliceSegmenter(32, 1.2, amp=False)(slices, Threshold())
+    ((wt, _),) = SliceSegmenter(32, 1.2, amp=False)(slices, Threshold())
     rows, columns = np.flatnonzero(wt.any(1)), np.flatnonzero(wt.any(0))
     for found in (rows, columns):
         assert found[0] == 59 - found[-1]  # in the middle
         assert abs(len(found) - 60 * 32 / int(32 * 1.2)) <= 1
-    (whole, _), = SliceSegmenter(32, 1.0, amp=False)(slices, Threshold())
+    ((whole, _),) = SliceSegmenter(32, 1.0, amp=False)(slices, Threshold())
     assert whole.all()
 
 

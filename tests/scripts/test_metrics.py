@@ -212,7 +212,7 @@ def test_score_is_of_patients_not_of_sequences(score):
 
 
 def test_unknown_score():
-    with pytest.raises(ValueError, match="score 'f1': expected one of .*auc.*log_loss"):
+    with pytest.raises(ValueError, match=r"score 'f1': expected one of .*auc.*log_loss"):
         PatientScore("f1")
 
 

@@ -1,9 +1,9 @@
+import pytest
 import segmentation_models_pytorch as smp
 import timm
 import torch
 from torch import nn
 
-import pytest
 from scripts.networks import BiLSTMNFNet
 
 TINY = "test_efficientnet"

@@ -33,7 +33,7 @@ def write(path, image, slices, masks, **rest):
 def brain(n=40, size=192):
     """A stack like a brain: smooth and noisy tissue in an ellipse on black, with a tumour in some slices."""
     rng = np.random.default_rng(1)
-    y, x = np.mgrid[-1:1:size * 1j, -1:1:size * 1j]
+    y, x = np.mgrid[-1 : 1 : size * 1j, -1 : 1 : size * 1j]
     inside = (x / 0.6) ** 2 + (y / 0.75) ** 2 < 1
     tissue = 120 + 40 * np.sin(4 * x) * np.cos(3 * y)
     image = np.stack([inside * (tissue + rng.normal(0, 4, inside.shape)) for _ in range(n)]).astype(np.uint8)

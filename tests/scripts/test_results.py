@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 from ignite.engine import Engine
+from monai.transforms import Compose, LoadImaged
 
 from custom_transforms import AcquisitionSlicesd, SeriesReader, SliceGeometry
-from monai.transforms import Compose, LoadImaged
 from scripts import results
 from scripts.datalists import write_json
 from scripts.metrics import RegionOverlap
@@ -259,7 +259,9 @@ def evaluated(n=12):
         label = number % 2
         flair = float(np.clip(0.3 + 0.4 * label + rng.normal(0, 0.2), 0.01, 0.99))
         series = {"FLAIR": {"probability": flair}, "T1w": {"probability": None, "reason": "none"}}
-        rows.append({"patient": f"{number:05d}", "label": label, "probability": flair, "used": ["FLAIR"], "series": series})
+        rows.append(
+            {"patient": f"{number:05d}", "label": label, "probability": flair, "used": ["FLAIR"], "series": series}
+        )
     rows[0] |= {"probability": 0.5, "used": [], "series": {}}
     return rows
 

@@ -56,7 +56,9 @@ def test_overwrite_empties_a_run(tmp_path):
 def test_overwrite_leaves_what_is_no_run(tmp_path):
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "chapter.txt").write_text("mine")
-    with pytest.raises(RunExistsError, match="thesis is not empty, but holds no run of this project; it is not overwritten"):
+    with pytest.raises(
+        RunExistsError, match="thesis is not empty, but holds no run of this project; it is not overwritten"
+    ):
         runs.start(tmp_path / "thesis", overwrite=True)
     assert (tmp_path / "thesis" / "chapter.txt").read_text() == "mine"
 

@@ -1,11 +1,11 @@
 import pickle
 
+import pytest
 import segmentation_models_pytorch as smp
 import timm
 import torch
 from torch import nn
 
-import pytest
 from scripts import weights
 from scripts.networks import BiLSTMNFNet
 from scripts.weights import WeightsError
@@ -278,7 +278,7 @@ def test_announce_names_files_and_what_is_missing(caplog):
 
 def test_require():
     assert weights.require("a.pt", "segmentation") == "a.pt"
-    with pytest.raises(WeightsError, match="no weights for segmentation: .*radiogenomics train"):
+    with pytest.raises(WeightsError, match=r"no weights for segmentation: .*radiogenomics train"):
         weights.require(None, "segmentation")
 
 
@@ -341,7 +341,9 @@ def test_initialise_encoder_alone(tmp_path):
 
 def test_initialise_with_a_file_of_something_else(tmp_path):
     torch.save(nn.Linear(2, 2).state_dict(), tmp_path / "linear.pth")
-    with pytest.raises(WeightsError, match=r"linear\.pth: holds neither this network's weights nor its backbone's: missing"):
+    with pytest.raises(
+        WeightsError, match=r"linear\.pth: holds neither this network's weights nor its backbone's: missing"
+    ):
         weights.initialise(classifier(), tmp_path / "linear.pth")
     with pytest.raises(WeightsError, match="no such weights file"):
         weights.initialise(classifier(), tmp_path / "gone.pth")
