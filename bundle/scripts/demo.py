@@ -43,19 +43,20 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "decoder_channels": [64, 48, 24, 16, 8],
         "image_size": 64,
         "init": "none",
-        "loss#_target_": "DiceFocalLoss",  # Dice alone starts slowly from random weights
+        # Dice and cross-entropy (focal loss with gamma 0): from random weights Dice alone starts slowly
+        "loss": {"_target_": "DiceFocalLoss", "sigmoid": True, "batch": True, "gamma": 0.0},
         "learning_rate": 0.003,
         "lr_scheduler": {
             "_target_": "torch.optim.lr_scheduler.ReduceLROnPlateau",
             "optimizer": "@optimizer",
             "mode": "max",
-            "factor": 0.75,
+            "factor": 0.7,
             "patience": 0,  # so that few epochs end at a small learning rate
         },
         "flip_probability": 0.2,
         "affine_probability": 0.2,
         "batch_size": 8,
-        "max_epochs": 20,
+        "max_epochs": 22,
         "warmup_epochs": 0,
     },
     "evaluate_segmentation": {},
@@ -69,7 +70,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "zoom": 1.0,
         "init": "none",
         "score": "-log_loss",  # the AUC of so few patients is soon 1 and tells epochs apart no more
-        "learning_rate": 0.001,
+        "learning_rate": 0.0005,
         "max_epochs": 8,
         "warmup_epochs": 0,
     },
