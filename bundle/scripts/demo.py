@@ -50,7 +50,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
             "_target_": "torch.optim.lr_scheduler.ReduceLROnPlateau",
             "optimizer": "@optimizer",
             "mode": "max",
-            "factor": 0.7,
+            "factor": 0.8,
             "patience": 0,  # so that few epochs end at a small learning rate
         },
         "flip_probability": 0.2,

@@ -239,8 +239,8 @@ def draw_segmentation_curve(ax: Axes, history: Mapping[str, np.ndarray]) -> None
         ax.plot(history["epoch"], history[f"{name}_dice"], color=colour, label=f"{name} Dice, held out")
     _finish(ax, "Stage 1: segmentation", "epoch", "")
     ax.locator_params(axis="x", integer=True)
-    ax.set_ylim(0, max(1.0, float(history["train_loss"].max()) * 1.02))
-    ax.legend(loc="best", **_LEGEND)
+    ax.set_ylim(0, max(1.0, 1.02 * float(history["train_loss"].max())))
+    ax.legend(loc="upper right", **_LEGEND)
 
 
 def draw_classification_curves(ax: Axes, histories: Mapping[str, Mapping[str, np.ndarray]]) -> None:
@@ -252,8 +252,8 @@ def draw_classification_curves(ax: Axes, histories: Mapping[str, Mapping[str, np
     ax.axhline(np.log(2), color=TRAIN_COLOUR, lw=1, ls=":", label="coin toss")
     _finish(ax, "Stage 2: classification", "epoch", "log loss")
     ax.locator_params(axis="x", integer=True)
-    ax.set_ylim(bottom=0)
-    ax.legend(loc="best", **_LEGEND)
+    ax.set_ylim(0, 1.35 * ax.get_ylim()[1])  # room for the legend
+    ax.legend(loc="upper right", ncols=2, columnspacing=1.2, **_LEGEND)
 
 
 def draw_roc(ax: Axes, predictions: Predictions) -> None:
@@ -356,8 +356,9 @@ def draw_overview(
     handles = [
         Line2D([], [], color=WT_COLOUR, lw=2.5, label="WT, whole tumour"),
         Line2D([], [], color=ET_COLOUR, lw=2.5, label="ET, enhancing tumour"),
+        Line2D([], [], ls="none", label="p: predicted probability of the made-up label 1"),
     ]
-    top.legend(handles=handles, loc="outside lower center", ncols=2, fontsize=8, frameon=False)
+    top.legend(handles=handles, loc="outside lower center", ncols=3, fontsize=8, frameon=False)
     left, middle, right = bottom.subplots(1, 3)
     draw_segmentation_curve(left, segmentation)
     draw_classification_curves(middle, classification)
