@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from custom_transforms import ChunkSlices
+from scripts.datalists import write_json
+from scripts.loading import (
+    LoadSequence,
+    LoadSeries,
+    LoadSlice,
+    SplitSequence,
+    sequence_items,
+    series_items,
+    slice_items,
+)
+from scripts.prepared import write_series
+
+RNG = np.random.default_rng(5)
+IMAGE = RNG.integers(0, 256, (4, 6, 5), dtype=np.uint8)
+MASKS = RNG.integers(0, 2, (7, 2, 6, 5)).astype(bool)
+KEPT = np.array([1, 2, 4, 6])
+STACK = np.stack([IMAGE, MASKS[KEPT, 0] * 255, MASKS[KEPT, 1] * 255], axis=1).astype(np.uint8)
+
+
+@pytest.fixture
+def prepared(tmp_path):
+    """Patient a has four kept slices, patient b none, patient c failed."""
+    rows = {}
+    for patient, image, slices in (("a", IMAGE, KEPT), ("b", IMAGE[:0], KEPT[:0])):
+        info = {"patient": patient, "mri_type": "FLAIR", "plane": "axial", "kept": len(slices)}
+        write_series(tmp_path / patient / "FLAIR.h5", image, slices, MASKS, info)
+        rows[f"{patient}/FLAIR"] = {**info, "file": f"{patient}/FLAIR.h5"}
+    rows["c/FLAIR"] = {"patient": "c", "mri_type": "FLAIR", "plane": "axial", "error": "unreadable"}
+    write_json({"series": rows}, tmp_path / "index.json")
+    return tmp_path
+
+
+ENTRIES = [{"patient": name, "label": label} for name, label in (("a", 1), ("b", 0), ("c", 0))]
+
+
+def test_items_are_those_of_usable_series_only(prepared):
+    assert [item["slice"] for item in slice_items(ENTRIES, prepared)] == [0, 1, 2, 3]
+    assert [(item["patient"], item["kept"]) for item in series_items(ENTRIES, prepared, ["FLAIR", "T1w"])] == [
+        ("a", 4),
+        ("b", 0),
+    ]
+    items = sequence_items(ENTRIES, prepared, "FLAIR", ChunkSlices(length=3, stride=1))
+    assert [(item["start"], item["stop"], item["label"]) for item in items] == [(0, 3, 1), (1, 4, 1)]
+
+
+def test_patients_without_any_slice_are_an_error_that_names_folder_and_remedy(prepared):
+    with pytest.raises(
+        ValueError, match=r"no FLAIR sequence .* 0 patients.*index\.json.*smaller tumour ratio"
+    ) as error:
+        sequence_items(ENTRIES[1:], prepared, "FLAIR", ChunkSlices())
+    assert str(prepared) in str(error.value)
+
+
+def test_a_slice_comes_with_its_own_masks(prepared):
+    for item in slice_items(ENTRIES, prepared):
+        loaded = LoadSlice()(item)
+        k = item["slice"]
+        np.testing.assert_array_equal(loaded["image"].numpy(), IMAGE[k : k + 1])
+        np.testing.assert_array_equal(loaded["label"].numpy(), MASKS[KEPT[k]])
+
+
+def test_a_series_is_the_stack_of_three_channels(prepared):
+    loaded = LoadSeries()(series_items(ENTRIES, prepared, ["FLAIR"])[0])
+    assert loaded["image"].dtype == torch.uint8
+    np.testing.assert_array_equal(loaded["image"].numpy(), STACK)
+
+
+@pytest.mark.parametrize("length", [2, 3, 9])
+def test_a_sequence_is_black_where_the_series_is_too_short(prepared, length):
+    item = {"series": str(prepared / "a" / "FLAIR.h5"), "start": 1, "stop": min(1 + length, 4), "label": 1}
+    loaded = SplitSequence()(LoadSequence(length)(item))
+    there = item["stop"] - item["start"]
+    assert loaded["image"].shape == (length, 3, 6, 5)
+    np.testing.assert_array_equal(loaded["image"][:there].numpy(), STACK[1 : item["stop"]])
+    assert not loaded["image"][there:].any()
+    assert loaded["label"].tolist() == [1.0]
