@@ -80,7 +80,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 """Values that differ from the configurations' own, by configuration."""
 
 WORKERS = 1  # with one thread for the network, both of two cores are busy and neither waits for the other
-STATE_FILE = "demo.json"
+STATE_FILE = "demo_state.json"
 METRICS_FILE = "metrics.json"
 
 
@@ -113,6 +113,8 @@ def run(output: str | Path, signal: float, overwrite: bool) -> Path:
                 logger.info("%d/%d %s: done before", number, len(steps), title)
                 continue
             logger.info("\n%d/%d %s", number, len(steps), title)
+            state["starts"][title] = state["starts"].get(title, 0) + 1
+            write_json(state, folder / STATE_FILE)
             started = time.monotonic()
             step()
             state["seconds"][title] = round(time.monotonic() - started, 1)
@@ -129,15 +131,15 @@ def _start(folder: Path, signal: float, overwrite: bool) -> dict[str, Any]:
     """The state of the demo in a folder: a new one's, or that of one that was interrupted."""
     if not 0 <= signal <= 1:
         raise ValueError(f"signal is {signal}, expected 0 (none) to 1 (plain to see)")
-    state: dict[str, Any] = {"note": RESEARCH_ONLY, "signal": signal, "settings": SETTINGS, "seconds": {}}
+    state: dict[str, Any] = {"note": RESEARCH_ONLY, "signal": signal, "settings": SETTINGS, "starts": {}, "seconds": {}}
     file = folder / STATE_FILE
-    if file.is_file():
-        earlier = json.loads(file.read_text(encoding="utf-8"))
+    earlier = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    if earlier.keys() == state.keys():
         if overwrite:
             shutil.rmtree(folder)
         elif (folder / METRICS_FILE).is_file():
             raise FileExistsError(f"{folder} holds a demo; replace it (--overwrite) or name another folder (--output)")
-        elif {**earlier, "seconds": {}} != state:
+        elif {**earlier, "starts": {}, "seconds": {}} != state:
             raise FileExistsError(
                 f"{folder} holds an unfinished demo of signal {earlier['signal']} or with other settings; replace it "
                 "(--overwrite) or name another folder (--output)"
@@ -163,6 +165,10 @@ def _steps(folder: Path, signal: float) -> dict[str, Callable[[], Any]]:
 
     def job(config: str, **values: Any) -> None:
         run_config(config, **SETTINGS[config], **values)
+
+    def write_phantom() -> None:
+        shutil.rmtree(phantom, ignore_errors=True)  # what an interruption left of it
+        job("phantom", output_dir=str(phantom), signal=signal)
 
     def write_datalists() -> None:
         for task in ("task1", "task2"):
@@ -195,7 +201,7 @@ def _steps(folder: Path, signal: float) -> dict[str, Callable[[], Any]]:
         )
 
     return {
-        "phantom cohort": lambda: job("phantom", output_dir=str(phantom), signal=signal, overwrite=True),
+        "phantom cohort": write_phantom,
         "data lists": write_datalists,
         "prepare segmentation": lambda: job("prepare_segmentation", **of_segmentation, **task1),
         "train segmentation": lambda: job(
@@ -245,9 +251,11 @@ def _steps(folder: Path, signal: float) -> dict[str, Callable[[], Any]]:
 def summarise(folder: Path, state: dict[str, Any]) -> dict[str, Any]:
     """The figures of a finished demo: Dice of held-out patients, AUC of test patients by two ways, seconds.
 
+    The seconds of steps that were interrupted are those since they were started last.
+
     Args:
         folder: of the demo.
-        state: content of its ``demo.json``.
+        state: content of its ``demo_state.json``.
     """
     segmentation = json.loads((folder / "evaluation_segmentation" / METRICS_FILE).read_text(encoding="utf-8"))
     classification = json.loads((folder / "evaluation_classification" / METRICS_FILE).read_text(encoding="utf-8"))
@@ -271,6 +279,7 @@ def summarise(folder: Path, state: dict[str, Any]) -> dict[str, Any]:
             "auc_95": list(auc_interval(truth, chance)),
         },
         "seconds": {**state["seconds"], "total": round(sum(state["seconds"].values()), 1)},
+        "interrupted": [title for title, starts in state["starts"].items() if starts > 1],
     }
 
 
@@ -278,6 +287,7 @@ def _report(folder: Path, metrics: dict[str, Any]) -> str:
     """What the demo found, and where everything is."""
     overlap, submission = metrics["segmentation"], metrics["submission"]
     low, high = submission["auc_95"]
+    without = ", without what went before interruptions" if metrics["interrupted"] else ""
     places = {
         "overview.png": "masks, learning curves and ROC in one picture",
         "submission.csv": "probability of every test patient (patients.json: how it came about)",
@@ -292,7 +302,7 @@ def _report(folder: Path, metrics: dict[str, Any]) -> str:
         f"Held-out Dice ({overlap['patients']} patients): WT {overlap['WT_dice']:.3f}, ET {overlap['ET_dice']:.3f}",
         f"AUC of {submission['patients']} test patients: {submission['auc']:.3f} (95 % interval {low:.3f} to {high:.3f}), "
         f"made-up signal of strength {metrics['signal']:g}",
-        f"{metrics['seconds']['total']:.0f} seconds. {metrics['note']}",
+        f"{metrics['seconds']['total']:.0f} seconds{without}. {metrics['note']}",
         f"In {folder}:",
         *(f"  {name:<16}{what}" for name, what in places.items()),
     ]
