@@ -1,0 +1,144 @@
+"""Rewriting the networks so that they compute the same with less work; parameters, and so weights files, stay as they are.
+
+Two thirds of U-Net++'s work are 3×3 convolutions of maps that were enlarged by repeating pixels just before. Convolving the
+small map with the transposed 4×4 kernel that repetition and convolution make together is the same sum with 4 products
+instead of 9. What is constant once a network is trained (normalised weights, batch normalisation) is worked out once.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from segmentation_models_pytorch.decoders.unetplusplus.decoder import DecoderBlock
+from timm.layers.std_conv import ScaledStdConv2d
+from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+
+def upsampled_kernel(weight: torch.Tensor) -> torch.Tensor:
+    """The kernel of the transposed convolution that equals repeating every pixel twice, then a 3×3 convolution.
+
+    Args:
+        weight: ``(O, I, 3, 3)`` of a convolution with padding 1.
+
+    Returns:
+        ``(I, O, 4, 4)`` for stride 2 and padding 1; gradients flow through it.
+    """
+    flipped = weight.flip(2, 3)
+    wide = F.pad(flipped, (0, 1)) + F.pad(flipped, (1, 0))
+    return (F.pad(wide, (0, 0, 0, 1)) + F.pad(wide, (0, 0, 1, 0))).transpose(0, 1)
+
+
+class FoldedDecoderBlock(nn.Module):
+    """A U-Net++ decoder block that convolves its input before it is enlarged; same parameters, same result to rounding.
+
+    Args:
+        block: of segmentation-models-pytorch, whose layers are shared.
+    """
+
+    def __init__(self, block: DecoderBlock) -> None:
+        super().__init__()
+        self.conv1, self.conv2 = block.conv1, block.conv2
+
+    def forward(self, x: torch.Tensor, skip: torch.Tensor | None = None) -> torch.Tensor:
+        """``(B, C, H, W)`` and what skips the levels below, ``(B, S, 2H, 2W)``, to ``(B, O, 2H, 2W)``."""
+        convolution, norm, activation = cast(Any, self.conv1)
+        weight, below = convolution.weight, x.shape[1]
+        x = F.conv_transpose2d(x, upsampled_kernel(weight[:, :below]), convolution.bias, stride=2, padding=1)
+        if skip is not None:
+            x = x + F.conv2d(skip, weight[:, below:], padding=1)
+        return cast(Any, self.conv2)(activation(norm(x)))
+
+
+class ConstantDecoderBlock(nn.Module):
+    """A :class:`FoldedDecoderBlock` for inference: its kernels and batch normalisation are worked out once.
+
+    Args:
+        block: of segmentation-models-pytorch.
+        below: channels of the input that is enlarged.
+    """
+
+    def __init__(self, block: DecoderBlock, below: int) -> None:
+        super().__init__()
+        first, second = (_without_norm(layers[0], layers[1]) for layers in (block.conv1, block.conv2))
+        outputs, skipped = first.out_channels, first.in_channels - below
+        self.up = nn.ConvTranspose2d(below, outputs, 4, stride=2, padding=1)
+        self.up.weight.data = upsampled_kernel(first.weight.data[:, :below]).contiguous()
+        self.up.bias.data = first.bias.data.clone()  # type: ignore[union-attr]
+        self.skip = None
+        if skipped:
+            self.skip = nn.Conv2d(skipped, outputs, 3, padding=1, bias=False)
+            self.skip.weight.data = first.weight.data[:, below:].contiguous()
+        self.conv2 = second
+
+    def forward(self, x: torch.Tensor, skip: torch.Tensor | None = None) -> torch.Tensor:
+        """As :class:`FoldedDecoderBlock`."""
+        x = self.up(x)
+        if self.skip is not None:
+            x = x + self.skip(skip)
+        return F.relu(self.conv2(F.relu(x)))
+
+
+def _without_norm(convolution: nn.Conv2d, norm: nn.Module) -> nn.Conv2d:
+    folded = copy.deepcopy(convolution)
+    if folded.bias is None:
+        folded.bias = nn.Parameter(folded.weight.new_zeros(folded.out_channels))
+    return fuse_conv_bn_eval(folded, copy.deepcopy(norm)) if isinstance(norm, nn.BatchNorm2d) else folded
+
+
+def _can_fold(block: nn.Module) -> bool:
+    return (
+        isinstance(block, DecoderBlock)
+        and not block.is_empty
+        and block.interpolation_mode == "nearest"
+        and isinstance(block.attention1.attention, nn.Identity)
+        and isinstance(block.attention2.attention, nn.Identity)
+        and isinstance(block.conv1[1], (nn.BatchNorm2d, nn.Identity))
+        and isinstance(block.conv2[1], (nn.BatchNorm2d, nn.Identity))
+    )
+
+
+def fold_decoder(network: nn.Module) -> nn.Module:
+    """Make the decoder blocks of a U-Net++ :class:`FoldedDecoderBlock`, in place; fit for training and inference.
+
+    Other networks, and blocks that do not repeat pixels, stay as they are.
+    """
+    blocks = getattr(getattr(network, "decoder", None), "blocks", None)
+    if isinstance(blocks, nn.ModuleDict):
+        for name, block in blocks.items():
+            if _can_fold(block):
+                blocks[name] = FoldedDecoderBlock(block)  # type: ignore[arg-type]
+    return network
+
+
+def fold_constants(network: nn.Module) -> nn.Module:
+    """A copy of a trained network in which what is constant is worked out: for inference alone, in eval mode."""
+    network = copy.deepcopy(network).eval().requires_grad_(False)
+    decoder: Any = getattr(network, "decoder", None)
+    if isinstance(getattr(decoder, "blocks", None), nn.ModuleDict):
+        for name, block in decoder.blocks.items():
+            if _can_fold(block):
+                depth, layer = map(int, name.split("_")[1:])
+                below = decoder.in_channels[layer] if depth == 0 else decoder.skip_channels[layer - 1]
+                decoder.blocks[name] = ConstantDecoderBlock(block, below)
+    for name, module in list(network.named_modules()):
+        if isinstance(module, ScaledStdConv2d):
+            network.set_submodule(name, _plain_convolution(module))
+    return network.eval().requires_grad_(False)
+
+
+def _plain_convolution(scaled: ScaledStdConv2d) -> nn.Conv2d:
+    """The convolution that a convolution with scaled weight standardisation is, once its weights no longer change."""
+    same = ("kernel_size", "stride", "padding", "dilation", "groups")
+    options: dict[str, Any] = {name: getattr(scaled, name) for name in same}
+    plain = nn.Conv2d(scaled.in_channels, scaled.out_channels, **options, bias=scaled.bias is not None)
+    flat = scaled.weight.data.reshape(1, scaled.out_channels, -1)
+    gain = (scaled.gain.data * scaled.scale).view(-1)
+    normalised = F.batch_norm(flat, None, None, weight=gain, training=True, momentum=0.0, eps=scaled.eps)
+    plain.weight.data = normalised.reshape_as(scaled.weight)
+    if scaled.bias is not None:
+        plain.bias.data = scaled.bias.data.clone()  # type: ignore[union-attr]
+    return plain
