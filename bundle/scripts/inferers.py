@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import itertools
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -83,34 +84,71 @@ class SliceSegmenter(Inferer):
         zoom: how much larger than the input a slice is made before its centre is cut out; 1 shows all of it.
         batch_size: slices in one forward pass.
         amp: see :func:`autocast`.
+        coarse_step: mm; where more than 0, slices this far apart are segmented first, and those between two of them only
+            if one of the two shows tumour; the others have none.
     """
 
     def __init__(
-        self, image_size: int = 224, zoom: float = 1.2, batch_size: int = 16, amp: bool | str = "auto"
+        self,
+        image_size: int = 224,
+        zoom: float = 1.2,
+        batch_size: int = 16,
+        amp: bool | str = "auto",
+        coarse_step: float = 0,
     ) -> None:
         super().__init__()
         if zoom < 1:
             raise ValueError(f"zoom is {zoom}, expected 1 or more")
+        if coarse_step < 0:
+            raise ValueError(f"coarse_step is {coarse_step}, expected 0 (every slice is segmented) or a distance in mm")
         self.image_size, self.zoom, self.batch_size, self.amp = image_size, zoom, batch_size, amp
+        self.coarse_step = coarse_step
 
     def __call__(self, inputs: torch.Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> torch.Tensor:
-        """Masks ``(..., 2, H, W)`` uint8 of 0 and 1 of slices ``(..., H, W)`` in 0…255, ``(N, H, W)`` for example."""
-        slices = inputs.flatten(0, -3)
-        masks = [self._segment(batch, network) for batch in slices.split(self.batch_size)] if len(slices) else []
-        empty = inputs.new_zeros((0, 2, *inputs.shape[-2:]), dtype=torch.uint8)
-        return torch.cat([empty, *masks]).reshape(*inputs.shape[:-2], 2, *inputs.shape[-2:])
+        """Masks ``(..., 2, H, W)`` uint8 of 0 and 1 of slices ``(..., H, W)`` in 0…255, ``(N, H, W)`` for example.
 
-    def _segment(self, slices: torch.Tensor, network: Callable[..., Any]) -> torch.Tensor:
+        ``slice_distance`` among the keyword arguments tells how far apart the slices are, in mm (``coarse_step``).
+        """
+        slices = inputs.flatten(0, -3)
+        masks = inputs.new_zeros((len(slices), 2, *inputs.shape[-2:]), dtype=torch.uint8)
+        step = max(int(self.coarse_step / kwargs.get("slice_distance", torch.inf)), 1)
+        coarse = sorted({*range(0, len(slices), step), *range(len(slices))[-1:]})
+        self._segment(slices, coarse, network, masks)
+        between = [
+            index
+            for first, last in itertools.pairwise(coarse)
+            if last > first + 1 and masks[[first, last], 0].any()
+            for index in range(first + 1, last)
+        ]
+        self._segment(slices, between, network, masks)
+        return masks.reshape(*inputs.shape[:-2], 2, *inputs.shape[-2:])
+
+    def _segment(
+        self, slices: torch.Tensor, indices: Sequence[int], network: Callable[..., Any], masks: torch.Tensor
+    ) -> None:
+        """Write the masks of some of the slices."""
+        for start in range(0, len(indices), self.batch_size):
+            batch = torch.tensor(indices[start : start + self.batch_size], device=slices.device)
+            centre = self.centre(slices[batch].float())
+            with autocast(slices.device, self.amp):
+                logits = network(normalise(centre[:, None].expand(-1, 3, -1, -1)))
+            before, after = self._border()
+            found = F.pad((logits.float() > 0).float(), (before, after, before, after))
+            resized = F.interpolate(found, size=slices.shape[1:], mode="bilinear", align_corners=False)
+            masks[batch] = (resized >= 0.5).to(torch.uint8)
+
+    def centre(self, slices: torch.Tensor) -> torch.Tensor:
+        """What the network is shown of slices ``(B, H, W)``: ``(B, image_size, image_size)``."""
+        before, after = self._border()
+        whole = before + self.image_size + after
+        images = F.interpolate(slices[:, None], size=(whole, whole), mode="bilinear", align_corners=False)
+        return images[:, 0, before : before + self.image_size, before : before + self.image_size]
+
+    def _border(self) -> tuple[int, int]:
+        """Pixels of the enlarged slice before and after its centre."""
         whole = int(self.image_size * self.zoom)
         before = (whole - self.image_size) // 2
-        after = whole - self.image_size - before
-        images = F.interpolate(slices[:, None].float(), size=(whole, whole), mode="bilinear", align_corners=False)
-        centre = images[..., before : before + self.image_size, before : before + self.image_size]
-        with autocast(slices.device, self.amp):
-            logits = network(normalise(centre.expand(-1, 3, -1, -1)))
-        found = F.pad((logits.float() > 0).float(), (before, after, before, after))
-        resized = F.interpolate(found, size=slices.shape[1:], mode="bilinear", align_corners=False)
-        return (resized >= 0.5).to(torch.uint8)
+        return before, whole - self.image_size - before
 
 
 class SequenceClassifier(Inferer):

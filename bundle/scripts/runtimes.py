@@ -1,0 +1,263 @@
+"""How trained networks compute: the one place where runtime and precision are decided.
+
+A network that is made ready here gives the same answers as the network it was made from, to the rounding of its precision,
+and is used in its place. Networks that still train are not touched, but for :func:`for_training`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import hashlib
+import logging
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from .folding import fold_constants, fold_decoder
+from .inferers import has_fast_bf16, normalise
+from .networks import BiLSTMNFNet
+
+logger = logging.getLogger(__name__)
+
+RUNTIMES = ("auto", "eager", "torch", "inductor", "openvino")
+PRECISIONS = ("auto", "fp32", "bf16", "int8")
+CALIBRATION = Path(__file__).resolve().parents[1] / "models" / "calibration.npz"
+"""Phantom slices whose activations set the ranges of 8-bit arithmetic, so that a weights file always gives the same network."""
+_FORMAT = "1"  # of the compiled networks that are kept: another one whenever the way they are made changes
+_INSTALL = "pip install 'brats-mri-radiogenomics[openvino]'"
+
+
+class RuntimeMissingError(RuntimeError):
+    """A runtime, or a precision of it, that is not there on this machine."""
+
+
+class Runtime:
+    """A runtime and a precision, chosen for a device.
+
+    Runtimes: ``eager`` runs a network as it was trained; ``torch`` folds what is constant and keeps channels last;
+    ``inductor`` has torch compile that; ``openvino`` runs on CPUs, much faster than torch. Precisions: ``fp32``; ``bf16`` is
+    half precision (float16 on GPUs older than Ampere); ``int8`` (OpenVINO on CPUs) computes the convolutions in 8 bits.
+
+    Args:
+        device: where the networks run.
+        runtime: one of ``RUNTIMES``; ``auto`` is OpenVINO on a CPU where it is installed, else torch.
+        precision: one of ``PRECISIONS``; ``auto`` is bf16 where the processor has matrix units for it, else fp32.
+        amp: True or False chooses bf16 or fp32 where the precision is ``auto``.
+        cache_dir: folder where compiled networks are kept; ``~/.cache/radiogenomics`` by default.
+
+    Raises:
+        ValueError: for an unknown runtime or precision, or a pair that does not exist.
+        RuntimeMissingError: when OpenVINO is asked for and not installed.
+    """
+
+    def __init__(
+        self,
+        device: torch.device | str = "cpu",
+        runtime: str = "auto",
+        precision: str = "auto",
+        amp: bool | str = "auto",
+        cache_dir: str | Path | None = None,
+    ) -> None:
+        for name, value, known in (("runtime", runtime, RUNTIMES), ("precision", precision, PRECISIONS)):
+            if value not in known:
+                raise ValueError(f"{name} is {value!r}, expected one of {', '.join(known)}")
+        self.device = torch.device(device)
+        on_cpu = self.device.type == "cpu"
+        if runtime == "auto":
+            wanted = precision == "int8" or find_spec("openvino") is not None
+            runtime = "openvino" if on_cpu and wanted else "torch"
+        if precision == "auto":
+            half = amp if isinstance(amp, bool) else not on_cpu or has_fast_bf16(self.device)
+            precision = "bf16" if half else "fp32"
+        if precision == "int8" and not on_cpu:
+            logger.warning("int8 is for CPUs; on %s half precision is used", self.device)
+            precision = "bf16"
+        if precision == "int8" and runtime != "openvino":
+            raise ValueError(f"precision int8 needs runtime openvino, not {runtime}")
+        if runtime == "openvino":
+            if not on_cpu:
+                raise ValueError(f"runtime openvino is for CPUs, the device is {self.device}; use torch or inductor")
+            for package in ("openvino", *(["nncf"] if precision == "int8" else [])):
+                if find_spec(package) is None:
+                    raise RuntimeMissingError(f"{package} is not installed; install it with {_INSTALL}")
+        self.name, self.precision = runtime, precision
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+        self.cache_dir = Path(cache_dir) if cache_dir else cache / "radiogenomics"
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.precision}"
+
+    @property
+    def amp(self) -> bool:
+        """Whether torch is to autocast: what the inferers are told."""
+        return self.precision == "bf16" and self.name != "openvino"
+
+    def accelerate(self, network: nn.Module, image_size: int) -> nn.Module:
+        """The network, or the backbones of a classifier or of a ``ModuleDict`` of classifiers, made ready to compute fast.
+
+        Args:
+            network: trained, on the runtime's device; not changed.
+            image_size: side of its square input.
+
+        Returns:
+            What is to be called in its place, with normalised images ``(B, 3, image_size, image_size)``.
+        """
+        if self.name == "eager":
+            return network
+        if isinstance(network, nn.ModuleDict):
+            return nn.ModuleDict({name: self.accelerate(one, image_size) for name, one in network.items()})
+        if isinstance(network, BiLSTMNFNet):
+            return _with_backbone(network, self._ready(network.backbone, image_size, masked=True))
+        return self._ready(network, image_size, masked=False)
+
+    def _ready(self, network: nn.Module, image_size: int, masked: bool) -> nn.Module:
+        if self.name == "openvino":
+            return OpenVINONetwork(self._compiled(network, image_size, masked))
+        folded = ChannelsLast(fold_constants(network))
+        return torch.compile(folded) if self.name == "inductor" else folded  # type: ignore[return-value]
+
+    def _compiled(self, network: nn.Module, image_size: int, masked: bool) -> Any:
+        openvino = _openvino()
+        key = (_FORMAT, openvino.__version__, self.precision == "int8", image_size, masked, repr(network))
+        digest = hashlib.sha256(repr(key).encode())
+        for tensor in network.state_dict().values():
+            digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+        name = digest.hexdigest()[:32]
+        options = {"INFERENCE_PRECISION_HINT": "bf16" if self.precision == "bf16" else "f32"}
+        options["PERFORMANCE_HINT"] = "THROUGHPUT"  # a stream a core, one slice each: no core waits for another
+        core = openvino.Core()
+        with self._writable_cache() as cache:
+            file = cache / f"{name}.xml"
+            if not file.is_file():
+                logger.info("preparing a network for %s, once for its weights; it is kept in %s", self, cache)
+                self._convert(network.cpu(), image_size, masked, file)
+            core.set_property({"CACHE_DIR": str(cache)})
+            return core.compile_model(str(file), "CPU", options)
+
+    def _convert(self, network: nn.Module, image_size: int, masked: bool, file: Path) -> None:
+        openvino = _openvino()
+        example = torch.zeros(1, 3, image_size, image_size)
+        with contextlib.redirect_stdout(sys.stderr):
+            model = openvino.convert_model(fold_constants(network), example_input=example, input=list(example.shape))
+            if self.precision == "int8":
+                model = _quantised(model, image_size, masked)
+        with tempfile.TemporaryDirectory(dir=file.parent, prefix=f".{file.stem}.") as folder:
+            made = Path(folder) / file.name
+            openvino.save_model(model, str(made), compress_to_fp16=False)
+            # the weights first: a network is there as soon as its .xml is
+            os.replace(made.with_suffix(".bin"), file.with_suffix(".bin"))
+            os.replace(made, file)
+
+    @contextlib.contextmanager
+    def _writable_cache(self) -> Iterator[Path]:
+        try:
+            self.cache_dir.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=self.cache_dir).close()
+        except OSError as error:
+            logger.warning("%s can't be written (%s): compiled networks are not kept", self.cache_dir, error)
+            folder = tempfile.mkdtemp(prefix="radiogenomics-")
+            try:
+                yield Path(folder)
+            finally:
+                shutil.rmtree(folder, ignore_errors=True)
+        else:
+            yield self.cache_dir
+
+
+def for_training(network: nn.Module, device: torch.device | str) -> nn.Module:
+    """A network that is to be trained, on its device, in the form that trains fastest; parameters keep names and order."""
+    return fold_decoder(network).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+class ChannelsLast(nn.Module):
+    """A network of 2D images that keeps its channels last in memory, as convolutions on CPUs and GPUs like them best.
+
+    Args:
+        network: moved to that memory format.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """``network(images)`` of ``(B, C, H, W)``."""
+        with torch.no_grad():
+            return self.network(images.contiguous(memory_format=torch.channels_last))
+
+
+class OpenVINONetwork(nn.Module):
+    """A network compiled by OpenVINO for single images; a batch is computed by all of its streams side by side.
+
+    Args:
+        compiled: an ``openvino.CompiledModel`` of one input ``(1, C, H, W)`` and one output ``(1, …)``.
+    """
+
+    def __init__(self, compiled: Any) -> None:
+        super().__init__()
+        self.compiled = compiled
+        self.queue = _openvino().AsyncInferQueue(compiled)
+        self.queue.set_callback(self._keep)
+        self.results: np.ndarray = np.zeros(0)
+
+    def _keep(self, request: Any, index: int) -> None:
+        self.results[index] = request.get_output_tensor(0).data[0]
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """``(B, C, H, W)`` images on the CPU to ``(B, …)`` float32."""
+        batch = images.float().contiguous().numpy()
+        self.results = np.empty((len(batch), *list(self.compiled.output(0).shape)[1:]), dtype=np.float32)
+        for index in range(len(batch)):
+            self.queue.start_async(batch[index : index + 1], index)
+        self.queue.wait_all()
+        return torch.from_numpy(self.results)
+
+
+def _with_backbone(classifier: BiLSTMNFNet, backbone: nn.Module) -> BiLSTMNFNet:
+    """A copy of a classifier that shares all but its backbone with it."""
+    copied = copy.copy(classifier)
+    copied._modules = {**classifier._modules, "backbone": backbone}
+    return copied
+
+
+def _openvino() -> Any:
+    """OpenVINO, without the usage reports that it would send to its makers when it is imported."""
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+    import openvino
+
+    return openvino
+
+
+def calibration_images(image_size: int, masked: bool) -> np.ndarray:
+    """Normalised network inputs ``(N, 3, image_size, image_size)`` of phantom slices.
+
+    Args:
+        image_size: their side.
+        masked: slices with their masks in the second and third channel, as classifiers get them, or grey ones.
+    """
+    with np.load(CALIBRATION) as file:
+        images = torch.from_numpy(file["image"]).float()
+        masks = torch.from_numpy(np.unpackbits(file["masks"], axis=-1, count=images[0].numel())).float() * 255
+    masks = masks.reshape(len(images), 2, *images.shape[1:])
+    slices = torch.cat([images[:, None], masks], dim=1) if masked else images[:, None].expand(-1, 3, -1, -1)
+    resized = nn.functional.interpolate(slices, size=(image_size, image_size), mode="bilinear")
+    return normalise(resized).numpy()
+
+
+def _quantised(model: Any, image_size: int, masked: bool) -> Any:
+    """An OpenVINO model with 8-bit convolutions, their ranges set by the calibration slices."""
+    import nncf
+
+    images = calibration_images(image_size, masked)
+    data = nncf.Dataset([image[None] for image in images])
+    return nncf.quantize(model, data, subset_size=len(images), preset=nncf.QuantizationPreset.MIXED)
