@@ -18,6 +18,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from .files import write_json
+
 logger = logging.getLogger(__name__)
 
 MRI_TYPES = ("FLAIR", "T1w", "T1wCE", "T2w")
@@ -225,18 +227,6 @@ def _assign_folds(training: list[dict[str, Any]], folds: int, seed: int) -> None
     for fold, (_, held_out) in enumerate(splits):
         for index in held_out:
             training[index]["fold"] = fold
-
-
-def write_json(content: Any, file: str | Path) -> None:
-    """Write JSON under a temporary name, then rename it to ``file``."""
-    path = Path(file)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def load_datalist(file: str | Path, dataset_dir: str | Path | None = None) -> dict[str, list[dict[str, Any]]]:

@@ -17,7 +17,8 @@ from typing import Any
 import torch
 
 from .cli import run_config
-from .datalists import build_datalist, read_labels, same_patient, write_json
+from .datalists import build_datalist, read_labels, same_patient
+from .files import write_json
 from .metrics import auc_interval, roc_auc
 from .overview import draw_overview
 from .results import RESEARCH_ONLY

@@ -20,7 +20,8 @@ from tqdm import tqdm
 
 from custom_transforms import SampleSlices, SlicePlanes, TumorRatioFilter
 
-from .datalists import MRI_TYPES, write_json
+from .datalists import MRI_TYPES
+from .files import write_json
 from .prepared import PreparedError, PreparedSeries, write_series
 
 logger = logging.getLogger(__name__)

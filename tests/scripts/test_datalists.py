@@ -2,7 +2,6 @@ import csv
 import json
 import logging
 from collections import Counter
-from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -533,12 +532,3 @@ def test_volumes(tmp_path):
     assert datalists.volumes("a.nii.gz") == [{"image": "a.nii.gz"}]
     expected = [str(tmp_path / "00001" / name) for name in ("FLAIR", "T2w")]
     assert [item["image"] for item in datalists.volumes(dataset_dir=tmp_path)] == expected
-
-
-def test_json_is_written_whole_or_not_at_all(tmp_path):
-    file = tmp_path / "a.json"
-    datalists.write_json({"a": 1}, file)
-    with pytest.raises(TypeError):
-        datalists.write_json({"a": Path}, file)
-    assert json.loads(file.read_text()) == {"a": 1}
-    assert list(tmp_path.iterdir()) == [file]
