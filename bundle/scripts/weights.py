@@ -104,7 +104,7 @@ def classifier_settings(files: Mapping[str, str | Path | None]) -> dict[str, Any
     """
     found: dict[str, Any] = {}
     first = None
-    for file in files.values():
+    for file in dict.fromkeys(files.values()):  # one file may serve all modalities
         if file is None:
             continue
         state, stored = read_weights(file)
