@@ -160,9 +160,9 @@ class SaveSeries(Transform):
         }
         # items are read ahead: the work on this one began when it was ready and the one before it was done
         summary["seconds"] = round(data["read_seconds"] + time.time() - max(data["ready"], self._free), 3)
-        self._free = time.time()
         info = {**summary, "fingerprint": data["fingerprint"], "source": Path(data["source"]).name}
         write_series(data["output"], image, _array(data["slices"]), masks, info, data["geometry"])
+        self._free = time.time()
         return {**data, "summary": summary}
 
 
