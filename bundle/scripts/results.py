@@ -15,7 +15,7 @@ from ignite.engine import Engine, Events
 from monai.data import MetaTensor
 from monai.transforms import Transform
 
-from .datalists import MRI_TYPES, patient_number
+from .datalists import MRI_TYPES, lookup
 from .files import write_csv, write_json, written_whole
 from .metrics import PATIENT_SCORES, PatientProbabilities, RegionOverlap, auc_interval
 from .preparation import read_index
@@ -192,13 +192,10 @@ def write_predictions(
             has no study, gets the prior.
         prior: probability of the latter.
     """
-    by_patient: dict[str, Mapping[str, Any]] = {row["patient"]: row for row in rows}
-    by_number: dict[int | None, Mapping[str, Any]] = {
-        number: row for row in rows if (number := patient_number(row["patient"])) is not None
-    }
+    row_of = lookup({row["patient"]: row for row in rows})
     submission, patients = [], []
     for name in asked or [row["patient"] for row in rows]:
-        row = by_patient.get(name) or by_number.get(patient_number(name))
+        row = row_of(name)
         if row is None:
             row = {
                 "patient": name,
