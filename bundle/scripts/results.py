@@ -207,7 +207,8 @@ def write_predictions(
             logger.warning("patient %s gets the prior %s: no study of this patient", name, prior)
         submission.append({"BraTS21ID": name, "MGMT_value": f"{row['probability']:.6f}"})
         patients.append(row)
-    patients += [row for row in rows if row not in patients]
+    asked_for = {row["patient"] for row in patients}
+    patients += [row for row in rows if row["patient"] not in asked_for]
     write_csv(submission, Path(output_dir) / "submission.csv", ("BraTS21ID", "MGMT_value"))
     content = {"note": RESEARCH_ONLY, "weights": dict(weights), "patients": patients}
     write_json(content, Path(output_dir) / "patients.json")
