@@ -39,6 +39,7 @@ ALIASES = {
 EXCLUDED_PATIENTS = ("00109", "00123", "00709")
 """Patients that the hosts of the challenge ask to leave out of training."""
 
+_IDENTIFIER = re.compile(r"(?:BraTS2021_|BraTS-GLI-)?(?P<number>\d{1,5})(?:-(?P<visit>\d{3}))?")
 _NIFTI = re.compile(r"^(?P<patient>.+)[_-](?P<name>[A-Za-z0-9]+)\.nii(\.gz)?$")
 
 
@@ -51,8 +52,8 @@ def patient_number(patient: str) -> int | None:
 
     None for identifiers of another form.
     """
-    match = re.fullmatch(r"(?:BraTS2021_|BraTS-GLI-)?(\d{1,5})(?:-\d{3})?", str(patient))
-    return int(match.group(1)) if match else None
+    match = _IDENTIFIER.fullmatch(str(patient))
+    return int(match["number"]) if match else None
 
 
 def person(patient: str) -> str:
@@ -123,13 +124,21 @@ def read_labels(file: str | Path) -> dict[str, int]:
     """MGMT values by patient from a CSV with the columns ``BraTS21ID,MGMT_value``.
 
     Raises:
-        DataListError: when a column is missing or a value is neither 0 nor 1.
+        DataListError: when a column is missing, a value is neither 0 nor 1, or two rows name the same patient. Visits of a
+            person may have labels of their own.
     """
-    labels = {}
+    labels: dict[str, int] = {}
+    named: dict[tuple[str, str | None], str] = {}
     for row in _read_csv(file, ("BraTS21ID", "MGMT_value")):
+        patient = row["BraTS21ID"]
         if row["MGMT_value"] not in ("0", "1"):
-            raise DataListError(f"{file}: MGMT_value of {row['BraTS21ID']} is {row['MGMT_value']!r}, expected 0 or 1")
-        labels[row["BraTS21ID"]] = int(row["MGMT_value"])
+            raise DataListError(f"{file}: MGMT_value of {patient} is {row['MGMT_value']!r}, expected 0 or 1")
+        match = _IDENTIFIER.fullmatch(patient)
+        who = (person(patient), match["visit"] if match else None)
+        if who in named:
+            raise DataListError(f"{file}: {named[who]} and {patient} are the same patient; keep one of them")
+        named[who] = patient
+        labels[patient] = int(row["MGMT_value"])
     return labels
 
 

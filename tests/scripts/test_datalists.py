@@ -229,6 +229,28 @@ def test_impossible_label(tmp_path, value):
         datalists.read_labels(file)
 
 
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("12", "00012"),
+        ("BraTS2021_00012", "12"),
+        ("BraTS-GLI-00012-001", "00012-001"),
+        ("TCGA-06-0001", "TCGA-06-0001"),
+    ],
+)
+def test_two_labels_of_a_patient_are_refused(tmp_path, first, second):
+    file = write_rows(tmp_path / "labels.csv", [(first, 1), ("00003", 0), (second, 0)])
+    with pytest.raises(
+        DataListError, match=rf"labels\.csv: {first} and {second} are the same patient; keep one of them"
+    ):
+        datalists.read_labels(file)
+
+
+def test_visits_of_a_person_have_labels_of_their_own(tmp_path):
+    visits = {"BraTS-GLI-00012-000": 0, "BraTS-GLI-00012-001": 1}
+    assert datalists.read_labels(write_rows(tmp_path / "labels.csv", visits.items())) == visits
+
+
 def test_wrong_columns(tmp_path):
     file = write_rows(tmp_path / "labels.csv", [("00001", 1)], columns=("id", "MGMT_value"))
     with pytest.raises(
