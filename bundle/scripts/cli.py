@@ -18,8 +18,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from .datalists import MRI_TYPES
+
 BUNDLE_ROOT = Path(__file__).resolve().parents[1]
-MRI_TYPES = ("FLAIR", "T1w", "T1wCE", "T2w")
 
 
 def _scripts(module: str) -> ModuleType:

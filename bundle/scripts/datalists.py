@@ -14,11 +14,15 @@ import logging
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+from .files import write_json
 
 logger = logging.getLogger(__name__)
+
+Value = TypeVar("Value")
 
 MRI_TYPES = ("FLAIR", "T1w", "T1wCE", "T2w")
 """The challenge's names of the four modalities."""
@@ -35,6 +39,7 @@ ALIASES = {
 EXCLUDED_PATIENTS = ("00109", "00123", "00709")
 """Patients that the hosts of the challenge ask to leave out of training."""
 
+_IDENTIFIER = re.compile(r"(?:BraTS2021_|BraTS-GLI-)?(?P<number>\d{1,5})(?:-(?P<visit>\d{3}))?")
 _NIFTI = re.compile(r"^(?P<patient>.+)[_-](?P<name>[A-Za-z0-9]+)\.nii(\.gz)?$")
 
 
@@ -47,8 +52,27 @@ def patient_number(patient: str) -> int | None:
 
     None for identifiers of another form.
     """
-    match = re.fullmatch(r"(?:BraTS2021_|BraTS-GLI-)?(\d{1,5})(?:-\d{3})?", str(patient))
-    return int(match.group(1)) if match else None
+    match = _IDENTIFIER.fullmatch(str(patient))
+    return int(match["number"]) if match else None
+
+
+def person(patient: str) -> str:
+    """What all identifiers of a person have in common, ``12`` for ``00012`` and ``BraTS2021_00012``; others are their own."""
+    number = patient_number(patient)
+    return patient if number is None else str(number)
+
+
+def lookup(values: Mapping[str, Value]) -> Callable[[str], Value | None]:
+    """A function that finds the value of a patient: by the very identifier, else by another one of the same person.
+
+    Args:
+        values: by patient; of several identifiers of a person the last counts for any other.
+
+    Returns:
+        From an identifier to the value, None where the person has none.
+    """
+    by_person = {person(patient): value for patient, value in values.items()}
+    return lambda patient: values.get(patient, by_person.get(person(patient)))
 
 
 def find_studies(folder: str | Path) -> list[dict[str, Any]]:
@@ -100,13 +124,21 @@ def read_labels(file: str | Path) -> dict[str, int]:
     """MGMT values by patient from a CSV with the columns ``BraTS21ID,MGMT_value``.
 
     Raises:
-        DataListError: when a column is missing or a value is neither 0 nor 1.
+        DataListError: when a column is missing, a value is neither 0 nor 1, or two rows name the same patient. Visits of a
+            person may have labels of their own.
     """
-    labels = {}
+    labels: dict[str, int] = {}
+    named: dict[tuple[str, str | None], str] = {}
     for row in _read_csv(file, ("BraTS21ID", "MGMT_value")):
+        patient = row["BraTS21ID"]
         if row["MGMT_value"] not in ("0", "1"):
-            raise DataListError(f"{file}: MGMT_value of {row['BraTS21ID']} is {row['MGMT_value']!r}, expected 0 or 1")
-        labels[row["BraTS21ID"]] = int(row["MGMT_value"])
+            raise DataListError(f"{file}: MGMT_value of {patient} is {row['MGMT_value']!r}, expected 0 or 1")
+        match = _IDENTIFIER.fullmatch(patient)
+        who = (person(patient), match["visit"] if match else None)
+        if who in named:
+            raise DataListError(f"{file}: {named[who]} and {patient} are the same patient; keep one of them")
+        named[who] = patient
+        labels[patient] = int(row["MGMT_value"])
     return labels
 
 
@@ -126,12 +158,6 @@ def _read_csv(file: str | Path, columns: Sequence[str]) -> list[dict[str, str]]:
             f"{file}: expected rows with the columns {','.join(columns)}; missing: {missing or 'all rows'}"
         )
     return rows
-
-
-def same_patient(first: str, second: str) -> bool:
-    """Whether two identifiers name the same patient, ``00012`` and ``12`` and ``BraTS2021_00012`` for example."""
-    number = patient_number(first)
-    return first == second or (number is not None and number == patient_number(second))
 
 
 def build_datalist(
@@ -171,14 +197,11 @@ def build_datalist(
     test = find_studies(root / "test") if train_dir.is_dir() and (root / "test").is_dir() else []
     labels_file = Path(labels) if labels else root / "train_labels.csv"
     values = read_labels(labels_file) if labels or labels_file.is_file() else {}
-    by_number = {
-        patient_number(patient): value for patient, value in values.items() if patient_number(patient) is not None
-    }
+    label_of = lookup(values)
     training: list[dict[str, Any]] = []
     for study in studies:
-        number = patient_number(study["patient"])
-        study["group"] = str(number) if number is not None else study["patient"]
-        label = values.get(study["patient"], by_number.get(number))
+        study["group"] = person(study["patient"])
+        label = label_of(study["patient"])
         if label is not None:
             study["label"] = label
         (training if label is not None or "seg" in study else test).append(study)
@@ -227,18 +250,6 @@ def _assign_folds(training: list[dict[str, Any]], folds: int, seed: int) -> None
             training[index]["fold"] = fold
 
 
-def write_json(content: Any, file: str | Path) -> None:
-    """Write JSON under a temporary name, then rename it to ``file``."""
-    path = Path(file)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def load_datalist(file: str | Path, dataset_dir: str | Path | None = None) -> dict[str, list[dict[str, Any]]]:
     """Read a data list; paths become absolute, sections that are missing become empty.
 
@@ -281,14 +292,12 @@ def load_datalist(file: str | Path, dataset_dir: str | Path | None = None) -> di
 def exclude(
     entries: Iterable[dict[str, Any]], patients: Iterable[str], why: str = "left out of training"
 ) -> list[dict[str, Any]]:
-    """The entries whose patient is none of ``patients`` (compared as :func:`same_patient` does); says in the log who went."""
-    names = {str(patient) for patient in patients}
-    numbers = {number for number in map(patient_number, names) if number is not None}
+    """The entries whose patient is none of ``patients`` under any identifier; says in the log who went."""
+    persons = {person(str(patient)) for patient in patients}
     kept: list[dict[str, Any]] = []
     gone: list[dict[str, Any]] = []
     for entry in entries:
-        there = entry["patient"] in names or patient_number(entry["patient"]) in numbers
-        (gone if there else kept).append(entry)
+        (gone if person(entry["patient"]) in persons else kept).append(entry)
     logger.info("%s: %d patients%s", why, len(gone), f" ({_some(entry['patient'] for entry in gone)})" if gone else "")
     return kept
 
@@ -391,11 +400,11 @@ def select(
     if not entries:
         raise DataListError(f"{datalist}: there is no patient in {section or 'it'}")
     if labels is not None:
-        values = read_labels(labels)
+        label_of = lookup(read_labels(labels))
         for entry in entries:
-            known = [value for patient, value in values.items() if same_patient(patient, entry["patient"])]
-            if known:
-                entry["label"] = known[0]
+            label = label_of(entry["patient"])
+            if label is not None:
+                entry["label"] = label
     return entries
 
 
@@ -421,5 +430,4 @@ def held_out(
 
 
 def _group(entry: Mapping[str, Any]) -> str:
-    number = patient_number(entry["patient"])
-    return str(entry.get("group", entry["patient"] if number is None else number))
+    return str(entry.get("group", person(entry["patient"])))

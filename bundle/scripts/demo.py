@@ -17,7 +17,8 @@ from typing import Any
 import torch
 
 from .cli import run_config
-from .datalists import build_datalist, read_labels, same_patient, write_json
+from .datalists import build_datalist, read_labels
+from .files import write_json
 from .metrics import auc_interval, roc_auc
 from .overview import draw_overview
 from .results import RESEARCH_ONLY
@@ -262,7 +263,7 @@ def summarise(folder: Path, state: dict[str, Any]) -> dict[str, Any]:
     labels = read_labels(folder / "phantom" / "task2" / "test_labels.csv")
     with open(folder / "submission.csv", newline="", encoding="utf-8") as stream:
         submitted = [(row["BraTS21ID"], float(row["MGMT_value"])) for row in csv.DictReader(stream)]
-    truth = [next(label for name, label in labels.items() if same_patient(name, patient)) for patient, _ in submitted]
+    truth = [labels[patient] for patient, _ in submitted]  # both name them as the phantom does
     chance = [value for _, value in submitted]
     return {
         "note": f"Phantom data: synthetic, no biological meaning. {RESEARCH_ONLY}",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import logging
 import math
-import os
 import random
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,6 +20,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
+from .files import write_csv
 from .weights import save_weights
 
 logger = logging.getLogger(__name__)
@@ -216,11 +216,6 @@ class History:
                 self.rows = [row for row in csv.DictReader(stream) if int(row["epoch"]) <= epochs]
 
     def add(self, row: Mapping[str, Any]) -> None:
-        """Add an epoch's row and write the file."""
+        """Add an epoch's row and write the file with this row's columns; rows from before a resume may have others."""
         self.rows.append(dict(row))
-        temporary = self.file.with_name(f".{self.file.name}.{os.getpid()}")
-        with open(temporary, "w", newline="", encoding="utf-8") as stream:
-            writer = csv.DictWriter(stream, fieldnames=list(row), extrasaction="ignore")
-            writer.writeheader()
-            writer.writerows(self.rows)
-        os.replace(temporary, self.file)
+        write_csv(self.rows, self.file, list(row))

@@ -10,6 +10,9 @@ Layouts: METHOD section "The challenge". Atlas: Fonov et al., NeuroImage 54 (201
 import csv
 import gzip
 import math
+import os
+import platform
+import re
 import shutil
 import tempfile
 import uuid
@@ -581,7 +584,7 @@ def write_cohort(
     In `output`: `task1/BraTS2021_N/`; `task2/{train,test}/N/{FLAIR,T1w,T1wCE,T2w}/Image-*.dcm` with `train_labels.csv`,
     `sample_submission.csv` and `test_labels.csv` (the truth); `task2_masks/N_FLAIR.nii.gz` and so on (1 tumour that
     does not enhance, 2 enhancing, on the grid of the DICOM series); on request `task2_jpg/`; `README.txt`. They appear
-    when all are made.
+    when all are made; what a killed run had in the making is removed.
 
     Args:
         output: folder; made if missing.
@@ -649,7 +652,8 @@ def write_cohort(
     output = Path(output).resolve()
     _check_output(output, overwrite)
     output.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(prefix=".phantom-", dir=output))
+    _remove_leftovers(output)
+    staging = Path(tempfile.mkdtemp(prefix=f".phantom-{platform.node()}-{os.getpid()}-", dir=output))
     try:
         for folder in FOLDERS if jpg else FOLDERS[:-1]:
             (staging / folder).mkdir()
@@ -726,6 +730,27 @@ def _check_output(output: Path, overwrite: bool) -> None:
             f"{output} holds a phantom cohort already ({', '.join(present)}). Choose another output folder, or "
             "ask for it to be replaced with overwrite=True (--overwrite True)."
         )
+
+
+def _remove_leftovers(output: Path) -> None:
+    """Remove the hidden folders that runs of this machine had in the making in `output` when they were killed."""
+    if os.name != "posix":  # elsewhere there is no harmless way to ask after a process
+        return
+    made_here = re.compile(rf"\.phantom-{re.escape(platform.node())}-(\d{{1,9}})-\w+")
+    for folder in output.iterdir():
+        match = made_here.fullmatch(folder.name)
+        if match and not _is_alive(int(match[1])):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)  # sends nothing
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # it is somebody else's
+        pass
+    return True
 
 
 def _readme(settings: Mapping[str, object]) -> str:

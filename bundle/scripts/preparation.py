@@ -20,7 +20,8 @@ from tqdm import tqdm
 
 from custom_transforms import SampleSlices, SlicePlanes, TumorRatioFilter
 
-from .datalists import MRI_TYPES, write_json
+from .datalists import MRI_TYPES
+from .files import write_json
 from .prepared import PreparedError, PreparedSeries, write_series
 
 logger = logging.getLogger(__name__)
@@ -159,9 +160,9 @@ class SaveSeries(Transform):
         }
         # items are read ahead: the work on this one began when it was ready and the one before it was done
         summary["seconds"] = round(data["read_seconds"] + time.time() - max(data["ready"], self._free), 3)
-        self._free = time.time()
         info = {**summary, "fingerprint": data["fingerprint"], "source": Path(data["source"]).name}
         write_series(data["output"], image, _array(data["slices"]), masks, info, data["geometry"])
+        self._free = time.time()
         return {**data, "summary": summary}
 
 
@@ -198,21 +199,13 @@ class PreparationIndex:
     def note(self, summary: Mapping[str, Any]) -> None:
         """Keep the reason of a series that failed."""
         if "error" in summary:
-            name = f"{summary['patient']}/{summary['mri_type']}"
+            name = _name(summary)
             logger.warning("%s: %s", name, summary["error"])
             self.errors[name] = dict(summary)
 
     def write(self) -> dict[str, dict[str, Any]]:
         """Write the index and return its rows, ``"<patient>/<mri_type>" -> {"file", "slices", "kept", … | "error"}``."""
-        rows: dict[str, dict[str, Any]] = {}
-        for item in self.items:
-            name = f"{item['patient']}/{item['mri_type']}"
-            if name in self.errors or not Path(item["output"]).is_file():
-                rows[name] = self.errors.get(name, {**_who(item), "error": "not prepared"})
-                continue
-            info = PreparedSeries(item["output"]).info
-            rows[name] = {"file": Path(item["output"]).relative_to(self.prepared_dir).as_posix(), **info}
-        write_json({"configuration": self.configuration, "series": rows}, self.prepared_dir / "index.json")
+        rows = write_index(self.prepared_dir, self.configuration, self.items, self.errors)
         kept = sum(1 for row in rows.values() if row.get("kept"))
         logger.info(
             "%s: %d series, %d with usable slices, %d failed", self.prepared_dir, len(rows), kept, len(self.errors)
@@ -221,7 +214,42 @@ class PreparationIndex:
 
 
 def _who(item: Mapping[str, Any]) -> dict[str, Any]:
-    return {"patient": item["patient"], "mri_type": item["mri_type"], "warnings": []}
+    plane = {"plane": item["plane"]} if "plane" in item else {}
+    return {"patient": item["patient"], "mri_type": item["mri_type"], "warnings": [], **plane}
+
+
+def _name(item: Mapping[str, Any]) -> str:
+    return "/".join(item[key] for key in ("patient", "mri_type", "plane") if key in item)
+
+
+def write_index(
+    prepared_dir: str | Path,
+    configuration: Mapping[str, Any],
+    items: Iterable[Mapping[str, Any]],
+    errors: Mapping[str, Mapping[str, Any]],
+) -> dict[str, dict[str, Any]]:
+    """Write ``index.json``, one row per item, and return its rows.
+
+    Args:
+        prepared_dir: folder of the prepared series.
+        configuration: what they are made with.
+        items: all items asked for, each with ``patient``, ``mri_type``, ``output`` and, in stage 1, ``plane``.
+        errors: rows of the items that failed, by the names that the index gives them.
+
+    Returns:
+        Rows by ``"<patient>/<mri_type>"``, in stage 1 with ``"/<plane>"``: ``{"file", "slices", "kept", … | "error"}``.
+    """
+    rows: dict[str, dict[str, Any]] = {}
+    for item in items:
+        name, file = _name(item), Path(item["output"])
+        if name in errors:  # even where an earlier preparation left a file
+            rows[name] = dict(errors[name])
+        elif file.is_file():
+            rows[name] = {"file": file.relative_to(prepared_dir).as_posix(), **PreparedSeries(file).info}
+        else:
+            rows[name] = {**_who(item), "error": "not prepared"}
+    write_json({"configuration": dict(configuration), "series": rows}, Path(prepared_dir) / "index.json")
+    return rows
 
 
 def read_index(prepared_dir: str | Path) -> dict[str, dict[str, Any]]:
@@ -300,7 +328,7 @@ class SavePlanes(Transform):
         for plane, stack in stacks.items():
             image, masks = _array(stack[:, 0]), _array(stack[:, 1:])
             slices = np.asarray(self.sample(np.flatnonzero(self.keep(image, masks[:, 0]))))
-            row = {**_who(data), "plane": plane, "slices": len(image), "kept": len(slices)}
+            row = {**_who({**data, "plane": plane}), "slices": len(image), "kept": len(slices)}
             info = {**row, "fingerprint": data["fingerprint"]}
             write_series(data["outputs"][plane], image[slices], np.arange(len(slices)), masks[slices] > 0, info)
             rows[plane] = row
@@ -331,22 +359,15 @@ def prepare_segmentation(
     ]
     missing = {(item["patient"], item["mri_type"]) for item in pending(by_plane)}
     todo = [item for item in items if (item["patient"], item["mri_type"]) in missing]
-    errors = {}
+    errors: dict[str, dict[str, Any]] = {}
     loader = DataLoader(SeriesDataset(todo, transform), batch_size=None, num_workers=num_workers, collate_fn=as_is)
     for done in tqdm(loader, desc="prepare segmentation", unit="volume", disable=not todo):
         if done["error"]:
             logger.warning("%s/%s: %s", done["patient"], done["mri_type"], done["error"])
-            errors[done["patient"], done["mri_type"]] = done["error"]
-    rows: dict[str, dict[str, Any]] = {}
-    for item in by_plane:
-        name = f"{item['patient']}/{item['mri_type']}/{item['plane']}"
-        error = errors.get((item["patient"], item["mri_type"]))
-        if error:
-            rows[name] = {**_who(item), "plane": item["plane"], "error": error}
-        else:
-            file = Path(item["output"]).relative_to(prepared_dir).as_posix()
-            rows[name] = {"file": file, **PreparedSeries(item["output"]).info}
-    write_json({"configuration": dict(configuration), "series": rows}, Path(prepared_dir) / "index.json")
+            for plane in done["outputs"]:
+                row = {**_who({**done, "plane": plane}), "error": done["error"]}
+                errors[_name(row)] = row
+    rows = write_index(prepared_dir, configuration, by_plane, errors)
     logger.info("%s: %d slices kept", prepared_dir, sum(row.get("kept", 0) for row in rows.values()))
     return rows
 

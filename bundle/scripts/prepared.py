@@ -8,7 +8,6 @@ masks are compressed slice by slice, so that a shuffled loader reads single slic
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +17,8 @@ import h5py
 import numpy as np
 
 from custom_transforms import SliceGeometry
+
+from .files import written_whole
 
 FORMAT = "brats-mri-radiogenomics/series/1"
 _COMPRESSION = {"compression": "gzip", "compression_opts": 4}
@@ -35,7 +36,7 @@ def write_series(
     info: Mapping[str, Any],
     geometry: SliceGeometry | None = None,
 ) -> None:
-    """Write a prepared series under a temporary name, then rename it.
+    """Write a prepared series, whole or not at all.
 
     Args:
         path: file to write; folders are made.
@@ -54,24 +55,17 @@ def write_series(
         )
     height, width = masks.shape[2:]
     bits = np.packbits(masks.reshape(len(masks), 2, height * width), axis=-1)
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}")
-    try:
-        with h5py.File(temporary, "w", track_order=False) as file:
-            # the one-slice chunks that make slices readable alone need at least one slice
-            chunked = {"chunks": (1, height, width), **_COMPRESSION} if len(image) else {}
-            file.create_dataset("image", data=image.reshape(-1, height, width).astype(np.uint8), **chunked)
-            chunked = {"chunks": (1, 2, bits.shape[-1]), **_COMPRESSION} if bits.size else {}
-            file.create_dataset("masks", data=bits, **chunked)
-            file.create_dataset("slices", data=np.asarray(slices, dtype=np.int32))
-            file.attrs["format"] = FORMAT
-            file.attrs["size"] = (height, width)
-            file.attrs["info"] = json.dumps(info)
-            file.attrs["geometry"] = json.dumps(geometry.to_dict() if geometry else None)
-        os.replace(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with written_whole(path) as temporary, h5py.File(temporary, "w", track_order=False) as file:
+        # the one-slice chunks that make slices readable alone need at least one slice
+        chunked = {"chunks": (1, height, width), **_COMPRESSION} if len(image) else {}
+        file.create_dataset("image", data=image.reshape(-1, height, width).astype(np.uint8), **chunked)
+        chunked = {"chunks": (1, 2, bits.shape[-1]), **_COMPRESSION} if bits.size else {}
+        file.create_dataset("masks", data=bits, **chunked)
+        file.create_dataset("slices", data=np.asarray(slices, dtype=np.int32))
+        file.attrs["format"] = FORMAT
+        file.attrs["size"] = (height, width)
+        file.attrs["info"] = json.dumps(info)
+        file.attrs["geometry"] = json.dumps(geometry.to_dict() if geometry else None)
 
 
 class PreparedSeries:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import logging
-import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,7 +15,8 @@ from ignite.engine import Engine, Events
 from monai.data import MetaTensor
 from monai.transforms import Transform
 
-from .datalists import MRI_TYPES, patient_number, write_json
+from .datalists import MRI_TYPES, lookup
+from .files import write_csv, write_json, written_whole
 from .metrics import PATIENT_SCORES, PatientProbabilities, RegionOverlap, auc_interval
 from .preparation import read_index
 from .prepared import PreparedSeries
@@ -25,18 +24,6 @@ from .prepared import PreparedSeries
 logger = logging.getLogger(__name__)
 
 RESEARCH_ONLY = "Research use only. Not for diagnosis."
-
-
-def write_csv(rows: Sequence[Mapping[str, Any]], file: str | Path, columns: Sequence[str] | None = None) -> None:
-    """Write rows as CSV under a temporary name, then rename it to ``file``."""
-    path = Path(file)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with open(temporary, "w", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(stream, fieldnames=list(columns or rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
-    os.replace(temporary, path)
 
 
 def label_map(masks: np.ndarray) -> np.ndarray:
@@ -64,22 +51,19 @@ class RestoreLabelMap(Transform):
 
 
 def save_label_map(labels: np.ndarray, affine: np.ndarray, path: str | Path) -> None:
-    """Write a label map ``(X, Y, Z)`` uint8 as NIfTI under a temporary name, then rename it.
+    """Write a label map ``(X, Y, Z)`` uint8 as NIfTI, whole or not at all.
 
     Args:
         labels: in the axes of the image it belongs to.
         affine: that image's 4×4 affine (RAS, mm).
         path: ``.nii.gz`` file to write; folders are made.
     """
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
     image = nib.Nifti1Image(labels.astype(np.uint8), affine)
     image.set_qform(affine, code=1)
     image.set_sform(affine, code=1)
     image.header["descrip"] = RESEARCH_ONLY.encode()
-    temporary = target.with_name(f".{os.getpid()}.{target.name}")
-    nib.save(image, temporary)
-    os.replace(temporary, target)
+    with written_whole(path) as temporary:
+        nib.save(image, temporary)
 
 
 def write_masks(prepared_dir: str | Path, output_dir: str | Path) -> dict[str, str]:
@@ -208,13 +192,10 @@ def write_predictions(
             has no study, gets the prior.
         prior: probability of the latter.
     """
-    by_patient: dict[str, Mapping[str, Any]] = {row["patient"]: row for row in rows}
-    by_number: dict[int | None, Mapping[str, Any]] = {
-        number: row for row in rows if (number := patient_number(row["patient"])) is not None
-    }
+    row_of = lookup({row["patient"]: row for row in rows})
     submission, patients = [], []
     for name in asked or [row["patient"] for row in rows]:
-        row = by_patient.get(name) or by_number.get(patient_number(name))
+        row = row_of(name)
         if row is None:
             row = {
                 "patient": name,
@@ -226,7 +207,8 @@ def write_predictions(
             logger.warning("patient %s gets the prior %s: no study of this patient", name, prior)
         submission.append({"BraTS21ID": name, "MGMT_value": f"{row['probability']:.6f}"})
         patients.append(row)
-    patients += [row for row in rows if row not in patients]
+    asked_for = {row["patient"] for row in patients}
+    patients += [row for row in rows if row["patient"] not in asked_for]
     write_csv(submission, Path(output_dir) / "submission.csv", ("BraTS21ID", "MGMT_value"))
     content = {"note": RESEARCH_ONLY, "weights": dict(weights), "patients": patients}
     write_json(content, Path(output_dir) / "patients.json")

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import inspect
 import logging
-import os
 import shutil
 from pathlib import Path
 from typing import Any
 
 import yaml
 from monai.bundle import ConfigParser
+
+from .files import written_whole
 
 logger = logging.getLogger(__name__)
 
@@ -63,9 +64,8 @@ def start(
         raise RunExistsError(f"{folder} is not empty, but holds no run of this project; it is not overwritten")
     folder.mkdir(parents=True, exist_ok=True)
     if config is not None:
-        temporary = folder / f".{CONFIG_FILE}.{os.getpid()}"
-        temporary.write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True), encoding="utf-8")
-        os.replace(temporary, folder / CONFIG_FILE)
+        with written_whole(folder / CONFIG_FILE) as temporary:
+            temporary.write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True), encoding="utf-8")
     logger.info("outputs go to %s", folder)
     return folder
 

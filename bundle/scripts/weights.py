@@ -10,7 +10,6 @@ from __future__ import annotations
 import copy
 import hashlib
 import logging
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ import torch
 from torch import nn
 
 from .datalists import MRI_TYPES
+from .files import written_whole
 
 logger = logging.getLogger(__name__)
 
@@ -104,7 +104,7 @@ def classifier_settings(files: Mapping[str, str | Path | None]) -> dict[str, Any
     """
     found: dict[str, Any] = {}
     first = None
-    for file in files.values():
+    for file in dict.fromkeys(files.values()):  # one file may serve all modalities
         if file is None:
             continue
         state, stored = read_weights(file)
@@ -217,15 +217,9 @@ def sha256(file: str | Path | None) -> str | None:
 
 
 def save_weights(network: nn.Module, settings: Mapping[str, Any], file: str | Path) -> None:
-    """Write ``{"model", "settings"}`` under a temporary name, then rename it to ``file``."""
-    path = Path(file)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
+    """Write ``{"model", "settings"}`` to ``file``, whole or not at all."""
+    with written_whole(file) as temporary:
         torch.save({"model": network.state_dict(), "settings": dict(settings)}, temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def initialise(network: nn.Module, init: str | Path = "imagenet") -> nn.Module:

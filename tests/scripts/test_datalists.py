@@ -2,19 +2,20 @@ import csv
 import json
 import logging
 from collections import Counter
-from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scripts import datalists
-from scripts.datalists import DataListError, patient_number, same_patient
+from scripts.datalists import DataListError, lookup, patient_number, person
 
 MRI_TYPES = ("FLAIR", "T1w", "T1wCE", "T2w")
 NAMES_2021 = {"FLAIR": "flair", "T1w": "t1", "T1wCE": "t1ce", "T2w": "t2"}
 NAMES_2023 = {"FLAIR": "t2f", "T1w": "t1n", "T1wCE": "t1c", "T2w": "t2w"}
 EXAMPLES = settings(deadline=None, max_examples=50)
+STYLES = ("{}", "{:05d}", "BraTS2021_{:05d}", "BraTS-GLI-{:05d}-000", "BraTS-GLI-{:05d}-001", "TCGA-{}")
+IDENTIFIERS = st.builds(str.format, st.sampled_from(STYLES), st.integers(0, 3))
 
 
 def touch(path):
@@ -56,6 +57,10 @@ def names(entries):
     return [one["patient"] for one in entries]
 
 
+def same_patient(first, second):
+    return person(first) == person(second)
+
+
 @pytest.fixture
 def told(caplog):
     caplog.set_level(logging.INFO)
@@ -84,6 +89,16 @@ def test_one_person_under_all_names(number):
 @EXAMPLES
 def test_two_persons_are_two(first, second):
     assert same_patient(f"{first:05d}", f"BraTS2021_{second:05d}") == (first == second)
+
+
+@given(st.lists(IDENTIFIERS, unique=True), IDENTIFIERS)
+@EXAMPLES
+def test_lookup(names, asked):
+    """Against a plain search: the very name, else the last of the same person."""
+    values = {name: place for place, name in enumerate(names)}
+    others = [place for name, place in values.items() if same_patient(name, asked)]
+    expected = values[asked] if asked in values else others[-1] if others else None
+    assert lookup(values)(asked) == expected
 
 
 @pytest.mark.parametrize("name", ["", "TCGA-06-0001", "patient 7", "BraTS2021_", "123456", "UPENN-GBM-00012", "12a"])
@@ -212,6 +227,28 @@ def test_impossible_label(tmp_path, value):
     file = write_rows(tmp_path / "labels.csv", [("00001", 1), ("00002", value)])
     with pytest.raises(DataListError, match=rf"labels\.csv: MGMT_value of 00002 is '{value}', expected 0 or 1"):
         datalists.read_labels(file)
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("12", "00012"),
+        ("BraTS2021_00012", "12"),
+        ("BraTS-GLI-00012-001", "00012-001"),
+        ("TCGA-06-0001", "TCGA-06-0001"),
+    ],
+)
+def test_two_labels_of_a_patient_are_refused(tmp_path, first, second):
+    file = write_rows(tmp_path / "labels.csv", [(first, 1), ("00003", 0), (second, 0)])
+    with pytest.raises(
+        DataListError, match=rf"labels\.csv: {first} and {second} are the same patient; keep one of them"
+    ):
+        datalists.read_labels(file)
+
+
+def test_visits_of_a_person_have_labels_of_their_own(tmp_path):
+    visits = {"BraTS-GLI-00012-000": 0, "BraTS-GLI-00012-001": 1}
+    assert datalists.read_labels(write_rows(tmp_path / "labels.csv", visits.items())) == visits
 
 
 def test_wrong_columns(tmp_path):
@@ -518,6 +555,13 @@ def test_select_gives_labels(tmp_path):
     assert "label" not in second
 
 
+def test_select_prefers_the_label_of_the_very_name(tmp_path):
+    visits = ["BraTS-GLI-00007-000", "BraTS-GLI-00007-001"]
+    file = write_datalist(tmp_path / "list.json", test=[entry(visit) for visit in visits])
+    labels = write_rows(tmp_path / "labels.csv", [(visits[0], 0), (visits[1], 1)])
+    assert [one["label"] for one in datalists.select(datalist=file, labels=labels)] == [0, 1]
+
+
 def test_select_needs_to_know_where(tmp_path):
     with pytest.raises(DataListError, match=r"--dataset_dir DIR.*--datalist FILE"):
         datalists.select()
@@ -533,12 +577,3 @@ def test_volumes(tmp_path):
     assert datalists.volumes("a.nii.gz") == [{"image": "a.nii.gz"}]
     expected = [str(tmp_path / "00001" / name) for name in ("FLAIR", "T2w")]
     assert [item["image"] for item in datalists.volumes(dataset_dir=tmp_path)] == expected
-
-
-def test_json_is_written_whole_or_not_at_all(tmp_path):
-    file = tmp_path / "a.json"
-    datalists.write_json({"a": 1}, file)
-    with pytest.raises(TypeError):
-        datalists.write_json({"a": Path}, file)
-    assert json.loads(file.read_text()) == {"a": 1}
-    assert list(tmp_path.iterdir()) == [file]

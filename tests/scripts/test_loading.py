@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from custom_transforms import ChunkSlices
-from scripts.datalists import write_json
+from scripts.files import write_json
 from scripts.loading import (
     LoadSequence,
     LoadSeries,

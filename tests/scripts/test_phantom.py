@@ -1,4 +1,6 @@
 import csv
+import os
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -341,6 +343,24 @@ def test_an_interrupted_run_leaves_nothing(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         write_cohort(tmp_path, 1, 0, 0, spacing=5.0)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(os.name != "posix", reason="leftovers are removed on POSIX alone")
+def test_what_a_killed_run_left_is_removed(tmp_path):
+    """Killed with its patients half made, by a signal that no program can catch; everything else in the folder stays."""
+    code = "import os, sys; from scripts import phantom; phantom._write_csv = lambda *_: os.kill(os.getpid(), 9); "
+    code += "phantom.write_cohort(sys.argv[1], 1, 0, 0, spacing=5.0)"
+    killed = subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=CONFIG.parents[1], check=False)
+    assert killed.returncode == -9
+    (leftover,) = tmp_path.iterdir()
+    assert (leftover / "task1" / "BraTS2021_00000").is_dir()
+    dead = leftover.name.split("-")[-2]
+    at_work = f".phantom-{platform.node()}-{os.getpid()}-abcdefgh"
+    others = [".phantom-notes", f".phantom-elsewhere-{dead}-abcdefgh", at_work]
+    for name in others:
+        (tmp_path / name).mkdir()
+    write_cohort(tmp_path, 1, 0, 0, spacing=5.0)
+    assert {path.name for path in tmp_path.iterdir()} == {*others, "task1", "task2", "task2_masks", "README.txt"}
 
 
 @pytest.mark.parametrize(

@@ -169,6 +169,23 @@ def test_save_series(tmp_path):
     assert "/data" not in json.dumps(saved.info)
 
 
+def test_seconds_of_a_series_are_its_own(tmp_path, monkeypatch):
+    """Two series are read ahead at once; the first takes 3 s and then 10 s to write, the second 2 s."""
+    clock = [100.0]
+    monkeypatch.setattr(preparation.time, "time", lambda: clock[0])
+
+    def write_slowly(*args):
+        clock[0] += 10
+
+    monkeypatch.setattr(preparation, "write_series", write_slowly)
+    save = preparation.SaveSeries()
+    found = []
+    for seconds in (3, 2):
+        clock[0] += seconds
+        found.append(save({**series_item(tmp_path), "ready": 100.0, "read_seconds": 0.5})["summary"]["seconds"])
+    assert found == [3.5, 2.5]
+
+
 def test_an_item_with_an_error_is_not_saved(tmp_path):
     summary = preparation.SaveSeries()(series_item(tmp_path, "SeriesError: broken"))["summary"]
     assert summary["error"] == "SeriesError: broken"

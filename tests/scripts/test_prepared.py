@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from custom_transforms import SliceGeometry
-from scripts import prepared
 from scripts.prepared import PreparedError, PreparedSeries, write_series
 
 EXAMPLES = settings(deadline=None, max_examples=25)
@@ -145,7 +144,7 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     assert found.info == {"version": 1}
     np.testing.assert_array_equal(found.images(), image)
     with monkeypatch.context() as patch:
-        patch.setattr(prepared.os, "replace", lambda *paths: (_ for _ in ()).throw(OSError("disk full")))
+        patch.setattr(os, "replace", lambda *paths: (_ for _ in ()).throw(OSError("disk full")))
         with pytest.raises(OSError, match="disk full"):
             write_series(tmp_path / "b.h5", image, slices, masks[:3], {})
     assert os.listdir(tmp_path) == ["a.h5"]

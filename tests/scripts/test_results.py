@@ -11,7 +11,7 @@ from monai.transforms import Compose, LoadImaged
 
 from custom_transforms import AcquisitionSlicesd, SeriesReader, SliceGeometry
 from scripts import results
-from scripts.datalists import write_json
+from scripts.files import write_json
 from scripts.metrics import RegionOverlap
 from scripts.prepared import write_series
 

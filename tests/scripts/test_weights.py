@@ -176,6 +176,15 @@ def test_settings_of_what_training_wrote_agree_whatever_the_epoch(tmp_path):
     assert {key: found[key] for key in SETTINGS} == SETTINGS
 
 
+def test_a_file_for_all_modalities_is_read_once(tmp_path, monkeypatch):
+    file = tmp_path / "model.pt"
+    weights.save_weights(classifier(), SETTINGS, file)
+    read, load = [], torch.load
+    monkeypatch.setattr(torch, "load", lambda place, **rest: read.append(place) or load(place, **rest))
+    assert weights.classifier_settings(dict.fromkeys(("FLAIR", "T1w", "T1wCE", "T2w"), file)) == SETTINGS
+    assert read == [file]
+
+
 @pytest.mark.parametrize(("hidden", "length"), [(64, 35), (128, 35), (3, 7)])
 def test_a_flat_classifier_tells_its_size_by_its_shapes(tmp_path, hidden, length):
     network = classifier(hidden_size=hidden, sequence_length=length)

@@ -1,0 +1,62 @@
+"""Files that are written whole or not at all, so that an interruption leaves no half of one. Standard library only."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+
+@contextmanager
+def written_whole(path: str | Path) -> Iterator[Path]:
+    """A path to write to in place of ``path``, which the written file replaces at the end of the block.
+
+    It is a hidden file beside ``path`` whose name ends with that of ``path``, for some writers go by the suffix, and holds the
+    number of this process, for several may write the same file. When the block fails it is removed, and what was at
+    ``path`` stays.
+
+    Args:
+        path: file to write; folders are made.
+    """
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{os.getpid()}.{target.name}")
+    try:
+        yield temporary
+        os.replace(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(content: Any, file: str | Path) -> None:
+    """Write JSON, whole or not at all.
+
+    Args:
+        content: anything that JSON knows.
+        file: file to write; folders are made.
+    """
+    with written_whole(file) as temporary:
+        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def write_csv(rows: Sequence[Mapping[str, Any]], file: str | Path, columns: Sequence[str] | None = None) -> None:
+    """Write rows as CSV, whole or not at all.
+
+    Args:
+        rows: values by column.
+        file: file to write; folders are made.
+        columns: those that are written, whatever else the rows hold; by default those of the first row, and no row may hold
+            others.
+
+    Raises:
+        ValueError: when no columns are named and a row holds one that the first row does not.
+    """
+    names = list(columns or rows[0])
+    with written_whole(file) as temporary, open(temporary, "w", newline="", encoding="utf-8") as stream:
+        writer = csv.DictWriter(stream, fieldnames=names, extrasaction="ignore" if columns else "raise")
+        writer.writeheader()
+        writer.writerows(rows)

@@ -1,0 +1,158 @@
+import csv
+import json
+import os
+import string
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from scripts import handlers, results, weights
+from scripts.files import write_csv, write_json, written_whole
+
+EXAMPLES = settings(deadline=None, max_examples=50)
+NAMES = (
+    st.text(string.ascii_letters + string.digits + "._- ", min_size=1, max_size=40).filter(str.strip).map("a{}".format)
+)
+
+
+class Killed(BaseException):
+    """An end that no ``except Exception`` sees, as Ctrl-C is."""
+
+
+def files_in(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@given(NAMES, st.binary(max_size=50), st.none() | st.binary(max_size=50))
+@EXAMPLES
+def test_the_file_is_there_when_it_is_whole(name, content, earlier):
+    with tempfile.TemporaryDirectory() as folder:
+        target = Path(folder) / name
+        if earlier is not None:
+            target.write_bytes(earlier)
+        with written_whole(target) as temporary:
+            temporary.write_bytes(content)
+            assert (target.read_bytes() if target.exists() else None) == earlier
+            assert temporary.parent == target.parent
+            assert temporary.name.startswith(".")
+            assert temporary.name.endswith(f".{name}")
+            assert str(os.getpid()) in temporary.name.split(".")
+        assert files_in(Path(folder)) == {name: content}
+
+
+@given(st.sampled_from([OSError, KeyboardInterrupt, Killed]), st.none() | st.binary(), st.none() | st.binary())
+@EXAMPLES
+def test_a_failure_leaves_what_was_there(error, written, earlier):
+    with tempfile.TemporaryDirectory() as folder:
+        target = Path(folder) / "a.bin"
+        if earlier is not None:
+            target.write_bytes(earlier)
+
+        def fail():
+            with written_whole(target) as temporary:
+                if written is not None:
+                    temporary.write_bytes(written)
+                raise error
+
+        with pytest.raises(error):
+            fail()
+        assert files_in(Path(folder)) == ({} if earlier is None else {"a.bin": earlier})
+
+
+def test_folders_are_made_and_a_string_will_do(tmp_path):
+    with written_whole(str(tmp_path / "a" / "b" / "c.txt")) as temporary:
+        temporary.write_text("x")
+    assert (tmp_path / "a" / "b" / "c.txt").read_text() == "x"
+
+
+def test_nothing_written_is_an_error(tmp_path):
+    with pytest.raises(FileNotFoundError), written_whole(tmp_path / "a.txt"):
+        pass
+    assert not list(tmp_path.iterdir())
+
+
+def test_writers_that_go_by_the_suffix(tmp_path):
+    image = nib.Nifti1Image(np.zeros((2, 2, 2), np.uint8), np.eye(4))
+    with written_whole(tmp_path / "a.nii.gz") as temporary:
+        nib.save(image, temporary)
+    assert (tmp_path / "a.nii.gz").read_bytes()[:2] == b"\x1f\x8b"  # compressed
+
+
+def test_json_is_written_whole_or_not_at_all(tmp_path):
+    file = tmp_path / "a.json"
+    write_json({"a": 1}, file)
+    with pytest.raises(TypeError):
+        write_json({"a": Path}, file)
+    assert json.loads(file.read_text()) == {"a": 1}
+    assert list(tmp_path.iterdir()) == [file]
+
+
+CELLS = st.text(st.characters(exclude_categories=["Cs", "Cc"]), max_size=20)
+
+
+@given(st.lists(st.fixed_dictionaries({"a": CELLS, "b, with a comma": CELLS}), min_size=1, max_size=5))
+@EXAMPLES
+def test_csv_reads_back(rows):
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "a.csv"
+        write_csv(rows, file)
+        with open(file, newline="", encoding="utf-8") as stream:
+            assert list(csv.DictReader(stream)) == rows
+        write_csv(rows, file, ["a"])
+        with open(file, newline="", encoding="utf-8") as stream:
+            assert list(csv.DictReader(stream)) == [{"a": row["a"]} for row in rows]
+
+
+def test_csv_without_rows_has_its_columns(tmp_path):
+    write_csv([], tmp_path / "a.csv", ["a", "b"])
+    assert (tmp_path / "a.csv").read_text().split() == ["a,b"]
+
+
+def test_csv_is_written_whole_or_not_at_all(tmp_path):
+    write_csv([{"a": 1}], tmp_path / "a.csv")
+    before = files_in(tmp_path)
+    with pytest.raises(ValueError, match="'b'"):
+        write_csv([{"a": 1}, {"a": 2, "b": 3}], tmp_path / "a.csv")
+    assert files_in(tmp_path) == before
+
+
+def save_history(file):
+    history = handlers.History(file)
+    history.add({"epoch": 1})
+
+
+@pytest.mark.parametrize(
+    ("write", "breaks"),
+    [
+        (lambda file: results.save_label_map(np.zeros((1, 1, 1)), np.eye(4), file), "nibabel.save"),
+        (save_history, "csv.DictWriter.writerows"),
+        (lambda file: weights.save_weights(torch.nn.Linear(1, 1), {}, file), "torch.save"),
+    ],
+    ids=["label map", "history", "weights"],
+)
+def test_a_full_disk_leaves_no_half_file(tmp_path, monkeypatch, write, breaks):
+    def full(*args, **_):
+        for place in args:
+            if isinstance(place, Path):
+                place.write_bytes(b"half")
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(breaks, full)
+    with pytest.raises(OSError, match="no space left"):
+        write(tmp_path / "a.nii.gz")
+    assert not list(tmp_path.iterdir())
+
+
+def test_only_the_standard_library_is_imported():
+    code = "import sys, scripts.files, scripts.datalists; print(sorted({'torch', 'numpy', 'monai'} & set(sys.modules)))"
+    bundle = Path(__file__).resolve().parents[2] / "bundle"
+    result = subprocess.run([sys.executable, "-c", code], cwd=bundle, capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
