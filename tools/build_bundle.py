@@ -15,7 +15,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 NAME = "brats_mri_radiogenomics"
 FOLDERS = ("configs", "docs", "scripts")
-FILES = ("LICENSE", "large_files.yml", "models/README.md")
+FILES = ("LICENSE", "large_files.yml", "models/README.md", "models/calibration.npz")
 WEIGHTS = ("segmentation.pt", "model_*.pt")
 TIMESTAMP = (1980, 1, 1, 0, 0, 0)  # the earliest that a zip can hold
 

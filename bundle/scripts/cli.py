@@ -126,6 +126,9 @@ def predict(
     device: str | None = None,
     batch_size: int | None = None,
     num_workers: int | None = None,
+    runtime: str | None = None,
+    fast: bool = False,
+    exact: bool = False,
     overwrite: bool = False,
     **overrides: Any,
 ) -> Path:
@@ -148,6 +151,9 @@ def predict(
         device: cpu, cuda, cuda:1, …; found by itself.
         batch_size: slices in one forward pass (16).
         num_workers: processes that read ahead (1).
+        runtime: openvino (CPUs; used by itself where it is installed), torch, inductor or eager.
+        fast: compute in 8 bits (CPUs, OpenVINO), and pass over slices between two others 4 mm apart that show no tumour.
+        exact: compute in float32.
         overwrite: replace the results of an earlier prediction in output.
         overrides: further settings of configs/inference.yaml.
 
@@ -169,10 +175,21 @@ def predict(
         device=device,
         batch_size=batch_size,
         num_workers=num_workers,
+        runtime=runtime,
         overwrite=overwrite,
-        **overrides,
+        **{**_precision(fast, exact), **overrides},
     )
     return Path(output)
+
+
+def _precision(fast: bool, exact: bool) -> dict[str, Any]:
+    """Settings behind --fast and --exact."""
+    for name, value in (("fast", fast), ("exact", exact)):
+        if not isinstance(value, bool):
+            raise ValueError(f"--{name} {value!r}: expected no value, True or False")
+    if fast and exact:
+        raise ValueError("--fast and --exact exclude each other; choose one")
+    return {"precision": "int8", "coarse_step": 4.0} if fast else {"precision": "fp32"} if exact else {}
 
 
 def datalist(
@@ -411,7 +428,7 @@ def doctor() -> dict[str, Any]:
 
     needed = ["brats-mri-radiogenomics", "monai", "torch", "timm", "segmentation-models-pytorch", "pytorch-ignite"]
     needed += ["numpy", "nibabel", "pydicom", "python-gdcm", "opencv-python-headless", "h5py"]
-    optional = ["scikit-learn", "tensorboard", "nilearn", "matplotlib", "mlflow", "gdown"]
+    optional = ["openvino", "nncf", "scikit-learn", "tensorboard", "nilearn", "matplotlib", "mlflow", "gdown"]
     devices = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
     models = BUNDLE_ROOT / "models"
     found = {"segmentation": weights.find_segmenter(None, models), **weights.find_classifiers(None, models)}

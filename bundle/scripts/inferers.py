@@ -207,8 +207,14 @@ class SequenceClassifier(Inferer):
 def prepare_series_batch(
     batchdata: Mapping[str, Any], device: torch.device | str | None = None, non_blocking: bool = False, **kwargs: Any
 ) -> tuple[torch.Tensor, torch.Tensor | None, tuple, dict[str, Any]]:
-    """MONAI engines' ``prepare_batch`` for a series: its image, its label if any, and its modality for the inferer."""
+    """MONAI engines' ``prepare_batch`` for a series: its image, its label if any, and what the inferers are told of it.
+
+    They are told its modality, and how far apart its slices are where the series has a geometry.
+    """
     image = batchdata["image"].to(device=device, non_blocking=non_blocking)
     label = batchdata.get("label")
     target = None if label is None else torch.as_tensor([[float(label)]], device=device)
-    return image, target, (), {"mri_type": batchdata["mri_type"]}
+    known = {key: batchdata[key] for key in ("mri_type",) if key in batchdata}
+    if batchdata.get("geometry") is not None:
+        known["slice_distance"] = batchdata["geometry"].slice_spacing
+    return image, target, (), known

@@ -179,6 +179,7 @@ def write_predictions(
     rows: Sequence[Mapping[str, Any]],
     output_dir: str | Path,
     weights: Mapping[str, Any],
+    runtime: str,
     asked: Sequence[str] | None = None,
     prior: float = 0.5,
 ) -> None:
@@ -188,6 +189,7 @@ def write_predictions(
         rows: from :meth:`PatientResults.patient_rows`.
         output_dir: folder for both.
         weights: which weights were used.
+        runtime: what the networks computed in.
         asked: patients of a sample submission, in its order and style; those of ``rows`` by default. Who is asked for, but
             has no study, gets the prior.
         prior: probability of the latter.
@@ -210,7 +212,7 @@ def write_predictions(
     asked_for = {row["patient"] for row in patients}
     patients += [row for row in rows if row["patient"] not in asked_for]
     write_csv(submission, Path(output_dir) / "submission.csv", ("BraTS21ID", "MGMT_value"))
-    content = {"note": RESEARCH_ONLY, "weights": dict(weights), "patients": patients}
+    content = {"note": RESEARCH_ONLY, "weights": dict(weights), "runtime": runtime, "patients": patients}
     write_json(content, Path(output_dir) / "patients.json")
     logger.info("%s: %d patients in submission.csv. %s", output_dir, len(submission), RESEARCH_ONLY)
 

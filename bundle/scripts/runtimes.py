@@ -30,6 +30,7 @@ from .networks import BiLSTMNFNet
 logger = logging.getLogger(__name__)
 
 RUNTIMES = ("auto", "eager", "torch", "inductor", "openvino")
+TRAINING_RUNTIMES = ("eager", "torch", "inductor")
 PRECISIONS = ("auto", "fp32", "bf16", "int8")
 CALIBRATION = Path(__file__).resolve().parents[1] / "models" / "calibration.npz"
 """Phantom slices whose activations set the ranges of 8-bit arithmetic, so that a weights file always gives the same network."""
@@ -112,10 +113,11 @@ class Runtime:
         Returns:
             What is to be called in its place, with normalised images ``(B, 3, image_size, image_size)``.
         """
-        if self.name == "eager":
-            return network
         if isinstance(network, nn.ModuleDict):
             return nn.ModuleDict({name: self.accelerate(one, image_size) for name, one in network.items()})
+        logger.info("%s computes in %s", type(network).__name__, self)
+        if self.name == "eager":
+            return network
         if isinstance(network, BiLSTMNFNet):
             return _with_backbone(network, self._ready(network.backbone, image_size, masked=True))
         return self._ready(network, image_size, masked=False)
@@ -174,9 +176,31 @@ class Runtime:
             yield self.cache_dir
 
 
-def for_training(network: nn.Module, device: torch.device | str) -> nn.Module:
-    """A network that is to be trained, on its device, in the form that trains fastest; parameters keep names and order."""
-    return fold_decoder(network).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+def for_training(network: nn.Module, device: torch.device | str, runtime: str = "torch") -> nn.Module:
+    """A network that is to be trained, on its device; its parameters keep their names and order.
+
+    Args:
+        network: changed in place.
+        device: to train on.
+        runtime: ``torch`` folds U-Net++'s enlargements and keeps channels last, ``inductor`` has torch compile that,
+            ``eager`` is the network as it is.
+
+    Raises:
+        ValueError: for any other runtime.
+    """
+    if runtime not in TRAINING_RUNTIMES:
+        raise ValueError(f"runtime is {runtime!r}, expected one of {', '.join(TRAINING_RUNTIMES)}")
+    if runtime != "eager":
+        network = fold_decoder(network).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        convolutional = network.backbone if isinstance(network, BiLSTMNFNet) else network
+        convolutional.register_forward_pre_hook(_channels_last)
+        if runtime == "inductor":
+            network.compile()
+    return network.to(device)
+
+
+def _channels_last(network: nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+    return tuple(one.contiguous(memory_format=torch.channels_last) for one in inputs)
 
 
 class ChannelsLast(nn.Module):
