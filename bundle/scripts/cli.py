@@ -427,7 +427,7 @@ def doctor() -> dict[str, Any]:
             return "not installed"
 
     needed = ["brats-mri-radiogenomics", "monai", "torch", "timm", "segmentation-models-pytorch", "pytorch-ignite"]
-    needed += ["numpy", "nibabel", "pydicom", "python-gdcm", "opencv-python-headless", "h5py"]
+    needed += ["numpy", "nibabel", "pydicom", "python-gdcm", "opencv-python-headless", "h5py", "hdf5plugin"]
     optional = ["openvino", "nncf", "scikit-learn", "tensorboard", "nilearn", "matplotlib", "mlflow", "gdown"]
     devices = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
     models = BUNDLE_ROOT / "models"

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import logging
+import os
+from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from monai.transforms import Transform
+from monai.data import get_track_meta, set_track_meta
+from monai.transforms import Compose, Transform
 
 from custom_transforms import ChunkSlices, ConcatMaskChannels
 
@@ -82,13 +85,48 @@ def _require(items: list, patients: int, prepared_dir: str | Path, what: str) ->
         )
 
 
+class UntrackedCompose(Compose):
+    """A ``Compose`` whose transforms hand plain tensors on: none of them needs metadata, which cost more than the work."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """As ``Compose``."""
+        tracked = get_track_meta()
+        set_track_meta(False)
+        try:
+            return super().__call__(*args, **kwargs)
+        finally:
+            set_track_meta(tracked)
+
+
 class LoadSlice(Transform):
-    """Read one prepared slice: ``image`` ``(1, H, W)`` and ``label`` ``(2, H, W)`` [WT, ET], both float32."""
+    """Read one prepared slice: ``image`` ``(1, H, W)`` and ``label`` ``(2, H, W)`` [WT, ET], both uint8.
+
+    Args:
+        keep: so many series stay open, for slices are read in any order.
+    """
+
+    def __init__(self, keep: int = 128) -> None:
+        self.keep = keep
+        self._open: OrderedDict[str, PreparedSeries] = OrderedDict()
+        self._process = os.getpid()
 
     def __call__(self, item: Mapping[str, Any]) -> dict[str, Any]:
         """The item with ``image`` in 0…255 and ``label`` of 0 and 1."""
-        image, masks = PreparedSeries(item["series"]).stacks(item["slice"], item["slice"] + 1)
-        return {**item, "image": torch.from_numpy(image).float(), "label": torch.from_numpy(masks[0]).float()}
+        image, masks = self._series(item["series"]).stacks(item["slice"], item["slice"] + 1)
+        return {**item, "image": torch.from_numpy(image), "label": torch.from_numpy(masks[0])}
+
+    def _series(self, path: str) -> PreparedSeries:
+        if self._process != os.getpid():  # files that another process opened can't be shared
+            self._process, self._open = os.getpid(), OrderedDict()
+        series = self._open.pop(path, None) or PreparedSeries(path, keep_open=True)
+        self._open[path] = series
+        if len(self._open) > self.keep:
+            self._open.popitem(last=False)
+        return series
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the open files, which stay with their process."""
+        return {**vars(self), "_open": OrderedDict()}
 
 
 class LoadSeries(Transform):
@@ -118,10 +156,10 @@ class LoadSequence(Transform):
         self.concat = ConcatMaskChannels()
 
     def __call__(self, item: Mapping[str, Any]) -> dict[str, Any]:
-        """The item with ``image`` float32 in 0…255 and ``label`` ``(1,)``."""
+        """The item with ``image`` uint8 and ``label`` ``(1,)`` float32."""
         image, masks = PreparedSeries(item["series"]).stacks(item["start"], item["stop"])
         slices = self.concat(image, masks[:, 0], masks[:, 1])
-        padded = np.zeros((self.length, *slices.shape[1:]), dtype=np.float32)
+        padded = np.zeros((self.length, *slices.shape[1:]), dtype=np.uint8)
         padded[: len(slices)] = slices
         label = torch.tensor([float(item["label"])])
         return {**item, "image": torch.from_numpy(padded).flatten(0, 1), "label": label}

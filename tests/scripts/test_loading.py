@@ -1,16 +1,23 @@
 from __future__ import annotations
 
+import pickle
+
 import numpy as np
 import pytest
 import torch
+from monai.data import Dataset, MetaTensor, get_track_meta
+from monai.transforms import Compose, Resized, Rotate90d
+from torch.utils.data import DataLoader
 
 from custom_transforms import ChunkSlices
+from scripts import loading
 from scripts.files import write_json
 from scripts.loading import (
     LoadSequence,
     LoadSeries,
     LoadSlice,
     SplitSequence,
+    UntrackedCompose,
     sequence_items,
     series_items,
     slice_items,
@@ -64,6 +71,47 @@ def test_a_slice_comes_with_its_own_masks(prepared):
         k = item["slice"]
         np.testing.assert_array_equal(loaded["image"].numpy(), IMAGE[k : k + 1])
         np.testing.assert_array_equal(loaded["label"].numpy(), MASKS[KEPT[k]])
+
+
+def test_series_stay_open_for_further_slices(prepared, monkeypatch):
+    opened = []
+    real = loading.PreparedSeries
+    monkeypatch.setattr(loading, "PreparedSeries", lambda path, **options: opened.append(path) or real(path, **options))
+    for name in "de":
+        write_series(prepared / f"{name}.h5", IMAGE, KEPT, MASKS, {})
+    items = [{"series": str(prepared / f"{name}.h5"), "slice": 0} for name in "ddedde"]
+    load = LoadSlice(keep=2)
+    for item in items:
+        load(item)
+    assert len(opened) == 2
+    one = LoadSlice(keep=1)
+    for item in items:
+        one(item)
+    assert len(opened) == 2 + 4
+
+
+def test_open_series_are_not_shared_between_processes(prepared):
+    load = LoadSlice()
+    items = slice_items(ENTRIES, prepared)
+    expected = [load(item)["image"].tolist() for item in items]
+    copied = pickle.loads(pickle.dumps(load))
+    assert [copied(item)["image"].tolist() for item in items] == expected
+    for _ in range(2):  # forked workers inherit what this process opened
+        loader = DataLoader(Dataset(items, load), batch_size=None, num_workers=2)
+        assert [item["image"].tolist() for item in loader] == expected
+
+
+def test_transforms_without_metadata_give_the_same_and_leave_the_setting_alone(prepared):
+    transforms = [LoadSlice(), Resized(["image", "label"], (8, 8), mode=["bilinear", "nearest"]), Rotate90d("image")]
+    item = slice_items(ENTRIES, prepared)[0]
+    plain, tracked = UntrackedCompose(transforms)(item), Compose(transforms)(item)
+    assert type(plain["image"]) is torch.Tensor
+    assert isinstance(tracked["image"], MetaTensor)
+    for key in ("image", "label"):
+        assert torch.equal(plain[key], torch.as_tensor(tracked[key]))
+    with pytest.raises(RuntimeError):
+        UntrackedCompose([Rotate90d("nothing")])(item)
+    assert get_track_meta()
 
 
 def test_a_series_is_the_stack_of_three_channels(prepared):
