@@ -179,9 +179,9 @@ def write_predictions(
     rows: Sequence[Mapping[str, Any]],
     output_dir: str | Path,
     weights: Mapping[str, Any],
-    runtime: str,
     asked: Sequence[str] | None = None,
     prior: float = 0.5,
+    runtime: str | None = None,
 ) -> None:
     """Write ``submission.csv`` and ``patients.json``.
 
@@ -189,10 +189,10 @@ def write_predictions(
         rows: from :meth:`PatientResults.patient_rows`.
         output_dir: folder for both.
         weights: which weights were used.
-        runtime: what the networks computed in.
         asked: patients of a sample submission, in its order and style; those of ``rows`` by default. Who is asked for, but
             has no study, gets the prior.
         prior: probability of the latter.
+        runtime: what the networks computed in.
     """
     row_of = lookup({row["patient"]: row for row in rows})
     submission, patients = [], []

@@ -1,10 +1,14 @@
+import itertools
+
 import cv2
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import nn
 
-from custom_transforms import ChunkSlices
+from custom_transforms import ChunkSlices, SliceGeometry
 from scripts.inferers import (
     AutocastInferer,
     SequenceClassifier,
@@ -105,6 +109,46 @@ def test_segmenter_against_the_published_loop(shape, size, zoom):
     assert wrong.mean() < 2e-3  # pixels whose grey value sits on the threshold
     for region in range(2):
         assert 0.02 < np.nanmean(expected[:, region]) < 0.98
+
+
+class Counting(Threshold):
+    """How many slices the network is shown."""
+
+    def __init__(self):
+        super().__init__()
+        self.shown = 0
+
+    def forward(self, images):
+        self.shown += len(images)
+        return super().forward(images)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.booleans(), max_size=30), st.sampled_from([1.0, 2.0, 3.9]), st.sampled_from([0, 1, 4, 9.5]))
+def test_coarse_steps_pass_over_slices_between_two_without_tumour(tumour, distance, coarse_step):
+    slices = torch.zeros(len(tumour), 24, 24)
+    slices[torch.tensor(tumour, dtype=torch.bool), 8:16, 8:16] = 255
+    network, every = Counting(), Counting()
+    found = SliceSegmenter(24, 1.2, 4, False, coarse_step)(slices, network, slice_distance=distance)
+    expected = SliceSegmenter(24, 1.2, 4, False)(slices, every)
+    step = max(int(coarse_step / distance), 1)
+    coarse = [index for index in range(len(tumour)) if index % step == 0 or index == len(tumour) - 1]
+    seen = set(coarse)
+    for first, last in itertools.pairwise(coarse):
+        if tumour[first] or tumour[last]:
+            seen |= set(range(first, last))
+    assert network.shown == len(seen)
+    assert every.shown == len(tumour)
+    for index in range(len(tumour)):
+        assert torch.equal(found[index], expected[index] if index in seen else torch.zeros_like(expected[index]))
+
+
+def test_coarse_steps_need_to_know_the_distance_of_slices():
+    network = Counting()
+    SliceSegmenter(24, coarse_step=4, amp=False)(torch.zeros(9, 24, 24), network)
+    assert network.shown == 9
+    with pytest.raises(ValueError, match="coarse_step is -1"):
+        SliceSegmenter(coarse_step=-1)
 
 
 def test_segmenter_leaves_the_margin_out():
@@ -284,3 +328,10 @@ def test_batch_of_a_series():
     assert args == ()
     assert kwargs == {"mri_type": "T1w"}
     assert prepare_series_batch({"image": batch["image"], "mri_type": "T1w"}, "cpu")[1] is None
+
+
+def test_a_series_with_a_geometry_tells_how_far_apart_its_slices_are():
+    geometry = SliceGeometry(np.diag([1.0, 1.0, 3.5, 1.0]), (4, 4, 2), "axial")
+    batch = {"image": torch.zeros(2, 4, 4), "geometry": geometry}
+    assert prepare_series_batch(batch, "cpu")[3] == {"slice_distance": 3.5}
+    assert prepare_series_batch({**batch, "geometry": None}, "cpu")[3] == {}

@@ -218,13 +218,16 @@ def test_prior_must_be_a_probability():
 def test_submission_and_details(tmp_path, caplog):
     caplog.set_level(logging.INFO)
     _, rows = prepared_cohort(tmp_path / "prepared")
-    results.write_predictions(rows, tmp_path, {"segmenter": "seg.pt", "FLAIR": "flair.pt", "T1w": None})
+    results.write_predictions(
+        rows, tmp_path, {"segmenter": "seg.pt", "FLAIR": "flair.pt", "T1w": None}, runtime="torch fp32"
+    )
     submission = read_rows(tmp_path / "submission.csv")
     assert list(submission[0]) == ["BraTS21ID", "MGMT_value"]
     assert [row["BraTS21ID"] for row in submission] == ["00012", "00007", "00003", "00001"]
     assert [float(row["MGMT_value"]) for row in submission] == pytest.approx([0.3, 0.4, 0.4, 0.4])
     details = json.loads((tmp_path / "patients.json").read_text())
     assert details["weights"] == {"segmenter": "seg.pt", "FLAIR": "flair.pt", "T1w": None}
+    assert details["runtime"] == "torch fp32"
     assert details["patients"] == json.loads(json.dumps(rows))
     assert "Research use only" in details["note"]
     assert "Research use only" in caplog.text
