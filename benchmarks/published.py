@@ -237,9 +237,7 @@ def is_kept(image: np.ndarray, wt: np.ndarray, numbers: Numbers) -> bool:
     return brain > 0 and max(map(cv2.contourArea, tumours)) / brain > numbers.min_tumor_ratio
 
 
-def write_label_maps(
-    patient: str, study: Sequence[Series], small: np.ndarray, zoom: float, folder: str | Path
-) -> None:
+def write_label_maps(patient: str, study: Sequence[Series], small: np.ndarray, zoom: float, folder: str | Path) -> None:
     """Write the label map of every series of a patient, for the comparison with the project's."""
     start = 0
     for series in study:
@@ -327,9 +325,15 @@ def write_results(rows: Mapping[str, Mapping[str, dict[str, Any]]], output: str 
         for mri_type, facts in row.items():
             values = facts.get("sequences", [])
             counts = {"slices": facts["slices"], "foreground": facts["foreground"], "kept": len(facts["files"])}
-            series[mri_type] = {**counts, "sequences": values, "probability": float(np.mean(values)) if values else None}
+            series[mri_type] = {
+                **counts,
+                "sequences": values,
+                "probability": float(np.mean(values)) if values else None,
+            }
         known = [facts["probability"] for facts in series.values() if facts["probability"] is not None]
-        patients.append({"patient": patient, "probability": float(np.mean(known)) if known else prior, "series": series})
+        patients.append(
+            {"patient": patient, "probability": float(np.mean(known)) if known else prior, "series": series}
+        )
     submission = [{"BraTS21ID": row["patient"], "MGMT_value": f"{row['probability']:.6f}"} for row in patients]
     write_csv(submission, Path(output) / "submission.csv")
     write_json({"patients": patients}, Path(output) / "patients.json")

@@ -53,7 +53,9 @@ def both(cohort, tmp_path_factory):
     for task in ("task1", "task2/test"):
         folder = tmp_path_factory.mktemp("both")
         studies = cohort / "data" / task
-        published.predict(studies, folder / "published", masks=folder / "published" / "masks", workers=1, **files, **settings)
+        published.predict(
+            studies, folder / "published", masks=folder / "published" / "masks", workers=1, **files, **settings
+        )
         radiogenomics.predict(studies, folder / "ours", num_workers=0, amp=False, **files, **settings)
         folders[task] = (folder / "published", folder / "ours")
     return folders
