@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,18 +35,26 @@ class Floor:
         return (segmented * self.segmented + encoded * self.encoded) / self.rates[self.fastest]
 
 
-def measure() -> Floor:
-    """Count the operations of both networks at full size, and measure matrix products on this machine, now."""
+def measure(segmenter: Mapping[str, Any], classifier: Mapping[str, Any]) -> Floor:
+    """Count the operations of both networks, and measure matrix products on this machine, now.
+
+    Args:
+        segmenter: settings of its weights file.
+        classifier: settings of its weights file.
+    """
     with torch.device("meta"):  # counted, not computed
-        segmenter = smp.UnetPlusPlus("densenet121", encoder_weights=None, classes=2).eval()
-        classifier = BiLSTMNFNet().eval()
+        unet = smp.UnetPlusPlus(
+            segmenter["encoder_name"], encoder_weights=None, decoder_channels=segmenter["decoder_channels"], classes=2
+        ).eval()
+        encode = BiLSTMNFNet(classifier["backbone"]).eval().encode
     rates = {name: _rate(dtype) for name, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16))}
-    return Floor(_operations(segmenter), _operations(classifier.encode), rates)
+    return Floor(operations(unet, segmenter["image_size"]), operations(encode, classifier["image_size"]), rates)
 
 
-def _operations(network: Any) -> int:
+def operations(network: Any, image_size: int) -> int:
+    """Floating-point operations (two a multiplication with addition) of a network on one slice."""
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        network(torch.empty(1, 3, 224, 224, device="meta"))
+        network(torch.empty(1, 3, image_size, image_size, device="meta"))
     return counter.get_total_flops()
 
 

@@ -14,6 +14,8 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 
+from scripts.weights import classifier_settings, segmenter_settings
+
 from . import floor, process, report, study, weights
 
 logger = logging.getLogger(__name__)
@@ -59,7 +61,7 @@ def main(
         repeats: rounds; in every round each way runs once.
         cache: folder for studies, weights and outputs.
         segmenter: segmentation weights; quickly trained ones by default.
-        classifier: classifier weights; quickly trained ones by default.
+        classifier: classifier weights, one file for all modalities; quickly trained ones by default.
         variants: names in ``VARIANTS``.
 
     Returns:
@@ -79,7 +81,7 @@ def main(
     ]
     for title, input_folder in studies.items():
         measured = measure(input_folder, folder / "predict", files, {name: VARIANTS[name] for name in names}, repeats)
-        limit = floor.measure()
+        limit = floor.measure(segmenter_settings(files["segmenter"]), classifier_settings({"all": files["classifier"]}))
         paragraphs += [f"### {title}", _facts(measured, limit), _table(measured, limit), _parts(measured)]
         paragraphs += [f"{name} failed: `{one.error}`" for name, one in measured.items() if one.error]
     return report.section("Prediction", *paragraphs)
@@ -120,7 +122,8 @@ def measure(
             except process.ProcessError as error:
                 if name == YARDSTICK:
                     raise
-                one.error = str(error).splitlines()[-1]
+                lines = str(error).splitlines()
+                one.error = next((line for line in lines if line.startswith("error: ")), lines[-1])
                 logger.warning("%s failed: %s", name, one.error)
                 continue
             logger.info("%s: %.1f s", name, run.seconds)

@@ -10,7 +10,6 @@ from . import process, report
 COMMANDS = {
     "python -c pass": ["-c", "pass"],
     "radiogenomics --help": ["-c", "import sys; sys.argv = ['radiogenomics', '--help']; {main}"],
-    "radiogenomics predict --help": ["-c", "import sys; sys.argv = ['radiogenomics', 'predict', '--help']; {main}"],
 }
 MAIN = "from radiogenomics.scripts.cli import main; main()"
 

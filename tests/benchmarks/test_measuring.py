@@ -68,7 +68,7 @@ def test_a_process_is_watched_with_all_that_it_starts():
 def test_operations_are_counted_as_known():
     """A 3 x 3 convolution and a matrix product by hand."""
     network = torch.nn.Conv2d(3, 8, 3, padding=1, bias=False, device="meta")
-    assert floor._operations(network) == 2 * 224 * 224 * 8 * 3 * 9
+    assert floor.operations(network, 224) == 2 * 224 * 224 * 8 * 3 * 9
     known = floor.Floor(segmented=10, encoded=2, rates={"float32": 1.0, "bfloat16": 4.0})
     assert (known.fastest, known.seconds(3, 5)) == ("bfloat16", 10.0)
 
