@@ -54,7 +54,7 @@ def main(repeats: int = 3, cache: str | Path = study.CACHE, seconds: float = 10.
     shutil.rmtree(folder, ignore_errors=True)
     rows = []
     for stage, (theirs, ours, batch, slices) in {
-        "stage 1, slices with masks": (*segmentation(folder, Path(cache)), 16, 1),
+        "stage 1, slices with masks": (*segmentation(folder, Path(cache)), None, 1),  # planes differ in size
         f"stage 2, sequences of {LENGTH} slices": (*classification(folder, Path(cache)), 4, LENGTH),
     }.items():
         found: dict[str, list[float]] = {"published": [], "ours": []}
@@ -122,7 +122,7 @@ class _Labelled(Dataset):
         return {"image": self.sequences[index], "label": np.array([self.labels[index]], dtype=np.float32)}
 
 
-def items_per_second(dataset: Dataset, batch_size: int, seconds: float) -> float:
+def items_per_second(dataset: Dataset, batch_size: int | None, seconds: float) -> float:
     """Items per second of whole shuffled epochs, the worker's start left out."""
     loader = DataLoader(dataset, batch_size, shuffle=True, num_workers=1, persistent_workers=True)
     for _ in loader:  # starts the worker, and brings the files into the system's cache

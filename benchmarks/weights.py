@@ -120,7 +120,7 @@ def classifier(cache: Path = CACHE, steps: int = CLASSIFIER_STEPS) -> Path:
     series = training_series(cache)
     shown = []
     for one in series:
-        kept = one.masks[:, 0].flatten(1).any(1)
+        kept = (one.masks[:, 0] > 0).flatten(1).any(1)
         shown.append(torch.as_tensor(ConcatMaskChannels()(one.image[kept], one.masks[kept, 0], one.masks[kept, 1])))
     small = SequenceClassifier(chunks, image_size=SMALL)
     stacks = [chunks(small.resize(slices).to(torch.uint8)) for slices in shown]
