@@ -4,14 +4,15 @@ VENV ?= .venv
 DEMO ?= demo
 SIGNAL ?= 1
 WORKERS ?= 2
+BENCH ?= benchmarks.md
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint format bundle wheel clean
+.PHONY: help demo test lint format bench bundle wheel clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@echo "variables: PYTHON=$(PYTHON) VENV=$(VENV) DEMO=$(DEMO) SIGNAL=$(SIGNAL) (of the phantom, 0 to 1) WORKERS=$(WORKERS) (of the tests)"
+	@echo "variables: PYTHON=$(PYTHON) VENV=$(VENV) DEMO=$(DEMO) SIGNAL=$(SIGNAL) (of the phantom, 0 to 1) WORKERS=$(WORKERS) (of the tests) BENCH=$(BENCH)"
 
 demo: $(VENV)/.demo-stamp ## phantom cohort, both stages trained, evaluated and applied; results in DEMO
 	$(VENV)/bin/radiogenomics demo --output "$(DEMO)" --signal "$(SIGNAL)"
@@ -29,6 +30,9 @@ format: $(VENV)/.dev-stamp ## let ruff format and repair the code
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
 
+bench: $(VENV)/.dev-stamp ## speed, memory and disk space beside the released method; tables in BENCH
+	PYTHONPATH=bundle $(VENV)/bin/python -m benchmarks --output "$(BENCH)"
+
 bundle: ## dist/brats_mri_radiogenomics_v<version>.zip
 	$(PYTHON) tools/build_bundle.py --output dist
 
@@ -38,7 +42,7 @@ wheel: $(VENV)/.dev-stamp ## dist/brats_mri_radiogenomics-<version>-py3-none-any
 
 clean: ## remove what was built and cached; environment, demo and runs stay
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
-	find bundle custom_transforms tests tools -name __pycache__ -type d -prune -exec rm -rf {} +
+	find benchmarks bundle custom_transforms tests tools -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

@@ -1,0 +1,54 @@
+"""``python -m benchmarks``: all benchmarks, or one of them, as Markdown tables."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import fire
+
+from . import loader, memory, predict, report, startup, study
+
+TOPICS = ("startup", "loader", "memory", "predict")
+
+
+def main(
+    *topics: str,
+    output: str | None = None,
+    repeats: int = 3,
+    cache: str | Path = study.CACHE,
+    segmenter: str | None = None,
+    classifier: str | None = None,
+) -> None:
+    """Measure, and print a Markdown table a topic.
+
+    Args:
+        topics: of startup, loader, memory, predict; all by default.
+        output: file that the tables are written to as well.
+        repeats: runs of which the median is told.
+        cache: folder for studies, weights and outputs.
+        segmenter: segmentation weights; quickly trained ones by default.
+        classifier: classifier weights; quickly trained ones by default.
+    """
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    unknown = [topic for topic in topics if topic not in TOPICS]
+    if unknown:
+        raise ValueError(f"topics {', '.join(unknown)}: expected some of {', '.join(TOPICS)}")
+    folder = Path(cache)
+    folder.mkdir(parents=True, exist_ok=True)
+    measure = {
+        "startup": lambda: startup.main(repeats),
+        "loader": lambda: loader.main(repeats, folder),
+        "memory": lambda: memory.main(folder),
+        "predict": lambda: predict.main(repeats, folder, segmenter, classifier),
+    }
+    sections = ["# Benchmarks\n", report.machine() + "\n"]
+    for topic in topics or TOPICS:
+        sections.append(measure[topic]())
+        print(sections[-1], flush=True)
+        if output:  # what is measured so far, in case the rest fails
+            Path(output).write_text("\n".join(sections), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    fire.Fire(main)

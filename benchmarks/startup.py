@@ -1,0 +1,39 @@
+"""Seconds until the command answers, and whether it imports PyTorch for that."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+from . import process, report
+
+COMMANDS = {
+    "python -c pass": ["-c", "pass"],
+    "radiogenomics --help": ["-c", "import sys; sys.argv = ['radiogenomics', '--help']; {main}"],
+}
+MAIN = "from radiogenomics.scripts.cli import main; main()"
+
+
+def main(repeats: int = 5) -> str:
+    """Measure the start of the command.
+
+    Args:
+        repeats: runs of every command.
+
+    Returns:
+        The section of the report.
+    """
+    rows = []
+    for name, options in COMMANDS.items():
+        command = [sys.executable, *(option.replace("{main}", MAIN) for option in options)]
+        seconds = [process.watch(command)[0] for _ in range(repeats)]
+        rows.append({"": name, "wall time": report.spread(seconds), "imports torch": imports_torch(options[1])})
+    return report.section("Start-up", f"Medians of {repeats} (smallest to largest).", report.table(rows))
+
+
+def imports_torch(code: str) -> str:
+    """Whether a piece of Python imports torch: ``yes`` or ``no``."""
+    code = code.replace("{main}", MAIN)
+    told = "import atexit, sys; atexit.register(lambda: print('torch:', 'torch' in sys.modules, file=sys.stderr)); "
+    done = subprocess.run([sys.executable, "-c", told + code], capture_output=True, text=True, check=False)
+    return "yes" if "torch: True" in done.stderr else "no"
