@@ -7,9 +7,9 @@ from pathlib import Path
 
 import fire
 
-from . import loader, memory, predict, report, startup, study
+from . import loader, memory, predict, report, startup, study, training
 
-TOPICS = ("startup", "loader", "memory", "predict")
+TOPICS = ("startup", "loader", "training", "memory", "predict")
 
 
 def main(
@@ -23,7 +23,7 @@ def main(
     """Measure, and print a Markdown table a topic.
 
     Args:
-        topics: of startup, loader, memory, predict; all by default.
+        topics: of startup, loader, training, memory, predict; all by default.
         output: file that the tables are written to as well.
         repeats: runs of which the median is told.
         cache: folder for studies, weights and outputs.
@@ -39,6 +39,7 @@ def main(
     measure = {
         "startup": lambda: startup.main(repeats),
         "loader": lambda: loader.main(repeats, folder),
+        "training": lambda: training.main(repeats),
         "memory": lambda: memory.main(folder),
         "predict": lambda: predict.main(repeats, folder, segmenter, classifier),
     }

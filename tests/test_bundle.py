@@ -236,6 +236,8 @@ def test_classification_is_the_same_in_evaluation_and_prediction():
     for key in (
         "classifier_settings",
         "network_def",
+        "compute",
+        "trained",
         "network",
         "preprocessing",
         "dataset",
@@ -584,7 +586,14 @@ def test_zip_carries_own_weights(builder, tmp_path):
         (tmp_path / "bundle" / name).mkdir(parents=True, exist_ok=True)
     (tmp_path / "custom_transforms").mkdir()
     (tmp_path / "bundle" / "configs" / "metadata.json").write_text('{"version": "1.2.3"}')
-    names = ["LICENSE", "large_files.yml", "models/README.md", "models/segmentation.pt", "models/model_T2w.pt"]
+    names = [
+        "LICENSE",
+        "large_files.yml",
+        "models/README.md",
+        "models/calibration.npz",
+        "models/segmentation.pt",
+        "models/model_T2w.pt",
+    ]
     for name in [*names, "models/other.pt", "models/released/start.pth", "__init__.py", "scripts/.hidden"]:
         (tmp_path / "bundle" / name).touch()
     with zipfile.ZipFile(builder.build_bundle(tmp_path, tmp_path)) as archive:

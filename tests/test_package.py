@@ -18,6 +18,8 @@ from packaging.specifiers import SpecifierSet
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("custom_transforms", "bundle")
 NOT_FOR_PREDICTION = {
+    "openvino",
+    "nncf",
     "brats-mri-radiogenomics",
     "gdown",
     "hypothesis",
@@ -96,7 +98,15 @@ def test_name_python_and_licence(wheel, declared):
 
 
 def test_what_prediction_needs_is_kept_apart(declared):
-    assert set(declared.get_all("Provides-Extra")) == {"train", "phantom", "demo", "mlflow", "download", "dev"}
+    assert set(declared.get_all("Provides-Extra")) == {
+        "train",
+        "openvino",
+        "phantom",
+        "demo",
+        "mlflow",
+        "download",
+        "dev",
+    }
     requirements = [Requirement(text) for text in declared.get_all("Requires-Dist")]
     core = {requirement.name for requirement in requirements if requirement.marker is None}
     assert {"monai", "torch", "timm", "segmentation-models-pytorch", "pydicom", "nibabel", "fire"} <= core
@@ -115,7 +125,7 @@ def test_wheel_holds_the_bundle(wheel):
     }
     assert len(sources) > 30
     assert sources <= names
-    assert "radiogenomics/LICENSE" in names
+    assert {"radiogenomics/LICENSE", "radiogenomics/models/calibration.npz"} <= names
     assert any(name.endswith(".dist-info/licenses/LICENSE") for name in names)
     top = {name.split("/")[0] for name in names if ".dist-info" not in name}
     assert top == {"radiogenomics", "custom_transforms"}
