@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from custom_transforms import SampleSlices, SlicePlanes, TumorRatioFilter
 
+from . import distributed
 from .datalists import MRI_TYPES, write_json
 from .prepared import PreparedError, PreparedSeries, write_series
 
@@ -203,7 +204,15 @@ class PreparationIndex:
             self.errors[name] = dict(summary)
 
     def write(self) -> dict[str, dict[str, Any]]:
-        """Write the index and return its rows, ``"<patient>/<mri_type>" -> {"file", "slices", "kept", … | "error"}``."""
+        """Write the index and return its rows, ``"<patient>/<mri_type>" -> {"file", "slices", "kept", … | "error"}``.
+
+        Several processes must call this together, when each is done with its share.
+        """
+        self.errors = gather_errors(self.errors)
+        return self._write()
+
+    @distributed.by_first
+    def _write(self) -> dict[str, dict[str, Any]]:
         rows: dict[str, dict[str, Any]] = {}
         for item in self.items:
             name = f"{item['patient']}/{item['mri_type']}"
@@ -218,6 +227,17 @@ class PreparationIndex:
             "%s: %d series, %d with usable slices, %d failed", self.prepared_dir, len(rows), kept, len(self.errors)
         )
         return rows
+
+
+def gather_errors(errors: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The failed series of all processes; the first of them says in the log what the others, being silent, could not."""
+    gathered = dict(errors)
+    for part in distributed.gather(gathered.copy()):
+        for name, summary in part.items():
+            if name not in gathered:
+                logger.warning("%s: %s", name, summary["error"])
+                gathered[name] = summary
+    return gathered
 
 
 def _who(item: Mapping[str, Any]) -> dict[str, Any]:
@@ -314,7 +334,7 @@ def prepare_segmentation(
     configuration: Mapping[str, Any],
     num_workers: int = 0,
 ) -> dict[str, dict[str, Any]]:
-    """Prepare the labelled volumes of stage 1 that are not prepared yet and write the index.
+    """Prepare the labelled volumes of stage 1 that are not prepared yet, each process its share, and write the index.
 
     Args:
         items: from :func:`segmentation_items`.
@@ -326,23 +346,37 @@ def prepare_segmentation(
     Returns:
         Rows of the index by ``"<patient>/<mri_type>/<plane>"``.
     """
-    by_plane = [
-        {**item, "output": output, "plane": plane} for item in items for plane, output in item["outputs"].items()
-    ]
-    missing = {(item["patient"], item["mri_type"]) for item in pending(by_plane)}
-    todo = [item for item in items if (item["patient"], item["mri_type"]) in missing]
-    errors = {}
+    mine = distributed.share(items)
+    missing = {(item["patient"], item["mri_type"]) for item in pending(_by_plane(mine))}
+    todo = [item for item in mine if (item["patient"], item["mri_type"]) in missing]
+    errors: dict[str, dict[str, Any]] = {}
     loader = DataLoader(SeriesDataset(todo, transform), batch_size=None, num_workers=num_workers, collate_fn=as_is)
-    for done in tqdm(loader, desc="prepare segmentation", unit="volume", disable=not todo):
+    quiet = not todo or not distributed.is_first()
+    for done in tqdm(loader, desc="prepare segmentation", unit="volume", disable=quiet):
         if done["error"]:
-            logger.warning("%s/%s: %s", done["patient"], done["mri_type"], done["error"])
-            errors[done["patient"], done["mri_type"]] = done["error"]
+            name = f"{done['patient']}/{done['mri_type']}"
+            logger.warning("%s: %s", name, done["error"])
+            errors[name] = {**_who(done), "error": done["error"]}
+    return _write_segmentation_index(items, gather_errors(errors), prepared_dir, configuration)
+
+
+def _by_plane(items: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    return [{**item, "output": output, "plane": plane} for item in items for plane, output in item["outputs"].items()]
+
+
+@distributed.by_first
+def _write_segmentation_index(
+    items: Sequence[Mapping[str, Any]],
+    errors: Mapping[str, dict[str, Any]],
+    prepared_dir: str | Path,
+    configuration: Mapping[str, Any],
+) -> dict[str, dict[str, Any]]:
     rows: dict[str, dict[str, Any]] = {}
-    for item in by_plane:
-        name = f"{item['patient']}/{item['mri_type']}/{item['plane']}"
-        error = errors.get((item["patient"], item["mri_type"]))
-        if error:
-            rows[name] = {**_who(item), "plane": item["plane"], "error": error}
+    for item in _by_plane(items):
+        series = f"{item['patient']}/{item['mri_type']}"
+        name = f"{series}/{item['plane']}"
+        if series in errors:
+            rows[name] = {**_who(item), "plane": item["plane"], "error": errors[series]["error"]}
         else:
             file = Path(item["output"]).relative_to(prepared_dir).as_posix()
             rows[name] = {"file": file, **PreparedSeries(item["output"]).info}
