@@ -63,8 +63,16 @@ def join(device: torch.device | str) -> int:
         The number of processes.
     """
     if not dist.is_initialized():
-        idist.initialize("nccl" if torch.device(device).type == "cuda" else "gloo", timeout=TIMEOUT)
-        atexit.register(idist.finalize)
+        gpu = torch.device(device).type == "cuda"
+        if gpu:
+            torch.cuda.set_device(device)
+        store, rank, count = next(dist.rendezvous("env://"))
+        if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+            # torchrun keeps its store when it starts processes again, and the addresses of those that died are still in it
+            store = dist.PrefixStore(f"attempt_{os.environ['TORCHELASTIC_RESTART_COUNT']}", store)
+        dist.init_process_group("nccl" if gpu else "gloo", store=store, rank=rank, world_size=count, timeout=TIMEOUT)
+        atexit.register(dist.destroy_process_group)
+    idist.sync()
     if not is_first():
         logging.disable(logging.WARNING)
     return idist.get_world_size()
