@@ -282,9 +282,12 @@ def two(cohort, weights, one, tmp_path_factory):
     jobs.append(["resumed", "train_classification", {**begun, "max_epochs": 3, "resume": True}])
     normalised = {key: value for key, value in settings["segmentation"][1].items() if key not in PLAIN_SEGMENTER}
     normalised |= {**SEGMENTER, "batch_size": 4, "output_dir": folder / "normalised", "max_epochs": 2}
-    normalised |= {"flip_probability": 0.5, "affine_probability": 0.5}
+    normalised |= {"flip_probability": 0.5, "affine_probability": 0.5, "learning_rate": 0.02}
+    # one patient trains, two validate: one for each process
+    split = "$datalists.segmentation_split(@datalist, @dataset_dir, @fold, @classification_datalist)[::-1]"
+    normalised["split"] = split
     jobs.append(["normalised", "train_segmentation", normalised])
-    evaluated = {key: normalised[key] for key in ("datalist", "prepared_dir", "num_workers", "amp")}
+    evaluated = {key: normalised[key] for key in ("datalist", "prepared_dir", "num_workers", "amp", "split")}
     evaluated |= {"segmenter": folder / "normalised" / "segmentation.pt", "output_dir": folder / "overlap"}
     jobs.append(["overlap", "evaluate_segmentation", evaluated])
     killed = {**settings["series"][1], **trapped(1), "prepared_dir": folder / "killed"}
@@ -354,7 +357,9 @@ def test_batch_normalisation_is_validated_as_it_is_saved(two):
     """Each process has running means of its own within an epoch; those of the first are validated by all, and saved."""
     folder = two[0]
     best = read_weights(folder / "normalised" / "segmentation.pt")[1]["trained"]
-    found = [float(row["dice"]) for row in read_rows(folder / "overlap" / "overlap.csv") if row["dice"]]
+    rows = read_rows(folder / "overlap" / "overlap.csv")
+    assert len({row["patient"] for row in rows}) == 2
+    found = [float(row["dice"]) for row in rows if row["dice"]]
     assert np.mean(found) == pytest.approx(best["dice"], abs=1e-6)
 
 
