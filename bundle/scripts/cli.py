@@ -459,18 +459,13 @@ def main() -> None:
         hint = ""
         if isinstance(known, ImportError) and "pip install" not in str(known):
             hint = ". Optional packages: pip install 'brats-mri-radiogenomics[demo]'"
-        sys.exit(1 if _is_other() else f"error: {known}{hint}\n(RADIOGENOMICS_DEBUG=1 shows where)")
-
-
-def _is_other() -> bool:
-    """Whether this is one of several processes, and not the first, which speaks for all."""
-    return int(os.environ.get("RANK") or 0) > 0
+        sys.exit(f"error: {known}{hint}\n(RADIOGENOMICS_DEBUG=1 shows where)")
 
 
 def _shown(result: Any) -> Any:
     """What Fire prints of a command's result."""
-    if _is_other():
-        return None
+    if int(os.environ.get("RANK") or 0) > 0:
+        return None  # of several processes the first one speaks
     if isinstance(result, Mapping):
         import yaml
 
