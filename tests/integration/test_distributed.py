@@ -105,7 +105,7 @@ class KeepFacts(preparation.KeepFacts):
         last = int(os.environ.get("RANK", 0)) + 1 == int(os.environ.get("WORLD_SIZE", 1))
         if last and self.count == 3 and os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == self.attempt:
             folder = Path(data["output"]).parents[1]
-            there = {str(file.relative_to(folder)): file.stat().st_mtime_ns for file in folder.rglob("*.h5")}
+            there = {str(file.relative_to(folder)): file.stat().st_mtime_ns for file in folder.rglob("[!.]*.h5")}
             (folder / "there.json").write_text(json.dumps(there))
             os.kill(os.getpid(), signal.SIGKILL)
         return super().__call__(data)
@@ -143,7 +143,8 @@ def read_rows(file):
 
 
 def times(folder):
-    return {str(path.relative_to(folder)): path.stat().st_mtime_ns for path in sorted(Path(folder).rglob("*.h5"))}
+    """Of the prepared files; hidden ones are what a killed process was writing."""
+    return {str(path.relative_to(folder)): path.stat().st_mtime_ns for path in sorted(Path(folder).rglob("[!.]*.h5"))}
 
 
 def timeless(content):
