@@ -65,7 +65,7 @@ def join(device: torch.device | str) -> int:
     if not dist.is_initialized():
         gpu = torch.device(device).type == "cuda"
         if gpu:
-            torch.cuda.set_device(device)
+            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))  # which plain "cuda" then means
         store, rank, count = next(dist.rendezvous("env://"))
         if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
             # torchrun keeps its store when it starts processes again, and the addresses of those that died are still in it

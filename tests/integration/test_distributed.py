@@ -58,7 +58,7 @@ TRAINING = {
     },
 }
 KEEP_ALL = {"min_tumor_ratio": -1, "num_workers": 0, "amp": False}
-# the order of the items that two processes have between them; all but an overlay's own sampler knows
+# the order in which two processes take the items between them; one process alone has another
 SAME_ORDER = {
     "train#sampler": "$monai.data.DistributedSampler(@train#dataset, num_replicas=1, rank=0, shuffle=True, seed=@seed)"
 }
