@@ -136,6 +136,7 @@ def test_every_job_has_its_configuration():
         "evaluate_classification",
         "inference",
         "inference_segmentation",
+        "distributed",
     } <= set(JOBS)
 
 
@@ -193,9 +194,10 @@ def test_runs_by_its_own_name_too(job):
 def commands(text):
     """Option names of every ``monai.bundle run`` command in a text, by configuration."""
     joined = re.sub(r"\\\n[#\s]*", " ", text)
-    for line in re.findall(r"python -m monai\.bundle run .*", joined):
+    for line in re.findall(r"-m monai\.bundle run .*", joined):
         options = re.findall(r"--(\w+)", line)
-        yield Path(re.search(r"--config_file (\S+)", line)[1]), set(options) - {"config_file", "tracking"}
+        files = re.search(r"--config_file (\S+)", line)[1].strip('"[]').split(",")  # one, or a list in quotes
+        yield [Path(file.strip("'")) for file in files], set(options) - {"config_file", "tracking"}
 
 
 @pytest.mark.parametrize(
@@ -204,11 +206,55 @@ def commands(text):
 def test_commands_in_documents_name_what_is_there(file):
     found = list(commands(file.read_text(encoding="utf-8")))
     assert found
-    for config, options in found:
+    for configs, options in found:
         if file.suffix == ".yaml":
-            assert config.name == file.name
-        assert (CONFIGS / config.name).is_file()
-        assert options <= set(read(config.stem)), f"{config}: no such value to override"
+            assert file.name in [config.name for config in configs]
+        assert all((CONFIGS / config.name).is_file() for config in configs)
+        assert options <= {key for config in configs for key in read(config.stem)}, (
+            f"{configs}: no such value to override"
+        )
+
+
+# Many processes
+
+OVERLAY = "distributed"
+
+
+@pytest.mark.parametrize("job", [job for job in JOBS if job not in (OVERLAY, "phantom")])
+def test_what_is_laid_over_a_job_is_there(job):
+    """Every job joins before it looks at its data, and alone is what it is without the other configuration."""
+    config, overlay = read(job), read(OVERLAY)
+    assert set(overlay) - set(config) <= {"device"}
+    assert config["processes"] == "$distributed.alone()"
+    assert "$import scripts.distributed as distributed" in config["imports"]
+    (begins,) = [config[key] for key in ("training", "evaluation", "inference", "preparing") if key in config] or [
+        config["run"]
+    ]
+    assert begins[:2].count("@processes") == 1
+
+
+@pytest.mark.parametrize("job", [job for job in JOBS if job not in (OVERLAY, "phantom")])
+def test_bars_and_curves_are_those_of_the_first_process(job):
+    def components(value):
+        if isinstance(value, dict):
+            yield value
+        for part in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+            yield from components(part)
+
+    for part in components(read(job)):
+        if str(part.get("_target_")).endswith(("ProgressBar", "TensorBoardStatsHandler")):
+            assert part["_disabled_"] == "$not distributed.is_first()"
+
+
+@pytest.mark.parametrize("job", ["train_segmentation", "train_classification"])
+def test_only_the_trainer_has_the_parallel_network(job):
+    """So that weights and checkpoint have plain keys, and validation needs no step in common."""
+    config = read(job)
+    assert json.dumps(config).count("distributed.parallel(") == 1
+    assert config["train"]["trainer"]["network"] == "$distributed.parallel(@network)"
+    assert config["validate"]["evaluator"]["network"] == "@network"
+    targets = [handler["_target_"] for handler in config["train"]["handlers"]]
+    assert targets.index("scripts.distributed.SameBuffers") < targets.index("ValidationHandler")
 
 
 # What several configurations say must be the same
@@ -244,6 +290,7 @@ def test_classification_is_the_same_in_evaluation_and_prediction():
         "dataloader",
         "inferer",
         "patients",
+        "series",
         "handlers",
         "evaluator",
         "rows",

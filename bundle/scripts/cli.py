@@ -39,6 +39,8 @@ def _scripts(module: str) -> ModuleType:
 def run_config(config: str, **overrides: Any) -> None:
     """Run one of the bundle's configurations, as ``python -m monai.bundle run --config_file …`` does.
 
+    In one of several processes that ``torchrun`` started, ``configs/distributed.yaml`` is laid over it.
+
     Args:
         config: its name, ``train_segmentation`` for example.
         overrides: values for ids of the configuration; None leaves the configuration's own.
@@ -49,9 +51,11 @@ def run_config(config: str, **overrides: Any) -> None:
     _scripts("runs")
     from monai.bundle import ConfigParser, ConfigWorkflow
 
-    file = BUNDLE_ROOT / "configs" / f"{config}.yaml"
+    files = [str(BUNDLE_ROOT / "configs" / f"{config}.yaml")]
+    if int(os.environ.get("WORLD_SIZE") or 1) > 1:
+        files.append(str(BUNDLE_ROOT / "configs" / "distributed.yaml"))
     parser = ConfigParser()
-    parser.read_config(str(file))
+    parser.read_config(files)
     values = {key: value for key, value in overrides.items() if value is not None}
     for key in values:
         if key.replace("#", "::") not in parser:
@@ -59,7 +63,7 @@ def run_config(config: str, **overrides: Any) -> None:
             hint = f"; did you mean --{close[0]}?" if close else f"; it knows {', '.join(_settings(parser.get()))}"
             raise ValueError(f"{config} has no setting {key!r}{hint}")
     workflow = ConfigWorkflow(
-        config_file=str(file),
+        config_file=files,
         meta_file=str(BUNDLE_ROOT / "configs" / "metadata.json"),
         logging_file=False,
         workflow_type=None,
@@ -478,6 +482,8 @@ def main() -> None:
 
 def _shown(result: Any) -> Any:
     """What Fire prints of a command's result."""
+    if int(os.environ.get("RANK") or 0) > 0:
+        return None  # of several processes the first one speaks
     if isinstance(result, Mapping):
         import yaml
 

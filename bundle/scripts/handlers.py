@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import ignite.distributed as idist
 import numpy as np
 import torch
 from ignite.engine import Engine, Events
@@ -20,6 +21,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
+from . import distributed
 from .files import write_csv
 from .weights import save_weights
 
@@ -47,7 +49,9 @@ class EpochSeed:
 
     def __call__(self, engine: Engine) -> None:
         """Seed Python, NumPy, torch (which seeds the loader's order and workers) and the transforms."""
-        seed = int(np.random.SeedSequence([self.seed, engine.state.epoch]).generate_state(1)[0])
+        # several processes turn and flip their slices each in its own way
+        others = [] if distributed.is_first() else [idist.get_rank()]
+        seed = int(np.random.SeedSequence([self.seed, engine.state.epoch, *others]).generate_state(1)[0])
         random.seed(seed)
         np.random.seed(seed)  # transforms of other libraries draw from it
         torch.manual_seed(seed)
@@ -91,7 +95,8 @@ class TrainingProgress:
     """After each epoch's validation: schedule, early stop, best weights, last checkpoint and history, in this order.
 
     The last checkpoint holds network, optimizer, scheduler, trainer, early stop and best score, whole or not at all; with
-    ``resume`` a run goes on from it. The best weights are a file of :mod:`scripts.weights`.
+    ``resume``, or when ``torchrun`` starts it again, a run goes on from it. The best weights are a file of
+    :mod:`scripts.weights`. Of several processes, which all come to the same scores, the first one writes.
 
     Args:
         output_dir: folder of the run.
@@ -149,7 +154,7 @@ class TrainingProgress:
     def load(self, engine: Trainer) -> None:
         """Go on from the last checkpoint; a run that had stopped stays so."""
         path = self.output_dir / LAST_CHECKPOINT
-        if not self.resume or not path.is_file():
+        if not (self.resume or distributed.restarted()) or not path.is_file():
             return
         max_epochs = engine.state.max_epochs
         state = torch.load(path, map_location="cpu", weights_only=True)
@@ -173,11 +178,13 @@ class TrainingProgress:
         self.best.stopped = bool(engine.should_terminate)
         rate = self.optimizer.param_groups[0]["lr"]
         loss = engine.state.metrics.get("train_loss", float("nan"))
-        self.history.add({"epoch": engine.state.epoch, "lr": rate, "train_loss": loss, **metrics})
+        if distributed.is_first():
+            self.history.add({"epoch": engine.state.epoch, "lr": rate, "train_loss": loss, **metrics})
         if self.best.epoch == 0 or self.best.current > self.best.score:
             self.best.score, self.best.epoch = self.best.current, engine.state.epoch
             details = {"epoch": engine.state.epoch, self.metric: float(value)}
-            save_weights(self.network, {**self.settings, "trained": details}, self.output_dir / self.weights_file)
+            if distributed.is_first():
+                save_weights(self.network, {**self.settings, "trained": details}, self.output_dir / self.weights_file)
         self.checkpoint(engine)
         logger.info(
             "epoch %d: %s %.4f (best %.4f in epoch %d)",

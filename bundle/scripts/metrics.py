@@ -13,6 +13,8 @@ from ignite.exceptions import NotComputableError
 from ignite.metrics import Metric
 from monai.metrics import compute_roc_auc
 
+from . import distributed
+
 REGIONS = ("WT", "ET")
 """Order of the regions in the channels of masks and predictions."""
 
@@ -28,7 +30,8 @@ class EngineMetric(Metric):
 class RegionOverlap(EngineMetric):
     """Dice or IoU of a region, over all slices of a patient, modality and plane together, then averaged.
 
-    Groups without the region in truth and prediction do not count.
+    Groups without the region in truth and prediction do not count. The groups are those of all processes, which must ask for
+    table and value together.
 
     Args:
         score: ``"dice"`` or ``"iou"``.
@@ -58,8 +61,12 @@ class RegionOverlap(EngineMetric):
 
     def table(self) -> list[dict[str, Any]]:
         """One row per patient, modality, plane and region, ``{…, "dice", "iou"}``; None where neither has the region."""
+        groups: dict[tuple[str, str, str], np.ndarray] = defaultdict(lambda: np.zeros((2, 3)))
+        for part in distributed.gather(dict(self._sums)):
+            for group, sums in part.items():
+                groups[group] += sums
         rows = []
-        for (patient, mri_type, plane), sums in sorted(self._sums.items()):
+        for (patient, mri_type, plane), sums in sorted(groups.items()):
             for region, (both, pred, true) in zip(REGIONS, sums, strict=True):
                 dice = 2 * both / (pred + true) if pred + true else None
                 iou = both / (pred + true - both) if pred + true else None
@@ -80,7 +87,7 @@ class RegionOverlap(EngineMetric):
 
 
 class MeanLoss(EngineMetric):
-    """Mean of a loss over the slices of a set.
+    """Mean of a loss over the slices of a set, batch by batch: which slices share a batch may matter to the loss.
 
     Args:
         loss: ``loss(pred, label) -> scalar``.
@@ -102,8 +109,9 @@ class MeanLoss(EngineMetric):
         self._count += count
 
     def compute(self) -> float:
-        """The mean."""
-        return self._sum / max(self._count, 1)
+        """The mean over the slices of all processes."""
+        sums, counts = zip(*distributed.gather((self._sum, self._count)), strict=True)
+        return sum(sums) / max(sum(counts), 1)
 
 
 class PatientProbabilities:
@@ -124,6 +132,15 @@ class PatientProbabilities:
         if label is not None:
             self.labels[patient] = int(label)
 
+    def gathered(self) -> PatientProbabilities:
+        """Those of all processes, which must call this together."""
+        whole = PatientProbabilities(self.prior)
+        for sequences, labels in distributed.gather((dict(self.sequences), self.labels)):
+            for patient, values in sequences.items():
+                whole.sequences[patient].update(values)
+            whole.labels.update(labels)
+        return whole
+
     def of_series(self, patient: str, mri_type: str) -> float | None:
         """Mean over a series' sequences; None without any."""
         values = self.sequences[patient].get(mri_type)
@@ -136,7 +153,7 @@ class PatientProbabilities:
 
 
 class PatientScore(EngineMetric):
-    """ROC AUC or log loss of patients' probabilities.
+    """ROC AUC or log loss of the probabilities of patients, those of all processes.
 
     Args:
         score: ``"auc"`` or ``"log_loss"``.
@@ -160,9 +177,9 @@ class PatientScore(EngineMetric):
 
     def compute(self) -> float:
         """The score; NaN for an AUC of patients who all have the same label."""
-        labels = self.patients.labels
-        probabilities = [self.patients.of_patient(patient) for patient in labels]
-        return PATIENT_SCORES[self.score](list(labels.values()), probabilities)
+        patients = self.patients.gathered()
+        probabilities = [patients.of_patient(patient) for patient in patients.labels]
+        return PATIENT_SCORES[self.score](list(patients.labels.values()), probabilities)
 
 
 def roc_auc(labels: Sequence[int], probabilities: Sequence[float]) -> float:

@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from custom_transforms import SampleSlices, SlicePlanes, TumorRatioFilter
 
+from . import distributed
 from .datalists import MRI_TYPES
 from .files import write_json
 from .prepared import PreparedError, PreparedSeries, write_series
@@ -204,13 +205,28 @@ class PreparationIndex:
             self.errors[name] = dict(summary)
 
     def write(self) -> dict[str, dict[str, Any]]:
-        """Write the index and return its rows, ``"<patient>/<mri_type>" -> {"file", "slices", "kept", … | "error"}``."""
+        """Write the index and return its rows, ``"<patient>/<mri_type>" -> {"file", "slices", "kept", … | "error"}``.
+
+        Several processes must call this together, when each is done with its share.
+        """
+        self.errors = gather_errors(self.errors)
         rows = write_index(self.prepared_dir, self.configuration, self.items, self.errors)
         kept = sum(1 for row in rows.values() if row.get("kept"))
         logger.info(
             "%s: %d series, %d with usable slices, %d failed", self.prepared_dir, len(rows), kept, len(self.errors)
         )
         return rows
+
+
+def gather_errors(errors: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The failed series of all processes; the first of them says in the log what the others, being silent, could not."""
+    gathered = dict(errors)
+    for part in distributed.gather(gathered.copy()):
+        for name, summary in part.items():
+            if name not in gathered:
+                logger.warning("%s: %s", name, summary["error"])
+                gathered[name] = summary
+    return gathered
 
 
 def _who(item: Mapping[str, Any]) -> dict[str, Any]:
@@ -222,6 +238,7 @@ def _name(item: Mapping[str, Any]) -> str:
     return "/".join(item[key] for key in ("patient", "mri_type", "plane") if key in item)
 
 
+@distributed.by_first
 def write_index(
     prepared_dir: str | Path,
     configuration: Mapping[str, Any],
@@ -342,7 +359,7 @@ def prepare_segmentation(
     configuration: Mapping[str, Any],
     num_workers: int = 0,
 ) -> dict[str, dict[str, Any]]:
-    """Prepare the labelled volumes of stage 1 that are not prepared yet and write the index.
+    """Prepare the labelled volumes of stage 1 that are not prepared yet, each process its share, and write the index.
 
     Args:
         items: from :func:`segmentation_items`.
@@ -354,22 +371,25 @@ def prepare_segmentation(
     Returns:
         Rows of the index by ``"<patient>/<mri_type>/<plane>"``.
     """
-    by_plane = [
-        {**item, "output": output, "plane": plane} for item in items for plane, output in item["outputs"].items()
-    ]
-    missing = {(item["patient"], item["mri_type"]) for item in pending(by_plane)}
-    todo = [item for item in items if (item["patient"], item["mri_type"]) in missing]
+    mine = distributed.share(items)
+    missing = {(item["patient"], item["mri_type"]) for item in pending(_by_plane(mine))}
+    todo = [item for item in mine if (item["patient"], item["mri_type"]) in missing]
     errors: dict[str, dict[str, Any]] = {}
     loader = DataLoader(SeriesDataset(todo, transform), batch_size=None, num_workers=num_workers, collate_fn=as_is)
-    for done in tqdm(loader, desc="prepare segmentation", unit="volume", disable=not todo):
+    quiet = not todo or not distributed.is_first()
+    for done in tqdm(loader, desc="prepare segmentation", unit="volume", disable=quiet):
         if done["error"]:
             logger.warning("%s/%s: %s", done["patient"], done["mri_type"], done["error"])
             for plane in done["outputs"]:
                 row = {**_who({**done, "plane": plane}), "error": done["error"]}
                 errors[_name(row)] = row
-    rows = write_index(prepared_dir, configuration, by_plane, errors)
+    rows = write_index(prepared_dir, configuration, _by_plane(items), gather_errors(errors))
     logger.info("%s: %d slices kept", prepared_dir, sum(row.get("kept", 0) for row in rows.values()))
     return rows
+
+
+def _by_plane(items: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    return [{**item, "output": output, "plane": plane} for item in items for plane, output in item["outputs"].items()]
 
 
 def as_is(item: Any) -> Any:

@@ -15,6 +15,7 @@ from ignite.engine import Engine, Events
 from monai.data import MetaTensor
 from monai.transforms import Transform
 
+from . import distributed
 from .datalists import MRI_TYPES, lookup
 from .files import write_csv, write_json, written_whole
 from .metrics import PATIENT_SCORES, PatientProbabilities, RegionOverlap, auc_interval
@@ -69,6 +70,8 @@ def save_label_map(labels: np.ndarray, affine: np.ndarray, path: str | Path) -> 
 def write_masks(prepared_dir: str | Path, output_dir: str | Path) -> dict[str, str]:
     """Write the label map of every prepared series in the geometry of the series as it was read.
 
+    Each of several processes writes those of its share.
+
     Args:
         prepared_dir: folder of prepared series with its index.
         output_dir: folder for ``<patient>_<mri_type>.nii.gz``.
@@ -77,7 +80,7 @@ def write_masks(prepared_dir: str | Path, output_dir: str | Path) -> dict[str, s
         File names by ``"<patient>/<mri_type>"``.
     """
     written = {}
-    for name, row in read_index(prepared_dir).items():
+    for name, row in distributed.share(list(read_index(prepared_dir).items())):
         if "file" not in row:
             continue
         target = Path(output_dir) / f"{row['patient']}_{row['mri_type']}.nii.gz"
@@ -125,11 +128,15 @@ class PatientResults:
     ) -> list[dict[str, Any]]:
         """One row per patient asked for, in order, with a row for each of the modalities; nobody is left out.
 
+        Several processes must call this together; each of them then knows the patients of all.
+
         Args:
             entries: of the data list.
             prepared_dir: folder of prepared series with its index.
             classifiers: weights by modality.
         """
+        self.probabilities = self.probabilities.gathered()
+        self.seconds = {who: value for part in distributed.gather(self.seconds) for who, value in part.items()}
         index = read_index(prepared_dir)
         return [self._patient_row(entry, index, classifiers) for entry in entries]
 
@@ -175,6 +182,7 @@ class PatientResults:
         return {**result, "series": series}
 
 
+@distributed.by_first
 def write_predictions(
     rows: Sequence[Mapping[str, Any]],
     output_dir: str | Path,
@@ -217,6 +225,7 @@ def write_predictions(
     logger.info("%s: %d patients in submission.csv. %s", output_dir, len(submission), RESEARCH_ONLY)
 
 
+@distributed.by_first
 def write_evaluation(
     rows: Sequence[Mapping[str, Any]], output_dir: str | Path, mri_types: Sequence[str]
 ) -> dict[str, Any]:
@@ -272,7 +281,11 @@ def write_overlap(metric: RegionOverlap, output_dir: str | Path) -> dict[str, An
     Returns:
         Dice and IoU by region, overall, and per modality and per plane.
     """
-    rows = metric.table()
+    return _write_overlap(metric.table(), output_dir)
+
+
+@distributed.by_first
+def _write_overlap(rows: Sequence[Mapping[str, Any]], output_dir: str | Path) -> dict[str, Any]:
     write_csv(rows, Path(output_dir) / "overlap.csv")
     metrics: dict[str, Any] = {"note": RESEARCH_ONLY, "patients": len({row["patient"] for row in rows})}
     for group in ("all", "mri_type", "plane"):

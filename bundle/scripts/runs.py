@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 from monai.bundle import ConfigParser
 
+from . import distributed
 from .files import written_whole
 
 logger = logging.getLogger(__name__)
@@ -22,10 +23,13 @@ class RunExistsError(FileExistsError):
     """A folder that holds the outputs of an earlier run."""
 
 
+@distributed.by_first
 def start(
     output_dir: str | Path, resume: bool = False, overwrite: bool = False, last_output: str | None = None
 ) -> Path:
     """Make the folder of a run and save the running bundle configuration in it.
+
+    What ``torchrun --max-restarts`` starts again goes on with what its earlier attempt began, unasked.
 
     Args:
         output_dir: folder of the run.
@@ -49,10 +53,14 @@ def start(
     if last_output is not None and not (folder / last_output).exists():
         resume = resume or not overwrite
     config = running_config()
+    launch = distributed.launch()
     if (folder / CONFIG_FILE).is_file():
-        job = yaml.safe_load((folder / CONFIG_FILE).read_text(encoding="utf-8")).get("job")
+        found = yaml.safe_load((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+        job = found.get("job")
         if config is not None and job != config.get("job"):
             raise RunExistsError(f"{folder} holds the outputs of another job, {job}; name another folder")
+        if distributed.restarted() and launch is not None and found.get("launch") == launch:
+            resume, overwrite = True, False
         if not resume and not overwrite:
             go_on = "" if last_output else "go on with it (--resume), "
             raise RunExistsError(
@@ -64,6 +72,8 @@ def start(
         raise RunExistsError(f"{folder} is not empty, but holds no run of this project; it is not overwritten")
     folder.mkdir(parents=True, exist_ok=True)
     if config is not None:
+        if launch is not None:
+            config["launch"] = launch  # by which a later attempt knows that this folder is its own
         with written_whole(folder / CONFIG_FILE) as temporary:
             temporary.write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True), encoding="utf-8")
     logger.info("outputs go to %s", folder)

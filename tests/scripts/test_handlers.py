@@ -350,6 +350,15 @@ def test_without_resume_a_checkpoint_is_not_looked_at(tmp_path):
     assert Run(tmp_path, max_epochs=2).go().trained == [1, 2]
 
 
+def test_a_run_that_torchrun_starts_again_goes_on_unasked(tmp_path, monkeypatch):
+    whole = Run(tmp_path / "whole").go()
+    Run(tmp_path / "broken", kill_in=4).go()
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    again = Run(tmp_path / "broken").go()
+    assert again.trained == [4, 5, 6]
+    assert equal(whole.state(), again.state())
+
+
 def test_resume_without_a_checkpoint_begins(tmp_path):
     assert Run(tmp_path, max_epochs=2, resume=True).go().trained == [1, 2]
 

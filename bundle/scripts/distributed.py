@@ -1,0 +1,234 @@
+"""Many processes, on one machine or on several: what the configurations call. With one process nothing here does anything.
+
+``torchrun`` starts the processes and ``configs/distributed.yaml`` joins them. Data go from one to another through the file
+system alone; beside gradients and scores they tell each other only who is done and what failed.
+"""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import hashlib
+import logging
+import os
+import warnings
+from collections.abc import Callable, Sequence, Sized
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
+
+import ignite.distributed as idist
+import torch
+import torch.distributed as dist
+from ignite.engine import Engine, Events
+from monai.data import DistributedSampler
+from torch import nn
+from torch.distributed.nn.functional import all_gather
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import Dataset
+
+T = TypeVar("T")
+P = ParamSpec("P")
+
+TIMEOUT = timedelta(days=30)
+"""How long one process waits for the others: preparing a cohort may take one of them days longer."""
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# processes
+
+
+def alone() -> int:
+    """The number of processes of a job that ``configs/distributed.yaml`` is not laid over: 1.
+
+    Raises:
+        ValueError: when several were started, which would all do the same and write into the same files.
+    """
+    count = int(os.environ.get("WORLD_SIZE") or 1)
+    if count > 1:
+        raise ValueError(
+            f"{count} processes were started (WORLD_SIZE), but configs/distributed.yaml is not laid over this job: "
+            "--config_file \"['…/JOB.yaml','…/distributed.yaml']\""
+        )
+    return 1
+
+
+def join(device: torch.device | str) -> int:
+    """Join the processes that ``torchrun`` started, over nccl for GPUs and gloo else; all but the first fall silent.
+
+    Args:
+        device: of this process.
+
+    Returns:
+        The number of processes.
+    """
+    if not dist.is_initialized():
+        gpu = torch.device(device).type == "cuda"
+        if gpu:
+            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))  # which plain "cuda" then means
+        store, rank, count = next(dist.rendezvous("env://"))
+        if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+            # torchrun keeps its store when it starts processes again, and the addresses of those that died are still in it
+            store = dist.PrefixStore(f"attempt_{os.environ['TORCHELASTIC_RESTART_COUNT']}", store)
+        dist.init_process_group("nccl" if gpu else "gloo", store=store, rank=rank, world_size=count, timeout=TIMEOUT)
+        atexit.register(dist.destroy_process_group)
+    idist.sync()
+    if not is_first():
+        logging.disable(logging.WARNING)
+    return idist.get_world_size()
+
+
+def device() -> torch.device:
+    """A GPU of its own for each process of a machine, or the CPU where there is none."""
+    return torch.device(f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu")
+
+
+def is_first() -> bool:
+    """Whether this process is the one that writes what there is one of: weights, tables, indices, curves, logs."""
+    return idist.get_rank() == 0
+
+
+def launch() -> str | None:
+    """A name of what ``torchrun`` started, the same in all its attempts; None without torchrun."""
+    # of all that torchrun tells its processes, only the folder of its logs differs from launch to launch
+    file = os.environ.get("TORCHELASTIC_ERROR_FILE")
+    return hashlib.sha256(str(Path(file).parents[2]).encode()).hexdigest()[:16] if file else None
+
+
+def restarted() -> bool:
+    """Whether ``torchrun --max-restarts`` started this process again after one of them had died."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT") or 0) > 0
+
+
+def gather(value: T) -> list[T]:
+    """The values of all processes, in the same order everywhere. All processes must call this."""
+    values = [value] * idist.get_world_size()
+    if len(values) > 1:
+        dist.all_gather_object(values, value)
+    return values
+
+
+def by_first(function: Callable[P, T]) -> Callable[P, T]:
+    """Decorator of a function that the first process alone runs; the others wait for what it returns or raises.
+
+    All processes must call it.
+    """
+
+    @functools.wraps(function)
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> T:
+        if idist.get_world_size() == 1:
+            return function(*args, **kwargs)
+        outcome: list[Any] = [None, None]
+        if is_first():
+            try:
+                outcome[0] = function(*args, **kwargs)
+            except Exception as error:
+                outcome[1] = error
+        dist.broadcast_object_list(outcome)
+        if outcome[1] is not None:
+            raise outcome[1]
+        return outcome[0]
+
+    return wrapper
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# data
+
+
+def share(items: Sequence[T], by: str | None = None) -> list[T]:
+    """This process's share of a list: every item is in exactly one share, and the split depends on nothing but the list.
+
+    Args:
+        items: the same in all processes.
+        by: key of a value, ``"patient"`` for example, whose items must stay together.
+    """
+    rank, count = idist.get_rank(), idist.get_world_size()
+    if by is None:
+        return list(items[rank::count])
+    rows: list[Any] = list(items)
+    mine = set(list(dict.fromkeys(row[by] for row in rows))[rank::count])
+    return [row for row in rows if row[by] in mine]
+
+
+def sampler(dataset: Dataset, shuffle: bool, seed: int) -> DistributedSampler | None:
+    """Sampler of a training set's share in an epoch, drawn from the seed and the epoch's number; None without others.
+
+    The processes' batches of a step together are the batch that one process of as many items a batch would have. Some items
+    come twice in an epoch where their number can't be divided by that of the processes.
+    """
+    return DistributedSampler(dataset, shuffle=shuffle, seed=seed) if dist.is_initialized() else None
+
+
+def epoch_length(loader: Sized) -> int:
+    """Batches in a validation: at least one, even of nothing, so that a process without patients takes part in the metrics."""
+    if idist.get_world_size() == 1 or len(loader):
+        return len(loader)
+    warnings.filterwarnings("ignore", message="Data iterator can not provide data")
+    return 1
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# training
+
+
+def parallel(network: nn.Module) -> nn.Module:
+    """The network for the trainer, with gradients that are averaged over the processes.
+
+    Everything else keeps the network itself, whose parameters these are: state dicts have plain keys, and validation needs
+    no step in common. Batch normalisation of the whole batch exists for GPUs only (``torch.nn.SyncBatchNorm``): on CPUs each
+    process normalises by its own batch.
+    """
+    if idist.get_world_size() == 1:
+        return network
+    if next(network.parameters()).device.type == "cuda":
+        from timm.layers import convert_sync_batchnorm  # torch's own would lose the activations in timm's layers
+
+        convert_sync_batchnorm(network)
+    # the frozen part of a warm-up has no gradients
+    return DistributedDataParallel(network, find_unused_parameters=True)
+
+
+def whole_batch(loss: nn.Module) -> nn.Module:
+    """The loss of all processes' batches as one: a Dice over a batch is not the mean of those over its parts."""
+    return loss if idist.get_world_size() == 1 else WholeBatchLoss(loss)
+
+
+class WholeBatchLoss(nn.Module):
+    """A loss of the batches of all processes, which must be of one size; differentiable.
+
+    Args:
+        loss: ``loss(pred, label) -> scalar`` of a batch ``(B, ...)``.
+    """
+
+    def __init__(self, loss: nn.Module) -> None:
+        super().__init__()
+        self.loss = loss
+
+    def forward(self, pred: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
+        """The same value in all processes."""
+        # every process's gradients come back to every process, and are averaged with those of the network
+        return self.loss(torch.cat(all_gather(pred)), torch.cat(all_gather(label)))
+
+
+class SameBuffers:
+    """Ignite handler that gives all processes the first one's buffers after an epoch, before they validate and save.
+
+    Running means of batch normalisation are each process's own within a step.
+
+    Args:
+        network: the network that trains.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        self.network = network
+
+    def attach(self, engine: Engine) -> None:
+        """Act after each epoch."""
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        """Broadcast."""
+        if idist.get_world_size() > 1:
+            for buffer in self.network.buffers():
+                dist.broadcast(buffer, src=0)
