@@ -27,6 +27,8 @@ VARIANTS: dict[str, str] = {
     "exact": "--exact True",
 }
 """Options of ``radiogenomics predict`` that are measured, by name."""
+REGIONS = {"WT": 1, "ET": 2}
+"""Smallest value of each region in a label map."""
 
 
 @dataclass
@@ -83,6 +85,9 @@ def main(
         measured = measure(input_folder, folder / "predict", files, {name: VARIANTS[name] for name in names}, repeats)
         limit = floor.measure(segmenter_settings(files["segmenter"]), classifier_settings({"all": files["classifier"]}))
         paragraphs += [f"### {title}", _facts(measured, limit), _table(measured, limit), _parts(measured)]
+        if input_folder != real:
+            seg = next((study.cohort(folder) / "task1" / "BraTS2021_00000").glob("*_seg.nii.gz"))
+            paragraphs.append(truth(folder / "predict" / YARDSTICK, seg) + ".")
         paragraphs += [f"{name} failed: `{one.error}`" for name, one in measured.items() if one.error]
     return report.section("Prediction", *paragraphs)
 
@@ -160,17 +165,31 @@ def agreement(first: Path, second: Path) -> dict[str, float]:
             if None not in pair:
                 differences.append(abs(pair[0] - pair[1]))
             name = f"{patient}_{mri_type}.nii.gz"
-            maps = [_label_map(folder / "masks" / name) for folder in (first, second)]
-            for region, least in (("WT", 1), ("ET", 2)):
-                masks = [labels >= least for labels in maps]
-                total = sum(int(mask.sum()) for mask in masks)
-                dice[region].append(2 * int((masks[0] & masks[1]).sum()) / total if total else 1.0)
+            maps = [_labels(folder / "masks" / name) for folder in (first, second)]
+            for region, least in REGIONS.items():
+                dice[region].append(_dice(maps[0] >= least, maps[1] >= least))
     return {"probability": max(differences), **{region: min(values) for region, values in dice.items()}}
 
 
-def _label_map(file: Path) -> np.ndarray:
+def truth(output: Path, seg: Path) -> str:
+    """How the masks of a prediction on the phantom study agree with its true labels: whether they are masks at all."""
+    labels = _labels(seg)
+    true = {"WT": labels > 0, "ET": labels == 4}
+    found = [_labels(file) for file in sorted((output / "masks").iterdir())]
+    means = {region: np.mean([_dice(one >= least, true[region]) for one in found]) for region, least in REGIONS.items()}
+    return "Mean Dice of the released way's masks with the phantom's true tumour: " + ", ".join(
+        f"{region} {mean:.3f}" for region, mean in means.items()
+    )
+
+
+def _labels(file: Path) -> np.ndarray:
     image: Any = nib.load(file)
     return np.asarray(image.dataobj)
+
+
+def _dice(first: np.ndarray, second: np.ndarray) -> float:
+    total = int(first.sum()) + int(second.sum())
+    return 2 * int((first & second).sum()) / total if total else 1.0
 
 
 def _patients(output: Path) -> dict[str, Any]:

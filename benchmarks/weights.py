@@ -33,10 +33,10 @@ from .study import CACHE, cohort
 
 logger = logging.getLogger(__name__)
 
-SEGMENTER_STEPS = 250
+SEGMENTER_STEPS = 700
 CLASSIFIER_STEPS = 80
-CHECKPOINT_STEPS = 10
-CROP = 96  # pixels, of slices at the size that the segmentation network sees in inference
+CHECKPOINT_STEPS = 20
+CROP = 64  # pixels, of slices at the size that the segmentation network sees in inference
 SMALL = 96  # pixels, side of the slices that the classifier is trained on
 LARGEST_LOGIT = 1.5  # of training sequences, so that no probability is near 0 or 1
 
@@ -90,11 +90,10 @@ def segmenter(cache: Path = CACHE, steps: int = SEGMENTER_STEPS) -> Path:
 
     def draw(random: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
         crops = []
-        for number in range(8):
-            # three quarters with tumour, half of those about it; the rest anywhere in the brain
-            pool = with_tumour if number < 6 else torch.arange(len(stack))
+        for about_tumour in (True, True, True, False):  # the last one anywhere in the brain
+            pool = with_tumour if about_tumour else torch.arange(len(stack))
             image = stack[pool[random.integers(len(pool))]]
-            inside = torch.nonzero(image[1] > 127 if number < 3 else image[0] > 0)
+            inside = torch.nonzero(image[1] > 127 if about_tumour else image[0] > 0)
             middle = inside[random.integers(len(inside))].tolist()
             top, left = (int(np.clip(place - CROP // 2, 0, whole - CROP)) for place in middle)
             crop = image[:, top : top + CROP, left : left + CROP]
