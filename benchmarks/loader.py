@@ -69,7 +69,8 @@ def main(repeats: int = 3, cache: str | Path = study.CACHE, seconds: float = 10.
             rows.append({**row, "on disk": report.megabytes(process.size_on_disk(home / name))})
     return report.section(
         "Loading",
-        "Shuffled loaders with one worker process; the files are in the system's cache. Both deliver the same tensors. "
+        "Shuffled loaders with one worker process; the files are in the system's cache. Both deliver the same values, as released in "
+        "float32, ours in uint8. "
         f"Medians of {repeats} (smallest to largest).",
         report.table(rows),
     )

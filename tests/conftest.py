@@ -20,6 +20,14 @@ def real_data() -> Path:
 
 
 @pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory):
+    """Networks that tests compile are kept from test to test, apart from the real ones."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(os.environ, "XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
 def _one_thread():
     """Tiny networks gain nothing from threads, which wait for each other when the machine has other work."""
     threads = torch.get_num_threads()
