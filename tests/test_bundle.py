@@ -300,6 +300,16 @@ def test_classification_is_the_same_in_evaluation_and_prediction():
         assert evaluation[key] == inference[key], key
 
 
+def test_prediction_alone_keeps_logits():
+    """With all that changes them; evaluation must not write among prepared series that may be somebody else's."""
+    evaluation, inference = read("evaluate_classification"), read("inference")
+    assert evaluation["store"] is None
+    text = json.dumps([inference[key] for key in ("network_def", "trained", "network", "preprocessing", "inferer")])
+    changes = set(re.findall(r"@(\w+)", text)) - {"network_def", "trained", "device", "batch_size"}
+    assert changes == {"classifier_files", "classifier_settings", "zoom", "compute"}
+    assert all(f"@{name}" in json.dumps(inference["store"]) for name in changes)
+
+
 def test_validation_of_training_is_that_of_evaluation():
     training, evaluation = read("train_segmentation"), read("evaluate_segmentation")
     for key in ("preprocessing", "inferer"):

@@ -38,18 +38,23 @@ TIMEOUT = timedelta(days=30)
 # processes
 
 
-def alone() -> int:
+def alone(shared: bool = True) -> int:
     """The number of processes of a job that ``configs/distributed.yaml`` is not laid over: 1.
+
+    Args:
+        shared: whether the job would be shared between several, were it laid over.
 
     Raises:
         ValueError: when several were started, which would all do the same and write into the same files.
     """
     count = int(os.environ.get("WORLD_SIZE") or 1)
     if count > 1:
-        raise ValueError(
-            f"{count} processes were started (WORLD_SIZE), but configs/distributed.yaml is not laid over this job: "
-            "--config_file \"['…/JOB.yaml','…/distributed.yaml']\""
+        reason = (
+            "configs/distributed.yaml is not laid over this job: --config_file \"['…/JOB.yaml','…/distributed.yaml']\""
+            if shared
+            else "this job is for one: start it without torchrun"
         )
+        raise ValueError(f"{count} processes were started (WORLD_SIZE), but {reason}")
     return 1
 
 

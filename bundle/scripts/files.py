@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import json
 import os
+import platform
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,21 +17,39 @@ from typing import Any
 def written_whole(path: str | Path) -> Iterator[Path]:
     """A path to write to in place of ``path``, which the written file replaces at the end of the block.
 
-    It is a hidden file beside ``path`` whose name ends with that of ``path``, for some writers go by the suffix, and holds the
-    number of this process, for several may write the same file. When the block fails it is removed, and what was at
-    ``path`` stays.
+    It is a hidden file beside ``path`` whose name ends with that of ``path``, for some writers go by the suffix, and holds this
+    machine's name and the number of this process, for several may write the same file. When the block fails it is removed,
+    and what was at ``path`` stays. What a killed process left of the same file is removed.
 
     Args:
         path: file to write; folders are made.
     """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{os.getpid()}.{target.name}")
+    made_here = re.compile(rf"\.{re.escape(platform.node())}\.(\d{{1,9}})\.{re.escape(target.name)}")
+    for name in os.listdir(target.parent):
+        match = made_here.fullmatch(name)
+        if match and is_dead(int(match[1])):
+            target.with_name(name).unlink(missing_ok=True)
+    temporary = target.with_name(f".{platform.node()}.{os.getpid()}.{target.name}")
     try:
         yield temporary
         os.replace(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def is_dead(process: int) -> bool:
+    """Whether no process of this machine has that number; False where there is no harmless way to ask."""
+    if os.name != "posix":
+        return False
+    try:
+        os.kill(process, 0)  # sends nothing
+    except ProcessLookupError:
+        return True
+    except PermissionError:  # it is somebody else's
+        pass
+    return False
 
 
 def write_json(content: Any, file: str | Path) -> None:

@@ -148,7 +148,9 @@ class PatientProbabilities:
 
     def of_patient(self, patient: str) -> float:
         """Mean over the modalities that have sequences; the prior without any."""
-        values = [value for name in self.sequences[patient] if (value := self.of_series(patient, name)) is not None]
+        # the last digit of a mean goes by the order, which that of computing must not decide
+        names = sorted(self.sequences[patient])
+        values = [value for name in names if (value := self.of_series(patient, name)) is not None]
         return float(np.mean(values)) if values else self.prior
 
 

@@ -29,6 +29,8 @@ from pydicom.dataset import FileDataset, FileMetaDataset, validate_file_meta
 from pydicom.uid import UID, ExplicitVRLittleEndian, MRImageStorage
 from tqdm import tqdm
 
+from .files import is_dead
+
 __all__ = [
     "MRI_TYPES",
     "PhantomPatient",
@@ -734,23 +736,11 @@ def _check_output(output: Path, overwrite: bool) -> None:
 
 def _remove_leftovers(output: Path) -> None:
     """Remove the hidden folders that runs of this machine had in the making in `output` when they were killed."""
-    if os.name != "posix":  # elsewhere there is no harmless way to ask after a process
-        return
     made_here = re.compile(rf"\.phantom-{re.escape(platform.node())}-(\d{{1,9}})-\w+")
     for folder in output.iterdir():
         match = made_here.fullmatch(folder.name)
-        if match and not _is_alive(int(match[1])):
+        if match and is_dead(int(match[1])):
             shutil.rmtree(folder, ignore_errors=True)
-
-
-def _is_alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)  # sends nothing
-    except ProcessLookupError:
-        return False
-    except PermissionError:  # it is somebody else's
-        pass
-    return True
 
 
 def _readme(settings: Mapping[str, object]) -> str:

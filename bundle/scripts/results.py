@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import time
 from collections.abc import Mapping, Sequence
@@ -19,7 +20,7 @@ from . import distributed
 from .datalists import MRI_TYPES, lookup
 from .files import write_csv, write_json, written_whole
 from .metrics import PATIENT_SCORES, PatientProbabilities, RegionOverlap, auc_interval
-from .preparation import read_index
+from .preparation import fingerprint, read_index
 from .prepared import PreparedSeries
 
 logger = logging.getLogger(__name__)
@@ -99,13 +100,42 @@ class PatientResults:
 
     Args:
         prior: probability of a patient without a usable slice.
+        store: all that logits depend on beside the prepared series, the checksums of the weights by modality (``weights``)
+            among it; the logits are then kept beside the prepared series, and a run that was interrupted goes on from them.
+            None keeps nothing.
     """
 
-    def __init__(self, prior: float = 0.5) -> None:
+    def __init__(self, prior: float = 0.5, store: Mapping[str, Any] | None = None) -> None:
         if not 0 <= prior <= 1:
             raise ValueError(f"prior is {prior}, expected a probability from 0 to 1")
+        self.store = store
         self.probabilities = PatientProbabilities(prior)
         self.seconds: dict[tuple[str, str], float] = {}
+
+    def pending(self, items: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """The series that are to be classified; the kept logits of the others are gathered here and now.
+
+        Args:
+            items: from :func:`~scripts.loading.series_items`.
+
+        Returns:
+            Those without valid logits, each with ``logits``, the file to keep them in, and their ``fingerprint``.
+        """
+        if self.store is None:
+            return [dict(item) for item in items]
+        todo = []
+        for item in items:
+            depends = {**self.store, "weights": self.store["weights"][item["mri_type"]]}
+            depends["series"] = PreparedSeries(item["series"]).info["fingerprint"]
+            file = Path(item["series"]).with_suffix(".logits.json")
+            kept = {**item, "logits": str(file), "fingerprint": fingerprint(depends)}
+            stored = _read_logits(file, kept["fingerprint"])
+            if stored is None:
+                todo.append(kept)
+            else:
+                self._add(item, *stored)
+        logger.info("%d series: %d classified before, %d to classify", len(items), len(items) - len(todo), len(todo))
+        return todo
 
     def attach(self, engine: Engine) -> None:
         """Gather after every series."""
@@ -116,12 +146,18 @@ class PatientResults:
         self._started = time.time()
 
     def __call__(self, engine: Engine) -> None:
-        """Add a series' logits."""
+        """Add a series' logits, and keep them if they are to be kept."""
         batch: Any = engine.state.batch
         output: Any = engine.state.output
-        pred = output["pred"].detach().cpu()
-        self.probabilities.add(batch["patient"], batch["mri_type"], pred, batch.get("label"))
-        self.seconds[batch["patient"], batch["mri_type"]] = time.time() - self._started
+        logits, seconds = output["pred"].detach().cpu().float(), time.time() - self._started
+        if "logits" in batch:
+            content = {"fingerprint": batch["fingerprint"], "seconds": seconds, "logits": logits.flatten().tolist()}
+            write_json(content, batch["logits"])
+        self._add(batch, logits, seconds)
+
+    def _add(self, item: Mapping[str, Any], logits: torch.Tensor, seconds: float) -> None:
+        self.probabilities.add(item["patient"], item["mri_type"], logits, item.get("label"))
+        self.seconds[item["patient"], item["mri_type"]] = seconds
 
     def patient_rows(
         self, entries: Sequence[Mapping[str, Any]], prepared_dir: str | Path, classifiers: Mapping[str, str | None]
@@ -180,6 +216,18 @@ class PatientResults:
         if "label" in entry:
             result["label"] = entry["label"]
         return {**result, "series": series}
+
+
+def _read_logits(file: Path, expected: str) -> tuple[torch.Tensor, float] | None:
+    """The kept logits ``(M, 1)`` of a series and the seconds they took; None where no file of this fingerprint is."""
+    try:
+        stored = json.loads(file.read_text(encoding="utf-8"))
+        if stored["fingerprint"] != expected:
+            return None
+        # float32 numbers come through JSON as they are, for they are written as the float64 that they equal
+        return torch.tensor(stored["logits"], dtype=torch.float32).reshape(-1, 1), float(stored["seconds"])
+    except (OSError, ValueError, TypeError, KeyError):  # none, half of one, or somebody else's
+        return None
 
 
 @distributed.by_first

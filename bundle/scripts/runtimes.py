@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from filelock import FileLock
 from torch import nn
 
 from .folding import fold_constants, fold_decoder
@@ -162,10 +163,13 @@ class Runtime:
 
     @contextlib.contextmanager
     def _writable_cache(self) -> Iterator[Path]:
+        """A folder for compiled networks, to this process alone: OpenVINO's own files there break when two write them."""
+        lock = FileLock(self.cache_dir / "lock")
         try:
             self.cache_dir.mkdir(parents=True, exist_ok=True)
             tempfile.TemporaryFile(dir=self.cache_dir).close()
-        except OSError as error:
+            lock.acquire()
+        except (OSError, NotImplementedError) as error:  # the latter from file systems without locks
             logger.warning("%s can't be written (%s): compiled networks are not kept", self.cache_dir, error)
             folder = tempfile.mkdtemp(prefix="radiogenomics-")
             try:
@@ -173,7 +177,10 @@ class Runtime:
             finally:
                 shutil.rmtree(folder, ignore_errors=True)
         else:
-            yield self.cache_dir
+            try:
+                yield self.cache_dir
+            finally:
+                lock.release()
 
 
 def for_training(network: nn.Module, device: torch.device | str, runtime: str = "torch") -> nn.Module:

@@ -216,6 +216,12 @@ def sha256(file: str | Path | None) -> str | None:
     return digest.hexdigest()
 
 
+def checksums(files: Mapping[str, str | Path | None]) -> dict[str, str | None]:
+    """:func:`sha256` by modality, of each file once."""
+    found = {file: sha256(file) for file in set(files.values())}
+    return {mri_type: found[file] for mri_type, file in files.items()}
+
+
 def save_weights(network: nn.Module, settings: Mapping[str, Any], file: str | Path) -> None:
     """Write ``{"model", "settings"}`` to ``file``, whole or not at all."""
     with written_whole(file) as temporary:

@@ -89,13 +89,14 @@ for name, config, settings in json.loads((folder / "jobs.json").read_text()):
     (folder / f"{name}.{os.environ['RANK']}.json").write_text(json.dumps(written))
 """
 
-# A step of the preparation that kills the last process at its third series, having noted what was there.
+# First steps of the preparation and of the classification that kill the last process at its third series, having noted what
+# was there.
 TRAP = """
 import json, os, signal
 from pathlib import Path
-from scripts import preparation
+from scripts import loading, preparation
 
-class KeepFacts(preparation.KeepFacts):
+class Trap:
     def __init__(self, attempt):
         super().__init__()
         self.attempt, self.count = str(attempt), 0
@@ -104,16 +105,22 @@ class KeepFacts(preparation.KeepFacts):
         self.count += 1
         last = int(os.environ.get("RANK", 0)) + 1 == int(os.environ.get("WORLD_SIZE", 1))
         if last and self.count == 3 and os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == self.attempt:
-            folder = Path(data["output"]).parents[1]
-            there = {str(file.relative_to(folder)): file.stat().st_mtime_ns for file in folder.rglob("[!.]*.h5")}
+            folder = Path(data["output" if "output" in data else "series"]).parents[1]
+            there = {str(file.relative_to(folder)): file.stat().st_mtime_ns for file in folder.rglob("[!.]*.*")}
             (folder / "there.json").write_text(json.dumps(there))
             os.kill(os.getpid(), signal.SIGKILL)
         return super().__call__(data)
+
+class KeepFacts(Trap, preparation.KeepFacts):
+    pass
+
+class LoadSeries(Trap, loading.LoadSeries):
+    pass
 """
 
 
-def trapped(attempt):
-    return {"preparation#preprocessing#transforms#1": {"_target_": "trap.KeepFacts", "attempt": attempt}}
+def trapped(attempt, step="preparation#preprocessing#transforms#1"):
+    return {step: {"_target_": f"trap.{'LoadSeries' if step == 'preprocessing' else 'KeepFacts'}", "attempt": attempt}}
 
 
 def torchrun(folder, *words):
@@ -142,9 +149,10 @@ def read_rows(file):
         return list(csv.DictReader(stream))
 
 
-def times(folder):
+def times(folder, suffix=".h5"):
     """Of the prepared files; hidden ones are what a killed process was writing."""
-    return {str(path.relative_to(folder)): path.stat().st_mtime_ns for path in sorted(Path(folder).rglob("[!.]*.h5"))}
+    files = sorted(Path(folder).rglob(f"[!.]*{suffix}"))
+    return {str(path.relative_to(folder)): path.stat().st_mtime_ns for path in files}
 
 
 def timeless(content):
@@ -271,7 +279,7 @@ def two(cohort, weights, one, tmp_path_factory):
     settings = settings_of(cohort, weights, folder)
     jobs = []
     notes = tmp_path_factory.mktemp("driver")
-    (notes / "trap.yaml").write_text(yaml.safe_dump(trapped(0)))
+    (notes / "trap.yaml").write_text(yaml.safe_dump(trapped(0, "preprocessing")))
     configs = [str(CONFIGS / "inference.yaml"), str(CONFIGS / "distributed.yaml"), str(notes / "trap.yaml")]
     jobs.append(["prediction", configs, {**settings.pop("prediction")[1], "overwrite": True}])
     for name, (config, values) in settings.items():
@@ -399,7 +407,7 @@ def test_prediction_is_that_of_one_process(one, two):
 def test_what_a_killed_preparation_had_finished_is_not_repeated(cohort, weights, one, two):
     """Two processes were killed; one goes on."""
     folder = two[0] / "killed"
-    there = json.loads((folder / "there.json").read_text())
+    there = [name for name in json.loads((folder / "there.json").read_text()) if name.endswith(".h5")]
     assert not (folder / "index.json").exists()
     before = times(folder)
     assert 2 <= len(there) <= len(before) < len(times(one / "series"))
@@ -410,25 +418,40 @@ def test_what_a_killed_preparation_had_finished_is_not_repeated(cohort, weights,
 
 
 def test_torchrun_starts_a_killed_prediction_again(one, two):
-    """Though it was to overwrite what is there, the second attempt keeps what the first one had finished."""
-    folder = two[0] / "prediction"
-    there = json.loads((folder / "prepared" / "there.json").read_text())
-    after = times(folder / "prepared")
-    assert 2 <= len(there) < len(after)
-    assert {name: after[name] for name in there} == there
+    """In the midst of the classification. Though it was to overwrite what is there, nothing that was finished is repeated."""
+    folder = two[0] / "prediction" / "prepared"
+    there = json.loads((folder / "there.json").read_text())
+    series, logits = times(folder), times(folder, ".logits.json")
+    assert set(series) <= set(there)
+    assert len(logits) == len(series)
+    assert 2 <= len(logits.keys() & there.keys()) < len(logits)
+    after = {**series, **logits}
+    assert all(after[name] == there[name] for name in there.keys() & after.keys())
 
 
-def test_a_killed_prediction_of_one_process_goes_on(cohort, weights, one, tmp_path, monkeypatch):
+@pytest.mark.parametrize("step", ["preparation#preprocessing#transforms#1", "preprocessing"])
+def test_a_killed_prediction_of_one_process_goes_on(cohort, weights, one, tmp_path, monkeypatch, step):
     (tmp_path / "trap.py").write_text(TRAP)
     monkeypatch.syspath_prepend(tmp_path)
     config, settings = settings_of(cohort, weights, tmp_path)["prediction"]
-    process = multiprocessing.get_context("fork").Process(target=run, args=(config, {**settings, **trapped(0)}))
+    process = multiprocessing.get_context("fork").Process(target=run, args=(config, {**settings, **trapped(0, step)}))
     process.start()
     process.join()
     assert process.exitcode == -signal.SIGKILL
-    before = times(tmp_path / "prediction" / "prepared")
+    folder = tmp_path / "prediction" / "prepared"
+    suffix = ".logits.json" if step == "preprocessing" else ".h5"
+    before = times(folder, suffix)
     assert len(before) == 2
     run(config, settings)
-    after = times(tmp_path / "prediction" / "prepared")
+    after = times(folder, suffix)
     assert {name: after[name] for name in before} == before
     assert_same_prediction(one / "prediction", tmp_path / "prediction")
+    if step == "preprocessing":
+        run(config, {**settings, "overwrite": True})
+        anew = times(folder, suffix)
+        assert anew.keys() == after.keys()
+        assert all(anew[name] > after[name] for name in after)
+
+
+def test_evaluation_writes_nothing_among_the_prepared_series(one):
+    assert not times(one / "series", ".logits.json")

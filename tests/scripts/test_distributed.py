@@ -13,7 +13,7 @@ from monai.bundle import ConfigWorkflow
 from monai.data import Dataset
 from torch import nn
 
-from scripts import distributed, runs
+from scripts import cli, distributed, runs
 from scripts.handlers import EpochSeed
 from scripts.runs import RunExistsError
 
@@ -63,6 +63,15 @@ def test_several_processes_without_the_other_configuration_are_refused(monkeypat
     monkeypatch.setenv("WORLD_SIZE", "4")
     with pytest.raises(ValueError, match=r"4 processes were started.*distributed\.yaml is not laid over this job"):
         distributed.alone()
+    with pytest.raises(ValueError, match=r"4 processes were started.*this job is for one"):
+        distributed.alone(shared=False)
+
+
+def test_the_phantom_is_made_by_one_process(monkeypatch, tmp_path):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match=r"2 processes were started.*start it without torchrun"):
+        cli.phantom(tmp_path / "phantom")
+    assert not (tmp_path / "phantom").exists()
 
 
 # Data

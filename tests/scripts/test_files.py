@@ -1,6 +1,7 @@
 import csv
 import json
 import os
+import platform
 import string
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scripts import handlers, results, weights
-from scripts.files import write_csv, write_json, written_whole
+from scripts.files import is_dead, write_csv, write_json, written_whole
 
 EXAMPLES = settings(deadline=None, max_examples=50)
 NAMES = (
@@ -65,6 +66,30 @@ def test_a_failure_leaves_what_was_there(error, written, earlier):
         with pytest.raises(error):
             fail()
         assert files_in(Path(folder)) == ({} if earlier is None else {"a.bin": earlier})
+
+
+@pytest.mark.skipif(os.name != "posix", reason="leftovers are removed on POSIX alone")
+def test_what_a_killed_process_was_writing_is_removed(tmp_path):
+    """When the same file is written again; what others write, and what stands for other files, stays."""
+    code = "import os, sys; from scripts.files import written_whole\n"
+    code += "with written_whole(sys.argv[1]) as file: file.write_text('half'); os.kill(os.getpid(), 9)"
+    bundle = Path(__file__).resolve().parents[2] / "bundle"
+    killed = subprocess.run([sys.executable, "-c", code, str(tmp_path / "a.txt")], cwd=bundle, check=False)
+    assert killed.returncode == -9
+    (leftover,) = tmp_path.iterdir()
+    assert leftover.name.endswith(".a.txt")
+    host, dead, alive = platform.node(), leftover.name.split(".")[-3], os.getppid()
+    others = [f".{host}.{alive}.a.txt", f".elsewhere.{dead}.a.txt", f".{host}.{dead}.b.txt", f".{host}.{dead}.b.a.txt"]
+    for name in others:
+        (tmp_path / name).touch()
+    with written_whole(tmp_path / "a.txt") as temporary:
+        temporary.write_text("whole")
+    assert {file.name for file in tmp_path.iterdir()} == {*others, "a.txt"}
+
+
+def test_a_process_that_is_at_work_is_not_dead():
+    assert not is_dead(os.getpid())
+    assert not is_dead(1)  # somebody else's, mostly
 
 
 def test_folders_are_made_and_a_string_will_do(tmp_path):

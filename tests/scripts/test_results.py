@@ -10,7 +10,7 @@ from ignite.engine import Engine
 from monai.transforms import Compose, LoadImaged
 
 from custom_transforms import AcquisitionSlicesd, SeriesReader, SliceGeometry
-from scripts import results
+from scripts import loading, results
 from scripts.files import write_json
 from scripts.metrics import RegionOverlap
 from scripts.prepared import write_series
@@ -210,6 +210,110 @@ def test_prior_must_be_a_probability():
     for prior in (-0.1, 1.5):
         with pytest.raises(ValueError, match=f"prior is {prior}, expected a probability"):
             results.PatientResults(prior)
+
+
+# Logits that are kept
+
+STORE = {
+    "weights": {"FLAIR": "f0", "T1w": "f1", "T1wCE": None},
+    "settings": {"stride": 5},
+    "zoom": 1.2,
+    "runtime": "torch",
+}
+
+
+def stored_cohort(folder):
+    """Items of a patient with two series, one without a slice."""
+    geometry = SliceGeometry.from_affine(np.eye(4), (2, 2, 3))
+    for mri_type, kept in (("FLAIR", 2), ("T1w", 0)):
+        write_prepared(
+            folder, "1", mri_type, np.zeros((3, 2, 2, 2), bool), geometry, kept, fingerprint=f"of {mri_type}"
+        )
+    return loading.series_items([entry("1", "FLAIR", "T1w", label=1)], folder, ["FLAIR", "T1w"])
+
+
+def classify(items, logits, store=STORE):
+    """Results after a run over what is pending, and which modalities that was."""
+    patients = results.PatientResults(store=store)
+    todo = patients.pending(items)
+    engine = Engine(lambda engine, batch: {"pred": logits[batch["mri_type"]]})
+    patients.attach(engine)
+    if todo:
+        engine.run(todo)
+    return patients, [item["mri_type"] for item in todo]
+
+
+LOGITS = {
+    "FLAIR": torch.cat([torch.randn(200, generator=torch.Generator().manual_seed(3)), torch.tensor([0.1, 1e-40])])[:, None],
+    "T1w": torch.zeros(0, 1),
+}  # fmt: skip
+
+
+def test_kept_logits_are_taken_up_as_if_computed(tmp_path):
+    items = stored_cohort(tmp_path)
+    first, done = classify(items, LOGITS)
+    assert done == ["FLAIR", "T1w"]
+    again, done = classify(items, {})
+    assert done == []
+    assert again.probabilities.sequences == first.probabilities.sequences
+    assert list(again.probabilities.sequences["1"]) == ["FLAIR", "T1w"]
+    assert again.probabilities.labels == first.probabilities.labels == {"1": 1}
+    assert again.seconds == first.seconds
+    stored = json.loads((tmp_path / "1" / "FLAIR.logits.json").read_text())
+    assert torch.equal(torch.tensor(stored["logits"]), LOGITS["FLAIR"].flatten())
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"weights": {**STORE["weights"], "FLAIR": "other"}},
+        {"settings": {"stride": 4}},
+        {"zoom": 1.0},
+        {"runtime": "openvino int8"},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_logits_of_something_else_are_replaced(tmp_path, change):
+    items = stored_cohort(tmp_path)[:1]
+    classify(items, LOGITS)
+    other = {"FLAIR": LOGITS["FLAIR"] + 1}
+    found, done = classify(items, other, {**STORE, **change})
+    assert done == ["FLAIR"]
+    assert found.probabilities.sequences["1"]["FLAIR"] == torch.sigmoid(other["FLAIR"]).flatten().tolist()
+    assert classify(items, {}, {**STORE, **change})[1] == []
+
+
+def test_weights_of_another_modality_do_not_matter(tmp_path):
+    items = stored_cohort(tmp_path)
+    classify(items, LOGITS)
+    assert classify(items, LOGITS, {**STORE, "weights": {**STORE["weights"], "FLAIR": "other"}})[1] == ["FLAIR"]
+
+
+def test_logits_of_a_series_that_was_prepared_anew_are_replaced(tmp_path):
+    items = stored_cohort(tmp_path)
+    classify(items, LOGITS)
+    geometry = SliceGeometry.from_affine(np.eye(4), (2, 2, 3))
+    write_prepared(tmp_path, "1", "FLAIR", np.ones((3, 2, 2, 2), bool), geometry, 2, fingerprint="another")
+    assert classify(items, LOGITS)[1] == ["FLAIR"]
+
+
+@pytest.mark.parametrize("content", [b"", b'{"fingerprint": "', b"[1]", b"null", b"\xff\xfe", b'{"fingerprint": "x"}'])
+def test_half_a_file_and_somebody_elses_are_replaced(tmp_path, content):
+    items = stored_cohort(tmp_path)
+    first = classify(items, LOGITS)[0]
+    (tmp_path / "1" / "FLAIR.logits.json").write_bytes(content)
+    again, done = classify(items, LOGITS)
+    assert done == ["FLAIR"]
+    assert again.probabilities.of_patient("1") == first.probabilities.of_patient("1")
+    assert classify(items, {})[1] == []
+
+
+def test_nothing_is_kept_unasked(tmp_path):
+    items = stored_cohort(tmp_path)
+    classify(items, LOGITS)
+    before = {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*")}
+    assert classify(items, LOGITS, None)[1] == ["FLAIR", "T1w"]
+    assert {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*")} == before
 
 
 # The submission

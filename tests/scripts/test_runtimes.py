@@ -5,6 +5,7 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
+import filelock
 import numpy as np
 import pytest
 import segmentation_models_pytorch as smp
@@ -137,6 +138,41 @@ def test_a_conversion_that_breaks_off_leaves_nothing(segmenter, tmp_path, monkey
     monkeypatch.setattr(openvino, "save_model", fail)
     with pytest.raises(KeyboardInterrupt):
         Runtime("cpu", "openvino", "fp32", cache_dir=tmp_path).accelerate(segmenter, SIZE)
+    assert not [path for path in tmp_path.iterdir() if path.name != "lock"]
+
+
+@needs_openvino
+def test_processes_that_are_started_at_once_compile_one_after_the_other(segmenter, tmp_path, monkeypatch):
+    """OpenVINO would end them with a bus error, or not find the file that it has just written."""
+    import openvino
+
+    held = []
+
+    def note(function):
+        def noting(*args, **kwargs):
+            with pytest.raises(filelock.Timeout):
+                filelock.FileLock(tmp_path / "lock", timeout=0).acquire()
+            held.append(function.__name__)
+            return function(*args, **kwargs)
+
+        return noting
+
+    monkeypatch.setattr(Runtime, "_convert", note(Runtime._convert))
+    monkeypatch.setattr(openvino.Core, "compile_model", note(openvino.Core.compile_model))
+    Runtime("cpu", "openvino", "fp32", cache_dir=tmp_path).accelerate(segmenter, SIZE)
+    assert held == ["_convert", "compile_model"]
+    with filelock.FileLock(tmp_path / "lock", timeout=0):
+        pass
+
+
+@needs_openvino
+def test_where_files_can_not_be_locked_networks_are_not_kept(segmenter, tmp_path, monkeypatch, caplog):
+    def refuse(self):
+        raise NotImplementedError("no locks here")
+
+    monkeypatch.setattr(filelock.FileLock, "acquire", refuse)
+    Runtime("cpu", "openvino", "fp32", cache_dir=tmp_path).accelerate(segmenter, SIZE)
+    assert "no locks here" in caplog.text
     assert not list(tmp_path.iterdir())
 
 

@@ -296,6 +296,8 @@ def test_checksum_follows_the_bytes(tmp_path):
         (tmp_path / name).write_bytes(content)
     assert weights.sha256(tmp_path / "a") == weights.sha256(tmp_path / "b") != weights.sha256(tmp_path / "c")
     assert weights.sha256(None) is None
+    found = weights.checksums({"FLAIR": tmp_path / "a", "T1w": tmp_path / "c", "T2w": None})
+    assert found == {"FLAIR": weights.sha256(tmp_path / "a"), "T1w": weights.sha256(tmp_path / "c"), "T2w": None}
 
 
 # Start weights
