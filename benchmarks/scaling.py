@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 PATIENTS = (4, 16, 64)
 SIDE_PATIENTS = 8
 SPACING, THICKNESS = 4.0, 12.0  # mm, of the small phantoms
-ONE_THREAD = {name: "1" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENCV_FOR_THREADS_NUM")}
+ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENCV_FOR_THREADS_NUM"), "1")
 SIDES = {"one process": 1, "two processes": 2}
 KEEP_ALL = {"min_tumor_ratio": -1, "max_contours": 100_000}
 TORCH = {"runtime": "torch", "num_workers": 0}  # which computes in the threads that it is told, unlike OpenVINO
@@ -205,7 +205,9 @@ def compared(
     one, two = (statistics.median(seconds[side]) for side in SIDES)
     rows: list[dict[str, Any]] = []
     for side in SIDES:
-        rows.append({"": f"{job}: {side}", "work": report.spread(seconds[side]), "wall time": report.spread(whole[side])})
+        rows.append(
+            {"": f"{job}: {side}", "work": report.spread(seconds[side]), "wall time": report.spread(whole[side])}
+        )
     rows[-1] |= {"times as fast": f"{one / two:.2f}", "efficiency": f"{one / two / 2:.2f}", "results": results}
     return rows
 
@@ -371,7 +373,9 @@ def training_data(folder: Path) -> dict[str, dict[str, str]]:
     cli.prepare("segmentation", prepared / "segmentation", lists["segmentation"], num_workers=0)
     segmenter = tiny_weights(folder / "tiny")["segmenter"]
     settings = {**TORCH, **KEEP_ALL, "section": "training"}
-    cli.prepare("classification", prepared / "classification", lists["classification"], None, segmenter, "FLAIR", **settings)
+    cli.prepare(
+        "classification", prepared / "classification", lists["classification"], None, segmenter, "FLAIR", **settings
+    )
     return {stage: {"datalist": str(file), "prepared_dir": str(prepared / stage)} for stage, file in lists.items()}
 
 
