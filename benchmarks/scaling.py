@@ -372,7 +372,7 @@ def training_data(folder: Path) -> dict[str, dict[str, str]]:
         cli.datalist(cohort / task, file, folds=2, overwrite=True)
     cli.prepare("segmentation", prepared / "segmentation", lists["segmentation"], num_workers=0)
     segmenter = tiny_weights(folder / "tiny")["segmenter"]
-    settings = {**TORCH, **KEEP_ALL, "section": "training"}
+    settings: dict[str, Any] = {**TORCH, **KEEP_ALL, "section": "training"}
     cli.prepare(
         "classification", prepared / "classification", lists["classification"], None, segmenter, "FLAIR", **settings
     )
@@ -546,7 +546,8 @@ def derived(
     rows = []
     for stage, values in (("stage 1", stage1), ("stage 2, a modality", stage2)):
         if values is not None:
-            training = TrainingModel(*values, efficiency=training_efficiency)
+            unit, items, size = values
+            training = TrainingModel(unit, items, size, training_efficiency)
             rows += [training.row(stage, studies) for studies in STUDIES]
     return "\n\n".join(shown + ([report.table(rows)] if rows else []))
 
