@@ -7,9 +7,9 @@ from pathlib import Path
 
 import fire
 
-from . import loader, memory, predict, report, startup, study, training
+from . import loader, memory, predict, report, scaling, startup, study, training
 
-TOPICS = ("startup", "loader", "training", "memory", "predict")
+TOPICS = ("startup", "loader", "training", "memory", "predict", "scaling")
 
 
 def main(
@@ -23,7 +23,7 @@ def main(
     """Measure, and print a Markdown table a topic.
 
     Args:
-        topics: of startup, loader, training, memory, predict; all by default.
+        topics: of startup, loader, training, memory, predict, scaling; all by default.
         output: file that the tables are written to as well.
         repeats: runs of which the median is told.
         cache: folder for studies, weights and outputs.
@@ -42,6 +42,7 @@ def main(
         "training": lambda: training.main(repeats),
         "memory": lambda: memory.main(folder),
         "predict": lambda: predict.main(repeats, folder, segmenter, classifier),
+        "scaling": lambda: scaling.main(repeats, folder),
     }
     sections = ["# Benchmarks\n", report.machine() + "\n"]
     for topic in topics or TOPICS:

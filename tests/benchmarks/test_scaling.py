@@ -1,0 +1,130 @@
+"""What follows from measured figures, and that the examples of bundle/docs/scaling.md hold together."""
+
+import json
+import re
+import shlex
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+from torch.distributed.run import get_args_parser
+
+from benchmarks import scaling
+from scripts import datalists
+from scripts.cli import BUNDLE_ROOT
+
+TEXT = (BUNDLE_ROOT / "docs" / "scaling.md").read_text(encoding="utf-8")
+
+
+def blocks(language):
+    return re.findall(rf"^```{language}\n(.*?)^```", TEXT, re.DOTALL | re.MULTILINE)
+
+
+def torchrun(command, **variables):
+    """The options of a torchrun command, as it reads them itself, and the command that it runs."""
+    for name, value in variables.items():
+        assert f"${name}" in command
+        command = command.replace(f"${name}", value)
+    words = shlex.split(command.replace("\\\n", " "))
+    return get_args_parser().parse_args(words[words.index("torchrun") + 1 :])
+
+
+def test_model_by_hand():
+    model = scaling.Model(36, read=6e6, written=2e6, tables=1e3, start=100, decode=2.88, efficiency=0.5)
+    assert [model.shards(studies) for studies in (1, 10_000, 10_001)] == [1, 1, 2]
+    assert model.busy(100_000) == (3_600_000 + 1000) / 0.5
+    assert model.machines(100_000) == 251  # 7,202,000 s in nights of 28,800 s
+    assert model.bandwidth(28_800) == 8_001_000
+    assert model.row(100_000) == {
+        "studies": "100,000",
+        "jobs": "10",
+        "machine hours": "2,000.6",
+        "machines for a night": "251",
+        "read": "600.0 GB",
+        "written": "200.1 GB",
+        "storage, a second": "27.8 MB",
+        "cores that only decode": "10.0",
+        "files": "800,000",
+        "tables, were it one job": "100.0 MB",
+    }
+    assert scaling.TrainingModel(0.5, items=20, read=1e4, efficiency=0.8).row("stage 1", 1000) == {
+        "an epoch": "stage 1, 1,000 studies",
+        "machine hours": "3.5",
+        "machines for a night": "1",
+        "read": "200.0 MB",
+    }
+
+
+def test_derived_tables():
+    first, second = scaling.derived(36, 6e6, 2e6, stage1=[0.5, 20, 1e4], stage2=[2, 10, 1e5]).split("\n\n")
+    assert len(first.splitlines()) == 2 + 3
+    assert len(second.splitlines()) == 2 + 6
+
+
+def test_sides_are_compared():
+    one, two = scaling.compared(
+        "x", {"one process": [4, 6, 5], "two processes": [3, 2, 2.5]}, {side: [9] for side in scaling.SIDES}, "equal"
+    )
+    assert one["work"] == "5.0 s (4.0 to 6.0)"
+    assert (two["times as fast"], two["efficiency"], two["results"]) == ("2.00", "1.00", "equal")
+
+
+@pytest.mark.parametrize("stage", scaling.TRAININGS)
+def test_what_the_trainings_change_is_there(stage):
+    config = yaml.safe_load((BUNDLE_ROOT / "configs" / f"train_{stage}.yaml").read_text(encoding="utf-8"))
+    assert set(scaling.TRAININGS[stage]) <= set(config)
+    handlers = config["train"]["handlers"]
+    assert [handler["_target_"] for handler in handlers][6:] == ["ignite.handlers.ProgressBar"]
+    assert scaling.ITEMS[stage].startswith(config["train"]["dataset"]["data"])
+
+
+def test_scripts_are_bash():
+    scripts = blocks("bash")
+    assert len(scripts) == 2
+    for script in scripts:
+        subprocess.run(["bash", "-n"], input=script, text=True, check=True)
+
+
+def test_slurm_trains_on_all_nodes():
+    (script,) = [script for script in blocks("bash") if "torchrun" in script]
+    (inner,) = re.findall(r"bash -c '(.*?)'", script, re.DOTALL)
+    options = torchrun(inner, SLURM_NNODES="4", SLURM_NODEID="2", head="first", begun="--resume")
+    assert (options.nnodes, options.node_rank, options.master_addr) == ("4", 2, "first")
+    assert "#SBATCH --nodes=4\n" in script
+    assert "export head begun\n" in script
+    assert f"--gpus-per-node={options.nproc_per_node}" in script
+    assert "#SBATCH --ntasks-per-node=1\n" in script
+    assert options.no_python
+    assert [options.training_script, *options.training_script_args[:2]] == ["radiogenomics", "train", "segmentation"]
+
+
+def test_manifest_agrees_with_itself():
+    service, job = yaml.safe_load_all(blocks("yaml")[0])
+    name, spec = job["metadata"]["name"], job["spec"]
+    pod = spec["template"]["spec"]
+    (container,) = pod["containers"]
+    options = torchrun(container["args"][0], JOB_COMPLETION_INDEX="3", begun="--overwrite")
+    subprocess.run(["bash", "-n"], input=container["args"][0], text=True, check=True)
+    assert spec["completionMode"] == "Indexed"
+    assert spec["completions"] == spec["parallelism"] == int(options.nnodes)
+    assert (options.node_rank, options.no_python) == (3, True)
+    assert options.master_addr == f"{name}-0.{service['metadata']['name']}"
+    assert service["metadata"]["name"] == pod["subdomain"]
+    assert service["spec"]["clusterIP"] == "None"
+    assert service["spec"]["selector"] == {"batch.kubernetes.io/job-name": name}
+    assert options.master_port == service["spec"]["ports"][0]["port"] == container["ports"][0]["containerPort"]
+    assert container["resources"]["limits"]["nvidia.com/gpu"] == int(options.nproc_per_node)
+    assert {mount["name"] for mount in container["volumeMounts"]} == {volume["name"] for volume in pod["volumes"]}
+
+
+def test_shards_hold_every_study_once(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    entries = [{"patient": f"{number:05d}", "FLAIR": f"{number:05d}/FLAIR"} for number in range(7)]
+    Path("cohort.json").write_text(json.dumps({"training": entries[:2], "test": entries[2:]}))
+    (code,) = blocks("python")
+    exec(code.replace("10_000", "3"), {})
+    files = sorted(Path("shards").iterdir())
+    assert [file.name for file in files] == ["00000.json", "00001.json", "00002.json"]
+    found = [entry["patient"] for file in files for entry in datalists.select(tmp_path, file)]
+    assert found == [entry["patient"] for entry in entries]
