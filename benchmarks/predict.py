@@ -6,6 +6,7 @@ import json
 import logging
 import shutil
 import statistics
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +28,8 @@ VARIANTS: dict[str, str] = {
     "exact": "--exact True",
 }
 """Options of ``radiogenomics predict`` that are measured, by name."""
+PRECISIONS = {"default": "auto", "fast": "int8", "exact": "fp32"}
+"""What they compute in."""
 REGIONS = {"WT": 1, "ET": 2}
 """Smallest value of each region in a label map."""
 
@@ -78,8 +81,15 @@ def main(
     studies = {"Phantom study, four series of 155 slices of 240 x 240 (NIfTI)": study.studies(1, folder)}
     if (real := study.real()) is not None:
         studies["Real study (DICOM)"] = real
+    converted = []
+    for name in names:  # once per weights file, before anything is measured
+        command = [sys.executable, "-m", "benchmarks.convert", *map(str, files.values()), PRECISIONS[name]]
+        converted.append(f"{process.watch(command)[0]:.0f} s for {name}")
     paragraphs = [
-        f"Weights: `{files['segmenter'].name}` and `{files['classifier'].name}`. Medians of {repeats} (smallest to largest)."
+        "Start of a process that finds or converts both networks, before anything else was measured: "
+        + ", ".join(converted)
+        + ".",
+        f"Weights: `{files['segmenter'].name}` and `{files['classifier'].name}`. Medians of {repeats} (smallest to largest).",
     ]
     for title, input_folder in studies.items():
         measured = measure(input_folder, folder / "predict", files, {name: VARIANTS[name] for name in names}, repeats)

@@ -19,24 +19,29 @@ def written_whole(path: str | Path) -> Iterator[Path]:
 
     It is a hidden file beside ``path`` whose name ends with that of ``path``, for some writers go by the suffix, and holds this
     machine's name and the number of this process, for several may write the same file. When the block fails it is removed,
-    and what was at ``path`` stays. What a killed process left of the same file is removed.
+    and what was at ``path`` stays; :func:`remove_leftovers` removes those of killed processes.
 
     Args:
         path: file to write; folders are made.
     """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    made_here = re.compile(rf"\.{re.escape(platform.node())}\.(\d{{1,9}})\.{re.escape(target.name)}")
-    for name in os.listdir(target.parent):
-        match = made_here.fullmatch(name)
-        if match and is_dead(int(match[1])):
-            target.with_name(name).unlink(missing_ok=True)
     temporary = target.with_name(f".{platform.node()}.{os.getpid()}.{target.name}")
     try:
         yield temporary
         os.replace(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def remove_leftovers(folder: str | Path) -> None:
+    """Remove what processes of this machine were writing in a folder, or below it, when they were killed."""
+    made_here = re.compile(rf"\.{re.escape(platform.node())}\.(\d{{1,9}})\..+")
+    for place, _, names in os.walk(folder):
+        for name in names:
+            match = made_here.fullmatch(name)
+            if match and is_dead(int(match[1])):
+                Path(place, name).unlink(missing_ok=True)
 
 
 def is_dead(process: int) -> bool:

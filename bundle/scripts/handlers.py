@@ -30,6 +30,11 @@ logger = logging.getLogger(__name__)
 LAST_CHECKPOINT = "last.pt"
 
 
+def has_checkpoint(output_dir: str | Path) -> bool:
+    """Whether a run has a checkpoint that it can go on from."""
+    return (Path(output_dir) / LAST_CHECKPOINT).is_file()
+
+
 class EpochSeed:
     """Seed everything random anew at the start of each epoch, from the run's seed and the epoch's number.
 

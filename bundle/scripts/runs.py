@@ -12,7 +12,7 @@ import yaml
 from monai.bundle import ConfigParser
 
 from . import distributed
-from .files import written_whole
+from .files import remove_leftovers, written_whole
 
 logger = logging.getLogger(__name__)
 
@@ -68,6 +68,8 @@ def start(
             )
         if overwrite:
             shutil.rmtree(folder)
+        else:
+            remove_leftovers(folder)
     elif folder.is_dir() and overwrite and any(folder.iterdir()):
         raise RunExistsError(f"{folder} is not empty, but holds no run of this project; it is not overwritten")
     folder.mkdir(parents=True, exist_ok=True)

@@ -21,7 +21,7 @@ pytest.importorskip("nilearn", reason="the phantom cohort needs the extra [phant
 
 import radiogenomics
 from custom_transforms import SeriesReader
-from scripts import datalists, handlers, inferers
+from scripts import datalists, handlers, inferers, weights
 from scripts.preparation import read_index
 from scripts.prepared import PreparedSeries
 from scripts.weights import read_weights, save_weights
@@ -227,6 +227,20 @@ def test_a_killed_training_is_resumed_to_the_same_end(cohort, prepared_slices, t
     weights = [read_weights(tmp_path / name / "segmentation.pt") for name in ("whole", "broken")]
     assert equal(weights[0][0], weights[1][0])
     assert weights[0][1] == weights[1][1]
+
+
+def test_resuming_a_run_without_a_checkpoint_starts_from_the_weights_asked_for(
+    cohort, prepared_slices, tmp_path, monkeypatch
+):
+    begun_with = []
+    monkeypatch.setattr(weights, "initialise", lambda network, init: begun_with.append(init) or network)
+    settings = {**SEGMENTER, **TRAINING, "init": "weights.pt", "resume": True}
+    with killed(handlers.EpochSeed, 0):
+        radiogenomics.train("segmentation", cohort / "task1.json", prepared_slices, tmp_path, **settings)
+    (tmp_path / handlers.LAST_CHECKPOINT).touch()
+    with pytest.raises((RuntimeError, EOFError)):  # no checkpoint can be read from an empty file
+        radiogenomics.train("segmentation", cohort / "task1.json", prepared_slices, tmp_path, **settings)
+    assert begun_with == ["weights.pt", "none"]
 
 
 def test_evaluation_of_the_segmenter(cohort, prepared_slices, segmentation, tmp_path):

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scripts import handlers, results, weights
-from scripts.files import is_dead, write_csv, write_json, written_whole
+from scripts.files import is_dead, remove_leftovers, write_csv, write_json, written_whole
 
 EXAMPLES = settings(deadline=None, max_examples=50)
 NAMES = (
@@ -70,21 +70,21 @@ def test_a_failure_leaves_what_was_there(error, written, earlier):
 
 @pytest.mark.skipif(os.name != "posix", reason="leftovers are removed on POSIX alone")
 def test_what_a_killed_process_was_writing_is_removed(tmp_path):
-    """When the same file is written again; what others write, and what stands for other files, stays."""
+    """Wherever it lies in the folder; what others write, and what only looks like it, stays."""
     code = "import os, sys; from scripts.files import written_whole\n"
     code += "with written_whole(sys.argv[1]) as file: file.write_text('half'); os.kill(os.getpid(), 9)"
     bundle = Path(__file__).resolve().parents[2] / "bundle"
-    killed = subprocess.run([sys.executable, "-c", code, str(tmp_path / "a.txt")], cwd=bundle, check=False)
+    folder = tmp_path / "below"
+    killed = subprocess.run([sys.executable, "-c", code, str(folder / "a.txt")], cwd=bundle, check=False)
     assert killed.returncode == -9
-    (leftover,) = tmp_path.iterdir()
+    (leftover,) = folder.iterdir()
     assert leftover.name.endswith(".a.txt")
     host, dead, alive = platform.node(), leftover.name.split(".")[-3], os.getppid()
-    others = [f".{host}.{alive}.a.txt", f".elsewhere.{dead}.a.txt", f".{host}.{dead}.b.txt", f".{host}.{dead}.b.a.txt"]
+    others = {f".{host}.{alive}.a.txt", f".elsewhere.{dead}.a.txt", f"{host}.{dead}.b.txt", ".b.txt", "a.txt"}
     for name in others:
-        (tmp_path / name).touch()
-    with written_whole(tmp_path / "a.txt") as temporary:
-        temporary.write_text("whole")
-    assert {file.name for file in tmp_path.iterdir()} == {*others, "a.txt"}
+        (folder / name).touch()
+    remove_leftovers(tmp_path)
+    assert {file.name for file in folder.iterdir()} == others
 
 
 def test_a_process_that_is_at_work_is_not_dead():

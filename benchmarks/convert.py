@@ -1,0 +1,43 @@
+"""Converting networks for OpenVINO, which happens once per weights file: ``python -m benchmarks.convert SEGMENTER CLASSIFIER PRECISION``."""
+
+from __future__ import annotations
+
+import segmentation_models_pytorch as smp
+import torch
+
+from scripts import weights
+from scripts.networks import BiLSTMNFNet
+from scripts.runtimes import Runtime
+
+
+def main(segmenter: str, classifier: str, precision: str = "auto") -> None:
+    """Convert both networks into the cache that prediction uses.
+
+    Args:
+        segmenter: segmentation weights.
+        classifier: classifier weights.
+        precision: of :class:`scripts.runtimes.Runtime`.
+    """
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    runtime = Runtime(device, precision=precision)
+    for settings, network, file in (_segmenter(segmenter), _classifier(classifier)):
+        runtime.accelerate(weights.load_weights(network, file).to(device), settings["image_size"])
+
+
+def _segmenter(file: str) -> tuple[dict, torch.nn.Module, str]:
+    settings = weights.segmenter_settings(file)
+    channels = settings["decoder_channels"]
+    network = smp.UnetPlusPlus(settings["encoder_name"], encoder_weights=None, decoder_channels=channels, classes=2)
+    return settings, network, file
+
+
+def _classifier(file: str) -> tuple[dict, torch.nn.Module, str]:
+    settings = weights.classifier_settings({"all": file})
+    network = BiLSTMNFNet(settings["backbone"], settings["sequence_length"], settings["hidden_size"])
+    return settings, network, file
+
+
+if __name__ == "__main__":
+    import fire
+
+    fire.Fire(main)
