@@ -14,12 +14,20 @@ CACHE = Path(__file__).with_name(".cache")
 def cohort(cache: Path = CACHE) -> Path:
     """The phantom cohort at the challenge's size: 240 x 240 x 155 voxels of 1 mm, in ``task1`` and ``task2``.
 
-    Two patients are NIfTI volumes with labels; the first of them is the study. Weights are trained on the four others, DICOM
-    series with masks.
+    Two patients are NIfTI volumes with labels; the first of them is the study. The classifier is trained on the four others,
+    DICOM series with masks.
     """
     folder = cache / "cohort"
     if not folder.is_dir():
         write_cohort(folder, segmentation_patients=2, classification_patients=4, test_patients=0, spacing=1.0)
+    return folder
+
+
+def training_cohort(cache: Path = CACHE) -> Path:
+    """Other phantoms, at 2 mm and with labels, for the segmentation: so many that places are not learned by heart."""
+    folder = cache / "training_cohort"
+    if not folder.is_dir():
+        write_cohort(folder, segmentation_patients=20, classification_patients=0, test_patients=0, seed=68, spacing=2.0)
     return folder
 
 

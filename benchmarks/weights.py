@@ -26,19 +26,27 @@ from tqdm import tqdm
 
 from custom_transforms import AcquisitionSlices, ChunkSlices, ConcatMaskChannels, ScaleToUint8, SeriesReader
 from scripts import weights
+from scripts.datalists import MRI_TYPES, find_studies
 from scripts.inferers import SequenceClassifier, normalise
 from scripts.networks import BiLSTMNFNet
 
-from .study import CACHE, cohort
+from .study import CACHE, cohort, training_cohort
 
 logger = logging.getLogger(__name__)
 
 SEGMENTER_STEPS = 700
+WHOLE_STEPS = 100  # the last ones, on slices as in inference: crops alone would make tumours of everything
 CLASSIFIER_STEPS = 80
 CHECKPOINT_STEPS = 20
-CROP = 64  # pixels, of slices at the size that the segmentation network sees in inference
+CROP = 64  # pixels, of slices at the size that they have in inference
+NOISE = 4.0  # grey values: phantoms of 2 mm, enlarged, lack the noise of those of 1 mm
 SMALL = 96  # pixels, side of the slices that the classifier is trained on
 LARGEST_LOGIT = 1.5  # of training sequences, so that no probability is near 0 or 1
+
+
+def _stack(path: str) -> torch.Tensor:
+    """Slices ``(N, H, W)`` of a series or of its labels."""
+    return AcquisitionSlices()(LoadImage(reader=SeriesReader(), image_only=True, ensure_channel_first=True)(path))[0]
 
 
 @dataclass
@@ -51,7 +59,7 @@ class TrainingSeries:
 
 
 def training_series(cache: Path = CACHE) -> list[TrainingSeries]:
-    """All series of the phantom patients that weights are trained on."""
+    """All series of the phantom patients that the classifier is trained on."""
     folder = cohort(cache)
     with open(folder / "task2" / "train_labels.csv", newline="", encoding="utf-8") as stream:
         labels = {row["BraTS21ID"]: int(row["MGMT_value"]) for row in csv.DictReader(stream)}
@@ -79,27 +87,34 @@ def segmenter(cache: Path = CACHE, steps: int = SEGMENTER_STEPS) -> Path:
     settings = weights.SEGMENTER_SETTINGS
     whole = int(settings["image_size"] * 1.2)
     slices = []
-    for series in training_series(cache):
-        chosen = torch.arange(0, len(series.image), 3)
-        stack = torch.cat([series.image[chosen][:, None], series.masks[chosen] * 255], dim=1).float()
-        slices.append(F.interpolate(stack, size=(whole, whole), mode="bilinear").to(torch.uint8))
+    for entry in find_studies(training_cohort(cache) / "task1"):
+        seg = _stack(entry["seg"])[::3]
+        for mri_type in MRI_TYPES:
+            image = torch.as_tensor(ScaleToUint8()(_stack(entry[mri_type])))[::3]
+            shown = torch.stack([image, (seg > 0) * 255, (seg == 4) * 255], dim=1).float()
+            slices.append(F.interpolate(shown, size=(whole, whole), mode="bilinear").to(torch.uint8))
     stack = torch.cat(slices)
     stack = stack[(stack[:, 0] > 0).flatten(1).any(1)]
     with_tumour = torch.nonzero((stack[:, 1] > 127).flatten(1).any(1))[:, 0]
     logger.info("U-Net++: %d steps on crops of %d slices, %d with tumour", steps, len(stack), len(with_tumour))
 
-    def draw(random: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+    def draw(random: np.random.Generator, step: int) -> tuple[torch.Tensor, torch.Tensor]:
         crops = []
-        for about_tumour in (True, True, True, False):  # the last one anywhere in the brain
+        late = step >= steps - WHOLE_STEPS
+        size = settings["image_size"] if late else CROP
+        for about_tumour in (True, False) if late else (True, True, False, False):
             pool = with_tumour if about_tumour else torch.arange(len(stack))
             image = stack[pool[random.integers(len(pool))]]
             inside = torch.nonzero(image[1] > 127 if about_tumour else image[0] > 0)
-            middle = inside[random.integers(len(inside))].tolist()
-            top, left = (int(np.clip(place - CROP // 2, 0, whole - CROP)) for place in middle)
-            crop = image[:, top : top + CROP, left : left + CROP]
+            middle = [whole // 2] * 2 if late else inside[random.integers(len(inside))].tolist()
+            top, left = (int(np.clip(place - size // 2, 0, whole - size)) for place in middle)
+            crop = image[:, top : top + size, left : left + size]
             crops.append(crop.flip(-1) if random.random() < 0.5 else crop)
         batch = torch.stack(crops)
-        return normalise(batch[:, :1].expand(-1, 3, -1, -1)), (batch[:, 1:] > 127).float()
+        images = batch[:, :1].float()
+        noise = torch.from_numpy(random.normal(0, NOISE, images.shape).astype(np.float32))
+        images = (images + noise * (images > 0)).clip(0, 255)
+        return normalise(images.expand(-1, 3, -1, -1)), (batch[:, 1:] > 127).float()
 
     torch.manual_seed(67)
     network = smp.UnetPlusPlus("densenet121", encoder_weights=None, classes=2)
@@ -125,7 +140,7 @@ def classifier(cache: Path = CACHE, steps: int = CLASSIFIER_STEPS) -> Path:
     stacks = [chunks(small.resize(slices).to(torch.uint8)) for slices in shown]
     logger.info("classifier: %d steps on %d sequences", steps, sum(map(len, stacks)))
 
-    def draw(random: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+    def draw(random: np.random.Generator, step: int) -> tuple[torch.Tensor, torch.Tensor]:
         chosen = random.integers(len(stacks), size=2).tolist()
         images = torch.stack([stacks[index][random.integers(len(stacks[index]))] for index in chosen])
         images = normalise(images.flatten(0, 1)).unflatten(0, images.shape[:2])
@@ -141,7 +156,7 @@ def classifier(cache: Path = CACHE, steps: int = CLASSIFIER_STEPS) -> Path:
 
 def _train(
     network: nn.Module,
-    draw: Callable[[np.random.Generator], tuple[torch.Tensor, torch.Tensor]],
+    draw: Callable[[np.random.Generator, int], tuple[torch.Tensor, torch.Tensor]],
     loss: nn.Module,
     steps: int,
     learning_rate: float,
@@ -158,8 +173,8 @@ def _train(
     network.train()
     progress = tqdm(range(done, steps), desc=checkpoint.stem, initial=done, total=steps)
     for step in progress:
-        optimizer.param_groups[0]["lr"] = learning_rate * (1 - step / steps)
-        images, target = draw(np.random.default_rng([67, step]))
+        optimizer.param_groups[0]["lr"] = learning_rate * (1 - step / steps) ** 0.5
+        images, target = draw(np.random.default_rng([67, step]), step)
         value = loss(network(images), target)
         optimizer.zero_grad()
         value.backward()
