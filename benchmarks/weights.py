@@ -29,6 +29,7 @@ from scripts import weights
 from scripts.datalists import MRI_TYPES, find_studies
 from scripts.inferers import SequenceClassifier, normalise
 from scripts.networks import BiLSTMNFNet
+from scripts.runtimes import for_training
 
 from .study import CACHE, cohort, training_cohort
 
@@ -170,7 +171,7 @@ def _train(
         network.load_state_dict(state["network"])
         optimizer.load_state_dict(state["optimizer"])
         done = state["step"]
-    network.train()
+    for_training(network, "cpu").train()
     progress = tqdm(range(done, steps), desc=checkpoint.stem, initial=done, total=steps)
     for step in progress:
         optimizer.param_groups[0]["lr"] = learning_rate * (1 - step / steps) ** 0.5

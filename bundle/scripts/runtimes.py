@@ -93,6 +93,7 @@ class Runtime:
                 if find_spec(package) is None:
                     raise RuntimeMissingError(f"{package} is not installed; install it with {_INSTALL}")
         self.name, self.precision = runtime, precision
+        self._networks: dict[str, OpenVINONetwork] = {}
         cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
         self.cache_dir = Path(cache_dir) if cache_dir else cache / "radiogenomics"
 
@@ -104,38 +105,47 @@ class Runtime:
         """Whether torch is to autocast: what the inferers are told."""
         return self.precision == "bf16" and self.name != "openvino"
 
-    def accelerate(self, network: nn.Module, image_size: int) -> nn.Module:
+    def accelerate(self, network: nn.Module, image_size: int, consume: bool = False) -> nn.Module:
         """The network, or the backbones of a classifier or of a ``ModuleDict`` of classifiers, made ready to compute fast.
 
         Args:
             network: trained, on the runtime's device; not changed.
             image_size: side of its square input.
+            consume: free the memory of what is replaced, which is of no use then.
 
         Returns:
             What is to be called in its place, with normalised images ``(B, 3, image_size, image_size)``.
         """
         if isinstance(network, nn.ModuleDict):
-            return nn.ModuleDict({name: self.accelerate(one, image_size) for name, one in network.items()})
+            return nn.ModuleDict({name: self.accelerate(one, image_size, consume) for name, one in network.items()})
         logger.info("%s computes in %s", type(network).__name__, self)
         if self.name == "eager":
             return network
         if isinstance(network, BiLSTMNFNet):
-            return _with_backbone(network, self._ready(network.backbone, image_size, masked=True))
-        return self._ready(network, image_size, masked=False)
+            return _with_backbone(network, self._ready(network.backbone, image_size, True, consume))
+        return self._ready(network, image_size, False, consume)
 
-    def _ready(self, network: nn.Module, image_size: int, masked: bool) -> nn.Module:
+    def _ready(self, network: nn.Module, image_size: int, masked: bool, consume: bool) -> nn.Module:
+        ready: Any
         if self.name == "openvino":
-            return OpenVINONetwork(self._compiled(network, image_size, masked))
-        folded = ChannelsLast(fold_constants(network))
-        return torch.compile(folded) if self.name == "inductor" else folded  # type: ignore[return-value]
+            ready = self._openvino_network(network, image_size, masked)
+        else:
+            ready = ChannelsLast(fold_constants(network))
+            ready = torch.compile(ready) if self.name == "inductor" else ready
+        if consume:
+            network.to("meta")
+        return ready
 
-    def _compiled(self, network: nn.Module, image_size: int, masked: bool) -> Any:
+    def _openvino_network(self, network: nn.Module, image_size: int, masked: bool) -> OpenVINONetwork:
+        """The same one for the same weights."""
         openvino = _openvino()
         key = (_FORMAT, openvino.__version__, self.precision == "int8", image_size, masked, repr(network))
         digest = hashlib.sha256(repr(key).encode())
         for tensor in network.state_dict().values():
             digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
         name = digest.hexdigest()[:32]
+        if name in self._networks:
+            return self._networks[name]
         options = {"INFERENCE_PRECISION_HINT": "bf16" if self.precision == "bf16" else "f32"}
         options["PERFORMANCE_HINT"] = "THROUGHPUT"  # a stream a core, one slice each: no core waits for another
         core = openvino.Core()
@@ -145,7 +155,8 @@ class Runtime:
                 logger.info("preparing a network for %s, once for its weights; it is kept in %s", self, cache)
                 self._convert(network.cpu(), image_size, masked, file)
             core.set_property({"CACHE_DIR": str(cache)})
-            return core.compile_model(str(file), "CPU", options)
+            self._networks[name] = OpenVINONetwork(core.compile_model(str(file), "CPU", options))
+        return self._networks[name]
 
     def _convert(self, network: nn.Module, image_size: int, masked: bool, file: Path) -> None:
         openvino = _openvino()

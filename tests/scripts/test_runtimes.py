@@ -86,6 +86,23 @@ def test_classifiers_answer_as_they_were_trained(classifier, images, cache, name
     assert type(classifier.backbone).__name__ != "OpenVINONetwork"
 
 
+@pytest.mark.parametrize("name", ["torch", pytest.param("openvino", marks=needs_openvino)])
+def test_what_is_replaced_can_be_freed(segmenter, classifier, images, cache, name):
+    runtime = Runtime("cpu", name, "fp32", cache_dir=cache)
+    for trained in (segmenter, torch.nn.ModuleDict({"FLAIR": classifier, "T2w": copy.deepcopy(classifier)})):
+        consumed = copy.deepcopy(trained)
+        fast, kept = runtime.accelerate(consumed, SIZE, consume=True), runtime.accelerate(trained, SIZE)
+        replaced = [one.backbone for one in consumed.values()] if trained is not segmenter else [consumed]
+        assert all(parameter.is_meta for one in replaced for parameter in one.parameters())
+        with torch.no_grad():
+            if trained is segmenter:
+                assert torch.equal(fast(images), kept(images))
+            else:
+                sequences = images[None, :3]
+                assert torch.equal(fast["T2w"](sequences), kept["T2w"](sequences))
+                assert (fast["T2w"].backbone is fast["FLAIR"].backbone) == (name == "openvino")
+
+
 def test_eager_is_the_network_itself(segmenter, classifier):
     runtime = Runtime("cpu", "eager")
     assert runtime.accelerate(segmenter, SIZE) is segmenter
