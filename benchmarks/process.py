@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -71,9 +72,13 @@ def watch(command: Sequence[str]) -> tuple[float, int]:
         )
         sampler = _Sampler(process.pid)
         sampler.start()
-        process.wait()
-        seconds = time.time() - started
-        sampler.stop()
+        try:
+            process.wait()
+            seconds = time.time() - started
+        finally:
+            if process.poll() is None:  # what is measured must not outlive an interrupted benchmark
+                os.killpg(process.pid, signal.SIGKILL)
+            sampler.stop()
         if process.returncode:
             said.seek(0)
             words = said.read().decode(errors="replace").strip()
