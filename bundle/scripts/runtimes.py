@@ -109,9 +109,9 @@ class Runtime:
         """The network, or the backbones of a classifier or of a ``ModuleDict`` of classifiers, made ready to compute fast.
 
         Args:
-            network: trained, on the runtime's device; not changed.
+            network: trained, on the runtime's device; not changed unless it is consumed.
             image_size: side of its square input.
-            consume: free the memory of what is replaced, which is of no use then.
+            consume: free the memory of the parts that are replaced; they can't compute any more.
 
         Returns:
             What is to be called in its place, with normalised images ``(B, 3, image_size, image_size)``.
