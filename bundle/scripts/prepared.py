@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -80,59 +80,63 @@ class PreparedSeries:
 
     def __init__(self, path: str | Path, keep_open: bool = False) -> None:
         self.path = Path(path)
-        self._file: h5py.File | None = None
-        with self._open() as file:
-            if file.attrs.get("format") != FORMAT:
-                raise PreparedError(
-                    f"{path}: format {file.attrs.get('format')!r}, expected {FORMAT!r}; remove it and prepare again"
-                )
+        self._kept: tuple[h5py.Dataset, h5py.Dataset] | None = None
+        with self._datasets(keep_open) as (image, masks):
+            file = image.file
             height, width = (int(size) for size in file.attrs["size"])
             self.size = (height, width)
             self.info: dict[str, Any] = json.loads(file.attrs["info"])
             geometry = json.loads(file.attrs["geometry"])
             self.slices: np.ndarray = file["slices"][:]
-            self.n_slices: int = file["masks"].shape[0]
+            self.n_slices: int = masks.shape[0]
+            self._kept = (image, masks) if keep_open else None
         self.geometry = SliceGeometry.from_dict(geometry) if geometry else None
-        if keep_open:
-            self._file = h5py.File(self.path, "r")
 
     def __len__(self) -> int:
         """Number of kept slices."""
         return len(self.slices)
 
     @contextmanager
-    def _open(self) -> Iterator[h5py.File]:
-        if self._file is not None:
-            yield self._file
+    def _datasets(self, keep_open: bool = False) -> Iterator[tuple[h5py.Dataset, h5py.Dataset]]:
+        """The images and masks in the file; finding them takes longer than reading a slice of them."""
+        if self._kept is not None:
+            yield self._kept
             return
-        try:
-            file = h5py.File(self.path, "r")
-        except OSError as error:
-            raise PreparedError(
-                f"{self.path}: no prepared series that can be read ({error}); prepare it again"
-            ) from error
-        with file:
-            yield file
+        with ExitStack() as stack:
+            try:
+                file = stack.enter_context(h5py.File(self.path, "r"))
+            except OSError as error:
+                raise PreparedError(
+                    f"{self.path}: no prepared series that can be read ({error}); prepare it again"
+                ) from error
+            if file.attrs.get("format") != FORMAT:
+                raise PreparedError(
+                    f"{self.path}: format {file.attrs.get('format')!r}, expected {FORMAT!r}; remove it and prepare again"
+                )
+            yield file["image"], file["masks"]
+            if keep_open:
+                stack.pop_all()
 
     def images(self, start: int = 0, stop: int | None = None) -> np.ndarray:
         """Kept slices ``start:stop`` as ``(k, H, W)`` uint8."""
-        with self._open() as file:
-            return file["image"][start:stop]
+        with self._datasets() as (image, _):
+            return image[start:stop]
 
     def masks(self) -> np.ndarray:
         """WT and ET of every slice of the series, ``(N, 2, H, W)`` uint8 of 0 and 1."""
-        with self._open() as file:
-            return self._unpack(file["masks"][:])
+        with self._datasets() as (_, masks):
+            return self._unpack(masks[:])
 
     def stacks(self, start: int = 0, stop: int | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Kept slices ``start:stop`` and their masks: ``(k, H, W)`` uint8 and ``(k, 2, H, W)`` uint8 of 0 and 1."""
         wanted = self.slices[start:stop]
-        with self._open() as file:
-            image = file["image"][start:stop]
+        with self._datasets() as (image, masks):
             # HDF5 reads a list of rows slowly and a range fast; kept slices are nearly always a range
             first, last = (wanted[0], wanted[-1] + 1) if len(wanted) else (0, 0)
-            bits = file["masks"][first:last][wanted - first]
-        return image, self._unpack(bits)
+            bits = masks[first:last]
+            if len(bits) != len(wanted):
+                bits = bits[wanted - first]
+            return image[start:stop], self._unpack(bits)
 
     def _unpack(self, bits: np.ndarray) -> np.ndarray:
         height, width = self.size
