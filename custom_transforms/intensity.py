@@ -38,9 +38,21 @@ class ScaleToUint8(Transform):
         if values.size and not np.isfinite(values).all():
             raise ValueError("the image holds values that are not finite (NaN or infinity); repair the file")
         low, high = (float(values.min()), float(values.max())) if values.size else (0.0, 0.0)
-        # float64, as in the published way: float32 would cut some values one step too low
+        # float64, as in the published way: float32 would cut some values one step too low; a block at a time, for whole
+        # series of it would take more memory than all else
         span = (high - low) or 1.0
-        scaled = ((values.astype(np.float64) - low) / span * 255.0).astype(np.uint8)
+        scaled = np.empty_like(values, dtype=np.uint8, subok=False)
+        blocks = np.nditer(
+            [values, scaled],
+            flags=["external_loop", "buffered", "zerosize_ok"],
+            op_flags=[["readonly"], ["writeonly"]],
+            op_dtypes=[np.float64, np.uint8],
+            casting="unsafe",
+            buffersize=1 << 16,
+        )
+        with blocks:
+            for block, out in blocks:
+                out[...] = (block - low) / span * 255.0
         if isinstance(image, MetaTensor):
             return MetaTensor(torch.from_numpy(scaled).to(image.device), meta=image.meta)
         return torch.from_numpy(scaled).to(image.device) if isinstance(image, torch.Tensor) else scaled
