@@ -7,7 +7,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
@@ -81,12 +81,13 @@ class _Frame:
 
 @dataclass
 class _Volume:
-    """Voxels ``(X, Y, Z)``, their RAS affine, the file of each slice ("" for a blank one) and what was odd."""
+    """Voxels ``(X, Y, Z)``, their RAS affine, the file of each slice ("" for a blank one), what was odd, and facts of DICOM."""
 
     array: np.ndarray
     affine: np.ndarray
     slice_files: list[str]
     warnings: list[str]
+    facts: dict[str, str] = field(default_factory=dict)
 
 
 class SeriesReader(ImageReader):
@@ -122,7 +123,8 @@ class SeriesReader(ImageReader):
 
     Metadata: ``affine``, ``original_affine``, ``space`` (RAS), ``spatial_shape``, ``original_channel_dim`` (NaN: none),
     ``filename_or_obj``, ``warnings`` (list of str), ``slice_files`` (file name per slice along Z, "" for a blank one;
-    empty for NIfTI).
+    empty for NIfTI), ``patient_id`` and ``scanner`` (DICOM's PatientID, and its maker, model and field strength; empty
+    where the series does not tell).
 
     Everything else raises :py:class:`SeriesError`: a missing path, an empty folder, several series, different sizes,
     orientations or pixel spacings (localizers), different pixels at one position, no pixel data, unreadable or
@@ -176,6 +178,8 @@ class SeriesReader(ImageReader):
             "filename_or_obj": str(path),
             "warnings": volume.warnings,
             "slice_files": volume.slice_files,
+            "patient_id": volume.facts.get("patient_id", ""),
+            "scanner": volume.facts.get("scanner", ""),
         }
         return volume.array, {str(key): value for key, value in meta.items()}
 
@@ -292,7 +296,18 @@ def _assemble_dicom(path: Path, datasets: dict[str, pydicom.Dataset]) -> _Volume
     for place, frame in zip(grid, frames, strict=True):
         files[place] = frame.name
     affine = _dicom_affine(frames, orientation, positions, int(grid[-1]), warnings)
-    return _Volume(np.ascontiguousarray(volume.transpose(2, 1, 0)), affine, files, warnings)
+    return _Volume(np.ascontiguousarray(volume.transpose(2, 1, 0)), affine, files, warnings, _facts(frames[0].dataset))
+
+
+def _facts(dataset: pydicom.Dataset) -> dict[str, str]:
+    """Whose series it is and what it was made with, as far as DICOM tells."""
+
+    def text(keyword: str) -> str:
+        return str(dataset.get(keyword) or "").strip()
+
+    field_strength = text("MagneticFieldStrength")
+    maker = [text("Manufacturer"), text("ManufacturerModelName"), f"{field_strength} T" if field_strength else ""]
+    return {"patient_id": text("PatientID"), "scanner": " ".join(filter(None, maker))}
 
 
 def _check_pixel_data(path: Path, datasets: dict[str, pydicom.Dataset]) -> None:

@@ -363,6 +363,70 @@ def evaluate(
     return metrics
 
 
+def crossvalidate(
+    output: str | Path,
+    datalist: str | Path | None = None,
+    segmentation_datalist: str | Path | None = None,
+    segmenter: str | Path | None = None,
+    prepared: str | Path | None = None,
+    stages: str | Sequence[str] = ("classification",),
+    folds: int | Sequence[int] | None = None,
+    seeds: int | Sequence[int] = (67,),
+    mri_types: str | Sequence[str] = MRI_TYPES,
+    device: str | None = None,
+    overwrite: bool = False,
+    **overrides: Any,
+) -> dict[str, Any]:
+    """Cross-validate a stage or both: train on all folds but one, predict that one, in turn, and evaluate all predictions.
+
+    Refuses to train where a person is on both sides of a split. Writes predictions.csv (every patient, out of fold),
+    metrics.json and tables/. An interrupted run goes on when it is started again.
+
+    Args:
+        output: folder of the run.
+        datalist: data list of Task 2.
+        segmentation_datalist: data list of Task 1, for stage 1.
+        segmenter: segmentation weights for stage 2; those of stage 1's first fold where it is cross-validated too.
+        prepared: folder of prepared series; one in output by default.
+        stages: classification, segmentation, or segmentation,classification.
+        folds: that are held out in turn, 0,1,2 for example; all by default.
+        seeds: of the trainings of stage 2, 67,68 for example.
+        mri_types: modalities to train classifiers for.
+        device: cpu, cuda, …; found by itself.
+        overwrite: replace an earlier run in output.
+        overrides: further settings of configs/crossvalidate.yaml, --train_classification '{max_epochs: 20}' for example.
+
+    Returns:
+        The metrics.
+    """
+    import json
+
+    run_config(
+        "crossvalidate",
+        output_dir=_path(output),
+        datalist=_path(datalist),
+        segmentation_datalist=_path(segmentation_datalist),
+        segmenter=_path(segmenter),
+        prepared_dir=_path(prepared),
+        stages=stages.split(",") if isinstance(stages, str) else list(stages),
+        folds=None if folds is None else _numbers("folds", folds),
+        seeds=_numbers("seeds", seeds),
+        mri_types=_modalities(mri_types),
+        device=device,
+        overwrite=overwrite,
+        **overrides,
+    )
+    metrics: dict[str, Any] = json.loads((Path(output) / "metrics.json").read_text(encoding="utf-8"))
+    return metrics
+
+
+def _numbers(name: str, values: int | Sequence[int]) -> list[int]:
+    numbers = [values] if isinstance(values, int) else list(values)
+    if not numbers or not all(isinstance(one, int) and not isinstance(one, bool) for one in numbers):
+        raise ValueError(f"--{name} {values!r}: expected whole numbers, 0,1,2 for example")
+    return numbers
+
+
 def phantom(output: str | Path, **overrides: Any) -> Path:
     """Write a synthetic cohort in both of the challenge's layouts, to try everything without real data.
 
@@ -452,7 +516,7 @@ def doctor() -> dict[str, Any]:
 
 COMMANDS: dict[str, Callable[..., Any]] = {
     function.__name__: function
-    for function in (predict, datalist, prepare, train, evaluate, phantom, demo, download, doctor)
+    for function in (predict, datalist, prepare, train, evaluate, crossvalidate, phantom, demo, download, doctor)
 }
 
 

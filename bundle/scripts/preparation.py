@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from custom_transforms import SampleSlices, SlicePlanes, TumorRatioFilter
 
-from . import distributed
+from . import distributed, leakage
 from .datalists import MRI_TYPES
 from .files import write_json
 from .prepared import PreparedError, PreparedSeries, write_series
@@ -124,15 +124,23 @@ class SliceIndices(Transform):
 
 
 class KeepFacts(Transform):
-    """Copy the reader's warnings and the name of what it read out of an image's metadata, before the metadata go."""
+    """Copy what is known of an image out of its metadata, before they go: the reader's warnings, the name of what it read, the
+    scanner; and, for the guard against leaks, checksums of its pixels and of the PatientID.
+    """
 
     def __init__(self, key: str = "image") -> None:
         self.key = key
 
     def __call__(self, data: Mapping[str, Any]) -> dict[str, Any]:
-        """The item with ``warnings``, a list of sentences, and ``source``, a path."""
+        """The item with ``warnings``, a list of sentences, ``source``, a path, and ``identity``."""
         meta = data[self.key].meta
-        return {**data, "warnings": list(meta.get("warnings", [])), "source": str(meta["filename_or_obj"])}
+        identity = {
+            "pixels": leakage.pixel_fingerprint(data[self.key].numpy()),
+            "person": leakage.anonymous(meta.get("patient_id", "")),
+            "scanner": meta.get("scanner", ""),
+        }
+        known = {"warnings": list(meta.get("warnings", [])), "source": str(meta["filename_or_obj"])}
+        return {**data, **known, "identity": {key: value for key, value in identity.items() if value}}
 
 
 class SaveSeries(Transform):
@@ -161,7 +169,8 @@ class SaveSeries(Transform):
         }
         # items are read ahead: the work on this one began when it was ready and the one before it was done
         summary["seconds"] = round(data["read_seconds"] + time.time() - max(data["ready"], self._free), 3)
-        info = {**summary, "fingerprint": data["fingerprint"], "source": Path(data["source"]).name}
+        known = {"fingerprint": data["fingerprint"], "source": Path(data["source"]).name}
+        info = {**summary, **data.get("identity", {}), **known}
         write_series(data["output"], image, _array(data["slices"]), masks, info, data["geometry"])
         self._free = time.time()
         return {**data, "summary": summary}
@@ -346,7 +355,7 @@ class SavePlanes(Transform):
             image, masks = _array(stack[:, 0]), _array(stack[:, 1:])
             slices = np.asarray(self.sample(np.flatnonzero(self.keep(image, masks[:, 0]))))
             row = {**_who({**data, "plane": plane}), "slices": len(image), "kept": len(slices)}
-            info = {**row, "fingerprint": data["fingerprint"]}
+            info = {**row, **data.get("identity", {}), "fingerprint": data["fingerprint"]}
             write_series(data["outputs"][plane], image[slices], np.arange(len(slices)), masks[slices] > 0, info)
             rows[plane] = row
         return {"patient": data["patient"], "mri_type": data["mri_type"], "error": "", "planes": rows}

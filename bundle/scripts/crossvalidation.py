@@ -1,0 +1,420 @@
+"""Cross-validation: both stages over folds, seeds and modalities, guarded against leaks, and every patient predicted out of fold.
+
+It runs the configurations that a person would run, one after the other, each in a folder of its own, and can be interrupted
+anywhere.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import logging
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from . import distributed, leakage
+from .cli import run_config
+from .datalists import MRI_TYPES, classification_split, load_datalist, segmentation_split
+from .files import write_csv, write_json
+from .preparation import read_index
+from .prepared import PreparedSeries
+from .results import write_crossvalidation
+from .runs import CONFIG_FILE
+
+logger = logging.getLogger(__name__)
+
+STAGES = ("segmentation", "classification")
+STATE_FILE = "state.json"
+PREDICTIONS_FILE = "predictions.csv"
+COLUMNS = ("patient", "fold", "seed", "mri_type", "probability", "label", "kept", "tumour_volume", "scanner", "site")
+"""Of the out-of-fold predictions. ``kept``: slices that were classified; ``tumour_volume``: ml, as stage 1 segments it."""
+JOBS = tuple(f"{job}_{stage}" for stage in STAGES for job in ("prepare", "train", "evaluate"))
+"""Configurations that a cross-validation runs."""
+REMEDY = "Remove one of the two from the data list, or give both the same 'group', and build the folds again."
+
+
+class CrossValidation:
+    """A cross-validation in a folder.
+
+    Args:
+        output_dir: folder of the run.
+        datalist: data list of Task 2; needed for stage 2, and to keep its patients out of stage 1.
+        dataset_dir: folder that its paths are relative to; None: the one it names.
+        segmentation_datalist: data list of Task 1; needed for stage 1.
+        segmentation_dataset_dir: folder that its paths are relative to.
+        segmenter: weights for the masks of stage 2; None: those of stage 1's first fold.
+        stages: which are cross-validated.
+        folds: of the data lists that are held out, one after the other; None: all.
+        seeds: of the trainings of stage 2; stage 1 uses the first.
+        mri_types: modalities to train classifiers for.
+        settings: values that differ from the configurations' own, by configuration.
+        common: values for all configurations that know them: ``device``, ``num_workers``, …
+        prepared_dir: folder for prepared series; None: one in ``output_dir``.
+
+    Raises:
+        ValueError: when something that a stage needs is not given, or is not known.
+    """
+
+    def __init__(
+        self,
+        output_dir: str | Path,
+        datalist: str | Path | None,
+        dataset_dir: str | Path | None = None,
+        segmentation_datalist: str | Path | None = None,
+        segmentation_dataset_dir: str | Path | None = None,
+        segmenter: str | Path | None = None,
+        stages: Sequence[str] = ("classification",),
+        folds: Sequence[int] | None = None,
+        seeds: Sequence[int] = (67,),
+        mri_types: Sequence[str] = MRI_TYPES,
+        settings: Mapping[str, Mapping[str, Any] | None] | None = None,
+        common: Mapping[str, Any] | None = None,
+        prepared_dir: str | Path | None = None,
+    ) -> None:
+        self.folder = Path(output_dir)
+        self.stages = _known("stages", stages, STAGES)
+        self.mri_types = _known("mri_types", mri_types, MRI_TYPES)
+        self.seeds = list(dict.fromkeys(int(seed) for seed in seeds))
+        if not self.seeds:
+            raise ValueError("seeds is empty; give at least one (--seeds 67)")
+        unknown = set(settings or {}) - set(JOBS)
+        if unknown:
+            raise ValueError(f"settings of {', '.join(sorted(unknown))}: expected some of {', '.join(JOBS)}")
+        self.settings = {job: dict((settings or {}).get(job) or {}) for job in JOBS}
+        self.common = {key: value for key, value in (common or {}).items() if value is not None}
+        self.prepared = Path(prepared_dir) if prepared_dir else self.folder / "prepared"
+        self.datalist, self.dataset_dir = datalist, dataset_dir
+        self.segmentation_datalist, self.segmentation_dataset_dir = segmentation_datalist, segmentation_dataset_dir
+        if "classification" in self.stages and datalist is None:
+            raise ValueError("no data list of Task 2 is named, which stage 2 needs (--datalist FILE)")
+        if "segmentation" in self.stages and segmentation_datalist is None:
+            raise ValueError("no data list of Task 1 is named, which stage 1 needs (--segmentation_datalist FILE)")
+        if segmenter is None and "segmentation" in self.stages:
+            segmenter = self._segmentation_run(_folds(segmentation_datalist, folds)[0]) / "segmentation.pt"
+        elif segmenter is None and "classification" in self.stages:
+            raise ValueError(
+                "no segmentation weights are named, which stage 2 needs (--segmenter FILE); or cross-validate stage 1 as well "
+                "(--stages segmentation,classification)"
+            )
+        self.segmenter = segmenter
+        self.folds = {
+            "classification": _folds(datalist, folds) if "classification" in self.stages else [],
+            "segmentation": _folds(segmentation_datalist, folds) if "segmentation" in self.stages else [],
+        }
+
+    def run(self) -> dict[str, Any]:
+        """Do what is not done yet, and evaluate everything.
+
+        Several processes that ``torchrun`` started must call this together.
+
+        Returns:
+            The metrics, which are in ``metrics.json`` as well.
+
+        Raises:
+            LeakError: when a person is on both sides of any split.
+        """
+        state = self._state()
+        steps = self._steps()
+        for number, (title, step) in enumerate(steps.items(), 1):
+            if title in state["seconds"]:
+                continue
+            logger.info("\n%d/%d %s", number, len(steps), title)
+            started = time.monotonic()
+            step()
+            state["seconds"][title] = round(time.monotonic() - started, 1)
+            _write_json(state, self.folder / STATE_FILE)
+        return self._finish(state)
+
+    def _state(self) -> dict[str, Any]:
+        file = self.folder / STATE_FILE
+        return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {"seconds": {}}
+
+    # -----------------------------------------------------------------------------------------------------------------
+    # steps
+
+    def _steps(self) -> dict[str, Callable[[], Any]]:
+        """What is done, by title, in order; each may be started again after an interruption."""
+        steps: dict[str, Callable[[], Any]] = {}
+        if "segmentation" in self.stages:
+            steps["prepare segmentation"] = lambda: self._job("prepare_segmentation")
+        if "segmentation" in self.stages and "classification" not in self.stages:
+            steps["guard against leaks"] = self.guard
+        if "segmentation" in self.stages:
+            for fold in self.folds["segmentation"]:
+                steps[f"train segmentation, fold {fold}"] = lambda fold=fold: self._train_segmentation(fold)
+                steps[f"evaluate segmentation, fold {fold}"] = lambda fold=fold: self._evaluate_segmentation(fold)
+        if "classification" in self.stages:
+            steps["prepare classification"] = lambda: self._job(
+                "prepare_classification", segmenter=str(self.segmenter), mri_types=self.mri_types
+            )
+            steps["guard against leaks"] = self.guard
+        for seed in self.seeds if "classification" in self.stages else ():
+            for fold in self.folds["classification"]:
+                for mri_type in self.mri_types:
+                    steps[f"train {mri_type}, seed {seed}, fold {fold}"] = (
+                        lambda seed=seed, fold=fold, mri_type=mri_type: self._train_classification(seed, fold, mri_type)
+                    )
+                steps[f"evaluate seed {seed}, fold {fold}"] = lambda seed=seed, fold=fold: self._evaluate_classification(
+                    seed, fold
+                )
+        return steps
+
+    def _job(self, config: str, **values: Any) -> None:
+        stage = config.split("_")[1]
+        first = stage == "segmentation"
+        datalist = self.segmentation_datalist if first else self.datalist
+        root = self.segmentation_dataset_dir if first else self.dataset_dir
+        run_config(
+            config,
+            **{
+                **self._known_to(config),
+                "datalist": str(datalist),
+                "dataset_dir": None if root is None else str(root),
+                "prepared_dir": str(self.prepared / stage),
+                **values,
+                **self.settings[config],
+            },
+        )
+
+    def _known_to(self, config: str) -> dict[str, Any]:
+        file = Path(__file__).resolve().parents[1] / "configs" / f"{config}.yaml"
+        ids = yaml.safe_load(file.read_text(encoding="utf-8"))
+        return {key: value for key, value in self.common.items() if key in ids}
+
+    def _segmentation_run(self, fold: int) -> Path:
+        return self.folder / "segmentation" / f"fold{fold}"
+
+    def _classification_run(self, seed: int, fold: int) -> Path:
+        return self.folder / "classification" / f"seed{seed}" / f"fold{fold}"
+
+    def _without_task2(self) -> dict[str, Any]:
+        return {} if self.datalist is None else {"classification_datalist": str(self.datalist)}
+
+    def _train_segmentation(self, fold: int) -> None:
+        run = str(self._segmentation_run(fold))
+        seed = self.seeds[0]
+        self._job("train_segmentation", output_dir=run, fold=fold, seed=seed, resume=True, **self._without_task2())
+
+    def _evaluate_segmentation(self, fold: int) -> None:
+        run = self._segmentation_run(fold)
+        self._job(
+            "evaluate_segmentation",
+            segmenter=str(run / "segmentation.pt"),
+            output_dir=str(run / "evaluation"),
+            fold=fold,
+            overwrite=True,
+            **self._without_task2(),
+        )
+
+    def _train_classification(self, seed: int, fold: int, mri_type: str) -> None:
+        run = str(self._classification_run(seed, fold) / mri_type)
+        self._job("train_classification", output_dir=run, fold=fold, seed=seed, mri_type=mri_type, resume=True)
+
+    def _evaluate_classification(self, seed: int, fold: int) -> None:
+        run = self._classification_run(seed, fold)
+        self._job(
+            "evaluate_classification",
+            classifier=str(run),
+            output_dir=str(run / "evaluation"),
+            fold=fold,
+            mri_types=self.mri_types,
+            overwrite=True,
+        )
+
+    # -----------------------------------------------------------------------------------------------------------------
+    # leaks
+
+    def guard(self) -> dict[str, int]:
+        """Refuse to train where a person is on both sides of a split of either stage, or trains stage 1 and is in Task 2.
+
+        Returns:
+            Patients compared, by split.
+        """
+        compared = {}
+        everyone = self._task2() if self.datalist is not None else {}
+        for stage in self.stages:
+            for fold in self.folds[stage]:
+                training, held_out = self._split(stage, fold)
+                name = f"{stage}, fold {fold}"
+                sides = (f"training of {name}", "the patients it holds out")
+                compared[name] = leakage.refuse_leaks(training, held_out, sides, REMEDY)
+                if stage == "segmentation" and everyone:
+                    sides = (f"training of {name}", "the patients of Task 2")
+                    compared[f"{name}, and Task 2"] = leakage.refuse_leaks(training, everyone, sides, REMEDY)
+        if "classification" in self.stages and "segmentation" not in self.stages:
+            trained = self._trained_segmenter()
+            if trained is not None:
+                sides = (f"training of {self.segmenter}", "the patients of Task 2")
+                compared["segmenter, and Task 2"] = leakage.refuse_leaks(trained, everyone, sides, REMEDY)
+        for name, count in compared.items():
+            logger.info("no leak in %s: %d patients compared", name, count)
+        return compared
+
+    def _split(self, stage: str, fold: int) -> tuple[dict[str, leakage.Identity], dict[str, leakage.Identity]]:
+        if stage == "segmentation":
+            sides = segmentation_split(
+                self.segmentation_datalist, self.segmentation_dataset_dir, fold, self.datalist  # type: ignore[arg-type]
+            )
+        else:
+            excluded = self.settings["train_classification"].get("excluded_patients")
+            options = {} if excluded is None else {"excluded": excluded}
+            sides = classification_split(self.datalist, self.dataset_dir, fold, **options)  # type: ignore[arg-type]
+        rows = list(self._rows(stage))
+        training, held_out = (leakage.identities(side, rows) for side in sides)
+        return training, held_out
+
+    def _rows(self, stage: str) -> Iterable[Mapping[str, Any]]:
+        file = self.prepared / stage / "index.json"
+        return read_index(file.parent).values() if file.is_file() else []
+
+    def _task2(self) -> dict[str, leakage.Identity]:
+        lists = load_datalist(self.datalist, self.dataset_dir)  # type: ignore[arg-type]
+        return leakage.identities([one for part in lists.values() for one in part], self._rows("classification"))
+
+    def _trained_segmenter(self) -> dict[str, leakage.Identity] | None:
+        """Who trained the segmenter that was given, where its run lies beside it."""
+        file = Path(str(self.segmenter)).parent / CONFIG_FILE
+        config = yaml.safe_load(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        if config.get("job") != "train_segmentation" or not Path(str(config.get("datalist"))).is_file():
+            logger.warning(
+                "%s does not lie in the folder of its training: whether patients of Task 2 trained it can't be checked",
+                self.segmenter,
+            )
+            return None
+        options = [config.get(key) for key in ("datalist", "dataset_dir", "fold", "classification_datalist")]
+        index = Path(str(config.get("prepared_dir"))) / "index.json"
+        rows = read_index(index.parent).values() if index.is_file() else []
+        return leakage.identities(segmentation_split(*options)[0], rows)  # type: ignore[arg-type]
+
+    def verify(self) -> dict[str, int]:
+        """Look for leaks in the finished run: whom each model was trained on, as its own run tells, and whom it predicted.
+
+        Returns:
+            Patients compared, by model.
+
+        Raises:
+            LeakError: naming the pairs.
+        """
+        compared = {}
+        rows = {stage: list(self._rows(stage)) for stage in STAGES}
+        for seed in self.seeds if "classification" in self.stages else ():
+            for fold in self.folds["classification"]:
+                run = self._classification_run(seed, fold)
+                predicted = [{"patient": row["patient"]} for row in _read_csv(run / "evaluation" / PREDICTIONS_FILE)]
+                for mri_type in self.mri_types:
+                    config = yaml.safe_load((run / mri_type / CONFIG_FILE).read_text(encoding="utf-8"))
+                    split = classification_split(
+                        config["datalist"], config["dataset_dir"], config["fold"], config["excluded_patients"]
+                    )
+                    sides = (f"training of {run / mri_type}", "the patients that it predicted")
+                    compared[f"{mri_type}, seed {seed}, fold {fold}"] = leakage.refuse_leaks(
+                        leakage.identities(split[0], rows["classification"]),
+                        leakage.identities(predicted, rows["classification"]),
+                        sides,
+                        REMEDY,
+                    )
+        for fold in self.folds["segmentation"]:
+            run = self._segmentation_run(fold)
+            predicted = [{"patient": row["patient"]} for row in _read_csv(run / "evaluation" / "overlap.csv")]
+            config = yaml.safe_load((run / CONFIG_FILE).read_text(encoding="utf-8"))
+            options = [config[key] for key in ("datalist", "dataset_dir", "fold", "classification_datalist")]
+            trained = leakage.identities(segmentation_split(*options)[0], rows["segmentation"])
+            held_out = leakage.identities(predicted, rows["segmentation"])
+            sides = (f"training of {run}", "the patients that it segmented")
+            compared[f"segmentation, fold {fold}"] = leakage.refuse_leaks(trained, held_out, sides, REMEDY)
+        return compared
+
+    # -----------------------------------------------------------------------------------------------------------------
+    # results
+
+    def predictions(self) -> list[dict[str, Any]]:
+        """One row per held-out patient, fold, seed and modality, with the columns ``COLUMNS``."""
+        facts = {(row["patient"], row["mri_type"]): row for row in self._rows("classification")}
+        lists = load_datalist(self.datalist, self.dataset_dir)  # type: ignore[arg-type]
+        sites = {entry["patient"]: entry.get("site", "") for part in lists.values() for entry in part}
+        volumes = {who: _tumour_volume(row) for who, row in facts.items()}
+        rows = []
+        for seed in self.seeds:
+            for fold in self.folds["classification"]:
+                file = self._classification_run(seed, fold) / "evaluation" / PREDICTIONS_FILE
+                for row in _read_csv(file):
+                    for mri_type in self.mri_types:
+                        series = facts.get((row["patient"], mri_type), {})
+                        rows.append(
+                            {
+                                "patient": row["patient"],
+                                "fold": fold,
+                                "seed": seed,
+                                "mri_type": mri_type,
+                                "probability": float(row[mri_type]) if row.get(mri_type) else None,
+                                "label": int(row["label"]),
+                                "kept": series.get("kept", 0),
+                                "tumour_volume": volumes.get((row["patient"], mri_type)),
+                                "scanner": series.get("scanner", ""),
+                                "site": sites.get(row["patient"], ""),
+                            }
+                        )
+        return rows
+
+    def overlap(self) -> list[dict[str, Any]]:
+        """The rows of every fold's ``overlap.csv``, with their fold."""
+        return [
+            {"fold": fold, **row}
+            for fold in self.folds["segmentation"]
+            for row in _read_csv(self._segmentation_run(fold) / "evaluation" / "overlap.csv")
+        ]
+
+    @distributed.by_first
+    def _finish(self, state: Mapping[str, Any]) -> dict[str, Any]:
+        facts = {"leakage": {"leaks": 0, "compared": self.verify()}, "seconds": dict(state["seconds"])}
+        rows = self.predictions() if "classification" in self.stages else []
+        if rows:
+            write_csv(rows, self.folder / PREDICTIONS_FILE, COLUMNS)
+        return write_crossvalidation(rows, self.overlap(), self.folder, facts)
+
+
+@distributed.by_first
+def _write_json(content: Any, file: Path) -> None:
+    write_json(content, file)
+
+
+def _known(name: str, values: Sequence[str], known: Sequence[str]) -> list[str]:
+    unknown = [value for value in values if value not in known]
+    if unknown or not values:
+        raise ValueError(f"{name} {list(values)}: expected some of {', '.join(known)}")
+    return [value for value in known if value in values]
+
+
+def _folds(datalist: str | Path | None, folds: Sequence[int] | None) -> list[int]:
+    """The folds of a data list, or those asked for, all of which it must have."""
+    lists = load_datalist(datalist)  # type: ignore[arg-type]
+    there = sorted({entry["fold"] for entry in lists["training"] if "fold" in entry})
+    wanted = there if folds is None else list(dict.fromkeys(folds))
+    missing = [fold for fold in wanted if fold not in there]
+    if missing or not wanted or lists["validation"]:
+        reason = "it has a validation section instead" if lists["validation"] else f"it has {there}"
+        raise ValueError(
+            f"{datalist}: folds {wanted} are asked for, {reason}; build it with `radiogenomics datalist --folds K`"
+        )
+    return wanted
+
+
+def _tumour_volume(row: Mapping[str, Any]) -> float | None:
+    """Whole-tumour volume of a prepared series in ml, None without one."""
+    if "file" not in row:
+        return None
+    series = PreparedSeries(row["file"])
+    if series.geometry is None:
+        return None
+    voxel = abs(float(np.linalg.det(np.asarray(series.geometry.affine)[:3, :3])))
+    return float(series.masks()[:, 0].sum()) * voxel / 1000
+
+
+def _read_csv(file: Path) -> list[dict[str, str]]:
+    with open(file, newline="", encoding="utf-8") as stream:
+        return list(csv.DictReader(stream))

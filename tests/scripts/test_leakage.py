@@ -1,0 +1,80 @@
+import logging
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+
+from scripts import leakage
+
+
+def side(*patients, rows=()):
+    return leakage.identities([{"patient": patient} for patient in patients], rows)
+
+
+@settings(deadline=None)
+@given(
+    arrays.arrays(np.float32, (3, 4, 5), elements=st.integers(-300, 300)),
+    st.permutations(range(3)),
+    st.tuples(*[st.sampled_from([1, -1])] * 3),
+)
+def test_fingerprint_does_not_depend_on_order_and_direction(image, axes, steps):
+    turned = image.transpose(axes)[tuple(slice(None, None, step) for step in steps)]
+    assert leakage.pixel_fingerprint(turned) == leakage.pixel_fingerprint(image)
+
+
+@settings(deadline=None)
+@given(arrays.arrays(np.float32, (2, 3, 4), elements=st.integers(0, 60000)), st.integers(0, 23))
+def test_fingerprint_tells_images_apart(image, place):
+    other = image.copy()
+    other.flat[place] += 1
+    assert leakage.pixel_fingerprint(other) != leakage.pixel_fingerprint(image)
+
+
+@settings(deadline=None)
+@given(arrays.arrays(np.float32, st.integers(0, 40), elements=st.floats(-10, 10, width=32) | st.integers(-9, 9)))
+def test_integers_and_fractions_are_counted_alike(image):
+    values, counts = leakage._occurrences(image)
+    expected = np.unique(image, return_counts=True)
+    np.testing.assert_array_equal(values, expected[0])
+    np.testing.assert_array_equal(counts, expected[1])
+
+
+def test_identifiers_of_both_tasks_are_the_same_person():
+    (leak,) = leakage.find_leaks(side("00012", "00013"), side("BraTS2021_00012", "BraTS2021_00044"))
+    assert (leak.first, leak.second, leak.evidence) == ("00012", "BraTS2021_00012", ("identifier",))
+
+
+def test_group_of_the_data_list():
+    first = leakage.identities([{"patient": "a", "group": 7}])
+    second = leakage.identities([{"patient": "b", "group": "7"}])
+    assert [str(leak) for leak in leakage.find_leaks(first, second)] == ["a and b (group)"]
+
+
+def test_renamed_copy_is_found_by_pixels_and_patient_id():
+    row = {"pixels": "abc", "person": leakage.anonymous("P-17")}
+    first, second = side("a", rows=[{"patient": "a", **row}]), side("b", "c", rows=[{"patient": "b", **row}])
+    with pytest.raises(leakage.LeakError, match=r"1 leaks between training and fold 0: a and b \(DICOM PatientID, pixels"):
+        leakage.refuse_leaks(first, second, ("training", "fold 0"), "Remove one.")
+
+
+def test_placeholder_instead_of_a_patient_id(caplog):
+    rows = [{"patient": str(n), "person": leakage.anonymous("ANONYMOUS")} for n in range(1, 8)]
+    with caplog.at_level(logging.WARNING):
+        found = side(*(row["patient"] for row in rows), rows=rows)
+    assert "placeholder" in caplog.text
+    assert not any("DICOM PatientID" in one.marks for one in found.values())
+
+
+def test_no_identifier_is_written():
+    assert leakage.anonymous(" ") == ""
+    assert "Smith" not in leakage.anonymous("Smith") and len(leakage.anonymous("Smith")) == 32
+
+
+@settings(deadline=None)
+@given(st.sets(st.integers(0, 30)), st.sets(st.integers(0, 30)))
+def test_leaks_are_the_persons_on_both_sides(first, second):
+    leaks = leakage.find_leaks(side(*(f"{n:05d}" for n in first)), side(*(f"BraTS2021_{n:05d}" for n in second)))
+    assert {int(leak.first) for leak in leaks} == first & second
+    assert len(leaks) == len(first & second)
