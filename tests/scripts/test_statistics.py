@@ -371,25 +371,26 @@ def test_delong_of_published_ct_ratings():
     assert (high - low) / 2 / 1.959964 == pytest.approx(0.0307, abs=5e-5)
 
 
-OVARIAN_AREAS = {"K-G score": 0.7258, "albumin": 0.7193, "total protein": 0.6478}
-
-
-def ovarian():
-    return OVARIAN[:, 3].astype(int), dict(
-        zip(OVARIAN_AREAS, (10 - OVARIAN[:, 2], OVARIAN[:, 0], OVARIAN[:, 1]), strict=True)
-    )
+OVARIAN_TESTS = {"K-G score": 10 - OVARIAN[:, 2], "albumin": OVARIAN[:, 0], "total protein": OVARIAN[:, 1]}
 
 
 def test_delong_of_published_ovarian_cancer():
-    """Areas that SAS's documentation prints of DeLong's own example."""
-    labels, tests = ovarian()
-    assert {name: round(roc_auc(labels, values), 4) for name, values in tests.items()} == OVARIAN_AREAS
+    """Area, standard error and interval that SAS's documentation prints of them (PROC LOGISTIC, comparing ROC curves)."""
+    published = {
+        "K-G score": (0.7258, 0.1028, 0.5243, 0.9273),
+        "albumin": (0.7366, 0.0927, 0.5549, 0.9182),
+        "total protein": (0.6478, 0.1000, 0.4518, 0.8439),
+    }
+    for name, expected in published.items():
+        area, low, high = delong_interval(OVARIAN[:, 3], OVARIAN_TESTS[name])
+        error = (high - low) / 2 / 1.959964
+        assert (area, error, low, high) == pytest.approx(expected, abs=6e-5)
 
 
-@pytest.mark.parametrize("pair", itertools.permutations(OVARIAN_AREAS, 2))
+@pytest.mark.parametrize("pair", itertools.permutations(OVARIAN_TESTS, 2))
 def test_delong_test_against_the_paper(pair):
-    labels, tests = ovarian()
-    one, other = (tests[name] for name in pair)
+    labels = OVARIAN[:, 3]
+    one, other = (OVARIAN_TESTS[name] for name in pair)
     areas, covariance = by_the_paper(labels, one, other)
     error = math.sqrt(covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1])
     found = delong_test(labels, one, other)
