@@ -19,9 +19,9 @@ import torch
 from .cli import run_config
 from .datalists import build_datalist, read_labels
 from .files import write_json
-from .metrics import auc_interval, roc_auc
 from .overview import draw_overview
 from .results import RESEARCH_ONLY
+from .statistics import bootstrap_interval, roc_auc
 
 logger = logging.getLogger(__name__)
 
@@ -277,7 +277,7 @@ def summarise(folder: Path, state: dict[str, Any]) -> dict[str, Any]:
         "submission": {
             "patients": len(truth),
             "auc": roc_auc(truth, chance),
-            "auc_95": list(auc_interval(truth, chance)),
+            "auc_95": list(bootstrap_interval(truth, chance)),
         },
         "seconds": {**state["seconds"], "total": round(sum(state["seconds"].values()), 1)},
         "interrupted": [title for title, starts in state["starts"].items() if starts > 1],

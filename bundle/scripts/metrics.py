@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -11,9 +12,10 @@ import torch
 from ignite.engine import Engine
 from ignite.exceptions import NotComputableError
 from ignite.metrics import Metric
-from monai.metrics import compute_roc_auc
+from monai.metrics import compute_hausdorff_distance
 
 from . import distributed
+from .statistics import log_loss, roc_auc
 
 REGIONS = ("WT", "ET")
 """Order of the regions in the channels of masks and predictions."""
@@ -36,42 +38,70 @@ class RegionOverlap(EngineMetric):
     Args:
         score: ``"dice"`` or ``"iou"``.
         region: ``"WT"``, ``"ET"``, or None for the mean of both.
+        distances: whether the table has distances between outlines too, which take longer than everything else here.
+
+    Raises:
+        ValueError: for another score or region.
+        ImportError: when distances are asked for and SciPy, which MONAI computes them with, is not installed.
     """
 
-    def __init__(self, score: str = "dice", region: str | None = None) -> None:
+    def __init__(self, score: str = "dice", region: str | None = None, distances: bool = False) -> None:
         if score not in ("dice", "iou") or region not in (*REGIONS, None):
             raise ValueError(f"score {score!r} of region {region!r}: expected dice or iou of {REGIONS} or None")
-        self.score, self.region = score, region
+        if distances and find_spec("scipy") is None:
+            raise ImportError(
+                "distances between outlines need SciPy: pip install '.[train]', or set distances to False"
+            )
+        self.score, self.region, self.distances = score, region, distances
         super().__init__()
 
     def reset(self) -> None:
         """Forget everything."""
-        self._sums: dict[tuple[str, str, str], np.ndarray] = defaultdict(lambda: np.zeros((2, 3)))
+        # by group, a row per region: pixels of both, prediction and truth, the sum of distances, the slices that have one
+        self._sums: dict[tuple[str, str, str], np.ndarray] = defaultdict(_no_sums)
 
     def update(self, output: tuple[Mapping[str, Any], Mapping[str, Any]]) -> None:
         """Add a batch: logits ``pred`` and truth ``label`` ``(B, 2, H, W)``, ``patient``, ``mri_type``, ``plane`` of each."""
         batch, result = output
         pred, label = result["pred"] > 0, result["label"] > 0.5
         pixels = [(x.flatten(2).sum(2)) for x in (pred & label, pred, label)]
-        sums = torch.stack(pixels, dim=-1).cpu().numpy()
+        sums = np.zeros((len(pred), len(REGIONS), 5))
+        sums[..., :3] = torch.stack(pixels, dim=-1).cpu().numpy()
+        if self.distances:
+            for i, j in np.argwhere((sums[..., 1] > 0) & (sums[..., 2] > 0)):
+                one = compute_hausdorff_distance(
+                    pred[i, j][None, None], label[i, j][None, None], include_background=True, percentile=95
+                )
+                sums[i, j, 3:] = float(one), 1
         for group, values in zip(
             zip(batch["patient"], batch["mri_type"], batch["plane"], strict=True), sums, strict=True
         ):
             self._sums[group] += values
 
     def table(self) -> list[dict[str, Any]]:
-        """One row per patient, modality, plane and region, ``{…, "dice", "iou"}``; None where neither has the region."""
-        groups: dict[tuple[str, str, str], np.ndarray] = defaultdict(lambda: np.zeros((2, 3)))
+        """One row per patient, modality, plane and region, ``{…, "dice", "iou", "volume_error"}``; None where not defined.
+
+        - ``dice``, ``iou``: not defined where neither truth nor prediction has the region.
+        - ``volume_error``: pixels of the prediction that are too many, as a share of the truth's; 0 is right, -1 finds none.
+          Not defined where the truth lacks the region.
+        - ``hd95_pixels``, if distances were asked for: the larger of both 95th percentiles of distances from outline to outline
+          (Hausdorff), in pixels of the network's input, mean of the slices where truth and prediction have the region.
+          Slices where one of them lacks it do not count, so read it beside the Dice.
+        """
+        groups: dict[tuple[str, str, str], np.ndarray] = defaultdict(_no_sums)
         for part in distributed.gather(dict(self._sums)):
             for group, sums in part.items():
                 groups[group] += sums
         rows = []
         for (patient, mri_type, plane), sums in sorted(groups.items()):
-            for region, (both, pred, true) in zip(REGIONS, sums, strict=True):
-                dice = 2 * both / (pred + true) if pred + true else None
-                iou = both / (pred + true - both) if pred + true else None
-                who = {"patient": patient, "mri_type": mri_type, "plane": plane, "region": region}
-                rows.append({**who, "dice": dice, "iou": iou})
+            for region, (both, pred, true, distance, slices) in zip(REGIONS, sums, strict=True):
+                row: dict[str, Any] = {"patient": patient, "mri_type": mri_type, "plane": plane, "region": region}
+                row["dice"] = 2 * both / (pred + true) if pred + true else None
+                row["iou"] = both / (pred + true - both) if pred + true else None
+                row["volume_error"] = (pred - true) / true if true else None
+                if self.distances:
+                    row["hd95_pixels"] = distance / slices if slices else None
+                rows.append(row)
         return rows
 
     def compute(self) -> float:
@@ -84,6 +114,10 @@ class RegionOverlap(EngineMetric):
         if not values:
             raise NotComputableError(f"no slice with {self.region or 'a tumour'} was evaluated")
         return float(np.mean(values))
+
+
+def _no_sums() -> np.ndarray:
+    return np.zeros((len(REGIONS), 5))
 
 
 class MeanLoss(EngineMetric):
@@ -184,45 +218,4 @@ class PatientScore(EngineMetric):
         return PATIENT_SCORES[self.score](list(patients.labels.values()), probabilities)
 
 
-def roc_auc(labels: Sequence[int], probabilities: Sequence[float]) -> float:
-    """Area under the ROC curve; NaN where all labels are the same."""
-    if len(set(labels)) < 2:
-        return float("nan")
-    area: Any = compute_roc_auc(torch.tensor(probabilities, dtype=torch.float64), torch.tensor(labels))
-    return float(area)
-
-
-def log_loss(labels: Sequence[int], probabilities: Sequence[float]) -> float:
-    """Mean negative log-likelihood of the labels."""
-    chance = np.clip(np.asarray(probabilities, dtype=np.float64), 1e-7, 1 - 1e-7)
-    likelihoods: np.ndarray = np.where(np.asarray(labels) == 1, np.log(chance), np.log1p(-chance))
-    return -float(likelihoods.mean())
-
-
 PATIENT_SCORES = {"auc": roc_auc, "log_loss": log_loss}
-
-
-def auc_interval(
-    labels: Sequence[int], probabilities: Sequence[float], level: float = 0.95, resamples: int = 2000, seed: int = 67
-) -> tuple[float, float]:
-    """Percentile interval of the ROC AUC by a bootstrap over patients, stratified by label; NaN where all labels are the same.
-
-    Args:
-        labels: 0 or 1 of each patient.
-        probabilities: of label 1.
-        level: of confidence.
-        resamples: bootstrap samples.
-        seed: of the resampling.
-    """
-    truth, chance = np.asarray(labels), np.asarray(probabilities, dtype=np.float64)
-    positive, negative = chance[truth == 1], chance[truth == 0]
-    if not len(positive) or not len(negative):
-        return float("nan"), float("nan")
-    # the AUC is the mean over pairs, so a resample of patients is a resample of rows and columns of the pairs' table
-    wins = (positive[:, None] > negative) + 0.5 * (positive[:, None] == negative)
-    rng = np.random.default_rng(seed)
-    rows = rng.integers(len(positive), size=(resamples, len(positive)))
-    columns = rng.integers(len(negative), size=(resamples, len(negative)))
-    areas = [wins[np.ix_(row, column)].mean() for row, column in zip(rows, columns, strict=True)]
-    low, high = np.quantile(areas, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)

@@ -18,7 +18,7 @@ from monai.transforms import LoadImage
 from custom_transforms import AcquisitionSlices, SeriesReader, SliceGeometry
 
 from .datalists import find_studies
-from .metrics import auc_interval, roc_auc
+from .statistics import bootstrap_interval, roc_auc, roc_curve
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -185,17 +185,6 @@ def choose_patients(predictions: Predictions, count: int = 3) -> list[int]:
     return [group[turn] for turn in range(turns) for group in of_label if turn < len(group)][:count]
 
 
-def roc_curve(labels: np.ndarray, probabilities: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """False and true positive rates at every threshold, from (0, 0) to (1, 1); ties step together."""
-    thresholds = np.unique(probabilities)[::-1]
-    called = probabilities[None] >= thresholds[:, None]
-    rates = [
-        np.concatenate([[0.0], called[:, labels == label].mean(1) if (labels == label).any() else [0.0] * len(called)])
-        for label in (0, 1)
-    ]
-    return rates[0], rates[1]
-
-
 def draw_masks(captions: Sequence[str], rows: Sequence[Sequence[MaskPanel]], axes: np.ndarray) -> None:
     """Image, true and predicted masks of each modality in a row of panels per patient.
 
@@ -265,7 +254,7 @@ def draw_roc(ax: Axes, predictions: Predictions) -> None:
         labels, chance = predictions.labels[there], predictions.columns[name][there]
         if not len(labels):
             continue
-        low, high = auc_interval(labels, chance)
+        low, high = bootstrap_interval(labels, chance)
         label = f"{'mean' if name == 'all' else name} {roc_auc(labels, chance):.2f} ({low:.2f}\N{EN DASH}{high:.2f})"
         ax.plot(*roc_curve(labels, chance), color=COLOURS[name], lw=2.2 if name == "all" else 1.4, label=label)
     _finish(ax, f"ROC of {len(predictions.labels)} test patients", "false positive rate", "true positive rate")

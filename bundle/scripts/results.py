@@ -19,9 +19,10 @@ from monai.transforms import Transform
 from . import distributed
 from .datalists import MRI_TYPES, lookup
 from .files import write_csv, write_json, written_whole
-from .metrics import PATIENT_SCORES, PatientProbabilities, RegionOverlap, auc_interval
+from .metrics import PATIENT_SCORES, PatientProbabilities, RegionOverlap
 from .preparation import fingerprint, read_index
 from .prepared import PreparedSeries
+from .statistics import bootstrap_interval
 
 logger = logging.getLogger(__name__)
 
@@ -307,7 +308,7 @@ def write_evaluation(
             continue
         truth, chance = zip(*there, strict=True)
         scores: dict[str, Any] = {key: score(truth, chance) for key, score in PATIENT_SCORES.items()}
-        scores["auc_95"] = list(auc_interval(truth, chance))
+        scores["auc_95"] = list(bootstrap_interval(truth, chance))
         logger.info(
             "%s: AUC %.3f (95 %% interval %.3f to %.3f) on %d patients",
             name, scores["auc"], *scores["auc_95"], len(truth),
@@ -327,7 +328,7 @@ def write_overlap(metric: RegionOverlap, output_dir: str | Path) -> dict[str, An
         output_dir: folder for both.
 
     Returns:
-        Dice and IoU by region, overall, and per modality and per plane.
+        What the metric's table holds, by region: overall, and per modality and per plane.
     """
     return _write_overlap(metric.table(), output_dir)
 
@@ -351,8 +352,9 @@ def _write_overlap(rows: Sequence[Mapping[str, Any]], output_dir: str | Path) ->
 
 def _mean_overlap(rows: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
     means: dict[str, float | None] = {}
+    scores = [name for name in rows[0] if name not in ("patient", "mri_type", "plane", "region")]
     for region in ("WT", "ET"):
-        for score in ("dice", "iou"):
+        for score in scores:
             values = [row[score] for row in rows if row["region"] == region and row[score] is not None]
             means[f"{region}_{score}"] = float(np.mean(values)) if values else None
     return means

@@ -1,10 +1,6 @@
-import math
-
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from ignite.engine import Engine
 from ignite.exceptions import NotComputableError
 from monai.metrics import DiceMetric, MeanIoU
@@ -14,21 +10,9 @@ from scripts.metrics import (
     PatientProbabilities,
     PatientScore,
     RegionOverlap,
-    auc_interval,
-    log_loss,
-    roc_auc,
 )
 
 sklearn_metrics = pytest.importorskip("sklearn.metrics", reason="needs the extra [train]")
-EXAMPLES = settings(deadline=None, max_examples=50)
-
-PATIENTS = st.lists(st.tuples(st.integers(0, 1), st.integers(0, 20)), min_size=2, max_size=40)
-BOTH_LABELS = PATIENTS.filter(lambda rows: len({label for label, _ in rows}) == 2)
-
-
-def columns(rows):
-    return [label for label, _ in rows], [value / 20 for _, value in rows]
-
 
 # Overlap of regions
 
@@ -115,6 +99,84 @@ def test_overlap_without_the_region():
         metric.compute()
 
 
+def test_volume_error_is_of_the_group_and_has_a_sign():
+    label = torch.zeros(3, 2, 4, 4)
+    label[:2, 0, :2] = 1  # 8 pixels in each of two slices of patient a, none in patient b's
+    pred = torch.zeros(3, 2, 4, 4)
+    pred[0, 0] = pred[2, 0] = pred[2, 1] = 1  # 16 pixels in one, none in the other
+    pred[1, 0, 0, :2] = 1
+    metric = RegionOverlap()
+    batch = {"patient": ["a", "a", "b"], "mri_type": ["T2w"] * 3, "plane": ["axial"] * 3}
+    metric.update((batch, {"pred": pred - 0.5, "label": label}))
+    rows = {(row["patient"], row["region"]): row for row in metric.table()}
+    assert rows["a", "WT"]["volume_error"] == pytest.approx((18 - 16) / 16)
+    assert rows["a", "ET"]["volume_error"] is None
+    assert (rows["b", "WT"]["volume_error"], rows["b", "WT"]["dice"]) == (None, 0)
+    assert "hd95_pixels" not in rows["a", "WT"]
+
+
+def outline(mask):
+    """Pixels of a mask that have a neighbour outside it, by its four sides; the picture's edge is outside."""
+    padded = np.pad(mask, 1)
+    inside = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
+    return np.argwhere(mask & ~inside)
+
+
+def hd95(one, other):
+    distances = np.linalg.norm(outline(one)[:, None] - outline(other), axis=-1)
+    return max(np.percentile(distances.min(0), 95), np.percentile(distances.min(1), 95))
+
+
+def test_distances_are_those_of_slices_with_both_and_averaged_by_group():
+    rng = np.random.default_rng(7)
+    label, pred = np.zeros((5, 2, 24, 20), dtype=bool), np.zeros((5, 2, 24, 20), dtype=bool)
+    for masks in (label, pred):
+        for n in range(5):
+            for region in range(2):
+                top, left = rng.integers(1, 12, size=2)
+                masks[n, region, top : top + 7 + region, left : left + 5] = True
+    pred[1, 0] = False  # missed: no distance
+    label[2, 0] = False  # invented: none either
+    label[3, 1] = pred[4, 1] = False
+    who = ["a", "a", "a", "b", "b"]
+    batch = {"patient": who, "mri_type": ["T2w"] * 5, "plane": ["axial"] * 5}
+    output = {"pred": torch.from_numpy(pred).float() - 0.5, "label": torch.from_numpy(label).float()}
+    metric = RegionOverlap(distances=True)
+    for part in (slice(0, 2), slice(2, 5)):  # batches divide a group
+        metric.update(
+            ({key: value[part] for key, value in batch.items()}, {key: value[part] for key, value in output.items()})
+        )
+    rows = {(row["patient"], row["region"]): row["hd95_pixels"] for row in metric.table()}
+    assert rows["a", "WT"] == pytest.approx(hd95(pred[0, 0], label[0, 0]))
+    assert rows["b", "WT"] == pytest.approx(np.mean([hd95(pred[n, 0], label[n, 0]) for n in (3, 4)]))
+    assert rows["a", "ET"] == pytest.approx(np.mean([hd95(pred[n, 1], label[n, 1]) for n in (0, 1, 2)]))
+    assert rows["b", "ET"] is None
+
+
+def test_distance_of_a_shifted_square_is_the_shift():
+    label = torch.zeros(1, 2, 32, 32)
+    label[:, :, 8:16, 8:16] = 1
+    metric = RegionOverlap(distances=True)
+    batch = {"patient": ["a"], "mri_type": ["T2w"], "plane": ["axial"]}
+    metric.update((batch, {"pred": torch.roll(label, 3, dims=-1) - 0.5, "label": label}))
+    assert [row["hd95_pixels"] for row in metric.table()] == [3, 3]
+
+
+def test_distances_are_not_computed_unasked(monkeypatch):
+    """Validation asks for the Dice after every epoch."""
+    monkeypatch.setattr("scripts.metrics.compute_hausdorff_distance", None)
+    metric = RegionOverlap()
+    for batch, output in batches():
+        metric.update((batch, output))
+    assert metric.compute() > 0
+
+
+def test_distances_without_scipy(monkeypatch):
+    monkeypatch.setattr("scripts.metrics.find_spec", lambda name: None)
+    with pytest.raises(ImportError, match=r"SciPy: pip install '\.\[train\]'"):
+        RegionOverlap(distances=True)
+
+
 def test_overlap_refuses_what_it_does_not_know():
     with pytest.raises(ValueError, match="'f1' of region None: expected dice or iou"):
         RegionOverlap("f1")
@@ -177,31 +239,6 @@ def test_prior_of_who_has_no_sequence():
     assert chances.of_patient("a") == pytest.approx(0.9)
 
 
-@given(BOTH_LABELS)
-@EXAMPLES
-def test_auc_against_sklearn(rows):
-    labels, values = columns(rows)
-    assert roc_auc(labels, values) == pytest.approx(sklearn_metrics.roc_auc_score(labels, values))
-
-
-@given(BOTH_LABELS)
-@EXAMPLES
-def test_log_loss_against_sklearn(rows):
-    labels, values = columns(rows)
-    values = [0.01 + 0.98 * value for value in values]
-    assert log_loss(labels, values) == pytest.approx(sklearn_metrics.log_loss(labels, values))
-
-
-def test_log_loss_of_certainty_is_finite():
-    assert log_loss([1, 0], [1.0, 0.0]) == pytest.approx(0, abs=1e-6)
-    assert 10 < log_loss([1], [0.0]) < 20
-
-
-def test_auc_of_one_label_alone():
-    assert math.isnan(roc_auc([1, 1], [0.1, 0.9]))
-    assert all(math.isnan(bound) for bound in auc_interval([0, 0], [0.1, 0.9]))
-
-
 @pytest.mark.parametrize("score", ["auc", "log_loss"])
 def test_score_is_of_patients_not_of_sequences(score):
     rng = np.random.default_rng(5)
@@ -225,51 +262,3 @@ def test_score_is_of_patients_not_of_sequences(score):
 def test_unknown_score():
     with pytest.raises(ValueError, match=r"score 'f1': expected one of .*auc.*log_loss"):
         PatientScore("f1")
-
-
-# The interval
-
-
-def cohort(n, seed=0, shift=1.0):
-    rng = np.random.default_rng(seed)
-    labels = np.arange(n) % 2
-    return labels, 1 / (1 + np.exp(-rng.normal(labels * shift, 1.0)))
-
-
-def test_interval_contains_the_estimate_and_shrinks_with_patients():
-    widths = []
-    for n in (20, 100, 600):
-        labels, values = cohort(n)
-        low, high = auc_interval(labels, values, resamples=500)
-        assert 0 <= low <= roc_auc(labels.tolist(), values.tolist()) <= high <= 1
-        widths.append(high - low)
-    assert widths[0] > 1.5 * widths[1] > 2 * widths[2]
-
-
-def test_interval_follows_level_and_seed():
-    labels, values = cohort(60)
-    low, high = auc_interval(labels, values, resamples=500)
-    assert auc_interval(labels, values, resamples=500) == (low, high)
-    assert auc_interval(labels, values, resamples=500, seed=1) != (low, high)
-    narrow = auc_interval(labels, values, level=0.5, resamples=500)
-    assert low < narrow[0] < narrow[1] < high
-
-
-def test_interval_is_as_wide_as_theory_says():
-    """Hanley and McNeil's standard error, for an AUC of 0.76 on 118 patients."""
-    labels, values = cohort(118, seed=3)
-    area, m = roc_auc(labels.tolist(), values.tolist()), 59
-    q1, q2 = area / (2 - area), 2 * area**2 / (1 + area)
-    error = math.sqrt((area * (1 - area) + (m - 1) * (q1 - area**2) + (m - 1) * (q2 - area**2)) / m**2)
-    low, high = auc_interval(labels, values)
-    assert high - low == pytest.approx(2 * 1.96 * error, rel=0.2)
-
-
-def test_interval_of_noise_contains_one_half():
-    labels, values = cohort(80, seed=4, shift=0.0)
-    low, high = auc_interval(labels, values, resamples=500)
-    assert low < 0.5 < high
-
-
-def test_interval_of_a_perfect_score():
-    assert auc_interval([0, 0, 1, 1], [0.1, 0.2, 0.8, 0.9], resamples=50) == (1.0, 1.0)

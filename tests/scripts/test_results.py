@@ -414,7 +414,7 @@ def test_metrics_of_one_label_alone_are_json(tmp_path):
 
 
 def test_overlap(tmp_path):
-    metric = RegionOverlap()
+    metric = RegionOverlap(distances=True)
     label = torch.zeros(4, 2, 4, 4)
     label[:, 0, :2] = 1
     label[0, 1, 0] = 1
@@ -434,6 +434,11 @@ def test_overlap(tmp_path):
     assert (metrics["FLAIR"]["WT_dice"], metrics["coronal"]["WT_dice"]) == (1, 1)
     assert metrics["T2w"]["WT_dice"] == pytest.approx((1 + 2 / 3) / 2)
     assert metrics["T2w"]["ET_dice"] is None
+    assert metrics["all"]["WT_volume_error"] == pytest.approx(-1 / 2 / 4)
+    assert metrics["T2w"]["ET_volume_error"] is metrics["T2w"]["ET_hd95_pixels"] is None
+    assert metrics["all"]["WT_hd95_pixels"] == pytest.approx(1 / 4)  # one row of pixels is missed in one of four
     table = read_rows(tmp_path / "overlap.csv")
     assert len(table) == 8
-    assert set(table[0]) == {"patient", "mri_type", "plane", "region", "dice", "iou"}
+    assert set(table[0]) == {
+        "patient", "mri_type", "plane", "region", "dice", "iou", "volume_error", "hd95_pixels",
+    }  # fmt: skip
