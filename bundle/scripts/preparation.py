@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from custom_transforms import SampleSlices, SlicePlanes, TumorRatioFilter
 
-from . import distributed
+from . import distributed, memory
 from .datalists import MRI_TYPES
 from .files import write_json
 from .prepared import PreparedError, PreparedSeries, write_series
@@ -98,6 +98,8 @@ class SeriesDataset(Dataset):
                 "warnings": [],
                 "error": f"{type(reason).__name__}: {reason}",
             }
+        finally:
+            memory.release()
 
 
 def _innermost(error: BaseException) -> BaseException:
@@ -163,6 +165,7 @@ class SaveSeries(Transform):
         summary["seconds"] = round(data["read_seconds"] + time.time() - max(data["ready"], self._free), 3)
         info = {**summary, "fingerprint": data["fingerprint"], "source": Path(data["source"]).name}
         write_series(data["output"], image, _array(data["slices"]), masks, info, data["geometry"])
+        memory.release()
         self._free = time.time()
         return {**data, "summary": summary}
 
