@@ -351,7 +351,7 @@ class CrossValidation:
                                 "fold": fold,
                                 "seed": seed,
                                 "mri_type": mri_type,
-                                "probability": float(row[mri_type]) if row.get(mri_type) else None,
+                                "probability": _number(row.get(mri_type)),
                                 "label": int(row["label"]),
                                 "kept": series.get("kept", 0),
                                 "tumour_volume": volumes.get((row["patient"], mri_type)),
@@ -363,8 +363,9 @@ class CrossValidation:
 
     def overlap(self) -> list[dict[str, Any]]:
         """The rows of every fold's ``overlap.csv``, with their fold."""
+        names = ("patient", "mri_type", "plane", "region")
         return [
-            {"fold": fold, **row}
+            {"fold": fold, **{key: value if key in names else _number(value) for key, value in row.items()}}
             for fold in self.folds["segmentation"]
             for row in _read_csv(self._segmentation_run(fold) / "evaluation" / "overlap.csv")
         ]
@@ -396,6 +397,11 @@ def _folds(datalist: str | Path | None, folds: Sequence[int] | None) -> list[int
     there = sorted({entry["fold"] for entry in lists["training"] if "fold" in entry})
     wanted = there if folds is None else list(dict.fromkeys(folds))
     missing = [fold for fold in wanted if fold not in there]
+    if len(wanted) == 1 and not missing:
+        raise ValueError(
+            f"{datalist}: fold {wanted[0]} alone is no cross-validation; give at least two, or use `radiogenomics train` and "
+            "`radiogenomics evaluate`"
+        )
     if missing or not wanted or lists["validation"]:
         reason = "it has a validation section instead" if lists["validation"] else f"it has {there}"
         raise ValueError(
@@ -413,6 +419,10 @@ def _tumour_volume(row: Mapping[str, Any]) -> float | None:
         return None
     voxel = abs(float(np.linalg.det(np.asarray(series.geometry.affine)[:3, :3])))
     return float(series.masks()[:, 0].sum()) * voxel / 1000
+
+
+def _number(text: str | None) -> float | None:
+    return float(text) if text else None
 
 
 def _read_csv(file: Path) -> list[dict[str, str]]:

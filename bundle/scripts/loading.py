@@ -16,6 +16,7 @@ from monai.transforms import Compose, Transform
 
 from custom_transforms import ChunkSlices, ConcatMaskChannels
 
+from . import memory
 from .preparation import read_index
 from .prepared import PreparedSeries
 
@@ -137,6 +138,7 @@ class LoadSeries(Transform):
 
     def __call__(self, item: Mapping[str, Any]) -> dict[str, Any]:
         """The item with ``image``."""
+        memory.release()  # of the series before this one
         image, masks = PreparedSeries(item["series"]).stacks()
         return {**item, "image": torch.from_numpy(self.concat(image, masks[:, 0], masks[:, 1]))}
 

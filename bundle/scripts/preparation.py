@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from custom_transforms import SampleSlices, SlicePlanes, TumorRatioFilter
 
-from . import distributed, leakage
+from . import distributed, leakage, memory
 from .datalists import MRI_TYPES
 from .files import write_json
 from .prepared import PreparedError, PreparedSeries, write_series
@@ -98,6 +98,8 @@ class SeriesDataset(Dataset):
                 "warnings": [],
                 "error": f"{type(reason).__name__}: {reason}",
             }
+        finally:
+            memory.release()
 
 
 def _innermost(error: BaseException) -> BaseException:
@@ -172,6 +174,7 @@ class SaveSeries(Transform):
         known = {"fingerprint": data["fingerprint"], "source": Path(data["source"]).name}
         info = {**summary, **data.get("identity", {}), **known}
         write_series(data["output"], image, _array(data["slices"]), masks, info, data["geometry"])
+        memory.release()
         self._free = time.time()
         return {**data, "summary": summary}
 

@@ -16,7 +16,7 @@ from ignite.engine import Engine, Events
 from monai.data import MetaTensor
 from monai.transforms import Transform
 
-from . import distributed
+from . import distributed, evaluation
 from .datalists import MRI_TYPES, lookup
 from .files import write_csv, write_json, written_whole
 from .metrics import PATIENT_SCORES, PatientProbabilities, RegionOverlap
@@ -320,6 +320,43 @@ def write_evaluation(
     return metrics
 
 
+def write_crossvalidation(
+    rows: Sequence[Mapping[str, Any]],
+    overlap: Sequence[Mapping[str, Any]],
+    output_dir: str | Path,
+    facts: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Write ``metrics.json`` of a cross-validation, and each of its tables as CSV and JSON in ``tables/``.
+
+    Args:
+        rows: out-of-fold predictions, see :func:`scripts.evaluation.summarise`; none where stage 2 was left out.
+        overlap: rows of :meth:`RegionOverlap.table` with their ``fold``; none where stage 1 was left out.
+        output_dir: folder of the run.
+        facts: of the run, put into the metrics as they are.
+
+    Returns:
+        The metrics: ``segmentation`` and ``classification``, where there are any, and the facts.
+    """
+    metrics: dict[str, Any] = {"note": RESEARCH_ONLY, **facts}
+    tables: dict[str, list[dict[str, Any]]] = {}
+    if overlap:
+        tables["overlap"] = [dict(row) for row in overlap]
+        metrics["segmentation"] = _overlap_metrics(overlap)
+        metrics["segmentation"]["fold"] = {
+            str(fold): _mean_overlap([row for row in overlap if row["fold"] == fold])
+            for fold in sorted({row["fold"] for row in overlap})
+        }
+    if rows:
+        told = [name for name in ("scanner", "site") if len({row[name] for row in rows}) > 1]
+        metrics["classification"] = evaluation.summarise(rows, subgroups=told)
+        tables |= evaluation.tables(metrics["classification"])
+    for name, table in tables.items():
+        write_csv(table, Path(output_dir) / "tables" / f"{name}.csv")
+        write_json(table, Path(output_dir) / "tables" / f"{name}.json")
+    write_json(metrics, Path(output_dir) / "metrics.json")
+    return metrics
+
+
 def write_overlap(metric: RegionOverlap, output_dir: str | Path) -> dict[str, Any]:
     """Write ``overlap.csv`` (a row per patient, modality, plane and region) and ``metrics.json`` (their means).
 
@@ -336,11 +373,7 @@ def write_overlap(metric: RegionOverlap, output_dir: str | Path) -> dict[str, An
 @distributed.by_first
 def _write_overlap(rows: Sequence[Mapping[str, Any]], output_dir: str | Path) -> dict[str, Any]:
     write_csv(rows, Path(output_dir) / "overlap.csv")
-    metrics: dict[str, Any] = {"note": RESEARCH_ONLY, "patients": len({row["patient"] for row in rows})}
-    for group in ("all", "mri_type", "plane"):
-        for name in ["all"] if group == "all" else sorted({row[group] for row in rows}):
-            chosen = [row for row in rows if group == "all" or row[group] == name]
-            metrics[name] = _mean_overlap(chosen)
+    metrics = {"note": RESEARCH_ONLY, **_overlap_metrics(rows)}
     write_json(metrics, Path(output_dir) / "metrics.json")
     for name, scores in metrics.items():
         if isinstance(scores, dict):
@@ -350,9 +383,18 @@ def _write_overlap(rows: Sequence[Mapping[str, Any]], output_dir: str | Path) ->
     return metrics
 
 
+def _overlap_metrics(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Means over all rows, and over those of each modality and of each plane."""
+    metrics: dict[str, Any] = {"patients": len({row["patient"] for row in rows})}
+    for group in ("all", "mri_type", "plane"):
+        for name in ["all"] if group == "all" else sorted({row[group] for row in rows}):
+            metrics[name] = _mean_overlap([row for row in rows if group == "all" or row[group] == name])
+    return metrics
+
+
 def _mean_overlap(rows: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
     means: dict[str, float | None] = {}
-    scores = [name for name in rows[0] if name not in ("patient", "mri_type", "plane", "region")]
+    scores = [name for name in rows[0] if name not in ("fold", "patient", "mri_type", "plane", "region")]
     for region in ("WT", "ET"):
         for score in scores:
             values = [row[score] for row in rows if row["region"] == region and row[score] is not None]
