@@ -3,9 +3,22 @@
 The functions are those of the command ``radiogenomics``.
 """
 
-from .scripts.cli import datalist, demo, doctor, download, evaluate, phantom, predict, prepare, run_config, train
+from .scripts.cli import (
+    crossvalidate,
+    datalist,
+    demo,
+    doctor,
+    download,
+    evaluate,
+    phantom,
+    predict,
+    prepare,
+    run_config,
+    train,
+)
 
 __all__ = [
+    "crossvalidate",
     "datalist",
     "demo",
     "doctor",

@@ -11,6 +11,7 @@ import json
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -140,28 +141,25 @@ class CrossValidation:
     def _steps(self) -> dict[str, Callable[[], Any]]:
         """What is done, by title, in order; each may be started again after an interruption."""
         steps: dict[str, Callable[[], Any]] = {}
+        both = len(self.stages) > 1
         if "segmentation" in self.stages:
-            steps["prepare segmentation"] = lambda: self._job("prepare_segmentation")
-        if "segmentation" in self.stages and "classification" not in self.stages:
-            steps["guard against leaks"] = self.guard
-        if "segmentation" in self.stages:
+            steps["prepare segmentation"] = partial(self._job, "prepare_segmentation")
+            steps["guard segmentation against leaks"] = partial(self.guard, ["segmentation"])
             for fold in self.folds["segmentation"]:
-                steps[f"train segmentation, fold {fold}"] = lambda fold=fold: self._train_segmentation(fold)
-                steps[f"evaluate segmentation, fold {fold}"] = lambda fold=fold: self._evaluate_segmentation(fold)
+                steps[f"train segmentation, fold {fold}"] = partial(self._train_segmentation, fold)
+                steps[f"evaluate segmentation, fold {fold}"] = partial(self._evaluate_segmentation, fold)
         if "classification" in self.stages:
-            steps["prepare classification"] = lambda: self._job(
-                "prepare_classification", segmenter=str(self.segmenter), mri_types=self.mri_types
+            steps["prepare classification"] = partial(
+                self._job, "prepare_classification", segmenter=str(self.segmenter), mri_types=self.mri_types
             )
-            steps["guard against leaks"] = self.guard
-        for seed in self.seeds if "classification" in self.stages else ():
-            for fold in self.folds["classification"]:
-                for mri_type in self.mri_types:
-                    steps[f"train {mri_type}, seed {seed}, fold {fold}"] = (
-                        lambda seed=seed, fold=fold, mri_type=mri_type: self._train_classification(seed, fold, mri_type)
-                    )
-                steps[f"evaluate seed {seed}, fold {fold}"] = lambda seed=seed, fold=fold: self._evaluate_classification(
-                    seed, fold
-                )
+            # Task 2 has pixels to compare only now
+            steps["guard both stages against leaks" if both else "guard against leaks"] = self.guard
+            for seed in self.seeds:
+                for fold in self.folds["classification"]:
+                    for mri_type in self.mri_types:
+                        title = f"train {mri_type}, seed {seed}, fold {fold}"
+                        steps[title] = partial(self._train_classification, seed, fold, mri_type)
+                    steps[f"evaluate seed {seed}, fold {fold}"] = partial(self._evaluate_classification, seed, fold)
         return steps
 
     def _job(self, config: str, **values: Any) -> None:
@@ -229,15 +227,21 @@ class CrossValidation:
     # -----------------------------------------------------------------------------------------------------------------
     # leaks
 
-    def guard(self) -> dict[str, int]:
+    def guard(self, stages: Sequence[str] | None = None) -> dict[str, int]:
         """Refuse to train where a person is on both sides of a split of either stage, or trains stage 1 and is in Task 2.
+
+        Args:
+            stages: whose splits are looked at; all by default.
 
         Returns:
             Patients compared, by split.
+
+        Raises:
+            LeakError: naming the pairs.
         """
         compared = {}
         everyone = self._task2() if self.datalist is not None else {}
-        for stage in self.stages:
+        for stage in stages or self.stages:
             for fold in self.folds[stage]:
                 training, held_out = self._split(stage, fold)
                 name = f"{stage}, fold {fold}"
@@ -257,9 +261,8 @@ class CrossValidation:
 
     def _split(self, stage: str, fold: int) -> tuple[dict[str, leakage.Identity], dict[str, leakage.Identity]]:
         if stage == "segmentation":
-            sides = segmentation_split(
-                self.segmentation_datalist, self.segmentation_dataset_dir, fold, self.datalist  # type: ignore[arg-type]
-            )
+            assert self.segmentation_datalist is not None
+            sides = segmentation_split(self.segmentation_datalist, self.segmentation_dataset_dir, fold, self.datalist)
         else:
             excluded = self.settings["train_classification"].get("excluded_patients")
             options = {} if excluded is None else {"excluded": excluded}

@@ -100,9 +100,7 @@ def anonymous(identifier: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:32] if text else ""
 
 
-def identities(
-    entries: Iterable[Mapping[str, Any]], rows: Iterable[Mapping[str, Any]] = ()
-) -> dict[str, Identity]:
+def identities(entries: Iterable[Mapping[str, Any]], rows: Iterable[Mapping[str, Any]] = ()) -> dict[str, Identity]:
     """What the patients of a data list are known by.
 
     Args:
@@ -177,7 +175,7 @@ def refuse_leaks(
     if leaks:
         more = f" and {len(leaks) - SHOWN} more" if len(leaks) > SHOWN else ""
         raise LeakError(
-            f"{len(leaks)} leaks between {sides[0]} and {sides[1]}: "
+            f"{len(leaks)} {'leak' if len(leaks) == 1 else 'leaks'} between {sides[0]} and {sides[1]}: "
             + "; ".join(map(str, leaks[:SHOWN]))
             + f"{more}. {remedy}"
         )

@@ -187,6 +187,31 @@ class PatientProbabilities:
         values = [value for name in names if (value := self.of_series(patient, name)) is not None]
         return float(np.mean(values)) if values else self.prior
 
+    def interval(
+        self, patient: str, level: float = 0.95, resamples: int = 1000, seed: int = 67
+    ) -> tuple[float, float] | None:
+        """How far a patient's probability scatters with the choice of modalities and sequences; None with one sequence alone.
+
+        Percentiles of a two-stage bootstrap: modalities are drawn with replacement, and sequences within each. It tells whether
+        what was shown to the networks agrees, not how often they are right.
+
+        Args:
+            patient: identifier.
+            level: of the interval.
+            resamples: bootstrap samples.
+            seed: of the resampling.
+        """
+        modalities = [np.asarray(values) for _, values in sorted(self.sequences[patient].items()) if values]
+        if sum(map(len, modalities)) < 2:
+            return None
+        rng = np.random.default_rng(seed)
+        means = np.stack(
+            [values[rng.integers(len(values), size=(resamples, len(values)))].mean(axis=1) for values in modalities]
+        )
+        chosen = rng.integers(len(modalities), size=(len(modalities), resamples))
+        low, high = np.quantile(means[chosen, np.arange(resamples)].mean(axis=0), [(1 - level) / 2, (1 + level) / 2])
+        return float(low), float(high)
+
 
 class PatientScore(EngineMetric):
     """ROC AUC or log loss of the probabilities of patients, those of all processes.

@@ -207,6 +207,7 @@ class PatientResults:
         result: dict[str, Any] = {
             "patient": patient,
             "probability": self.probabilities.of_patient(patient),
+            "interval": self.probabilities.interval(patient),  # 95 %, of modalities and sequences
             "used": used,
         }
         if not used:

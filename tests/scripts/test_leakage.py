@@ -55,7 +55,9 @@ def test_group_of_the_data_list():
 def test_renamed_copy_is_found_by_pixels_and_patient_id():
     row = {"pixels": "abc", "person": leakage.anonymous("P-17")}
     first, second = side("a", rows=[{"patient": "a", **row}]), side("b", "c", rows=[{"patient": "b", **row}])
-    with pytest.raises(leakage.LeakError, match=r"1 leaks between training and fold 0: a and b \(DICOM PatientID, pixels"):
+    with pytest.raises(
+        leakage.LeakError, match=r"1 leak between training and fold 0: a and b \(DICOM PatientID, pixels"
+    ):
         leakage.refuse_leaks(first, second, ("training", "fold 0"), "Remove one.")
 
 
@@ -69,7 +71,8 @@ def test_placeholder_instead_of_a_patient_id(caplog):
 
 def test_no_identifier_is_written():
     assert leakage.anonymous(" ") == ""
-    assert "Smith" not in leakage.anonymous("Smith") and len(leakage.anonymous("Smith")) == 32
+    assert "Smith" not in leakage.anonymous("Smith")
+    assert len(leakage.anonymous("Smith")) == 32
 
 
 @settings(deadline=None)

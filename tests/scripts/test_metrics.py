@@ -1,6 +1,8 @@
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from ignite.engine import Engine
 from ignite.exceptions import NotComputableError
 from monai.metrics import DiceMetric, MeanIoU
@@ -262,3 +264,33 @@ def test_score_is_of_patients_not_of_sequences(score):
 def test_unknown_score():
     with pytest.raises(ValueError, match=r"score 'f1': expected one of .*auc.*log_loss"):
         PatientScore("f1")
+
+
+def patients_with(*modalities):
+    found = PatientProbabilities()
+    for number, values in enumerate(modalities):
+        found.add("a", f"modality {number}", torch.logit(torch.tensor(values)).reshape(-1, 1))
+    return found
+
+
+def test_interval_of_a_patient():
+    agreeing = patients_with([0.6, 0.61, 0.6], [0.6, 0.59, 0.61])
+    low, high = agreeing.interval("a")
+    assert 0.59 < low < agreeing.of_patient("a") < high < 0.61
+    apart = patients_with([0.9, 0.91, 0.9], [0.2, 0.21, 0.2])
+    low, high = apart.interval("a")
+    assert low < 0.25
+    assert high > 0.85
+    assert patients_with([0.6], []).interval("a") is None
+    assert agreeing.interval("b") is None
+
+
+@settings(deadline=None)
+@given(st.lists(st.lists(st.floats(0.01, 0.99), min_size=1, max_size=4), min_size=1, max_size=4))
+def test_interval_lies_within_what_was_predicted(modalities):
+    interval = patients_with(*modalities).interval("a")
+    if sum(map(len, modalities)) < 2:
+        assert interval is None
+    else:
+        values = [value for modality in modalities for value in modality]
+        assert min(values) - 1e-6 <= interval[0] <= interval[1] <= max(values) + 1e-6

@@ -1,0 +1,194 @@
+"""Cross-validation from data list to tables, on a small phantom cohort and with tiny networks."""
+
+import csv
+import json
+import shutil
+
+import pytest
+import segmentation_models_pytorch as smp
+import torch
+import yaml
+
+import radiogenomics
+from scripts import crossvalidation, leakage
+from scripts.evaluation import COLUMNS
+from scripts.weights import save_weights
+
+SEGMENTER = {"encoder_name": "tu-test_efficientnet", "decoder_channels": [8, 8, 4, 4, 4], "image_size": 32}
+CLASSIFIER = {
+    "backbone": "test_efficientnet", "hidden_size": 4, "image_size": 32, "sequence_length": 4, "stride": 3, "init": "none",
+    "max_epochs": 1, "warmup_epochs": 0, "batch_size": 4,
+}  # fmt: skip
+TRAINING = {"init": "none", "max_epochs": 1, "warmup_epochs": 0, "batch_size": 16}
+SETTINGS = {
+    "train_segmentation": {**SEGMENTER, **TRAINING},
+    "train_classification": CLASSIFIER,
+    "prepare_classification": {"min_tumor_ratio": -1, "max_contours": 1000, "runtime": "eager"},
+    "evaluate_classification": {"runtime": "eager"},
+    "evaluate_segmentation": {},
+}
+
+
+class Killed(BaseException):
+    """What ends a run here, for nothing catches it."""
+
+
+@pytest.fixture(scope="module")
+def cohort(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cohort")
+    radiogenomics.phantom(
+        folder / "data", segmentation_patients=4, classification_patients=8, test_patients=1, overlap=1, spacing=6.0
+    )
+    for task in ("task1", "task2"):
+        radiogenomics.datalist(folder / "data" / task, folder / f"{task}.json", folds=2)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def segmenter(tmp_path_factory):
+    """Weights of a segmenter that finds a tumour wherever it looks."""
+    torch.manual_seed(0)
+    network = smp.UnetPlusPlus(
+        SEGMENTER["encoder_name"], encoder_weights=None, decoder_channels=SEGMENTER["decoder_channels"], classes=2
+    )
+    torch.nn.init.zeros_(network.segmentation_head[0].weight)
+    network.segmentation_head[0].bias.data = torch.tensor([5.0, -5.0])
+    file = tmp_path_factory.mktemp("weights") / "segmentation.pt"
+    save_weights(network, SEGMENTER, file)
+    return file
+
+
+def validate(cohort, output, **options):
+    options = {"mri_types": ["FLAIR", "T1wCE"], "seeds": [1, 2], "num_workers": 0, "device": "cpu", **options}
+    return radiogenomics.crossvalidate(output, datalist=cohort / "task2.json", **options, **SETTINGS)
+
+
+def killed_at_second_call(title):
+    then, calls = getattr(crossvalidation.CrossValidation, title), []
+
+    def step(self, *args):
+        calls.append(args)
+        if len(calls) == 2:
+            raise Killed
+        then(self, *args)
+
+    return step
+
+
+@pytest.fixture(scope="module")
+def finished(cohort, segmenter, tmp_path_factory):
+    """A run that was interrupted twice on its way."""
+    output = tmp_path_factory.mktemp("runs") / "run"
+    for title in ("_train_classification", "_evaluate_classification"):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(crossvalidation.CrossValidation, title, killed_at_second_call(title))
+            with pytest.raises(Killed):
+                validate(cohort, output, segmenter=segmenter)
+    return output, validate(cohort, output, segmenter=segmenter)
+
+
+def rows_of(file):
+    with open(file, newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def test_every_patient_is_predicted_out_of_fold(cohort, finished):
+    output, _ = finished
+    rows = rows_of(output / "predictions.csv")
+    assert set(COLUMNS) <= rows[0].keys()
+    entries = {one["patient"]: one for one in json.loads((cohort / "task2.json").read_text())["training"]}
+    told = {(row["patient"], row["seed"], row["mri_type"]) for row in rows}
+    assert told == {(who, seed, name) for who in entries for seed in "12" for name in ("FLAIR", "T1wCE")}
+    assert len(rows) == len(told)
+    for row in rows:
+        assert int(row["fold"]) == entries[row["patient"]]["fold"]
+        assert int(row["label"]) == entries[row["patient"]]["label"]
+        assert 0 <= float(row["probability"]) <= 1
+        assert float(row["tumour_volume"]) > 0
+        assert int(row["kept"]) > 0
+        assert "PHANTOM" in row["scanner"]
+
+
+def test_metrics_and_tables(finished):
+    output, metrics = finished
+    assert metrics["classification"]["patients"] == 8
+    assert set(metrics["classification"]["mri_types"]) == {"FLAIR", "T1wCE"}
+    assert metrics["leakage"]["leaks"] == 0
+    assert metrics["leakage"]["compared"]["FLAIR, seed 1, fold 0"] == 8
+    for name in ("scores", "controls", "roc", "calibration", "decision"):
+        assert rows_of(output / "tables" / f"{name}.csv")
+        assert json.loads((output / "tables" / f"{name}.json").read_text())
+    assert (output / "classification" / "seed2" / "fold1" / "T1wCE" / "model_T1wCE.pt").is_file()
+    assert metrics == json.loads((output / "metrics.json").read_text())
+
+
+def test_a_finished_run_is_not_run_again_unasked(cohort, finished, segmenter):
+    with pytest.raises(FileExistsError, match="overwrite"):
+        validate(cohort, finished[0], segmenter=segmenter)
+
+
+def test_both_stages(cohort, tmp_path):
+    metrics = radiogenomics.crossvalidate(
+        tmp_path / "run", datalist=cohort / "task2.json", segmentation_datalist=cohort / "task1.json",
+        stages="segmentation,classification", mri_types="FLAIR", num_workers=0, device="cpu",
+        **{**SETTINGS, "prepare_segmentation": {"planes": ["axial"], "min_tumor_ratio": 0.001}},
+    )  # fmt: skip
+    assert set(metrics["segmentation"]["fold"]) == {"0", "1"}
+    # the patient who is in both tasks is on neither side of stage 1
+    assert metrics["segmentation"]["patients"] == 3
+    assert {row["fold"] for row in rows_of(tmp_path / "run" / "tables" / "overlap.csv")} == {"0", "1"}
+    config = yaml.safe_load((tmp_path / "run" / "prepared" / "classification" / "resolved_config.yaml").read_text())
+    assert config["segmenter"] == str(tmp_path / "run" / "segmentation" / "fold0" / "segmentation.pt")
+
+
+def test_a_renamed_copy_stops_the_run_before_any_training(cohort, segmenter, tmp_path, monkeypatch):
+    data = tmp_path / "task2"
+    shutil.copytree(cohort / "data" / "task2", data)
+    shutil.copytree(data / "train" / "00005", data / "train" / "00099")
+    with open(data / "train_labels.csv") as stream:
+        label = next(line for line in stream if line.startswith("00005")).split(",")[1].strip()
+    with open(data / "train_labels.csv", "a") as stream:
+        stream.write(f"00099,{label}\n")
+    listed = radiogenomics.datalist(data, tmp_path / "task2.json", folds=2)
+    content = json.loads(listed.read_text())
+    for entry in content["training"]:
+        if entry["patient"] in ("00005", "00099"):
+            entry["fold"] = int(entry["patient"] == "00099")
+    listed.write_text(json.dumps(content))
+    monkeypatch.setattr(
+        crossvalidation.CrossValidation, "_train_classification", lambda *args: pytest.fail("it trains")
+    )
+    with pytest.raises(leakage.LeakError, match=r"00099 and 00005 \(DICOM PatientID, pixels of a series\)"):
+        validate(tmp_path, tmp_path / "run", segmenter=segmenter)
+    assert not (tmp_path / "run" / "classification").exists()
+
+
+def test_a_leak_in_a_finished_run_is_found(finished, cohort, segmenter, tmp_path):
+    copied = tmp_path / "run"
+    shutil.copytree(finished[0], copied)
+    # a model that was trained with another fold held out
+    file = copied / "classification" / "seed1" / "fold0" / "FLAIR" / "resolved_config.yaml"
+    config = yaml.safe_load(file.read_text())
+    file.write_text(yaml.safe_dump({**config, "fold": 1}))
+    run = crossvalidation.CrossValidation(
+        copied, cohort / "task2.json", segmenter=segmenter, seeds=[1, 2], mri_types=["FLAIR", "T1wCE"]
+    )
+    with pytest.raises(leakage.LeakError, match=r"seed1.fold0.FLAIR"):
+        run.verify()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"stages": "both"}, "expected some of segmentation, classification"),
+        ({"folds": 0}, "fold 0 alone"),
+        ({"folds": [0, 7]}, r"folds \[0, 7\] are asked for, it has \[0, 1\]"),
+        ({"segmenter": None}, "--segmenter"),
+        ({"seeds": []}, "--seeds"),
+        ({"stages": "segmentation"}, "--segmentation_datalist"),
+    ],
+)
+def test_mistakes_are_told_before_anything_is_written(cohort, segmenter, tmp_path, options, words):
+    with pytest.raises(ValueError, match=words):
+        validate(cohort, tmp_path / "run", **{"segmenter": segmenter, **options})
+    assert not (tmp_path / "run").exists()
