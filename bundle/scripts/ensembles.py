@@ -105,6 +105,33 @@ def rank_mean(probabilities: np.ndarray) -> np.ndarray:
     return np.nanmean(ranks, axis=1)
 
 
+def ranks_within_folds(scores: Values, folds: Sequence[int] | np.ndarray) -> np.ndarray:
+    """Rank of each patient within its fold, so that only patients of one fold are compared by their scores as such.
+
+    What is fitted cross-wise leans against its fold: one with many of label 1 leaves the others with few, whose fit then gives it
+    low probabilities. Scores that mean nothing have an AUC below 0.5 over all folds for that reason, above all where folds differ
+    in their share of labels; their ranks within folds have one of 0.5.
+
+    Args:
+        scores: of each patient ``(N,)``.
+        folds: of each patient ``(N,)``.
+
+    Returns:
+        Scores ``(N,)`` between 0 and 1: of ``n`` patients of a fold the lowest is ``0.5 / n``, the highest ``1 - 0.5 / n``.
+
+    Raises:
+        ValueError: when there are not as many of each.
+    """
+    values, parts = np.asarray(scores, dtype=np.float64), np.asarray(folds)
+    if values.ndim != 1 or values.shape != parts.shape:
+        raise ValueError(f"scores {values.shape} and folds {parts.shape}: expected one of each per patient")
+    ranks = np.empty(len(values))
+    for fold in np.unique(parts):
+        own = parts == fold
+        ranks[own] = (midranks(values[own]) - 0.5) / own.sum()
+    return ranks
+
+
 # What is fitted
 
 

@@ -35,7 +35,10 @@ EXAMPLES = settings(deadline=None, max_examples=50)
 
 PATIENTS = st.lists(st.tuples(st.integers(0, 1), st.integers(0, 20)), min_size=2, max_size=40)
 BOTH_LABELS = PATIENTS.filter(lambda rows: len({label for label, _ in rows}) == 2)
-TWO_OF_EACH = PATIENTS.filter(lambda rows: 2 <= sum(label for label, _ in rows) <= len(rows) - 2)
+# four patients whose labels are 0, 0, 1, 1, and any others
+TWO_OF_EACH = st.tuples(st.lists(st.integers(0, 20), min_size=4, max_size=4), PATIENTS).map(
+    lambda parts: [*zip((0, 0, 1, 1), parts[0], strict=True), *parts[1]]
+)
 
 
 def columns(rows):
