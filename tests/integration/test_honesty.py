@@ -62,7 +62,7 @@ def crossvalidated(features, labels, seed):
         network.clf_head.reset_parameters()
         trained = [*network.lstm.parameters(), *network.clf_head.parameters()]
         optimizer = torch.optim.AdamW(trained, lr=0.01)
-        training = torch.as_tensor(SPLIT != fold)
+        training = torch.as_tensor(fold != SPLIT)
         for _ in range(STEPS):
             optimizer.zero_grad()
             loss_of(network.classify(features[training]), target[training]).backward()
@@ -74,7 +74,7 @@ def crossvalidated(features, labels, seed):
                 "patient": f"{patient:05d}", "fold": fold, "seed": seed, "mri_type": "FLAIR", "label": int(labels[patient]),
                 "probability": value,
             }
-            for patient, value in zip(np.flatnonzero(SPLIT == fold), chance, strict=True)
+            for patient, value in zip(np.flatnonzero(fold == SPLIT), chance, strict=True)
         ]  # fmt: skip
     return rows
 
@@ -97,7 +97,7 @@ def test_no_signal_gives_none(encoded):
     for seed in range(40):
         labels = LABELS.copy()
         for fold in range(FOLDS):
-            labels[SPLIT == fold] = rng.permutation(LABELS[SPLIT == fold])
+            labels[fold == SPLIT] = rng.permutation(LABELS[fold == SPLIT])
         found = summary(crossvalidated(encoded[0.0], labels, seed))
         values.append(found["controls"]["permutation"]["p"])
         areas.append(found["ensembles"]["mean"]["auc"]["value"])
