@@ -18,6 +18,7 @@ from .scripts.cli import (
 )
 
 __all__ = [
+    "card",
     "crossvalidate",
     "datalist",
     "demo",

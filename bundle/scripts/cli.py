@@ -427,6 +427,21 @@ def _numbers(name: str, values: int | Sequence[int]) -> list[int]:
     return numbers
 
 
+def card(run: str | Path, output: str | Path | None = None, overwrite: bool = False) -> Path:
+    """Write the model card with the figures of a cross-validation or an evaluation in it.
+
+    Args:
+        run: folder of the run.
+        output: file to write; MODEL_CARD.md in the folder by default.
+        overwrite: replace the file.
+
+    Returns:
+        The file.
+    """
+    file: Path = _scripts("card").fill(run, output, overwrite)
+    return file
+
+
 def phantom(output: str | Path, **overrides: Any) -> Path:
     """Write a synthetic cohort in both of the challenge's layouts, to try everything without real data.
 
@@ -516,7 +531,7 @@ def doctor() -> dict[str, Any]:
 
 COMMANDS: dict[str, Callable[..., Any]] = {
     function.__name__: function
-    for function in (predict, datalist, prepare, train, evaluate, crossvalidate, phantom, demo, download, doctor)
+    for function in (predict, datalist, prepare, train, evaluate, crossvalidate, card, phantom, demo, download, doctor)
 }
 
 
