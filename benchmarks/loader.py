@@ -21,6 +21,8 @@ from scripts.prepared import write_series
 from . import process, published, report, study, weights
 
 LENGTH, STRIDE = 35, 5
+PLANES = ("coronal", "sagittal")
+"""Planes of stage 1 whose slices have one size before they are resized for the network."""
 
 
 class Keys(Dataset):
@@ -54,7 +56,7 @@ def main(repeats: int = 3, cache: str | Path = study.CACHE, seconds: float = 10.
     shutil.rmtree(folder, ignore_errors=True)
     rows = []
     for stage, (theirs, ours, batch, slices) in {
-        "stage 1, slices with masks": (*segmentation(folder, Path(cache)), None, 1),  # planes differ in size
+        "stage 1, slices with masks": (*segmentation(folder, Path(cache)), 16, 1),
         f"stage 2, sequences of {LENGTH} slices": (*classification(folder, Path(cache)), 4, LENGTH),
     }.items():
         found: dict[str, list[float]] = {"published": [], "ours": []}
@@ -77,11 +79,13 @@ def main(repeats: int = 3, cache: str | Path = study.CACHE, seconds: float = 10.
 
 
 def segmentation(folder: Path, cache: Path) -> tuple[Dataset, Dataset]:
-    """Datasets of stage 1 as released and ours, of the cohort's labelled volumes."""
+    """Datasets of stage 1 as released and ours, of the cohort's labelled volumes: the slices of one size, for batches."""
     source, home = study.cohort(cache) / "task1", folder / "stage1"
     theirs = published.prepare_segmentation(datalists.find_studies(source), home / "published")
     ours = radiogenomics.prepare("segmentation", home / "ours", input=source, num_workers=0)
     items = loading.slice_items(datalists.find_studies(source), ours)
+    items = [item for item in items if item["plane"] in PLANES]
+    theirs = [item for item in theirs if Path(item["image"]).name.startswith(PLANES)]
     assert len(items) == len(theirs), f"{len(items)} slices are ours, {len(theirs)} as released"
     dataset = Keys(ItemDataset(items, loading.LoadSlice()), ("image", "label"))
     return published.SegmentationFiles(theirs), dataset
