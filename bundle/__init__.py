@@ -4,12 +4,14 @@ The functions are those of the command ``radiogenomics``.
 """
 
 from .scripts.cli import (
+    card,
     crossvalidate,
     datalist,
     demo,
     doctor,
     download,
     evaluate,
+    explain,
     phantom,
     predict,
     prepare,
@@ -25,6 +27,7 @@ __all__ = [
     "doctor",
     "download",
     "evaluate",
+    "explain",
     "phantom",
     "predict",
     "prepare",

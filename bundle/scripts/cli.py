@@ -427,6 +427,44 @@ def _numbers(name: str, values: int | Sequence[int]) -> list[int]:
     return numbers
 
 
+def explain(
+    prediction: str | Path,
+    patients: str | Sequence[str] | None = None,
+    mri_types: str | Sequence[str] | None = None,
+    limit: int | None = None,
+    device: str = "cpu",
+) -> dict[str, Any]:
+    """Show what the classifiers of a prediction looked at: Grad-CAM, occlusion, and the check that maps depend on the weights.
+
+    Writes explanations/ into the folder of the prediction; `radiogenomics report` shows it. Done series are passed over.
+
+    Args:
+        prediction: folder that `radiogenomics predict` wrote.
+        patients: those to explain, 00001,00002 for example; all by default.
+        mri_types: modalities to explain; all that were classified by default.
+        limit: so many series at most.
+        device: cpu, cuda, …
+
+    Returns:
+        What came out, by patient and modality.
+    """
+    import json
+
+    folder = Path(prediction)
+    file = folder / "patients.json"
+    if not file.is_file():
+        raise FileNotFoundError(
+            f"{file}: no such file; name the folder of a finished prediction (`radiogenomics predict`)"
+        )
+    used = json.loads(file.read_text(encoding="utf-8"))["weights"]
+    names = [patients] if isinstance(patients, (str, int)) else patients
+    asked = None if names is None else [name for one in names for name in str(one).split(",")]
+    found: dict[str, Any] = _scripts("explanations").explain_run(
+        folder, {name: used.get(name) for name in MRI_TYPES}, asked, _modalities(mri_types), limit, device=device
+    )
+    return found
+
+
 def card(run: str | Path, output: str | Path | None = None, overwrite: bool = False) -> Path:
     """Write the model card with the figures of a cross-validation or an evaluation in it.
 
@@ -531,7 +569,20 @@ def doctor() -> dict[str, Any]:
 
 COMMANDS: dict[str, Callable[..., Any]] = {
     function.__name__: function
-    for function in (predict, datalist, prepare, train, evaluate, crossvalidate, card, phantom, demo, download, doctor)
+    for function in (
+        predict,
+        datalist,
+        prepare,
+        train,
+        evaluate,
+        crossvalidate,
+        explain,
+        card,
+        phantom,
+        demo,
+        download,
+        doctor,
+    )
 }
 
 
