@@ -382,6 +382,11 @@ class CrossValidation:
         return write_crossvalidation(rows, self.overlap(), self.folder, facts)
 
 
+def settings_of(config: Mapping[str, Any] | None) -> dict[str, dict[str, Any]]:
+    """What a configuration says of others, unresolved: components and references in it are theirs."""
+    return {job: dict((config or {}).get(job) or {}) for job in JOBS}
+
+
 @distributed.by_first
 def _write_json(content: Any, file: Path) -> None:
     write_json(content, file)

@@ -21,7 +21,17 @@ CLASSIFIER = {
 }  # fmt: skip
 TRAINING = {"init": "none", "max_epochs": 1, "warmup_epochs": 0, "batch_size": 16}
 SETTINGS = {
-    "train_segmentation": {**SEGMENTER, **TRAINING},
+    "train_segmentation": {
+        **SEGMENTER,
+        **TRAINING,
+        # belongs to that configuration, which the one of the cross-validation must not resolve
+        "lr_scheduler": {
+            "_target_": "torch.optim.lr_scheduler.ReduceLROnPlateau",
+            "optimizer": "@optimizer",
+            "mode": "max",
+            "patience": 0,
+        },
+    },
     "train_classification": CLASSIFIER,
     "prepare_classification": {"min_tumor_ratio": -1, "max_contours": 1000, "runtime": "eager"},
     "evaluate_classification": {"runtime": "eager"},
@@ -139,6 +149,8 @@ def test_both_stages(cohort, tmp_path):
     assert {row["fold"] for row in rows_of(tmp_path / "run" / "tables" / "overlap.csv")} == {"0", "1"}
     config = yaml.safe_load((tmp_path / "run" / "prepared" / "classification" / "resolved_config.yaml").read_text())
     assert config["segmenter"] == str(tmp_path / "run" / "segmentation" / "fold0" / "segmentation.pt")
+    config = yaml.safe_load((tmp_path / "run" / "segmentation" / "fold1" / "resolved_config.yaml").read_text())
+    assert config["lr_scheduler"]["patience"] == 0
 
 
 def test_a_renamed_copy_stops_the_run_before_any_training(cohort, segmenter, tmp_path, monkeypatch):
