@@ -3,7 +3,19 @@
 The functions are those of the command ``radiogenomics``.
 """
 
-from .scripts.cli import datalist, demo, doctor, download, evaluate, phantom, predict, prepare, report, run_config, train
+from .scripts.cli import (
+    datalist,
+    demo,
+    doctor,
+    download,
+    evaluate,
+    phantom,
+    predict,
+    prepare,
+    report,
+    run_config,
+    train,
+)
 
 __all__ = [
     "datalist",

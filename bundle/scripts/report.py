@@ -6,7 +6,6 @@ cross-validation, ``patients.json`` of a prediction. A folder that holds several
 
 from __future__ import annotations
 
-import csv
 import datetime
 import hashlib
 import json
@@ -14,7 +13,7 @@ import logging
 import os
 import platform
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -28,12 +27,12 @@ from . import report_figures as figures
 from .datalists import MRI_TYPES, select
 from .files import folder_written_whole, write_json, written_whole
 from .report_tables import (
-    NOTHING,
     Cell,
     Table,
     cell,
     head,
     number,
+    sentence,
     shown,
     table_of_records,
     tables_of,
@@ -67,6 +66,12 @@ TEMPLATES = Path(__file__).resolve().parent / "templates"
 _NOT_RUNS = {"prepared", "masks", "phantom", "explanations", *PARTS}
 _INTERVALS = ("interval", "interval_95", "probability_95", "probability_interval")
 _NOT_ASKED = "not asked for"
+_BIN_KEYS = {
+    "predicted": ("predicted", "mean_predicted", "mean_probability", "probability"),
+    "observed": ("observed", "frequency", "fraction_positive", "fraction"),
+    "low": ("low",),
+    "high": ("high",),
+}
 
 
 class ReportError(ValueError):
@@ -108,6 +113,11 @@ class Run:
     prediction: dict[str, Any] | None = None
     evaluations: list[Evaluation] = field(default_factory=list)
     trainings: list[Training] = field(default_factory=list)
+
+    @property
+    def parts(self) -> list[Evaluation | Training]:
+        """Evaluations and training runs."""
+        return [*self.evaluations, *self.trainings]
 
 
 def read_run(folder: str | Path) -> Run:
@@ -204,7 +214,9 @@ def is_phantom(run: Run) -> bool:
         for place in _data_folders(config):
             for above in (place, *list(place.parents)[:3]):
                 readme = above / "README.txt"
-                if readme.is_file() and readme.read_text(encoding="utf-8", errors="replace").startswith("PHANTOM COHORT"):
+                if readme.is_file() and readme.read_text(encoding="utf-8", errors="replace").startswith(
+                    "PHANTOM COHORT"
+                ):
                     return True
     return False
 
@@ -223,7 +235,7 @@ def _data_folders(config: Mapping[str, Any]) -> Iterator[Path]:
 
 def _configs(run: Run) -> dict[str, dict[str, Any]]:
     """All configurations of a run, by the name of the folder they lie in."""
-    found = {"": run.config, **{part.name: part.config for part in (*run.evaluations, *run.trainings)}}
+    found = {"": run.config, **{part.name: part.config for part in run.parts}}
     return {name: config for name, config in found.items() if config and (not name or config != run.config)}
 
 
@@ -251,7 +263,9 @@ def run_facts(run: Run) -> list[tuple[str, str]]:
     facts["computing time"] = f"{datetime.timedelta(seconds=round(seconds))} in {len(series)} series" if seconds else ""
     times = [path.stat().st_mtime for path in _outputs(run)]
     if times:
-        first, last = (datetime.datetime.fromtimestamp(at).strftime("%Y-%m-%d %H:%M") for at in (min(times), max(times)))
+        first, last = (
+            datetime.datetime.fromtimestamp(at).strftime("%Y-%m-%d %H:%M") for at in (min(times), max(times))
+        )
         facts["files written"] = first if first == last else f"{first} to {last}"
     return [(name, value) for name, value in facts.items() if value]
 
@@ -261,7 +275,7 @@ def _is_listed(value: Any) -> bool:
 
 
 def _outputs(run: Run) -> Iterator[Path]:
-    for folder in dict.fromkeys([run.folder, *(part.folder for part in (*run.evaluations, *run.trainings))]):
+    for folder in dict.fromkeys([run.folder, *(part.folder for part in run.parts)]):
         for name in (CONFIG_FILE, *LOOKED_FOR):
             if (folder / name).is_file():
                 yield folder / name
@@ -286,7 +300,9 @@ def run_versions(run: Run) -> tuple[str, list[tuple[str, str]]]:
     for content in (run.prediction or {}, *(part.metrics for part in run.evaluations), run.config):
         for key in ("versions", "packages", "environment"):
             if isinstance(content.get(key), Mapping):
-                return "As the run wrote them down.", [(str(name), shown(value)) for name, value in content[key].items()]
+                return "As the run wrote them down.", [
+                    (str(name), shown(value)) for name, value in content[key].items()
+                ]
     found = [("python", platform.python_version())]
     for package in PACKAGES:
         try:
@@ -353,7 +369,10 @@ def show_training(run: Training, writer: Writer) -> dict[str, Any]:
 
 def _history_records(history: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
     count = len(history["epoch"])
-    return [{**{key: float(history[key][row]) for key in history}, "epoch": int(history["epoch"][row])} for row in range(count)]
+    return [
+        {**{key: float(history[key][row]) for key in history}, "epoch": int(history["epoch"][row])}
+        for row in range(count)
+    ]
 
 
 def training_table(runs: Sequence[Training]) -> Table:
@@ -364,7 +383,9 @@ def training_table(runs: Sequence[Training]) -> Table:
         epoch, by = figures.best_epoch(run.history, score if isinstance(score, str) else None)
         row = int(np.flatnonzero(run.history["epoch"] == epoch)[0])
         scores = {key: float(values[row]) for key, values in run.history.items() if key not in ("epoch", "lr")}
-        records.append({"run": run.name, "epochs": len(run.history["epoch"]), "best_epoch": epoch, "chosen_by": head(by), **scores})
+        records.append(
+            {"run": run.name, "epochs": len(run.history["epoch"]), "best_epoch": epoch, "chosen_by": head(by), **scores}
+        )
     return table_of_records("Training runs", records, "Figures in the epoch whose weights were kept.")
 
 
@@ -383,19 +404,31 @@ def show_evaluation(part: Evaluation, writer: Writer, place: int) -> dict[str, A
     if both:
         last = both[-1]
         count = len(last.patients)
-        band = f"The band is the pointwise 95 % interval of {figures.named(last.name)}."
+        band = "The band is the pointwise 95 % interval of the thick curve."
         drawn = [
             (figures.draw_roc(both, _curve(curves, "roc", "fpr")), "roc", f"{count} patients. {band}"),
             (figures.draw_strips(both), "probability_by_label", "A point is a patient, a bar the median."),
-            (figures.draw_calibration(last, _bins(curves)), "calibration", "Below: patients by probability and label (label 0 blue, label 1 red)."),
-            (figures.draw_decision(last, _curve(curves, "decision", "thresholds")), "decision_curve", "Net benefit of acting on the model at a threshold."),
+            (
+                figures.draw_calibration(last, _bins(curves)),
+                "calibration",
+                "Below: patients by probability and label (label 0 blue, label 1 red).",
+            ),
+            (
+                figures.draw_decision(last, _curve(curves, "decision", "thresholds")),
+                "decision_curve",
+                "Net benefit of acting on the model at a threshold.",
+            ),
         ]
     if part.overlap:
         drawn.append((figures.draw_overlap(part.overlap), "dice", "A point is a patient, a bar the median."))
     note = str(part.metrics.get("note") or "")
     return {
         "id": f"scores-{place}",
-        "title": "Cross-validation" if _is_cross_validation(part) else head(part.name) if part.name else "Scores",
+        "title": "Cross-validation"
+        if _is_cross_validation(part)
+        else sentence(head(part.name))
+        if part.name
+        else "Scores",
         "text": "" if note in (RESEARCH_ONLY, "") else note,
         "tables": tables,
         "figures": [writer.figure(figure, before + name, caption) for figure, name, caption in drawn],
@@ -403,28 +436,46 @@ def show_evaluation(part: Evaluation, writer: Writer, place: int) -> dict[str, A
 
 
 def _is_cross_validation(part: Evaluation) -> bool:
-    return "ensembles" in part.metrics or "folds" in part.metrics or len({row.get("fold") for row in part.predictions}) > 1
+    return (
+        "ensembles" in part.metrics or "folds" in part.metrics or len({row.get("fold") for row in part.predictions}) > 1
+    )
 
 
-def _curve(curves: Any, name: str, key: str) -> dict[str, Any] | None:
-    """A curve with this column, directly under its name or under the first of several models'."""
+def _curve(curves: Any, name: str, key: str) -> dict[str, np.ndarray] | None:
+    """A curve's columns, directly under its name or under the first of several models'; None where they are not understood."""
     found = curves.get(name) if isinstance(curves, Mapping) else None
     if isinstance(found, Mapping) and key not in found:
         found = found.get("all") or next((part for part in found.values() if isinstance(part, Mapping)), None)
-    return dict(found) if isinstance(found, Mapping) and key in found else None
+    if not isinstance(found, Mapping) or key not in found:
+        return None
+    try:
+        columns = {name: np.asarray(values, dtype=float) for name, values in found.items() if isinstance(values, list)}
+    except (TypeError, ValueError):
+        return None
+    return columns if key in columns and len({values.shape for values in columns.values()}) == 1 else None
 
 
 def _bins(curves: Any) -> list[dict[str, float]] | None:
-    """The bins of a calibration that was computed elsewhere; None where there is none that is understood."""
+    """The bins of a calibration that was computed elsewhere; None where there are none that are understood."""
     found = curves.get("calibration") if isinstance(curves, Mapping) else None
     if isinstance(found, Mapping):
         found = found.get("bins", found)
-    if isinstance(found, Mapping) and {"predicted", "observed"} <= set(found):
+    if isinstance(found, Mapping):  # columns instead of rows
         lists = {key: value for key, value in found.items() if isinstance(value, list)}
         found = [dict(zip(lists, row, strict=False)) for row in zip(*lists.values(), strict=False)]
-    if isinstance(found, list) and found and all(isinstance(row, Mapping) and {"predicted", "observed"} <= set(row) for row in found):
-        return [dict(row) for row in found if row["predicted"] is not None and row["observed"] is not None]
-    return None
+    if not isinstance(found, list):
+        return None
+    rows = [
+        {name: row[key] for name, keys in _BIN_KEYS.items() for key in keys if key in row}
+        for row in found
+        if isinstance(row, Mapping)
+    ]
+    whole = [
+        row
+        for row in rows
+        if isinstance(row.get("predicted"), float | int) and isinstance(row.get("observed"), float | int)
+    ]
+    return whole or None
 
 
 def fold_table(groups: Sequence[figures.Group]) -> Table | None:
@@ -495,10 +546,16 @@ def patient_interval(row: Mapping[str, Any]) -> list[float] | None:
 
 def failures_of(row: Mapping[str, Any]) -> list[dict[str, str]]:
     """Reasons and warnings of a patient and the series, one a row."""
-    found = [{"patient": row["patient"], "series": "", "kind": "failure", "text": str(row["reason"])}] if row.get("reason") else []
+    found = (
+        [{"patient": row["patient"], "series": "", "kind": "failure", "text": str(row["reason"])}]
+        if row.get("reason")
+        else []
+    )
     for mri_type, facts in (row.get("series") or {}).items():
         if facts.get("reason") and facts["reason"] != _NOT_ASKED:
-            found.append({"patient": row["patient"], "series": mri_type, "kind": "failure", "text": str(facts["reason"])})
+            found.append(
+                {"patient": row["patient"], "series": mri_type, "kind": "failure", "text": str(facts["reason"])}
+            )
         found += [
             {"patient": row["patient"], "series": mri_type, "kind": "warning", "text": str(warning)}
             for warning in facts.get("warnings") or []
@@ -585,7 +642,11 @@ def patient_views(
     from .report_viewer import SheetError, read_heat, read_source, series_sheets
 
     patient = row["patient"]
-    files = {name: sources.prepared[f"{patient}/{name}"] for name in row.get("series") or {} if f"{patient}/{name}" in sources.prepared}
+    files = {
+        name: sources.prepared[f"{patient}/{name}"]
+        for name in row.get("series") or {}
+        if f"{patient}/{name}" in sources.prepared
+    }
     views: list[dict[str, Any]] = []
     notes = [sources.missing] if sources.missing else []
     for mri_type, file in files.items():
@@ -616,7 +677,14 @@ def patient_views(
             notes.append(f"{mri_type}: no slice to show.")
             continue
         chance = f"p {np.mean(values):.3f}" if values else "not used"
-        views.append({**view, "mri_type": mri_type, "caption": f"{mri_type}, {view['plane'] or 'slices'}, {chance}"})
+        views.append(
+            {
+                **view,
+                "mri_type": mri_type,
+                "classified": bool(values),
+                "caption": f"{mri_type}, {view['plane'] or 'slices'}, {chance}",
+            }
+        )
     return views, notes
 
 
@@ -641,7 +709,9 @@ def sequence_spans(kept: Sequence[int], count: int, settings: Sequence[tuple[int
     return []
 
 
-def prediction_index(rows: Sequence[Mapping[str, Any]], links: Mapping[str, str]) -> tuple[list[str], list[dict[str, Any]], Table]:
+def prediction_index(
+    rows: Sequence[Mapping[str, Any]], links: Mapping[str, str]
+) -> tuple[list[str], list[dict[str, Any]], Table]:
     """Heads and rows of the patients' index of a prediction, and the same as a table for its files."""
     names = [name for name in MRI_TYPES if any(name in (row.get("series") or {}) for row in rows)]
     labelled = any(row.get("label") is not None for row in rows)
@@ -676,18 +746,32 @@ def evaluation_index(groups: Sequence[figures.Group]) -> tuple[list[str], list[d
     labels: dict[str, int] = {}
     folds: dict[str, str] = {}
     for group in groups:
-        for patient, label, value, fold in zip(group.patients, group.labels, group.probabilities, group.folds, strict=True):
+        for patient, label, value, fold in zip(
+            group.patients, group.labels, group.probabilities, group.folds, strict=True
+        ):
             chances.setdefault(patient, {})[group.name] = float(value)
             labels[patient], folds[patient] = int(label), fold
     names = [group.name for group in reversed(groups)]
     with_folds = any(folds.values())
-    columns = ["patient", "label", *(["fold"] if with_folds else []), *(figures.named(name) for name in names), "absolute error"]
+    columns = [
+        "patient",
+        "label",
+        *(["fold"] if with_folds else []),
+        *(figures.named(name) for name in names),
+        "absolute error",
+    ]
     found, records = [], []
     for patient, values in chances.items():
         main = values.get(names[0])
         wrong = None if main is None else abs(labels[patient] - main)
-        fold = [cell(folds[patient] or None)] if with_folds else []
-        cells = [cell(patient), cell(labels[patient]), *fold, *(cell(values.get(name)) for name in names), cell(wrong)]
+        held_out = [cell(folds[patient] or None)] if with_folds else []
+        cells = [
+            cell(patient),
+            cell(labels[patient]),
+            *held_out,
+            *(cell(values.get(name)) for name in names),
+            cell(wrong),
+        ]
         found.append({"cells": cells, "probability": "" if main is None else main, "failed": main is None})
         record = {"patient": patient, "label": labels[patient], **({"fold": folds[patient]} if with_folds else {})}
         records.append({**record, **{name: values.get(name) for name in names}, "absolute_error": wrong})
@@ -712,6 +796,17 @@ def _number(text: str) -> float | None:
         return None
 
 
+def main_score(metrics: Mapping[str, Any]) -> tuple[str, str] | None:
+    """The AUC that an evaluation is about, with its interval: of the first ensemble, else of all modalities."""
+    ensembles = metrics.get("ensembles")
+    candidates = list(ensembles.items()) if isinstance(ensembles, Mapping) else []
+    for name, scores in [*candidates, ("all", metrics.get("all"))]:
+        if isinstance(scores, Mapping) and isinstance(scores.get("auc"), (int, float)):
+            interval = next((scores[key] for key in ("auc_delong", "auc_95", "auc_bootstrap") if key in scores), None)
+            return head(name), with_interval(float(scores["auc"]), interval)
+    return None
+
+
 def tiles_of(run: Run) -> list[dict[str, str]]:
     """The few figures at the top of the report."""
     tiles = []
@@ -721,22 +816,39 @@ def tiles_of(run: Run) -> list[dict[str, str]]:
         failed = sum(bool(failures_of(row)) for row in rows)
         tiles.append({"value": str(len(rows)), "name": "patient predicted" if len(rows) == 1 else "patients predicted"})
         if len(rows) == 1:
-            tiles.append({"value": with_interval(rows[0]["probability"], patient_interval(rows[0])), "name": "probability of methylation"})
+            tiles.append(
+                {
+                    "value": with_interval(rows[0]["probability"], patient_interval(rows[0])),
+                    "name": "probability of methylation",
+                }
+            )
         else:
             tiles.append({"value": str(prior), "name": "with the cohort prior, for want of a usable slice"})
         tiles.append({"value": str(failed), "name": "with failures or warnings"})
     for part in run.evaluations:
         groups = figures.groups_of(part.predictions)
         best = groups[-1] if groups else None
-        if best is not None and len(set(best.labels.tolist())) == 2:
+        written = main_score(part.metrics)
+        where = f", {head(part.name)}" if part.name else ""
+        if written is not None:
+            tiles.append({"value": written[1], "name": f"AUC, {written[0]} (95 %){where}"})
+        elif best is not None and len(set(best.labels.tolist())) == 2:
             band = figures.roc_band(best.labels, best.probabilities)
-            of = f", {head(part.name)}" if part.name else ""
-            text = f"AUC of {len(best.patients)} patients (95 %, bootstrap){of}"
+            text = f"AUC of {len(best.patients)} patients (95 %, bootstrap){where}"
             tiles.append({"value": with_interval(band.auc, band.interval), "name": text})
         for region in ("WT", "ET"):
-            dice = [value for row in part.overlap if row.get("region") == region and (value := _number(row["dice"])) is not None]
+            dice = [
+                value
+                for row in part.overlap
+                if row.get("region") == region and (value := _number(row["dice"])) is not None
+            ]
             if dice:
-                tiles.append({"value": number(float(np.mean(dice))), "name": f"{region} Dice, mean of {len({row['patient'] for row in part.overlap})} patients"})
+                tiles.append(
+                    {
+                        "value": number(float(np.mean(dice))),
+                        "name": f"{region} Dice, mean of {len({row['patient'] for row in part.overlap})} patients",
+                    }
+                )
     if run.trainings and not tiles:
         for training in run.trainings[:4]:
             epoch, by = figures.best_epoch(training.history, training.config.get("score"))
@@ -797,9 +909,13 @@ def _may_be_written(page: Path, folder: Path, overwrite: bool) -> None:
         return
     is_report = not page.exists() or (page.is_file() and f'content="{GENERATOR}"' in _beginning(page))
     if not is_report or (folder.exists() and not folder.is_dir()) or not set(inside) <= set(PARTS):
-        raise FileExistsError(f"{page if page.exists() else folder} is there and is no report; name another place (--output)")
+        raise FileExistsError(
+            f"{page if page.exists() else folder} is there and is no report; name another place (--output)"
+        )
     if not overwrite:
-        raise FileExistsError(f"{page.parent if inside else page} holds a report; replace it (--overwrite) or name another place (--output)")
+        raise FileExistsError(
+            f"{page.parent if inside else page} holds a report; replace it (--overwrite) or name another place (--output)"
+        )
 
 
 def _beginning(page: Path) -> str:
@@ -819,7 +935,11 @@ def _environment() -> Environment:
     except ImportError as error:
         raise ImportError("Reports are written with Jinja2: pip install 'brats-mri-radiogenomics[report]'") from error
     environment = Environment(
-        loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     try:
         installed = version("brats-mri-radiogenomics")
@@ -851,7 +971,9 @@ def _render(run: Run, environment: Environment, writer: Writer, back: str, image
         columns, lines, table = prediction_index(rows, links)
         index = {"columns": columns, "rows": lines, "files": writer.table(table)["files"]}
         if len(rows) > 1:
-            drawn = figures.draw_probabilities([row["probability"] for row in rows], [not row.get("used") for row in rows])
+            drawn = figures.draw_probabilities(
+                [row["probability"] for row in rows], [not row.get("used") for row in rows]
+            )
             prediction_figures.append(writer.figure(drawn, "patients_by_probability"))
         sources = find_sources(run) if images else None
         weights = run.prediction.get("weights") or {}
@@ -859,7 +981,7 @@ def _render(run: Run, environment: Environment, writer: Writer, back: str, image
         for place, row in enumerate(rows):
             name = pages[row["patient"]]
             found = show_patient(row, name, sources, weights, writer, "../")
-            common = {"title": f"Patient {row['patient']}", "subtitle": title, "phantom": phantom}
+            common = {"title": f"Patient {row['patient']}", "subtitle": "", "phantom": phantom}
             text = page.render(**common, back=back, report_title=title, found=found)
             _write_page(writer.folder / "patients" / f"{name}.html", text)
             if len(rows) <= EMBEDDED_PATIENTS:
@@ -869,7 +991,10 @@ def _render(run: Run, environment: Environment, writer: Writer, back: str, image
         problems = [item for row in rows for item in failures_of(row)]
         if problems:
             listed = table_of_records("Patients and series", problems)
-            cells = [[Cell(line[0].text, line[0].value, links[item["patient"]]), *line[1:]] for line, item in zip(listed.rows, problems, strict=True)]
+            cells = [
+                [Cell(line[0].text, line[0].value, links[item["patient"]]), *line[1:]]
+                for line, item in zip(listed.rows, problems, strict=True)
+            ]
             failures = writer.table(Table(listed.title, listed.columns, cells, problems), "failures")
     else:
         for part in run.evaluations:
@@ -881,7 +1006,11 @@ def _render(run: Run, environment: Environment, writer: Writer, back: str, image
     note, versions = run_versions(run)
     settings = {name: plain_settings(config) for name, config in _configs(run).items()}
     sections = [(part["id"], part["title"]) for part in evaluations]
-    for link, name, there in (("patients", "Patients", index), ("failures", "Failures", failures), ("training", "Training", training)):
+    for link, name, there in (
+        ("patients", "Patients", index),
+        ("failures", "Failures", failures),
+        ("training", "Training", training),
+    ):
         sections += [(link, name)] if there else []
     return environment.get_template("report.html").render(
         title=title,
@@ -901,7 +1030,10 @@ def _render(run: Run, environment: Environment, writer: Writer, back: str, image
         versions=versions,
         settings=writer.table(settings_table(settings)) if settings else None,
         configs=[
-            (f"{CONFIG_FILE}{f' of {name}' if name else ''}", yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
+            (
+                f"{CONFIG_FILE}{f' of {name}' if name else ''}",
+                yaml.safe_dump(config, sort_keys=False, allow_unicode=True),
+            )
             for name, config in _configs(run).items()
         ],
     )
@@ -927,9 +1059,23 @@ def _from_first_page(found: dict[str, Any], prefix: str) -> dict[str, Any]:
 def settings_table(settings: Mapping[str, Mapping[str, Any]]) -> Table:
     """Settings of one or several configurations, a column each."""
     keys = dict.fromkeys(key for values in settings.values() for key in values if key not in ("job", "imports"))
-    records = [{"setting": key, **{name or "value": values.get(key) for name, values in settings.items()}} for key in keys]
-    rows = [[Cell(shown(value) if not isinstance(value, float) else repr(value), None if value is None else str(value)) for value in record.values()] for record in records]
-    return Table("Settings", list(records[0]) if records else [], rows, records, "Values as they were resolved; expressions stand in the configuration below.")
+    records = [
+        {"setting": key, **{name or "value": values.get(key) for name, values in settings.items()}} for key in keys
+    ]
+    rows = [
+        [
+            Cell(shown(value) if not isinstance(value, float) else repr(value), None if value is None else str(value))
+            for value in record.values()
+        ]
+        for record in records
+    ]
+    return Table(
+        "Settings",
+        list(records[0]) if records else [],
+        rows,
+        records,
+        "Values as they were resolved; expressions stand in the configuration below.",
+    )
 
 
 def _title(run: Run) -> str:

@@ -17,7 +17,6 @@ from .files import written_whole
 from .report_tables import head
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 COLOURS = {"FLAIR": "#0072b2", "T1w": "#cc79a7", "T1wCE": "#d55e00", "T2w": "#009e73", "all": "#1b2733"}
@@ -26,7 +25,7 @@ LABEL_COLOURS = {0: "#4c78a8", 1: "#e4572e"}
 LABEL_NAMES = {0: "label 0", 1: "label 1"}
 GREY = "#7d8a97"
 RESAMPLES = 1000
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "font.size": 9.5,
     "axes.titlesize": 10.5,
     "axes.titleweight": "bold",
@@ -248,7 +247,9 @@ def _styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
         try:
             import matplotlib as mpl
         except ImportError as error:
-            raise ImportError("Figures are drawn with matplotlib: pip install 'brats-mri-radiogenomics[report]'") from error
+            raise ImportError(
+                "Figures are drawn with matplotlib: pip install 'brats-mri-radiogenomics[report]'"
+            ) from error
         with mpl.rc_context(_STYLE):
             return draw(*arguments, **named_arguments)
 
@@ -307,9 +308,13 @@ def draw_history(history: Mapping[str, np.ndarray], score: str | None) -> Figure
     """Loss, scores and learning rate by epoch; a line marks the epoch whose weights were kept."""
     losses = [key for key in history if key.endswith("loss")]
     scores = [key for key in history if key not in (*losses, "epoch", "lr")]
-    panels = [("Loss", losses), ("Score of held-out patients", scores), ("Learning rate", ["lr"] if "lr" in history else [])]
+    panels = [
+        ("Loss", losses),
+        ("Score of held-out patients", scores),
+        ("Learning rate", ["lr"] if "lr" in history else []),
+    ]
     panels = [(title, keys) for title, keys in panels if keys]
-    epoch, by = best_epoch(history, score)
+    epoch, _ = best_epoch(history, score)
     figure, axes = new_figure(3.5 * len(panels), 2.9, len(panels))
     palette = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
     for ax, (title, keys) in zip(axes[0], panels, strict=True):
@@ -318,8 +323,18 @@ def draw_history(history: Mapping[str, np.ndarray], score: str | None) -> Figure
             label = "training" if training else head(key) if title != "Loss" else f"held out: {head(key)}"
             colour = GREY if training else palette[place % len(palette)]
             few = len(history["epoch"]) < 40
-            ax.plot(history["epoch"], history[key], color=colour, ls="--" if training else "-", marker="o" if few else None, ms=3, label=label)
-        ax.axvline(epoch, color="#1b2733", lw=1, ls=":", label=f"best epoch: {epoch}" if title != "Learning rate" else None)
+            ax.plot(
+                history["epoch"],
+                history[key],
+                color=colour,
+                ls="--" if training else "-",
+                marker="o" if few else None,
+                ms=3,
+                label=label,
+            )
+        ax.axvline(
+            epoch, color="#1b2733", lw=1, ls=":", label=f"best epoch: {epoch}" if title != "Learning rate" else None
+        )
         ax.set(title=title, xlabel="epoch")
         ax.locator_params(axis="x", integer=True)
         if title == "Learning rate":
@@ -331,26 +346,35 @@ def draw_history(history: Mapping[str, np.ndarray], score: str | None) -> Figure
 
 @_styled
 def draw_roc(groups: Sequence[Group], curve: Mapping[str, Any] | None = None) -> Figure:
-    """ROC of every model, with a band around that of the mean of all.
+    """ROC of every model, with a band around that of the last one, or around the curve that was computed elsewhere.
 
     Args:
         groups: the models.
-        curve: ``fpr``, ``tpr``, ``low``, ``high`` of the last one, where its band was computed elsewhere.
+        curve: ``fpr``, ``tpr``, ``low``, ``high`` of the model that an evaluation is about.
     """
     figure, axes = new_figure(5.0, 4.6)
     ax = axes[0, 0]
     ax.plot([0, 1], [0, 1], color=GREY, lw=1, ls=":")
+    given = curve if curve is not None and {"fpr", "tpr"} <= set(curve) else None
     for place, group in enumerate(groups):
-        last = place == len(groups) - 1
+        last = place == len(groups) - 1 and given is None
         band = roc_band(group.labels, group.probabilities)
         colour = colour_of(group.name, place)
         text = f"{named(group.name)}: {band.auc:.2f} ({band.interval[0]:.2f} to {band.interval[1]:.2f})"
         ax.plot(band.false, band.true, color=colour, lw=2.4 if last else 1.3, label=text, zorder=3 if last else 2)
         if last:
-            given = curve is not None and {"fpr", "low", "high"} <= set(curve)
-            x, low, high = (curve["fpr"], curve["low"], curve["high"]) if given and curve else (band.grid, band.low, band.high)
-            ax.fill_between(x, low, high, color=colour, alpha=0.12, lw=0)
-    ax.set(title="ROC", xlabel="false positive rate", ylabel="true positive rate", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
+            ax.fill_between(band.grid, band.low, band.high, color=colour, alpha=0.12, lw=0)
+    if given is not None:
+        ax.plot(given["fpr"], given["tpr"], color="#7f3fbf", lw=2.4, label="ensemble, as evaluated", zorder=3)
+        if {"low", "high"} <= set(given):
+            ax.fill_between(given["fpr"], given["low"], given["high"], color="#7f3fbf", alpha=0.12, lw=0)
+    ax.set(
+        title="ROC",
+        xlabel="false positive rate",
+        ylabel="true positive rate",
+        xlim=(-0.02, 1.02),
+        ylim=(-0.02, 1.02),
+    )
     ax.set_aspect("equal")
     ax.legend(loc="lower right", title="AUC (95 %, bootstrap)", title_fontsize=8.5, alignment="left")
     return figure
@@ -359,6 +383,7 @@ def draw_roc(groups: Sequence[Group], curve: Mapping[str, Any] | None = None) ->
 @_styled
 def draw_calibration(group: Group, bins: Sequence[Mapping[str, float]] | None = None) -> Figure:
     """Observed frequency over predicted probability, and how many patients have which probability."""
+    of = "as evaluated" if bins else named(group.name)
     bins = bins or calibration_bins(group.labels, group.probabilities)
     figure, axes = new_figure(5.0, 4.6, 1, 2)
     grid = axes[0, 0].get_gridspec()
@@ -367,14 +392,29 @@ def draw_calibration(group: Group, bins: Sequence[Mapping[str, float]] | None = 
     ax.plot([0, 1], [0, 1], color=GREY, lw=1, ls=":", label="perfect")
     x, y = (np.array([row[key] for row in bins], dtype=float) for key in ("predicted", "observed"))
     colour = colour_of(group.name)
-    if all("low" in row and "high" in row for row in bins):
+    if all(row.get("low") is not None and row.get("high") is not None for row in bins):
         ends = [np.abs(y - [row["low"] for row in bins]), np.abs([row["high"] for row in bins] - y)]
-        ax.errorbar(x, y, yerr=ends, color=colour, fmt="o-", ms=5, capsize=2.5, elinewidth=1, label="patients in bins, 95 % interval")
+        ax.errorbar(
+            x,
+            y,
+            yerr=ends,
+            color=colour,
+            fmt="o-",
+            ms=5,
+            capsize=2.5,
+            elinewidth=1,
+            label="patients in bins, 95 % interval",
+        )
     else:
         ax.plot(x, y, "o-", color=colour, ms=5, label="patients in bins")
-    ax.set(title=f"Calibration, {named(group.name)}", ylabel="observed frequency of label 1", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
+    ax.set(title=f"Calibration, {of}", ylabel="observed frequency of label 1", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
     ax.legend(loc="upper left")
-    below.hist([group.probabilities[group.labels == label] for label in (0, 1)], bins=np.linspace(0, 1, 21), stacked=True, color=[LABEL_COLOURS[0], LABEL_COLOURS[1]])
+    below.hist(
+        [group.probabilities[group.labels == label] for label in (0, 1)],
+        bins=np.linspace(0, 1, 21),
+        stacked=True,
+        color=[LABEL_COLOURS[0], LABEL_COLOURS[1]],
+    )
     below.set(xlabel="predicted probability", ylabel="patients", xlim=(-0.02, 1.02))
     below.grid(visible=False)
     return figure
@@ -383,9 +423,13 @@ def draw_calibration(group: Group, bins: Sequence[Mapping[str, float]] | None = 
 @_styled
 def draw_decision(group: Group, curve: Mapping[str, Any] | None = None) -> Figure:
     """Net benefit by threshold, beside acting on everybody and on nobody."""
+    of = named(group.name)
     if curve is not None and {"thresholds", "model", "all"} <= set(curve):
+        of = "as evaluated"
         thresholds = np.asarray(curve["thresholds"], dtype=float)
-        benefit = {key: np.asarray(curve.get(key, np.zeros_like(thresholds)), dtype=float) for key in ("model", "all", "none")}
+        benefit = {
+            key: np.asarray(curve.get(key, np.zeros_like(thresholds)), dtype=float) for key in ("model", "all", "none")
+        }
     else:
         thresholds = np.linspace(0.01, 0.95, 95)
         benefit = net_benefit(group.labels, group.probabilities, thresholds)
@@ -393,9 +437,15 @@ def draw_decision(group: Group, curve: Mapping[str, Any] | None = None) -> Figur
     ax = axes[0, 0]
     ax.plot(thresholds, benefit["all"], color=GREY, lw=1.4, ls="--", label="all patients")
     ax.plot(thresholds, benefit["none"], color=GREY, lw=1.4, ls=":", label="no patient")
-    ax.plot(thresholds, benefit["model"], color=colour_of(group.name), label=f"model, {named(group.name)}")
+    ax.plot(thresholds, benefit["model"], color=colour_of(group.name), label=f"model, {of}")
     top = max(float(np.nanmax(benefit["model"])), float(np.nanmax(benefit["all"])), 0.05)
-    ax.set(title="Decision curve", xlabel="threshold probability", ylabel="net benefit", xlim=(0, 1), ylim=(-0.35 * top, 1.12 * top))
+    ax.set(
+        title="Decision curve",
+        xlabel="threshold probability",
+        ylabel="net benefit",
+        xlim=(0, 1),
+        ylim=(-0.35 * top, 1.12 * top),
+    )
     ax.legend(loc="best")
     return figure
 
@@ -404,7 +454,7 @@ def draw_decision(group: Group, curve: Mapping[str, Any] | None = None) -> Figur
 def draw_strips(groups: Sequence[Group], seed: int = 67) -> Figure:
     """Every patient's probability by label, a pair of strips for each model; bars are medians."""
     rng = np.random.default_rng(seed)
-    figure, axes = new_figure(max(5.0, 1.5 * len(groups) + 0.8), 4.6)
+    figure, axes = new_figure(max(5.0, 0.95 * len(groups) + 0.8), 4.6)
     ax = axes[0, 0]
     for place, group in enumerate(groups):
         for label in (0, 1):
@@ -413,12 +463,25 @@ def draw_strips(groups: Sequence[Group], seed: int = 67) -> Figure:
                 continue
             x = place + (label - 0.5) * 0.44
             spread = rng.uniform(-0.15, 0.15, len(values))
-            ax.scatter(x + spread, values, s=15, color=LABEL_COLOURS[label], alpha=0.65, lw=0, label=LABEL_NAMES[label] if not place else None)
+            ax.scatter(
+                x + spread,
+                values,
+                s=15,
+                color=LABEL_COLOURS[label],
+                alpha=0.65,
+                lw=0,
+                label=LABEL_NAMES[label] if not place else None,
+            )
             ax.plot([x - 0.18, x + 0.18], [np.median(values)] * 2, color="#1b2733", lw=2)
-    ax.set(title="Probability by label", ylabel="probability of label 1", xlim=(-0.6, len(groups) - 0.4), ylim=(-0.02, 1.02))
-    ax.set_xticks(range(len(groups)), [named(group.name) for group in groups])
+    ax.set(
+        title="Probability by label",
+        ylabel="probability of label 1",
+        xlim=(-0.6, len(groups) - 0.4),
+        ylim=(-0.02, 1.02),
+    )
+    ax.set_xticks(range(len(groups)), [group.name for group in groups])
     ax.grid(visible=False, axis="x")
-    ax.legend(loc="upper left", bbox_to_anchor=(1, 1))
+    ax.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, borderaxespad=0.1)
     return figure
 
 
@@ -426,21 +489,31 @@ def draw_strips(groups: Sequence[Group], seed: int = 67) -> Figure:
 def draw_overlap(rows: Sequence[Mapping[str, str]]) -> Figure:
     """Dice of every patient by modality, whole and enhancing tumour; bars are medians."""
     names = list(dict.fromkeys(row["mri_type"] for row in rows))
-    figure, axes = new_figure(max(5.0, 1.7 * len(names) + 0.8), 3.6)
+    figure, axes = new_figure(max(5.0, 0.95 * len(names) + 0.8), 4.2)
     ax, rng = axes[0, 0], np.random.default_rng(67)
     for place, name in enumerate(names):
         for side, (region, colour) in enumerate((("WT", "#0090c0"), ("ET", "#d08a00"))):
-            found = np.array([_float(row["dice"]) for row in rows if row["mri_type"] == name and row["region"] == region])
+            found = np.array(
+                [_float(row["dice"]) for row in rows if row["mri_type"] == name and row["region"] == region]
+            )
             found = found[np.isfinite(found)]
             if not len(found):
                 continue
             x = place + (side - 0.5) * 0.44
-            ax.scatter(x + rng.uniform(-0.15, 0.15, len(found)), found, s=15, color=colour, alpha=0.65, lw=0, label=region if not place else None)
+            ax.scatter(
+                x + rng.uniform(-0.15, 0.15, len(found)),
+                found,
+                s=15,
+                color=colour,
+                alpha=0.65,
+                lw=0,
+                label=region if not place else None,
+            )
             ax.plot([x - 0.18, x + 0.18], [np.median(found)] * 2, color="#1b2733", lw=2)
     ax.set(title="Dice of patients", ylabel="Dice", ylim=(-0.02, 1.02), xlim=(-0.6, len(names) - 0.4))
     ax.set_xticks(range(len(names)), names)
     ax.grid(visible=False, axis="x")
-    ax.legend(loc="upper left", bbox_to_anchor=(1, 1))
+    ax.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, borderaxespad=0.1)
     return figure
 
 
@@ -450,8 +523,19 @@ def draw_probabilities(probabilities: Sequence[float], prior: Sequence[bool]) ->
     values, without = np.asarray(probabilities, dtype=float), np.asarray(prior, dtype=bool)
     figure, axes = new_figure(7.0, 2.7)
     ax = axes[0, 0]
-    ax.hist([values[~without], values[without]], bins=np.linspace(0, 1, 41), stacked=True, color=["#0072b2", "#c3cad1"], label=["predicted", "cohort prior"])
-    ax.set(title="Patients by probability", xlabel="predicted probability of MGMT promoter methylation", ylabel="patients", xlim=(0, 1))
+    ax.hist(
+        [values[~without], values[without]],
+        bins=np.linspace(0, 1, 41),
+        stacked=True,
+        color=["#0072b2", "#c3cad1"],
+        label=["predicted", "cohort prior"],
+    )
+    ax.set(
+        title="Patients by probability",
+        xlabel="predicted probability of MGMT promoter methylation",
+        ylabel="patients",
+        xlim=(0, 1),
+    )
     ax.locator_params(axis="y", integer=True)
     if without.any():
         ax.legend(loc="upper right")
@@ -472,8 +556,15 @@ def draw_sequences(
     for place, name in enumerate(names):
         values = np.asarray(sequences[name], dtype=float)
         ax.scatter(values, np.full(len(values), place), s=26, color=colour_of(name, place), alpha=0.55, lw=0)
-        ax.scatter([values.mean()], [place], s=60, marker="D", color=colour_of(name, place), edgecolor="white", lw=1, zorder=3)
+        ax.scatter(
+            [values.mean()], [place], s=60, marker="D", color=colour_of(name, place), edgecolor="white", lw=1, zorder=3
+        )
     ax.set_yticks(range(len(names)), names)
-    ax.set(title="Probability of every sequence", xlabel="probability of MGMT promoter methylation", xlim=(0, 1), ylim=(len(names) - 0.4, -0.6))
+    ax.set(
+        title="Probability of every sequence",
+        xlabel="probability of MGMT promoter methylation",
+        xlim=(0, 1),
+        ylim=(len(names) - 0.4, -0.6),
+    )
     ax.legend(loc="upper left", bbox_to_anchor=(1, 1))
     return figure

@@ -28,11 +28,18 @@ HEADS = {
 }
 """Heads of keys that plain words would not do justice to."""
 
-INTERVALS = {"_95": "95 %", "_interval": "95 %", "_ci": "95 %", "_delong": "95 %, DeLong", "_bootstrap": "95 %, bootstrap"}
+INTERVALS = {
+    "_95": "95 %",
+    "_interval": "95 %",
+    "_ci": "95 %",
+    "_delong": "95 %, DeLong",
+    "_bootstrap": "95 %, bootstrap",
+}
 """Endings of the keys that hold the interval of the figure before the ending."""
 
 _NAMES = ("WT", "ET", "FLAIR", "T1w", "T1wCE", "T2w")
 _LISTED = 8  # values of a list that a cell shows
+_WIDE = 8  # columns beyond which a single row is turned into a column
 
 
 @dataclass(frozen=True)
@@ -157,8 +164,13 @@ def table_of_records(title: str, records: Iterable[Mapping[str, Any]], note: str
             return Cell(with_interval(value, row.get(interval_of[key][0])), float(value))
         return cell(value)
 
-    heads = [f"{head(key)} ({interval_of[key][1]})" if key in interval_of else _column_head(key, keys) for key in columns]
-    return Table(title, heads, [[one(row, key) for key in columns] for row in rows], rows, note)
+    heads = [
+        f"{head(key)} ({interval_of[key][1]})" if key in interval_of else _column_head(key, keys) for key in columns
+    ]
+    cells = [[one(row, key) for key in columns] for row in rows]
+    if len(rows) == 1 and len(columns) > _WIDE:
+        cells, heads = [[Cell(text, text), found] for text, found in zip(heads, cells[0], strict=True)], ["", "value"]
+    return Table(title, heads, cells, rows, note)
 
 
 def tables_of(metrics: Mapping[str, Any], skip: Sequence[str] = ("note", "curves")) -> list[Table]:
@@ -192,7 +204,7 @@ def _tables(title: str, content: Mapping[str, Any]) -> list[Table]:
         if alike:
             found.append(_grouped(title, alike))
             alike = {}
-        name = f"{title}: {head(key)}" if title else _sentence(head(key))
+        name = f"{title}: {head(key)}" if title else sentence(head(key))
         if isinstance(value, Mapping):
             found += _tables(name, value)
         elif all(isinstance(item, Mapping) for item in value):
@@ -205,7 +217,7 @@ def _tables(title: str, content: Mapping[str, Any]) -> list[Table]:
 def _grouped(title: str, groups: Mapping[str, Mapping[str, Any]]) -> Table:
     if len(groups) == 1:
         ((key, figures),) = groups.items()
-        return table_of_records(f"{title}: {head(key)}" if title else _sentence(head(key)), [figures])
+        return table_of_records(f"{title}: {head(key)}" if title else sentence(head(key)), [figures])
     return table_of_records(title or "Scores", [{"of": head(key), **figures} for key, figures in groups.items()])
 
 
@@ -219,7 +231,8 @@ def _column_head(key: str, keys: Sequence[str]) -> str:
     return head(key)
 
 
-def _sentence(text: str) -> str:
+def sentence(text: str) -> str:
+    """A text with a capital."""
     return text[:1].upper() + text[1:]
 
 

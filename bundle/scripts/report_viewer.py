@@ -94,7 +94,9 @@ def read_heat(file: str | Path, series: PreparedSeries) -> dict[int, np.ndarray]
         raise SheetError(f"{file} can't be read: {error}") from error
     maps = arrays.get("grad_cam", next((array for array in arrays.values() if array.ndim == 3), np.zeros(0)))
     if maps.ndim != 3:
-        raise SheetError(f"{file} holds no heat maps (K, H, W) under the name grad_cam; found {', '.join(arrays) or 'nothing'}")
+        raise SheetError(
+            f"{file} holds no heat maps (K, H, W) under the name grad_cam; found {', '.join(arrays) or 'nothing'}"
+        )
     if maps.dtype != np.uint8:
         peak = float(np.nanmax(maps)) if maps.size else 0.0
         maps = (np.nan_to_num(np.clip(maps, 0, None)) / max(peak, 1e-9) * 255).astype(np.uint8)
@@ -145,6 +147,7 @@ def series_sheets(
         "plane": series.geometry.plane if series.geometry else "",
         "letters": orientation_letters(series.geometry.stack_affine) if series.geometry else {},
         "slices": chosen,
+        "positions": (series.geometry.positions[chosen].round(2) if series.geometry else np.array(chosen)).tolist(),
         "total": int(series.n_slices),
         "step": int(step),
         "full": full is not None,
@@ -212,7 +215,7 @@ def _sheet(tiles: Sequence[np.ndarray], columns: int) -> np.ndarray:
 def _painted(mask: np.ndarray, size: tuple[int, int], colour: tuple[int, int, int]) -> np.ndarray:
     """A mask as ``(h, w, 4)`` BGRA: a light fill and its outline."""
     inside = (cv2.resize(mask.astype(np.float32), size, interpolation=cv2.INTER_LINEAR) > 0.5).astype(np.uint8)
-    edge = inside & ~cv2.erode(inside, np.ones((3, 3), np.uint8)) & 1
+    edge = inside - np.asarray(cv2.erode(inside, np.ones((3, 3), np.uint8)), np.uint8)
     tile = np.zeros((*inside.shape, 4), np.uint8)
     tile[inside > 0] = (*colour[::-1], _FILL)
     tile[edge > 0] = (*colour[::-1], _OUTLINE)

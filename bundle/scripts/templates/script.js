@@ -132,15 +132,15 @@ function viewers(root) {
       slider.value = one.at;
       stage.setAttribute("aria-valuenow", slice + 1);
       cursor.setAttribute("x", slice);
-      place.textContent = `slice ${slice + 1} of ${view.total}${used.has(slice) ? ", used" : ""}`;
+      place.textContent = `slice ${slice + 1} of ${view.total}${used.has(slice) ? (view.classified ? ", used" : ", kept") : ""}`;
       place.classList.toggle("used", used.has(slice));
       one.draw();
       if (alone || !together?.checked) return;
-      for (const other of all) if (other !== one && other.view.plane === view.plane && other.view.total === view.total) other.nearest(slice, true);
+      for (const other of all) if (other !== one && other.view.plane === view.plane) other.nearest(view.positions[one.at], "positions", true);
     };
-    one.nearest = (slice, alone) => {
+    one.nearest = (value, values, alone) => {
       let best = 0;
-      view.slices.forEach((found, at) => { if (Math.abs(found - slice) < Math.abs(view.slices[best] - slice)) best = at; });
+      view[values].forEach((found, at) => { if (Math.abs(found - value) < Math.abs(view[values][best] - value)) best = at; });
       one.go(best, alone);
     };
     let turned = 0;
@@ -160,7 +160,7 @@ function viewers(root) {
     slider.addEventListener("input", () => one.go(Number(slider.value)));
     const point = (event) => {
       const box = svg.getBoundingClientRect();
-      one.nearest(Math.floor(((event.clientX - box.left) / box.width) * view.total));
+      one.nearest(Math.floor(((event.clientX - box.left) / box.width) * view.total), "slices");
     };
     svg.addEventListener("pointerdown", (event) => { svg.setPointerCapture(event.pointerId); point(event); });
     svg.addEventListener("pointermove", (event) => { if (event.buttons) point(event); });
@@ -168,7 +168,8 @@ function viewers(root) {
     all.push(one);
     one.go(view.start, true);
   }
-  if (together?.checked) all[0].go(all[0].at);
+  // series of one study lie in one space: those of a plane start, and scroll, at the same position in mm
+  if (together?.checked) new Map([...all].reverse().map((one) => [one.view.plane, one])).forEach((one) => one.go(one.at));
   root.querySelectorAll("[data-layer], [data-opacity]").forEach((input) => input.addEventListener("input", () => all.forEach((one) => one.draw())));
 }
 
