@@ -15,6 +15,7 @@ from .scripts.cli import (
     phantom,
     predict,
     prepare,
+    report,
     run_config,
     train,
 )
@@ -31,6 +32,7 @@ __all__ = [
     "phantom",
     "predict",
     "prepare",
+    "report",
     "run_config",
     "train",
 ]

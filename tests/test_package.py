@@ -24,12 +24,14 @@ NOT_FOR_PREDICTION = {
     "gdown",
     "hypothesis",
     "itk",
+    "jinja2",
     "matplotlib",
     "mlflow",
     "mypy",
     "nilearn",
     "pytest",
     "ruff",
+    "selenium",
     "scikit-learn",
     "tensorboard",
 }
@@ -103,6 +105,7 @@ def test_what_prediction_needs_is_kept_apart(declared):
         "openvino",
         "phantom",
         "demo",
+        "report",
         "mlflow",
         "download",
         "dev",
@@ -120,7 +123,7 @@ def test_wheel_holds_the_bundle(wheel):
         f"{'radiogenomics' if package == 'bundle' else package}/{path.relative_to(ROOT / package).as_posix()}"
         for package in PACKAGES
         for path in (ROOT / package).rglob("*.*")
-        if path.suffix in {".py", ".yaml", ".yml", ".json", ".conf", ".md", ".txt"}
+        if path.suffix in {".py", ".yaml", ".yml", ".json", ".conf", ".md", ".txt", ".html", ".css", ".js"}
         and not {"runs", "prepared", "eval", "released", "__pycache__"} & set(path.parts)
     }
     assert len(sources) > 30
@@ -153,5 +156,5 @@ def test_command_shows_its_help(installed, tmp_path):
     result = run_python(code, installed, tmp_path, "--help")
     output = result.stdout + result.stderr
     assert result.returncode == 0, output[-4000:]
-    for command in ("predict", "prepare", "train", "evaluate", "phantom", "datalist", "demo", "doctor"):
+    for command in ("predict", "prepare", "train", "evaluate", "phantom", "datalist", "demo", "report", "doctor"):
         assert command in output

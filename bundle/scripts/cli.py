@@ -510,6 +510,29 @@ def demo(output: str | Path = "demo", signal: float = 1.0, overwrite: bool = Fal
     return folder
 
 
+def report(
+    run: str | Path,
+    output: str | Path | None = None,
+    images: bool = True,
+    overwrite: bool = False,
+) -> Path:
+    """Write the report of a training run, an evaluation, a cross-validation or a prediction: web pages that need no network.
+
+    Writes report.html, patients/<patient>.html (predictions), figures/ (PNG, SVG) and tables/ (CSV, JSON).
+
+    Args:
+        run: the folder that one of these commands wrote.
+        output: folder for the report, or an .html file, beside which <name>_files holds the rest; <run>/report by default.
+        images: show the patients' slices and masks.
+        overwrite: replace an earlier report.
+
+    Returns:
+        The first page; open it in a browser.
+    """
+    page: Path = _scripts("report").write_report(str(run), None if output is None else str(output), overwrite, images)
+    return page
+
+
 def download() -> Path:
     """Download the weights that the method's authors released (MIT licence) into the bundle.
 
@@ -549,7 +572,7 @@ def doctor() -> dict[str, Any]:
 
     needed = ["brats-mri-radiogenomics", "monai", "torch", "timm", "segmentation-models-pytorch", "pytorch-ignite"]
     needed += ["numpy", "nibabel", "pydicom", "python-gdcm", "opencv-python-headless", "h5py", "hdf5plugin"]
-    optional = ["openvino", "nncf", "scikit-learn", "tensorboard", "nilearn", "matplotlib", "mlflow", "gdown"]
+    optional = ["openvino", "nncf", "scikit-learn", "tensorboard", "nilearn", "matplotlib", "jinja2", "mlflow", "gdown"]
     devices = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
     models = BUNDLE_ROOT / "models"
     found = {"segmentation": weights.find_segmenter(None, models), **weights.find_classifiers(None, models)}
@@ -578,6 +601,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
         crossvalidate,
         explain,
         card,
+        report,
         phantom,
         demo,
         download,

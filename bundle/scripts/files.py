@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import re
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,6 +33,34 @@ def written_whole(path: str | Path) -> Iterator[Path]:
         os.replace(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def folder_written_whole(path: str | Path) -> Iterator[Path]:
+    """A new folder to write to in place of ``path``, which it replaces, with all that is in it, at the end of the block.
+
+    When the block fails the new folder is removed, and what was at ``path`` stays.
+
+    Args:
+        path: folder to write; those above it are made.
+    """
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary, earlier = (
+        target.with_name(f".{platform.node()}.{os.getpid()}.{part}.{target.name}") for part in ("new", "old")
+    )
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        temporary.mkdir()
+        yield temporary
+        if target.exists():
+            target.rename(earlier)
+        temporary.rename(target)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        if earlier.exists() and not target.exists():
+            earlier.rename(target)
+        shutil.rmtree(earlier, ignore_errors=True)
 
 
 def remove_leftovers(folder: str | Path) -> None:

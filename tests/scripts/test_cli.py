@@ -59,7 +59,7 @@ assert not heavy, heavy
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
     shown = done.stdout + done.stderr
-    for command in ("predict", "prepare", "train", "evaluate", "phantom", "datalist", "doctor"):
+    for command in ("predict", "prepare", "train", "evaluate", "phantom", "datalist", "report", "doctor"):
         assert command in shown
 
 
@@ -68,7 +68,7 @@ def test_functions_are_the_python_interface():
     from radiogenomics import predict
 
     assert callable(predict)
-    for name in ("predict", "prepare", "train", "evaluate", "phantom", "datalist", "doctor", "run_config"):
+    for name in ("predict", "prepare", "train", "evaluate", "phantom", "datalist", "report", "doctor", "run_config"):
         assert name in radiogenomics.__all__
         assert callable(getattr(radiogenomics, name))
 

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scripts import handlers, results, weights
-from scripts.files import is_dead, remove_leftovers, write_csv, write_json, written_whole
+from scripts.files import folder_written_whole, is_dead, remove_leftovers, write_csv, write_json, written_whole
 
 EXAMPLES = settings(deadline=None, max_examples=50)
 NAMES = (
@@ -181,3 +181,29 @@ def test_only_the_standard_library_is_imported():
     bundle = Path(__file__).resolve().parents[2] / "bundle"
     result = subprocess.run([sys.executable, "-c", code], cwd=bundle, capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
+
+
+# Folders
+
+
+def test_a_folder_is_replaced_when_it_is_whole(tmp_path):
+    for content in ("first", "second"):
+        with folder_written_whole(tmp_path / "a" / "b") as folder:
+            (folder / content).write_text(content)
+    assert files_in(tmp_path / "a" / "b") == {"second": b"second"}
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["b"]
+
+
+def test_a_folder_that_fails_leaves_the_earlier_one(tmp_path):
+    with folder_written_whole(tmp_path / "b") as folder:
+        (folder / "first").write_text("first")
+
+    def fail():
+        with folder_written_whole(tmp_path / "b") as folder:
+            (folder / "second").write_text("second")
+            raise Killed
+
+    with pytest.raises(Killed):
+        fail()
+    assert files_in(tmp_path / "b") == {"first": b"first"}
+    assert [path.name for path in tmp_path.iterdir()] == ["b"]
