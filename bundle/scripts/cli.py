@@ -19,6 +19,7 @@ from types import ModuleType
 from typing import Any
 
 from .datalists import MRI_TYPES
+from .environment import NEEDED, OPTIONAL, installed
 
 BUNDLE_ROOT = Path(__file__).resolve().parents[1]
 
@@ -558,21 +559,10 @@ def doctor() -> dict[str, Any]:
     Returns:
         The same as a dictionary.
     """
-    from importlib.metadata import PackageNotFoundError, version
-
     import torch
 
     inferers, weights = _scripts("inferers"), _scripts("weights")
 
-    def installed(package: str) -> str:
-        try:
-            return version(package)
-        except PackageNotFoundError:
-            return "not installed"
-
-    needed = ["brats-mri-radiogenomics", "monai", "torch", "timm", "segmentation-models-pytorch", "pytorch-ignite"]
-    needed += ["numpy", "nibabel", "pydicom", "python-gdcm", "opencv-python-headless", "h5py", "hdf5plugin"]
-    optional = ["openvino", "nncf", "scikit-learn", "tensorboard", "nilearn", "matplotlib", "jinja2", "mlflow", "gdown"]
     devices = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
     models = BUNDLE_ROOT / "models"
     found = {"segmentation": weights.find_segmenter(None, models), **weights.find_classifiers(None, models)}
@@ -580,8 +570,8 @@ def doctor() -> dict[str, Any]:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cores": os.cpu_count(),
-        "packages": {package: installed(package) for package in needed},
-        "optional packages": {package: installed(package) for package in optional},
+        "packages": {package: installed(package) or "not installed" for package in NEEDED},
+        "optional packages": {package: installed(package) or "not installed" for package in OPTIONAL},
         "devices": {name: f"fast bfloat16: {inferers.has_fast_bf16(torch.device(name))}" for name in devices},
         "bundle": str(BUNDLE_ROOT),
         "weights": {name: file or "none" for name, file in found.items()},

@@ -10,6 +10,7 @@ import csv
 import json
 import logging
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -341,6 +342,9 @@ class CrossValidation:
         lists = load_datalist(self.datalist, self.dataset_dir)  # type: ignore[arg-type]
         sites = {entry["patient"]: entry.get("site", "") for part in lists.values() for entry in part}
         volumes = {who: _tumour_volume(row) for who, row in facts.items()}
+        scanners: dict[str, set[str]] = defaultdict(set)
+        for (patient, _), row in facts.items():
+            scanners[patient].add(row.get("scanner", ""))
         rows = []
         for seed in self.seeds:
             for fold in self.folds["classification"]:
@@ -358,7 +362,7 @@ class CrossValidation:
                                 "label": int(row["label"]),
                                 "kept": series.get("kept", 0),
                                 "tumour_volume": volumes.get((row["patient"], mri_type)),
-                                "scanner": series.get("scanner", ""),
+                                "scanner": " and ".join(sorted(scanners[row["patient"]])),
                                 "site": sites.get(row["patient"], ""),
                             }
                         )

@@ -11,11 +11,9 @@ import hashlib
 import json
 import logging
 import os
-import platform
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -23,6 +21,7 @@ from urllib.parse import quote
 import numpy as np
 import yaml
 
+from . import environment
 from . import report_figures as figures
 from .datalists import MRI_TYPES, select
 from .files import folder_written_whole, write_json, written_whole
@@ -60,7 +59,6 @@ LOOKED_FOR = {
 EMBEDDED_PATIENTS = 12  # up to so many patients are shown on the first page as well
 PATIENT_BYTES = 2_600_000  # that the pictures on a patient's page may take
 SEQUENCES = (35, 5)  # length and stride of a classifier whose own are not known
-PACKAGES = ("brats-mri-radiogenomics", "monai", "torch", "timm", "segmentation-models-pytorch", "numpy", "openvino")
 TEMPLATES = Path(__file__).resolve().parent / "templates"
 
 _NOT_RUNS = {"prepared", "masks", "phantom", "explanations", *PARTS}
@@ -166,8 +164,66 @@ def _read_evaluation(folder: Path, root: Path) -> Evaluation:
         return figures.read_rows(folder / name) if (folder / name).is_file() else []
 
     name = "" if folder == root else folder.relative_to(root).as_posix()
-    metrics = _json(folder / "metrics.json")
+    metrics = flattened(_json(folder / "metrics.json"))
     return Evaluation(name, folder, read_config(folder), metrics, rows("predictions.csv"), rows("overlap.csv"))
+
+
+def flattened(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """The metrics of a cross-validation with each figure beside its intervals, ``{"auc", "auc_delong", …}``; others as they are."""
+    summary = metrics.get("classification")
+    if not isinstance(summary, Mapping) or "ensembles" not in summary:
+        return dict(metrics)
+    controls = summary["controls"]
+    found = {key: value for key, value in metrics.items() if key not in ("classification", "segmentation", "seconds")}
+    found |= {key: summary[key] for key in ("patients", "positive", "without_prediction", "folds")}
+    if "leakage" in metrics:
+        found["leakage"] = {
+            "leaks": metrics["leakage"]["leaks"],
+            "splits_compared": len(metrics["leakage"]["compared"]),
+        }
+    for kind in ("ensembles", "mri_types", "seeds"):
+        found[kind] = {name: _with_intervals(one) for name, one in summary[kind].items()}
+    found["controls"] = {
+        "labels permuted": controls["permutation"]["permutations"],
+        "p value of the AUC": controls["permutation"]["p"],
+    }
+    found["spread over seeds"] = {
+        name: {key: spread[key] for key in ("mean", "min", "max", "sd")} for name, spread in controls["seeds"].items()
+    }
+    found["baselines without an image"] = {
+        name: {
+            **_with_intervals({"auc": one["auc"], "patients": one["patients"]}),
+            "model_auc": one["model_auc"],
+            "model_better_by": one["model_against_it"].get("difference"),
+            "p": one["model_against_it"].get("p"),
+        }
+        for name, one in summary["baselines"].items()
+    }
+    found["subgroups"] = {
+        f"{column} {value}": _with_intervals({"patients": one["patients"], "auc": one["auc"]})
+        for column, values in summary["subgroups"].items()
+        for value, one in values.items()
+    }
+    found["fitted for new patients"], found["left_out"] = summary["models"], summary["left_out"]
+    curves = summary["curves"].get("mean", {})
+    decision = {"thresholds" if key == "threshold" else key: value for key, value in curves.get("decision", {}).items()}
+    found["curves"] = {**curves, "decision": decision}
+    if "segmentation" in metrics:
+        found["segmentation"] = metrics["segmentation"]
+    return {key: value for key, value in found.items() if value not in ({}, None)}
+
+
+def _with_intervals(scores: Mapping[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in scores.items():
+        if not isinstance(value, Mapping):
+            found[name] = value
+        elif "value" in value:
+            found[name] = value["value"]
+            found |= {f"{name}_{way}": value[way] for way in ("delong", "bootstrap", "wilson") if way in value}
+        else:
+            found |= {f"{name}_{key}": inner for key, inner in value.items()}
+    return found
 
 
 def _json(file: Path) -> dict[str, Any]:
@@ -249,12 +305,13 @@ def run_facts(run: Run) -> list[tuple[str, str]]:
 
     facts = {"job": all_of("job"), "folder": str(run.folder), "studies": all_of("dataset_dir")}
     files = dict.fromkeys(values["datalist"] for values in settings if isinstance(values.get("datalist"), str))
-    facts["data list"] = "\n".join(map(_fingerprint, files))
+    checksums = {name: one for config in configs for name, one in (config.get("datalists_sha256") or {}).items()}
+    facts["data list"] = "\n".join(_fingerprint(file, checksums.get(file)) for file in files)
     prediction = run.prediction or {}
     weights = prediction.get("weights") or {}
     facts["weights"] = "\n".join(f"{name}: {file}" for name, file in weights.items())
     seeds = {shown(part.metrics["seeds"]) for part in run.evaluations if _is_listed(part.metrics.get("seeds"))}
-    facts["seeds"] = ", ".join(sorted(seeds)) or all_of("seed")
+    facts["seeds"] = ", ".join(sorted(seeds)) or all_of("seeds") or all_of("seed")
     devices = [str(config["device"]) for config in configs if "device" in config]
     facts["device"] = ", ".join(dict.fromkeys("found by itself" if "$" in name else name for name in devices))
     facts["runtime"] = str(prediction.get("runtime") or all_of("runtime"))
@@ -281,7 +338,7 @@ def _outputs(run: Run) -> Iterator[Path]:
                 yield folder / name
 
 
-def _fingerprint(datalist: str) -> str:
+def _fingerprint(datalist: str, sha256: str | None = None) -> str:
     file = Path(datalist)
     if not file.is_file():
         return f"{file} (not there any more)"
@@ -292,24 +349,18 @@ def _fingerprint(datalist: str) -> str:
     except (ValueError, TypeError, AttributeError):
         counts = {}
     listed = "".join(f", {count} in {name}" for name, count in counts.items())
-    return f"{file}{listed}\nsha256 {hashlib.sha256(data).hexdigest()} as the file is now"
+    now = hashlib.sha256(data).hexdigest()
+    changed = " when it ran; the file has changed since" if sha256 not in (None, now) else ""
+    return f"{file}{listed}\nsha256 {sha256 or now}{changed}"
 
 
 def run_versions(run: Run) -> tuple[str, list[tuple[str, str]]]:
     """Versions that the run wrote down; else those that are installed where the report is made, and which of both they are."""
-    for content in (run.prediction or {}, *(part.metrics for part in run.evaluations), run.config):
-        for key in ("versions", "packages", "environment"):
-            if isinstance(content.get(key), Mapping):
-                return "As the run wrote them down.", [
-                    (str(name), shown(value)) for name, value in content[key].items()
-                ]
-    found = [("python", platform.python_version())]
-    for package in PACKAGES:
-        try:
-            found.append((package, version(package)))
-        except PackageNotFoundError:
-            continue
-    return "Of the environment in which this report was made; the run itself wrote none down.", found
+    written = run.config.get("versions")
+    if isinstance(written, Mapping):
+        return "As the run wrote them down.", [(str(name), shown(value)) for name, value in written.items()]
+    note = "Of the environment in which this report was made; the run itself wrote none down."
+    return note, list(environment.versions().items())
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -915,12 +966,12 @@ def write_report(
     page = target if is_page else target / PAGE
     folder = target.with_name(f"{target.stem}_files") if is_page else target
     _may_be_written(page, folder, overwrite)
-    environment = _environment()
+    jinja = _jinja()
     with folder_written_whole(folder) as staging:
         first = page if is_page else staging / PAGE
         prefix = f"{quote(folder.name)}/" if is_page else ""
         back = f"../../{quote(page.name)}" if is_page else f"../{PAGE}"
-        content = _render(found, environment, Writer(staging, prefix), back, images)
+        content = _render(found, jinja, Writer(staging, prefix), back, images)
         if not is_page:
             _write_page(first, content)
     if is_page:
@@ -956,35 +1007,31 @@ def _write_page(file: Path, content: str) -> None:
         temporary.write_text(content, encoding="utf-8")
 
 
-def _environment() -> Environment:
+def _jinja() -> Environment:
     try:
         from jinja2 import Environment, FileSystemLoader, StrictUndefined
         from markupsafe import Markup
     except ImportError as error:
         raise ImportError("Reports are written with Jinja2: pip install 'brats-mri-radiogenomics[report]'") from error
-    environment = Environment(
+    jinja = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    try:
-        installed = version("brats-mri-radiogenomics")
-    except PackageNotFoundError:  # the bundle as it was unzipped
-        installed = ""
-    environment.globals |= {
+    jinja.globals |= {
         "style": Markup((TEMPLATES / "style.css").read_text(encoding="utf-8")),
         "script": Markup((TEMPLATES / "script.js").read_text(encoding="utf-8")),
         "generator": GENERATOR,
         "research_only": RESEARCH_ONLY,
-        "version": installed,
+        "version": environment.installed("brats-mri-radiogenomics") or "",  # none in an unzipped bundle
         "written": datetime.datetime.now().strftime("%Y-%m-%d %H:%M"),
     }
-    return environment
+    return jinja
 
 
-def _render(run: Run, environment: Environment, writer: Writer, back: str, images: bool) -> str:
+def _render(run: Run, jinja: Environment, writer: Writer, back: str, images: bool) -> str:
     """The first page; patients' pages, figures and tables are written on the way."""
     phantom = PHANTOM if is_phantom(run) else ""
     title = f"{_title(run)}: {run.folder.name}"
@@ -1005,7 +1052,7 @@ def _render(run: Run, environment: Environment, writer: Writer, back: str, image
             prediction_figures.append(writer.figure(drawn, "patients_by_probability"))
         sources = find_sources(run) if images else None
         weights = run.prediction.get("weights") or {}
-        page = environment.get_template("patient.html")
+        page = jinja.get_template("patient.html")
         for place, row in enumerate(rows):
             name = pages[row["patient"]]
             found = show_patient(row, name, sources, weights, writer, "../")
@@ -1040,7 +1087,7 @@ def _render(run: Run, environment: Environment, writer: Writer, back: str, image
         ("training", "Training", training),
     ):
         sections += [(link, name)] if there else []
-    return environment.get_template("report.html").render(
+    return jinja.get_template("report.html").render(
         title=title,
         subtitle=str(run.folder),
         phantom=phantom,
@@ -1080,8 +1127,10 @@ def _from_first_page(found: dict[str, Any], prefix: str) -> dict[str, Any]:
     def moved(links: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
         return [(name, prefix + link.removeprefix("../")) for name, link in links]
 
-    figure = found["figure"] and {**found["figure"], "files": moved(found["figure"]["files"])}
-    return {**found, "files": moved(found["files"]), "figure": figure}
+    inner = {
+        key: found[key] and {**found[key], "files": moved(found[key]["files"])} for key in ("figure", "explanation")
+    }
+    return {**found, "files": moved(found["files"]), **inner}
 
 
 def settings_table(settings: Mapping[str, Mapping[str, Any]]) -> Table:

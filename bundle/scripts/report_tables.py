@@ -34,6 +34,7 @@ INTERVALS = {
     "_ci": "95 %",
     "_delong": "95 %, DeLong",
     "_bootstrap": "95 %, bootstrap",
+    "_wilson": "95 %, Wilson",
 }
 """Endings of the keys that hold the interval of the figure before the ending."""
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 import logging
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import yaml
 from monai.bundle import ConfigParser
 
 from . import distributed
+from .environment import versions
 from .files import remove_leftovers, written_whole
 
 logger = logging.getLogger(__name__)
@@ -74,12 +77,19 @@ def start(
         raise RunExistsError(f"{folder} is not empty, but holds no run of this project; it is not overwritten")
     folder.mkdir(parents=True, exist_ok=True)
     if config is not None:
+        config |= {"versions": versions(), "datalists_sha256": _checksums(config)}  # for whoever reads it later
         if launch is not None:
             config["launch"] = launch  # by which a later attempt knows that this folder is its own
         with written_whole(folder / CONFIG_FILE) as temporary:
             temporary.write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True), encoding="utf-8")
     logger.info("outputs go to %s", folder)
     return folder
+
+
+def _checksums(config: Mapping[str, Any]) -> dict[str, str]:
+    """Checksums of the data lists that a configuration names."""
+    named = [value for key, value in config.items() if key.endswith("datalist") and isinstance(value, str)]
+    return {name: hashlib.sha256(Path(name).read_bytes()).hexdigest() for name in named if Path(name).is_file()}
 
 
 def running_config() -> dict[str, Any] | None:

@@ -1,0 +1,28 @@
+"""The packages that results depend on, and their versions here. Standard library only."""
+
+from __future__ import annotations
+
+import platform
+from importlib.metadata import PackageNotFoundError, version
+
+NEEDED = (
+    "brats-mri-radiogenomics", "monai", "torch", "timm", "segmentation-models-pytorch", "pytorch-ignite", "numpy", "nibabel",
+    "pydicom", "python-gdcm", "opencv-python-headless", "h5py", "hdf5plugin",
+)  # fmt: skip
+OPTIONAL = (
+    "openvino", "nncf", "scikit-learn", "scipy", "tensorboard", "nilearn", "matplotlib", "jinja2", "mlflow", "gdown",
+)  # fmt: skip
+
+
+def installed(package: str) -> str | None:
+    """The version of a package that is installed, None without it."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of all those packages that are there."""
+    found = {"python": platform.python_version()}
+    return found | {package: one for package in (*NEEDED, *OPTIONAL) if (one := installed(package)) is not None}
