@@ -497,7 +497,7 @@ def phantom(output: str | Path, **overrides: Any) -> Path:
 
 
 def demo(output: str | Path = "demo", signal: float = 1.0, overwrite: bool = False) -> Path:
-    """Make a phantom cohort, train both stages on it, evaluate, predict, and draw overview.png: a few minutes on a CPU.
+    """Make a phantom cohort, train both stages on it, evaluate, predict, explain, and write a report: a few minutes on a CPU.
 
     Args:
         output: folder for everything.

@@ -18,8 +18,10 @@ import torch
 
 from .cli import run_config
 from .datalists import build_datalist, read_labels
+from .explanations import explain_run
 from .files import write_json
 from .overview import draw_overview
+from .report import write_report
 from .results import RESEARCH_ONLY
 from .statistics import bootstrap_interval, roc_auc
 
@@ -81,12 +83,13 @@ SETTINGS: dict[str, dict[str, Any]] = {
 """Values that differ from the configurations' own, by configuration."""
 
 WORKERS = 1  # with one thread for the network, both of two cores are busy and neither waits for the other
+EXPLAINED = 6  # series: enough to see what it looks like
 STATE_FILE = "demo_state.json"
 METRICS_FILE = "metrics.json"
 
 
 def run(output: str | Path, signal: float, overwrite: bool) -> Path:
-    """Make a phantom cohort, train and evaluate both stages on it, predict its test patients, and draw an overview.
+    """Make a phantom cohort, train and evaluate both stages on it, predict and explain its test patients, and write a report.
 
     A demo that was interrupted goes on where it stopped.
 
@@ -201,6 +204,10 @@ def _steps(folder: Path, signal: float) -> dict[str, Callable[[], Any]]:
             **classifiers,
         )
 
+    def explain() -> None:
+        used = json.loads((folder / "patients.json").read_text(encoding="utf-8"))["weights"]
+        explain_run(folder, {name: used.get(name) for name in MRI_TYPES}, limit=EXPLAINED)
+
     return {
         "phantom cohort": write_phantom,
         "data lists": write_datalists,
@@ -246,6 +253,8 @@ def _steps(folder: Path, signal: float) -> dict[str, Callable[[], Any]]:
             classification_runs={mri_type: runs / mri_type for mri_type in MRI_TYPES},
             predictions=folder / "evaluation_classification" / "predictions.csv",
         ),
+        "explain": explain,
+        "report": lambda: write_report(folder, overwrite=(folder / "report").exists()),
     }
 
 
@@ -290,6 +299,7 @@ def _report(folder: Path, metrics: dict[str, Any]) -> str:
     low, high = submission["auc_95"]
     without = ", without what went before interruptions" if metrics["interrupted"] else ""
     places = {
+        "report/report.html": "everything, for a browser: curves, scores, every patient's slices with masks and heat maps",
         "overview.png": "masks, learning curves and ROC in one picture",
         "submission.csv": "probability of every test patient (patients.json: how it came about)",
         "masks/": "predicted tumours as NIfTI label maps: 1 not enhancing, 2 enhancing",
@@ -305,6 +315,6 @@ def _report(folder: Path, metrics: dict[str, Any]) -> str:
         f"made-up signal of strength {metrics['signal']:g}",
         f"{metrics['seconds']['total']:.0f} seconds{without}. {metrics['note']}",
         f"In {folder}:",
-        *(f"  {name:<16}{what}" for name, what in places.items()),
+        *(f"  {name:<20}{what}" for name, what in places.items()),
     ]
     return "\n".join(lines)
