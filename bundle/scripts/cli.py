@@ -146,7 +146,8 @@ def predict(
         input: studies: a folder in the challenge's layout, one study, or BraTS NIfTI folders.
         output: folder for the results.
         segmenter: segmentation weights; by default those of the bundle.
-        classifier: classifier weights for all modalities, or a folder of model_<mri_type>.pt; by default those of the bundle.
+        classifier: classifier weights for all modalities, a folder of model_<mri_type>.pt, or one of a cross-validation, whose folds
+            and seeds are averaged; by default those of the bundle.
         mri_types: modalities whose probabilities are averaged, FLAIR,T1wCE for example; all by default.
         sample_submission: CSV whose patients are asked for, in its order and style.
         min_tumor_ratio: tumour over brain area that a slice must exceed (0.025); negative keeps all slices.
@@ -460,8 +461,10 @@ def explain(
     used = json.loads(file.read_text(encoding="utf-8"))["weights"]
     names = [patients] if isinstance(patients, (str, int)) else patients
     asked = None if names is None else [name for one in names for name in str(one).split(",")]
+    # of an ensemble the first member
+    files = {name: file[0] if isinstance(file := used.get(name), list) else file for name in MRI_TYPES}
     found: dict[str, Any] = _scripts("explanations").explain_run(
-        folder, {name: used.get(name) for name in MRI_TYPES}, asked, _modalities(mri_types), limit, device=device
+        folder, files, asked, _modalities(mri_types), limit, device=device
     )
     return found
 

@@ -17,6 +17,8 @@ IMAGENET_MEAN = (123.675, 116.28, 103.53)
 """Mean of ImageNet's three channels, in 0…255."""
 IMAGENET_STD = (58.395, 57.12, 57.375)
 """Standard deviation of ImageNet's three channels, in 0…255."""
+FLIPS = ((), (-1,), (-2,), (-1, -2))
+"""Axes that each view of a slice is mirrored along; training mirrors them alike."""
 
 
 def has_fast_bf16(device: torch.device) -> bool:
@@ -163,6 +165,7 @@ class SequenceClassifier(Inferer):
         zoom: magnification about the centre, as at test time in the T4E solution of the RSNA-MICCAI 2021 challenge.
         batch_size: slices in one forward pass of the backbone.
         amp: see :func:`autocast`.
+        flips: test-time augmentation: mirrored slices, in each direction and in both, are classified as well.
     """
 
     def __init__(
@@ -172,18 +175,27 @@ class SequenceClassifier(Inferer):
         zoom: float = 1.2,
         batch_size: int = 35,
         amp: bool | str = "auto",
+        flips: bool = False,
     ) -> None:
         super().__init__()
         self.chunks, self.image_size, self.zoom, self.batch_size, self.amp = chunks, image_size, zoom, batch_size, amp
+        self.flips = flips
 
     def __call__(self, inputs: torch.Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> torch.Tensor:
-        """Logits ``(M, 1)`` of the M sequences of slices ``(K, 3, H, W)`` in 0…255; ``(0, 1)`` where there is no slice.
+        """Logits ``(M, C)`` of the M sequences of slices ``(K, 3, H, W)`` in 0…255; ``(0, 1)`` where there is no slice.
 
-        ``network`` is a ``BiLSTMNFNet``, or a ``ModuleDict`` of one per modality; then ``mri_type`` says which.
+        C is 1, or as many as members and views together. ``network`` is a ``BiLSTMNFNet``, a ``ModuleList`` of members, or a
+        ``ModuleDict`` of either by modality; then ``mri_type`` says which.
         """
-        classifier: Any = network[kwargs["mri_type"]] if isinstance(network, nn.ModuleDict) else network
+        chosen: Any = network[kwargs["mri_type"]] if isinstance(network, nn.ModuleDict) else network
         if not len(inputs):
             return torch.zeros((0, 1), device=inputs.device)
+        members = list(chosen) if isinstance(chosen, nn.ModuleList) else [chosen]
+        views = [inputs.flip(axes) if axes else inputs for axes in (FLIPS if self.flips else FLIPS[:1])]
+        return torch.cat([self._logits(view, member) for member in members for view in views], dim=1)
+
+    def _logits(self, inputs: torch.Tensor, classifier: Any) -> torch.Tensor:
+        """``(M, 1)`` of one classifier."""
         with autocast(inputs.device, self.amp):
             batches = inputs.split(self.batch_size)
             features = [classifier.encode(normalise(self.resize(batch))) for batch in batches]

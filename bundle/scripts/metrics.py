@@ -158,20 +158,24 @@ class PatientProbabilities:
     def __init__(self, prior: float = 0.5) -> None:
         self.prior = prior
         self.sequences: dict[str, dict[str, list[float]]] = defaultdict(dict)
+        self.views: dict[str, dict[str, np.ndarray]] = defaultdict(dict)
         self.labels: dict[str, int] = {}
 
     def add(self, patient: str, mri_type: str, logits: torch.Tensor, label: float | None = None) -> None:
-        """Add the logits ``(M, 1)`` of a series."""
-        self.sequences[patient][mri_type] = torch.sigmoid(logits.float()).flatten().tolist()
+        """Add the logits ``(M, C)`` of a series: of a sequence by one network, or by several members or views, which are averaged."""
+        chances = torch.sigmoid(logits.float())
+        self.sequences[patient][mri_type] = (chances[:, 0] if chances.shape[1] == 1 else chances.mean(dim=1)).tolist()
+        self.views[patient][mri_type] = chances.numpy()
         if label is not None:
             self.labels[patient] = int(label)
 
     def gathered(self) -> PatientProbabilities:
         """Those of all processes, which must call this together."""
         whole = PatientProbabilities(self.prior)
-        for sequences, labels in distributed.gather((dict(self.sequences), self.labels)):
+        for sequences, views, labels in distributed.gather((dict(self.sequences), dict(self.views), self.labels)):
             for patient, values in sequences.items():
                 whole.sequences[patient].update(values)
+                whole.views[patient].update(views[patient])
             whole.labels.update(labels)
         return whole
 
@@ -190,10 +194,10 @@ class PatientProbabilities:
     def interval(
         self, patient: str, level: float = 0.95, resamples: int = 1000, seed: int = 67
     ) -> tuple[float, float] | None:
-        """How far a patient's probability scatters with the choice of modalities and sequences; None with one sequence alone.
+        """How far a patient's probability scatters with modalities, sequences, members and views; None with one value alone.
 
-        Percentiles of a two-stage bootstrap: modalities are drawn with replacement, and sequences within each. It tells whether
-        what was shown to the networks agrees, not how often they are right.
+        Percentiles of a bootstrap in stages: modalities are drawn with replacement, and sequences and members or views within
+        each. It tells whether what was shown to the networks agrees, not how often they are right.
 
         Args:
             patient: identifier.
@@ -201,13 +205,14 @@ class PatientProbabilities:
             resamples: bootstrap samples.
             seed: of the resampling.
         """
-        modalities = [np.asarray(values) for _, values in sorted(self.sequences[patient].items()) if values]
-        if sum(map(len, modalities)) < 2:
+        modalities = [values for _, values in sorted(self.views[patient].items()) if values.size]
+        if sum(values.size for values in modalities) < 2:
             return None
         rng = np.random.default_rng(seed)
-        means = np.stack(
-            [values[rng.integers(len(values), size=(resamples, len(values)))].mean(axis=1) for values in modalities]
-        )
+        means = np.empty((len(modalities), resamples))
+        for mean, values in zip(means, modalities, strict=True):
+            rows, columns = (rng.integers(size, size=(resamples, size)) for size in values.shape)
+            mean[:] = values[rows[:, :, None], columns[:, None, :]].mean(axis=(1, 2))
         chosen = rng.integers(len(modalities), size=(len(modalities), resamples))
         low, high = np.quantile(means[chosen, np.arange(resamples)].mean(axis=0), [(1 - level) / 2, (1 + level) / 2])
         return float(low), float(high)

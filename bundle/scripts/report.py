@@ -309,7 +309,7 @@ def run_facts(run: Run) -> list[tuple[str, str]]:
     facts["data list"] = "\n".join(_fingerprint(file, checksums.get(file)) for file in files)
     prediction = run.prediction or {}
     weights = prediction.get("weights") or {}
-    facts["weights"] = "\n".join(f"{name}: {file}" for name, file in weights.items())
+    facts["weights"] = "\n".join(f"{name}: {shown(file)}" for name, file in weights.items())
     seeds = {shown(part.metrics["seeds"]) for part in run.evaluations if _is_listed(part.metrics.get("seeds"))}
     facts["seeds"] = ", ".join(sorted(seeds)) or all_of("seeds") or all_of("seed")
     devices = [str(config["device"]) for config in configs if "device" in config]
@@ -770,6 +770,7 @@ def patient_views(
 def chunk_settings(weights: Any) -> list[tuple[int, int]]:
     """Length and stride of a classifier's sequences: those of the run its weights lie in, then the usual ones."""
     found = []
+    weights = weights[0] if isinstance(weights, list) and weights else weights
     if isinstance(weights, str) and Path(weights).is_file():
         config = read_config(Path(weights).parent)
         numbers = (config.get("sequence_length"), config.get("stride"))

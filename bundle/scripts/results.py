@@ -152,7 +152,7 @@ class PatientResults:
         output: Any = engine.state.output
         logits, seconds = output["pred"].detach().cpu().float(), time.time() - self._started
         if "logits" in batch:
-            content = {"fingerprint": batch["fingerprint"], "seconds": seconds, "logits": logits.flatten().tolist()}
+            content = {"fingerprint": batch["fingerprint"], "seconds": seconds, "logits": logits.tolist()}
             write_json(content, batch["logits"])
         self._add(batch, logits, seconds)
 
@@ -207,7 +207,7 @@ class PatientResults:
         result: dict[str, Any] = {
             "patient": patient,
             "probability": self.probabilities.of_patient(patient),
-            "interval": self.probabilities.interval(patient),  # 95 %, of modalities and sequences
+            "interval": self.probabilities.interval(patient),  # 95 %, of modalities, sequences, members and views
             "used": used,
         }
         if not used:
@@ -221,13 +221,14 @@ class PatientResults:
 
 
 def _read_logits(file: Path, expected: str) -> tuple[torch.Tensor, float] | None:
-    """The kept logits ``(M, 1)`` of a series and the seconds they took; None where no file of this fingerprint is."""
+    """The kept logits ``(M, C)`` of a series and the seconds they took; None where no file of this fingerprint is."""
     try:
         stored = json.loads(file.read_text(encoding="utf-8"))
         if stored["fingerprint"] != expected:
             return None
         # float32 numbers come through JSON as they are, for they are written as the float64 that they equal
-        return torch.tensor(stored["logits"], dtype=torch.float32).reshape(-1, 1), float(stored["seconds"])
+        logits = torch.tensor(stored["logits"], dtype=torch.float32)
+        return logits.reshape(len(logits), -1) if len(logits) else logits.reshape(0, 1), float(stored["seconds"])
     except (OSError, ValueError, TypeError, KeyError):  # none, half of one, or somebody else's
         return None
 

@@ -106,7 +106,7 @@ class Runtime:
         return self.precision == "bf16" and self.name != "openvino"
 
     def accelerate(self, network: nn.Module, image_size: int, consume: bool = False) -> nn.Module:
-        """The network, or the backbones of a classifier or of a ``ModuleDict`` of classifiers, made ready to compute fast.
+        """The network, or the backbones of a classifier or of a ``ModuleDict`` or ``ModuleList`` of them, made ready to compute fast.
 
         Args:
             network: trained, on the runtime's device; not changed unless it is consumed.
@@ -118,6 +118,8 @@ class Runtime:
         """
         if isinstance(network, nn.ModuleDict):
             return nn.ModuleDict({name: self.accelerate(one, image_size, consume) for name, one in network.items()})
+        if isinstance(network, nn.ModuleList):
+            return nn.ModuleList(self.accelerate(one, image_size, consume) for one in network)
         logger.info("%s computes in %s", type(network).__name__, self)
         if self.name == "eager":
             return network

@@ -182,6 +182,52 @@ def find_classifiers(
     return found
 
 
+def find_members(
+    classifier: str | Path | None, models: str | Path, mri_types: Sequence[str] = MRI_TYPES
+) -> list[dict[str, str | None]]:
+    """Classifier weights by modality of each member of an ensemble: those of all folds and seeds of a cross-validation.
+
+    Args:
+        classifier: folder of a cross-validation, or anything that :func:`find_classifiers` takes, which is one member.
+        models: the bundle's folder of weights.
+        mri_types: modalities wanted.
+
+    Raises:
+        WeightsError: as :func:`find_classifiers`, or when members lack modalities that others have.
+    """
+    runs = sorted(Path(classifier).glob("classification/seed*/fold*")) if classifier else []
+    if not runs:
+        return [find_classifiers(classifier, models, mri_types)]
+    members = [find_classifiers(run, models, mri_types) for run in runs]
+    for run, member in zip(runs, members, strict=True):
+        lacking = [name for name, file in members[0].items() if file and not member[name]]
+        if lacking:
+            raise WeightsError(
+                f"{run}: has no weights for {', '.join(lacking)}, as {runs[0]} has; finish the cross-validation"
+            )
+    return members
+
+
+def by_modality(members: Sequence[Mapping[str, str | None]]) -> dict[str, Any]:
+    """The files of the members: of one by modality, of several a list by modality; None without any."""
+    if len(members) == 1:
+        return dict(members[0])
+    return {name: [member[name] for member in members] if members[0][name] else None for name in members[0]}
+
+
+def member_settings(members: Sequence[Mapping[str, str | None]]) -> dict[str, Any]:
+    """:func:`classifier_settings` of all members together."""
+    return classifier_settings({f"{name} {i}": file for i, one in enumerate(members) for name, file in one.items()})
+
+
+def load_members(network: nn.Module, members: Sequence[Mapping[str, str | None]]) -> nn.ModuleDict:
+    """The classifier of each modality, of several members a ``ModuleList`` of them."""
+    loaded = [load_classifiers(network, member) for member in members]
+    if len(loaded) == 1:
+        return loaded[0]
+    return nn.ModuleDict({name: nn.ModuleList(member[name] for member in loaded) for name in loaded[0]})
+
+
 def load_classifiers(network: nn.Module, files: Mapping[str, str | Path | None]) -> nn.ModuleDict:
     """One copy of a classifier with its own weights for each modality that has a file."""
     return nn.ModuleDict(
@@ -189,11 +235,17 @@ def load_classifiers(network: nn.Module, files: Mapping[str, str | Path | None])
     )
 
 
-def announce(segmenter: str, classifiers: Mapping[str, str | None]) -> None:
-    """Say in the log which weights are used, and where to get those that are missing."""
+def announce(segmenter: str, classifiers: Mapping[str, Any]) -> None:
+    """Say in the log which weights are used, and where to get those that are missing.
+
+    Args:
+        segmenter: the file.
+        classifiers: from :func:`by_modality`.
+    """
     logger.info("segmentation weights: %s", segmenter)
     for mri_type, file in classifiers.items():
-        logger.info("%s classifier weights: %s", mri_type, file or "none")
+        told = f"{len(file)} members from {file[0]} to {file[-1]}" if isinstance(file, list) else file or "none"
+        logger.info("%s classifier weights: %s", mri_type, told)
     if not all(classifiers.values()):
         logger.warning("for the modalities without classifier weights: %s", GET_WEIGHTS)
 
@@ -216,10 +268,16 @@ def sha256(file: str | Path | None) -> str | None:
     return digest.hexdigest()
 
 
-def checksums(files: Mapping[str, str | Path | None]) -> dict[str, str | None]:
-    """:func:`sha256` by modality, of each file once."""
-    found = {file: sha256(file) for file in set(files.values())}
-    return {mri_type: found[file] for mri_type, file in files.items()}
+def checksums(files: Mapping[str, Any]) -> dict[str, Any]:
+    """:func:`sha256` by modality, of each file once; of several files of a modality a list."""
+    found: dict[Any, str | None] = {}
+
+    def of(file: Any) -> Any:
+        if isinstance(file, list):
+            return [of(one) for one in file]
+        return found[file] if file in found else found.setdefault(file, sha256(file))
+
+    return {mri_type: of(file) for mri_type, file in files.items()}
 
 
 def save_weights(network: nn.Module, settings: Mapping[str, Any], file: str | Path) -> None:

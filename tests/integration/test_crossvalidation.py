@@ -132,6 +132,30 @@ def test_metrics_and_tables(finished):
     assert metrics == json.loads((output / "metrics.json").read_text())
 
 
+def test_a_prediction_averages_folds_seeds_and_views(cohort, finished, segmenter, tmp_path):
+    options = {
+        "input": cohort / "data" / "task2" / "test",
+        "segmenter": segmenter,
+        "mri_types": "FLAIR",
+        "num_workers": 0,
+    }
+    options |= {"min_tumor_ratio": -1, "max_contours": 1000, "runtime": "eager"}
+    run = finished[0]
+    radiogenomics.predict(output=tmp_path / "all", classifier=run, flips=True, **options)
+    found = json.loads((tmp_path / "all" / "patients.json").read_text())
+    (patient,) = found["patients"]
+    assert len(found["weights"]["FLAIR"]) == 4
+    low, high = patient["interval"]
+    assert low <= patient["probability"] <= high
+    singles = []
+    for member in sorted(run.glob("classification/seed*/fold*")):
+        radiogenomics.predict(output=tmp_path / "one", classifier=member, overwrite=True, **options)
+        singles.append(json.loads((tmp_path / "one" / "patients.json").read_text())["patients"][0]["probability"])
+    radiogenomics.predict(output=tmp_path / "folds", classifier=run, **options)
+    together = json.loads((tmp_path / "folds" / "patients.json").read_text())["patients"][0]["probability"]
+    assert together == pytest.approx(sum(singles) / 4, abs=1e-6)
+
+
 def test_a_finished_run_is_not_run_again_unasked(cohort, finished, segmenter):
     with pytest.raises(FileExistsError, match="overwrite"):
         validate(cohort, finished[0], segmenter=segmenter)

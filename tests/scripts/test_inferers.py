@@ -315,6 +315,19 @@ def test_one_network_for_each_modality(networks):
     assert not torch.allclose(classify(slices, both, mri_type="FLAIR"), classify(slices, both, mri_type="T1w"))
 
 
+def test_members_and_mirrored_views_stand_side_by_side(networks):
+    first, second = networks["FLAIR"], networks["T1w"]
+    slices, chunks = colour_slices(9), ChunkSlices(first.sequence_length, 3)
+    settings = {"image_size": 32, "zoom": 1.0, "amp": False}
+    with torch.no_grad():
+        alone = SequenceClassifier(chunks, **settings)
+        together = SequenceClassifier(chunks, **settings, flips=True)(slices, torch.nn.ModuleList([first, second]))
+        assert together.shape[1] == 8
+        torch.testing.assert_close(together[:, :1], alone(slices, first))
+        torch.testing.assert_close(together[:, 5:6], alone(slices.flip(-1), second))
+        torch.testing.assert_close(together[:, 7:], alone(slices.flip(-1).flip(-2), second))
+
+
 def test_classifier_without_slices(networks):
     found = SequenceClassifier(ChunkSlices(4, 2), 32)(torch.zeros(0, 3, 20, 30, dtype=torch.uint8), networks["FLAIR"])
     assert found.shape == (0, 1)

@@ -285,6 +285,18 @@ def test_interval_of_a_patient():
     assert agreeing.interval("b") is None
 
 
+def test_members_are_averaged_and_widen_the_interval():
+    found, alone = PatientProbabilities(), PatientProbabilities()
+    chances = torch.tensor([[0.2, 0.8], [0.3, 0.7]])
+    found.add("a", "FLAIR", torch.logit(chances))
+    alone.add("a", "FLAIR", torch.logit(chances[:, :1]))
+    assert found.sequences["a"]["FLAIR"] == pytest.approx([0.5, 0.5])
+    low, high = found.interval("a")
+    assert low < 0.3
+    assert high > 0.7
+    assert alone.interval("a") == pytest.approx((0.2, 0.3))
+
+
 @settings(deadline=None)
 @given(st.lists(st.lists(st.floats(0.01, 0.99), min_size=1, max_size=4), min_size=1, max_size=4))
 def test_interval_lies_within_what_was_predicted(modalities):

@@ -1,4 +1,5 @@
 import pickle
+from pathlib import Path
 
 import pytest
 import segmentation_models_pytorch as smp
@@ -245,6 +246,28 @@ def test_folder_of_classifiers(tmp_path):
     touch(tmp_path / "models" / "model_T1w.pt")
     found = weights.find_classifiers(tmp_path / "runs", tmp_path / "models")
     assert found == {"FLAIR": here, "T1w": None, "T1wCE": below, "T2w": None}
+
+
+def test_members_of_a_crossvalidation(tmp_path):
+    runs = tmp_path / "cv" / "classification"
+    files = [
+        [touch(runs / "seed67" / f"fold{fold}" / name / f"model_{name}.pt") for name in ("FLAIR", "T1wCE")]
+        for fold in range(2)
+    ]
+    members = weights.find_members(tmp_path / "cv", tmp_path)
+    assert weights.by_modality(members) == {
+        "FLAIR": [one[0] for one in files], "T1w": None, "T1wCE": [one[1] for one in files], "T2w": None,
+    }  # fmt: skip
+    Path(files[1][1]).unlink()
+    with pytest.raises(WeightsError, match=r"fold1: has no weights for T1wCE, as .*fold0 has; finish"):
+        weights.find_members(tmp_path / "cv", tmp_path)
+
+
+def test_other_classifiers_are_one_member(tmp_path):
+    file = touch(tmp_path / "any.pt")
+    assert weights.find_members(file, tmp_path, ["T1w"]) == [{"T1w": file}]
+    assert weights.by_modality([{"T1w": file}]) == {"T1w": file}
+    assert weights.find_members(None, tmp_path, ["T1w"]) == [{"T1w": None}]
 
 
 def test_folder_without_classifiers(tmp_path):
