@@ -306,7 +306,7 @@ def test_prediction_alone_keeps_logits():
     assert evaluation["store"] is None
     text = json.dumps([inference[key] for key in ("network_def", "trained", "network", "preprocessing", "inferer")])
     changes = set(re.findall(r"@(\w+)", text)) - {"network_def", "trained", "device", "batch_size"}
-    assert changes == {"classifier_files", "classifier_settings", "zoom", "compute"}
+    assert changes == {"members", "classifier_settings", "zoom", "flips", "compute"}
     assert all(f"@{name}" in json.dumps(inference["store"]) for name in changes)
 
 

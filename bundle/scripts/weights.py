@@ -183,7 +183,10 @@ def find_classifiers(
 
 
 def find_members(
-    classifier: str | Path | None, models: str | Path, mri_types: Sequence[str] = MRI_TYPES
+    classifier: str | Path | None,
+    models: str | Path,
+    mri_types: Sequence[str] = MRI_TYPES,
+    required: bool = False,
 ) -> list[dict[str, str | None]]:
     """Classifier weights by modality of each member of an ensemble: those of all folds and seeds of a cross-validation.
 
@@ -191,13 +194,14 @@ def find_members(
         classifier: folder of a cross-validation, or anything that :func:`find_classifiers` takes, which is one member.
         models: the bundle's folder of weights.
         mri_types: modalities wanted.
+        required: some weights must be there.
 
     Raises:
         WeightsError: as :func:`find_classifiers`, or when members lack modalities that others have.
     """
     runs = sorted(Path(classifier).glob("classification/seed*/fold*")) if classifier else []
     if not runs:
-        return [find_classifiers(classifier, models, mri_types)]
+        return [find_classifiers(classifier, models, mri_types, required)]
     members = [find_classifiers(run, models, mri_types) for run in runs]
     for run, member in zip(runs, members, strict=True):
         lacking = [name for name, file in members[0].items() if file and not member[name]]
