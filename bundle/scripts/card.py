@@ -22,6 +22,11 @@ ENSEMBLES = {
     "mean_temperature": "mean, temperature-scaled (cross-fitted)",
 }
 
+SELECTED = {
+    "inner": "The held-out fold decided nothing: epochs were chosen on a further fold, which did not train.",
+    "outer": "**Epochs were chosen on the held-out fold itself, which flatters these figures.**",
+}
+
 
 def fill(run: str | Path, output: str | Path | None = None, overwrite: bool = False) -> Path:
     """Write the card of the models of a run.
@@ -71,6 +76,8 @@ def sections(metrics: Mapping[str, Any], config: Mapping[str, Any]) -> list[str]
     """
     job = config.get("job")
     found = [_what_ran(config)]
+    if "selection" in metrics:
+        found.append(SELECTED[metrics["selection"]])
     if "classification" in metrics:
         found += _crossvalidated(metrics["classification"])
     elif job == "evaluate_classification":
@@ -78,7 +85,11 @@ def sections(metrics: Mapping[str, Any], config: Mapping[str, Any]) -> list[str]
     overlap = metrics.get("segmentation", metrics if job == "evaluate_segmentation" else None)
     if overlap is not None:
         found += _segmented(overlap)
-    if len(found) == 1:
+    if (
+        not any(key in metrics for key in ("classification", "segmentation"))
+        and overlap is None
+        and job != "evaluate_classification"
+    ):
         raise ValueError(
             f"the metrics of {job or 'this folder'} hold no evaluation; expected a cross-validation's or evaluation's"
         )

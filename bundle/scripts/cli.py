@@ -373,6 +373,7 @@ def crossvalidate(
     prepared: str | Path | None = None,
     stages: str | Sequence[str] = ("classification",),
     folds: int | Sequence[int] | None = None,
+    selection: str | None = None,
     seeds: int | Sequence[int] = (67,),
     mri_types: str | Sequence[str] = MRI_TYPES,
     device: str | None = None,
@@ -392,6 +393,8 @@ def crossvalidate(
         prepared: folder of prepared series; one in output by default.
         stages: classification, segmentation, or segmentation,classification.
         folds: that are held out in turn, 0,1,2 for example; all by default.
+        selection: inner (the epoch whose weights are kept is chosen on a further fold; the default) or outer (on the held-out fold, as
+            the method does, which flatters the figures).
         seeds: of the trainings of stage 2, 67,68 for example.
         mri_types: modalities to train classifiers for.
         device: cpu, cuda, …; found by itself.
@@ -412,6 +415,7 @@ def crossvalidate(
         prepared_dir=_path(prepared),
         stages=stages.split(",") if isinstance(stages, str) else list(stages),
         folds=None if folds is None else _numbers("folds", folds),
+        selection=selection,
         seeds=_numbers("seeds", seeds),
         mri_types=_modalities(mri_types),
         device=device,

@@ -21,7 +21,7 @@ import yaml
 
 from . import distributed, leakage
 from .cli import run_config
-from .datalists import MRI_TYPES, classification_split, load_datalist, segmentation_split
+from .datalists import EXCLUDED_PATIENTS, MRI_TYPES, classification_split, load_datalist, segmentation_split
 from .files import write_csv, write_json
 from .preparation import read_index
 from .prepared import PreparedSeries
@@ -31,6 +31,7 @@ from .runs import CONFIG_FILE
 logger = logging.getLogger(__name__)
 
 STAGES = ("segmentation", "classification")
+SELECTIONS = ("inner", "outer")
 STATE_FILE = "state.json"
 PREDICTIONS_FILE = "predictions.csv"
 COLUMNS = ("patient", "fold", "seed", "mri_type", "probability", "label", "kept", "tumour_volume", "scanner", "site")
@@ -52,6 +53,8 @@ class CrossValidation:
         segmenter: weights for the masks of stage 2; None: those of stage 1's first fold.
         stages: which are cross-validated.
         folds: of the data lists that are held out, one after the other; None: all.
+        selection: where the epoch whose weights are kept is chosen: ``inner``, on the next fold, which does not train; ``outer``, on
+            the held-out fold itself, as the method does, which flatters the figures.
         seeds: of the trainings of stage 2; stage 1 uses the first.
         mri_types: modalities to train classifiers for.
         settings: values that differ from the configurations' own, by configuration.
@@ -72,6 +75,7 @@ class CrossValidation:
         segmenter: str | Path | None = None,
         stages: Sequence[str] = ("classification",),
         folds: Sequence[int] | None = None,
+        selection: str = "inner",
         seeds: Sequence[int] = (67,),
         mri_types: Sequence[str] = MRI_TYPES,
         settings: Mapping[str, Mapping[str, Any] | None] | None = None,
@@ -104,10 +108,20 @@ class CrossValidation:
                 "(--stages segmentation,classification)"
             )
         self.segmenter = segmenter
+        if selection not in SELECTIONS:
+            raise ValueError(f"selection {selection!r}: expected one of {', '.join(SELECTIONS)}")
+        self.selection = selection
         self.folds = {
             "classification": _folds(datalist, folds) if "classification" in self.stages else [],
             "segmentation": _folds(segmentation_datalist, folds) if "segmentation" in self.stages else [],
         }
+        for stage in self.stages:
+            if selection == "inner" and len(self._all_folds(stage)) < 3:
+                raise ValueError(
+                    f"{self._datalist(stage)}: {len(self._all_folds(stage))} folds leave nothing to train on beside the held-out fold and "
+                    "the one that the epoch is chosen on; build it with `radiogenomics datalist --folds 5`, or choose the epoch on "
+                    "the held-out fold, which flatters the figures (--selection outer)"
+                )
 
     def run(self) -> dict[str, Any]:
         """Do what is not done yet, and evaluate everything.
@@ -135,6 +149,22 @@ class CrossValidation:
     def _state(self) -> dict[str, Any]:
         file = self.folder / STATE_FILE
         return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {"seconds": {}}
+
+    def _datalist(self, stage: str) -> str:
+        return str(self.segmentation_datalist if stage == "segmentation" else self.datalist)
+
+    def _all_folds(self, stage: str) -> list[int]:
+        return _folds(self._datalist(stage), None)
+
+    def _validation(self, stage: str, fold: int) -> tuple[int, list[str]]:
+        """The fold that the epoch is chosen on, and the patients who are on neither side of that training."""
+        if self.selection == "outer":
+            return fold, []
+        folds = self._all_folds(stage)
+        held_out = [
+            one["patient"] for one in load_datalist(self._datalist(stage))["training"] if one.get("fold") == fold
+        ]
+        return folds[(folds.index(fold) + 1) % len(folds)], held_out
 
     # -----------------------------------------------------------------------------------------------------------------
     # steps
@@ -175,8 +205,8 @@ class CrossValidation:
                 "datalist": str(datalist),
                 "dataset_dir": None if root is None else str(root),
                 "prepared_dir": str(self.prepared / stage),
-                **values,
                 **self.settings[config],
+                **values,
             },
         )
 
@@ -195,9 +225,16 @@ class CrossValidation:
         return {} if self.datalist is None else {"classification_datalist": str(self.datalist)}
 
     def _train_segmentation(self, fold: int) -> None:
-        run = str(self._segmentation_run(fold))
-        seed = self.seeds[0]
-        self._job("train_segmentation", output_dir=run, fold=fold, seed=seed, resume=True, **self._without_task2())
+        validation, held_out = self._validation("segmentation", fold)
+        self._job(
+            "train_segmentation",
+            output_dir=str(self._segmentation_run(fold)),
+            fold=validation,
+            excluded_patients=held_out,
+            seed=self.seeds[0],
+            resume=True,
+            **self._without_task2(),
+        )
 
     def _evaluate_segmentation(self, fold: int) -> None:
         run = self._segmentation_run(fold)
@@ -211,8 +248,16 @@ class CrossValidation:
         )
 
     def _train_classification(self, seed: int, fold: int, mri_type: str) -> None:
-        run = str(self._classification_run(seed, fold) / mri_type)
-        self._job("train_classification", output_dir=run, fold=fold, seed=seed, mri_type=mri_type, resume=True)
+        validation, held_out = self._validation("classification", fold)
+        self._job(
+            "train_classification",
+            output_dir=str(self._classification_run(seed, fold) / mri_type),
+            fold=validation,
+            seed=seed,
+            mri_type=mri_type,
+            excluded_patients=[*self._excluded(), *held_out],
+            resume=True,
+        )
 
     def _evaluate_classification(self, seed: int, fold: int) -> None:
         run = self._classification_run(seed, fold)
@@ -221,6 +266,7 @@ class CrossValidation:
             classifier=str(run),
             output_dir=str(run / "evaluation"),
             fold=fold,
+            excluded_patients=self._excluded(),
             mri_types=self.mri_types,
             overwrite=True,
         )
@@ -265,12 +311,17 @@ class CrossValidation:
             assert self.segmentation_datalist is not None
             sides = segmentation_split(self.segmentation_datalist, self.segmentation_dataset_dir, fold, self.datalist)
         else:
-            excluded = self.settings["train_classification"].get("excluded_patients")
-            options = {} if excluded is None else {"excluded": excluded}
-            sides = classification_split(self.datalist, self.dataset_dir, fold, **options)  # type: ignore[arg-type]
+            sides = classification_split(self.datalist, self.dataset_dir, fold, self._excluded())  # type: ignore[arg-type]
         rows = list(self._rows(stage))
         training, held_out = (leakage.identities(side, rows) for side in sides)
         return training, held_out
+
+    def _excluded(self) -> list[str]:
+        """Patients who never train stage 2 and are never evaluated."""
+        return [
+            str(patient)
+            for patient in self.settings["train_classification"].get("excluded_patients", EXCLUDED_PATIENTS)
+        ]
 
     def _rows(self, stage: str) -> Iterable[Mapping[str, Any]]:
         file = self.prepared / stage / "index.json"
@@ -317,7 +368,7 @@ class CrossValidation:
                     )
                     sides = (f"training of {run / mri_type}", "the patients that it predicted")
                     compared[f"{mri_type}, seed {seed}, fold {fold}"] = leakage.refuse_leaks(
-                        leakage.identities(split[0], rows["classification"]),
+                        leakage.identities(self._seen(split), rows["classification"]),
                         leakage.identities(predicted, rows["classification"]),
                         sides,
                         REMEDY,
@@ -326,12 +377,18 @@ class CrossValidation:
             run = self._segmentation_run(fold)
             predicted = [{"patient": row["patient"]} for row in _read_csv(run / "evaluation" / "overlap.csv")]
             config = yaml.safe_load((run / CONFIG_FILE).read_text(encoding="utf-8"))
-            options = [config[key] for key in ("datalist", "dataset_dir", "fold", "classification_datalist")]
-            trained = leakage.identities(segmentation_split(*options)[0], rows["segmentation"])
+            keys = ("datalist", "dataset_dir", "fold", "classification_datalist", "excluded_patients")
+            trained = leakage.identities(
+                self._seen(segmentation_split(*(config[key] for key in keys))), rows["segmentation"]
+            )
             held_out = leakage.identities(predicted, rows["segmentation"])
             sides = (f"training of {run}", "the patients that it segmented")
             compared[f"segmentation, fold {fold}"] = leakage.refuse_leaks(trained, held_out, sides, REMEDY)
         return compared
+
+    def _seen(self, split: Sequence[Sequence[Mapping[str, Any]]]) -> list[Mapping[str, Any]]:
+        """The patients of a split who decided on a model: those who trained it, and those whose score chose its epoch."""
+        return [*split[0], *(split[1] if self.selection == "inner" else ())]
 
     # -----------------------------------------------------------------------------------------------------------------
     # results
@@ -379,7 +436,11 @@ class CrossValidation:
 
     @distributed.by_first
     def _finish(self, state: Mapping[str, Any]) -> dict[str, Any]:
-        facts = {"leakage": {"leaks": 0, "compared": self.verify()}, "seconds": dict(state["seconds"])}
+        facts = {
+            "selection": self.selection,
+            "leakage": {"leaks": 0, "compared": self.verify()},
+            "seconds": dict(state["seconds"]),
+        }
         rows = self.predictions() if "classification" in self.stages else []
         if rows:
             write_csv(rows, self.folder / PREDICTIONS_FILE, COLUMNS)

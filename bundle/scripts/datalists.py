@@ -312,9 +312,12 @@ def segmentation_split(
     dataset_dir: str | Path | None = None,
     fold: int = 0,
     classification_datalist: str | Path | None = None,
+    excluded: Sequence[str] = (),
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Training and held-out patients of stage 1; those of the Task-2 data list, who would leak into stage 2, are left out."""
     lists = load_datalist(datalist, dataset_dir)
+    if excluded:
+        lists = {section: exclude(entries, excluded) for section, entries in lists.items()}
     if classification_datalist is None:
         logger.warning(
             "no Task-2 data list is given: patients who are in both tasks can't be kept out of stage 1 "
@@ -331,8 +334,10 @@ def classification_split(
     fold: int = 0,
     excluded: Sequence[str] = EXCLUDED_PATIENTS,
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Training and held-out patients of stage 2, without those that the challenge's hosts ask to leave out."""
-    return split_fold(load_datalist(datalist, dataset_dir), fold, excluded, "left out of stage 2, as the hosts ask")
+    """Training and held-out patients of stage 2, without those that the challenge's hosts ask to leave out, or others."""
+    by_hosts = {str(patient) for patient in excluded} <= set(EXCLUDED_PATIENTS)
+    why = "left out of stage 2, as the hosts ask" if by_hosts else "left out of stage 2"
+    return split_fold(load_datalist(datalist, dataset_dir), fold, excluded, why)
 
 
 def split_fold(

@@ -47,10 +47,10 @@ class Killed(BaseException):
 def cohort(tmp_path_factory):
     folder = tmp_path_factory.mktemp("cohort")
     radiogenomics.phantom(
-        folder / "data", segmentation_patients=4, classification_patients=8, test_patients=1, overlap=1, spacing=6.0
+        folder / "data", segmentation_patients=6, classification_patients=8, test_patients=1, overlap=1, spacing=6.0
     )
     for task in ("task1", "task2"):
-        radiogenomics.datalist(folder / "data" / task, folder / f"{task}.json", folds=2)
+        radiogenomics.datalist(folder / "data" / task, folder / f"{task}.json", folds=3)
     return folder
 
 
@@ -132,6 +132,27 @@ def test_metrics_and_tables(finished):
     assert metrics == json.loads((output / "metrics.json").read_text())
 
 
+def test_the_held_out_fold_decides_nothing(cohort, finished):
+    entries = json.loads((cohort / "task2.json").read_text())["training"]
+    for fold, validation in ((0, 1), (1, 2), (2, 0)):
+        run = finished[0] / "classification" / "seed1" / f"fold{fold}" / "FLAIR"
+        config = yaml.safe_load((run / "resolved_config.yaml").read_text())
+        assert config["fold"] == validation
+        assert {one["patient"] for one in entries if one["fold"] == fold} <= set(config["excluded_patients"])
+        assert "00709" in config["excluded_patients"]
+
+
+def test_the_epoch_may_be_chosen_on_the_held_out_fold(cohort, segmenter, tmp_path):
+    listed = radiogenomics.datalist(cohort / "data" / "task2", tmp_path / "task2.json", folds=2)
+    with pytest.raises(ValueError, match=r"2 folds leave nothing to train on .*--selection outer"):
+        validate(tmp_path, tmp_path / "run", segmenter=segmenter)
+    metrics = validate(tmp_path, tmp_path / "run", segmenter=segmenter, selection="outer", seeds=1, mri_types="FLAIR")
+    assert listed.is_file()
+    assert metrics["selection"] == "outer"
+    run = tmp_path / "run" / "classification" / "seed1" / "fold1" / "FLAIR"
+    assert yaml.safe_load((run / "resolved_config.yaml").read_text())["fold"] == 1
+
+
 def test_a_prediction_averages_folds_seeds_and_views(cohort, finished, segmenter, tmp_path):
     options = {
         "input": cohort / "data" / "task2" / "test",
@@ -144,7 +165,7 @@ def test_a_prediction_averages_folds_seeds_and_views(cohort, finished, segmenter
     radiogenomics.predict(output=tmp_path / "all", classifier=run, flips=True, **options)
     found = json.loads((tmp_path / "all" / "patients.json").read_text())
     (patient,) = found["patients"]
-    assert len(found["weights"]["FLAIR"]) == 4
+    assert len(found["weights"]["FLAIR"]) == 6
     low, high = patient["interval"]
     assert low <= patient["probability"] <= high
     singles = []
@@ -153,7 +174,7 @@ def test_a_prediction_averages_folds_seeds_and_views(cohort, finished, segmenter
         singles.append(json.loads((tmp_path / "one" / "patients.json").read_text())["patients"][0]["probability"])
     radiogenomics.predict(output=tmp_path / "folds", classifier=run, **options)
     together = json.loads((tmp_path / "folds" / "patients.json").read_text())["patients"][0]["probability"]
-    assert together == pytest.approx(sum(singles) / 4, abs=1e-6)
+    assert together == pytest.approx(sum(singles) / 6, abs=1e-6)
 
 
 def test_a_finished_run_is_not_run_again_unasked(cohort, finished, segmenter):
@@ -167,10 +188,10 @@ def test_both_stages(cohort, tmp_path):
         stages="segmentation,classification", mri_types="FLAIR", num_workers=0, device="cpu",
         **{**SETTINGS, "prepare_segmentation": {"planes": ["axial"], "min_tumor_ratio": 0.001}},
     )  # fmt: skip
-    assert set(metrics["segmentation"]["fold"]) == {"0", "1"}
+    assert set(metrics["segmentation"]["fold"]) == {"0", "1", "2"}
     # the patient who is in both tasks is on neither side of stage 1
-    assert metrics["segmentation"]["patients"] == 3
-    assert {row["fold"] for row in rows_of(tmp_path / "run" / "tables" / "overlap.csv")} == {"0", "1"}
+    assert metrics["segmentation"]["patients"] == 5
+    assert {row["fold"] for row in rows_of(tmp_path / "run" / "tables" / "overlap.csv")} == {"0", "1", "2"}
     config = yaml.safe_load((tmp_path / "run" / "prepared" / "classification" / "resolved_config.yaml").read_text())
     assert config["segmenter"] == str(tmp_path / "run" / "segmentation" / "fold0" / "segmentation.pt")
     config = yaml.safe_load((tmp_path / "run" / "segmentation" / "fold1" / "resolved_config.yaml").read_text())
@@ -185,7 +206,7 @@ def test_a_renamed_copy_stops_the_run_before_any_training(cohort, segmenter, tmp
         label = next(line for line in stream if line.startswith("00005")).split(",")[1].strip()
     with open(data / "train_labels.csv", "a") as stream:
         stream.write(f"00099,{label}\n")
-    listed = radiogenomics.datalist(data, tmp_path / "task2.json", folds=2)
+    listed = radiogenomics.datalist(data, tmp_path / "task2.json", folds=3)
     content = json.loads(listed.read_text())
     for entry in content["training"]:
         if entry["patient"] in ("00005", "00099"):
@@ -202,10 +223,10 @@ def test_a_renamed_copy_stops_the_run_before_any_training(cohort, segmenter, tmp
 def test_a_leak_in_a_finished_run_is_found(finished, cohort, segmenter, tmp_path):
     copied = tmp_path / "run"
     shutil.copytree(finished[0], copied)
-    # a model that was trained with another fold held out
+    # a model that was trained with nobody left out
     file = copied / "classification" / "seed1" / "fold0" / "FLAIR" / "resolved_config.yaml"
     config = yaml.safe_load(file.read_text())
-    file.write_text(yaml.safe_dump({**config, "fold": 1}))
+    file.write_text(yaml.safe_dump({**config, "excluded_patients": []}))
     run = crossvalidation.CrossValidation(
         copied, cohort / "task2.json", segmenter=segmenter, seeds=[1, 2], mri_types=["FLAIR", "T1wCE"]
     )
@@ -218,9 +239,10 @@ def test_a_leak_in_a_finished_run_is_found(finished, cohort, segmenter, tmp_path
     [
         ({"stages": "both"}, "expected some of segmentation, classification"),
         ({"folds": 0}, "fold 0 alone"),
-        ({"folds": [0, 7]}, r"folds \[0, 7\] are asked for, it has \[0, 1\]"),
+        ({"folds": [0, 7]}, r"folds \[0, 7\] are asked for, it has \[0, 1, 2\]"),
         ({"segmenter": None}, "--segmenter"),
         ({"seeds": []}, "--seeds"),
+        ({"selection": "best"}, "expected one of inner, outer"),
         ({"stages": "segmentation"}, "--segmentation_datalist"),
     ],
 )

@@ -28,7 +28,11 @@ def write_run(folder, metrics, **config):
 
 def test_card_of_a_crossvalidation(tmp_path):
     summary = evaluation.summarise(rows(), subgroups=["scanner"], resamples=50, permutations=99)
-    metrics = {"classification": summary, "leakage": {"leaks": 0, "compared": {"FLAIR, seed 1, fold 0": 24}}}
+    metrics = {
+        "classification": summary,
+        "selection": "outer",
+        "leakage": {"leaks": 0, "compared": {"FLAIR, seed 1, fold 0": 24}},
+    }
     file = card.fill(write_run(tmp_path / "run", metrics, job="crossvalidate", datalist="/data/task2.json"))
     text = file.read_text()
     area = summary["ensembles"]["mean"]["auc"]
@@ -38,6 +42,7 @@ def test_card_of_a_crossvalidation(tmp_path):
     assert "tumour volume" in text
     assert "scanner: B\\|C" in text
     assert "1 splits" in text
+    assert "flatters these figures" in text
     assert "`task2.json`" in text
     assert "/data" not in text
     assert "Not for diagnosis" in text
