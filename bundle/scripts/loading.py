@@ -99,11 +99,11 @@ class UntrackedCompose(Compose):
             set_track_meta(tracked)
 
 
-class LoadSlice(Transform):
-    """Read one prepared slice: ``image`` ``(1, H, W)`` and ``label`` ``(2, H, W)`` [WT, ET], both uint8.
+class _KeepsOpen(Transform):
+    """Reads prepared series that stay open.
 
     Args:
-        keep: so many series stay open, for slices are read in any order.
+        keep: so many series stay open, for items come in any order.
     """
 
     def __init__(self, keep: int = 128) -> None:
@@ -111,12 +111,8 @@ class LoadSlice(Transform):
         self._open: OrderedDict[str, PreparedSeries] = OrderedDict()
         self._process = os.getpid()
 
-    def __call__(self, item: Mapping[str, Any]) -> dict[str, Any]:
-        """The item with ``image`` in 0…255 and ``label`` of 0 and 1."""
-        image, masks = self._series(item["series"]).stacks(item["slice"], item["slice"] + 1)
-        return {**item, "image": torch.from_numpy(image), "label": torch.from_numpy(masks[0])}
-
-    def _series(self, path: str) -> PreparedSeries:
+    def series(self, path: str) -> PreparedSeries:
+        """An open series."""
         if self._process != os.getpid():  # files that another process opened can't be shared
             self._process, self._open = os.getpid(), OrderedDict()
         series = self._open.pop(path, None) or PreparedSeries(path, keep_open=True)
@@ -128,6 +124,15 @@ class LoadSlice(Transform):
     def __getstate__(self) -> dict[str, Any]:
         """Without the open files, which stay with their process."""
         return {**vars(self), "_open": OrderedDict()}
+
+
+class LoadSlice(_KeepsOpen):
+    """Read one prepared slice: ``image`` ``(1, H, W)`` and ``label`` ``(2, H, W)`` [WT, ET], both uint8."""
+
+    def __call__(self, item: Mapping[str, Any]) -> dict[str, Any]:
+        """The item with ``image`` in 0…255 and ``label`` of 0 and 1."""
+        image, masks = self.series(item["series"]).stacks(item["slice"], item["slice"] + 1)
+        return {**item, "image": torch.from_numpy(image), "label": torch.from_numpy(masks[0])}
 
 
 class LoadSeries(Transform):
@@ -143,7 +148,7 @@ class LoadSeries(Transform):
         return {**item, "image": torch.from_numpy(self.concat(image, masks[:, 0], masks[:, 1]))}
 
 
-class LoadSequence(Transform):
+class LoadSequence(_KeepsOpen):
     """Read one sequence of 3-channel slices, black at its end where the series is too short.
 
     The time steps stand in the channels, ``(length * 3, H, W)``, so that MONAI's random spatial transforms do the same to all
@@ -151,20 +156,23 @@ class LoadSequence(Transform):
 
     Args:
         length: slices in a sequence.
+        keep: so many series stay open, for sequences come in any order.
     """
 
-    def __init__(self, length: int) -> None:
+    def __init__(self, length: int, keep: int = 128) -> None:
+        super().__init__(keep)
         self.length = length
-        self.concat = ConcatMaskChannels()
 
     def __call__(self, item: Mapping[str, Any]) -> dict[str, Any]:
         """The item with ``image`` uint8 and ``label`` ``(1,)`` float32."""
-        image, masks = PreparedSeries(item["series"]).stacks(item["start"], item["stop"])
-        slices = self.concat(image, masks[:, 0], masks[:, 1])
-        padded = np.zeros((self.length, *slices.shape[1:]), dtype=np.uint8)
-        padded[: len(slices)] = slices
+        image, masks = self.series(item["series"]).stacks(item["start"], item["stop"])
+        # what ConcatMaskChannels makes, in one pass over memory
+        slices = np.empty((self.length, 3, *image.shape[1:]), dtype=np.uint8)
+        slices[: len(image), 0] = image
+        np.multiply(masks, 255, out=slices[: len(image), 1:])
+        slices[len(image) :] = 0
         label = torch.tensor([float(item["label"])])
-        return {**item, "image": torch.from_numpy(padded).flatten(0, 1), "label": label}
+        return {**item, "image": torch.from_numpy(slices).flatten(0, 1), "label": label}
 
 
 class SplitSequence(Transform):
