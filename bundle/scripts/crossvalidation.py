@@ -7,6 +7,7 @@ anywhere.
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import logging
 import time
@@ -146,9 +147,38 @@ class CrossValidation:
             _write_json(state, self.folder / STATE_FILE)
         return self._finish(state)
 
+    def check(self, overwrite: bool = False) -> None:
+        """Refuse to go on with a run that began with other settings, before anything is written.
+
+        Args:
+            overwrite: the run that is there will be replaced.
+
+        Raises:
+            ValueError: naming what differs.
+        """
+        if not overwrite:
+            self._state()
+
     def _state(self) -> dict[str, Any]:
+        """What is done of a run with the same settings; folds, seeds and modalities may be more than before."""
+        lists = [self._datalist(stage) for stage in self.stages]
+        given = {
+            "selection": self.selection,
+            "settings": self.settings,
+            "segmenter": str(self.segmenter),
+            "datalists": {file: hashlib.sha256(Path(file).read_bytes()).hexdigest() for file in lists},
+        }
         file = self.folder / STATE_FILE
-        return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {"seconds": {}}
+        if not file.is_file():
+            return {"given": given, "seconds": {}}
+        state: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        changed = [name for name, value in given.items() if state["given"].get(name) != value]
+        if changed:
+            raise ValueError(
+                f"{self.folder} holds a cross-validation that began with other {', '.join(changed)}; go on with those, replace it "
+                "(--overwrite), or name another folder (--output)"
+            )
+        return state
 
     def _datalist(self, stage: str) -> str:
         return str(self.segmentation_datalist if stage == "segmentation" else self.datalist)

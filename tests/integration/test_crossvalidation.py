@@ -132,6 +132,16 @@ def test_metrics_and_tables(finished):
     assert metrics == json.loads((output / "metrics.json").read_text())
 
 
+def test_a_run_does_not_go_on_with_other_settings(cohort, finished, segmenter, tmp_path):
+    copied = tmp_path / "run"
+    shutil.copytree(finished[0], copied)
+    (copied / "metrics.json").unlink()  # as if interrupted
+    with pytest.raises(ValueError, match="began with other selection"):
+        validate(cohort, copied, segmenter=segmenter, selection="outer")
+    assert yaml.safe_load((copied / "resolved_config.yaml").read_text())["selection"] == "inner"
+    assert validate(cohort, copied, segmenter=segmenter)["classification"] == finished[1]["classification"]
+
+
 def test_the_held_out_fold_decides_nothing(cohort, finished):
     entries = json.loads((cohort / "task2.json").read_text())["training"]
     for fold, validation in ((0, 1), (1, 2), (2, 0)):
