@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+import yaml
 from monai.networks.utils import eval_mode
 from torch import nn
 
@@ -37,6 +38,7 @@ from .networks import BiLSTMNFNet
 from .preparation import fingerprint, read_index
 from .prepared import PreparedError, PreparedSeries
 from .results import RESEARCH_ONLY
+from .runs import CONFIG_FILE
 
 logger = logging.getLogger(__name__)
 
@@ -588,6 +590,15 @@ def _as_uint8(maps: np.ndarray) -> np.ndarray:
     return np.round(maps * 255).astype(np.uint8)
 
 
+def _prepared_dir(folder: Path) -> Path:
+    """Where a prediction has its prepared series: the folder that its configuration names, or its own."""
+    file = folder / CONFIG_FILE
+    named = yaml.safe_load(file.read_text(encoding="utf-8")).get("prepared_dir") if file.is_file() else None
+    own = folder / "prepared"
+    is_path = isinstance(named, str) and not named.startswith("$") and (Path(named) / "index.json").is_file()
+    return Path(str(named)) if is_path else own
+
+
 def explain_run(
     prediction_dir: str | Path,
     classifiers: Mapping[str, str | Path | None],
@@ -628,7 +639,8 @@ def explain_run(
     without = [mri_type for mri_type in wanted if not classifiers.get(mri_type)]
     if without or not wanted:
         raise ValueError(f"mri_types {wanted}: no classifier weights for {', '.join(without) or 'any modality'}")
-    index, zoom = read_index(folder / "prepared"), _zoom(folder / "prepared")
+    prepared = _prepared_dir(folder)
+    index, zoom = read_index(prepared), _zoom(prepared)
     # every weights file is read once before anything is computed
     loaded = {mri_type: _Classifier(str(classifiers[mri_type]), device) for mri_type in wanted}
     asked = [(row, mri_type) for row in rows for mri_type in wanted if mri_type in row["series"]]
@@ -644,7 +656,7 @@ def explain_run(
             try:
                 file = index.get(name, {}).get("file")
                 if file is None:
-                    raise PreparedError(f"{folder / 'prepared'}: no {name}; predict it again")
+                    raise PreparedError(f"{prepared}: no {name}; predict it again")
                 results[name] = _explained(file, classifier, zoom, batch_size, output)
             except Exception as error:
                 logger.warning("%s: %s", name, error)

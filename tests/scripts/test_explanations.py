@@ -550,3 +550,15 @@ def test_what_explaining_needs(prediction, tmp_path_factory):
     write_json({**index, "configuration": {}}, folder / "prepared" / "index.json")
     with pytest.raises(PreparedError, match="tells no zoom"):
         explain_run(folder, classifiers)
+
+
+def test_prepared_series_may_lie_elsewhere(prediction, tmp_path_factory):
+    folder, classifiers = prediction
+    place = tmp_path_factory.mktemp("elsewhere") / "series"
+    (folder / "prepared").rename(place)
+    (folder / "resolved_config.yaml").write_text(f"job: inference\nprepared_dir: {place}\n")
+    rows = explain_run(folder, classifiers, ["1"], ["FLAIR"])
+    assert (folder / "explanations" / rows["1/FLAIR"]["file"]).is_file()
+    (folder / "resolved_config.yaml").write_text("prepared_dir: $str(@output_dir) + '/prepared'\n")
+    with pytest.raises(PreparedError, match="no such index"):
+        explain_run(folder, classifiers, ["1"], ["FLAIR"])
