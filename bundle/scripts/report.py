@@ -646,11 +646,17 @@ def explanation_table(patient: str, mri_types: Iterable[str], folder: Path) -> T
         try:
             found = json.loads(file.read_text(encoding="utf-8"))
             statements.append(f"{mri_type}: {found['randomisation']['statement']}")
-            changes = {f"without {region}": change for region, change in found["by_region"].items()}
+            regions = {
+                region.replace(" without ", " outside "): change for region, change in found["by_region"].items()
+            }
+            changes = {f"without {region}": change for region, change in regions.items()}
             with np.load(file.with_suffix(".npz")) as arrays:
                 by_slice = arrays["by_slice"]
                 most = int(np.abs(by_slice).argmax())
-                changes |= {"slice that matters most": int(arrays["slices"][most]), "without it": float(by_slice[most])}
+                changes |= {
+                    "slice that matters most": int(arrays["slices"][most]),
+                    "without that slice": float(by_slice[most]),
+                }
             records.append({"modality": mri_type, **changes})
         except (OSError, ValueError, KeyError):  # not explained, or half of it is gone
             continue
