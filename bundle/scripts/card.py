@@ -214,7 +214,8 @@ def _area(area: Mapping[str, Any]) -> str:
 def _difference(test: Mapping[str, Any]) -> str:
     if test.get("difference") is None:
         return "-"
-    return f"{test['difference']:+.3f} ({_number(test['low'])} to {_number(test['high'])}), p = {_number(test['p'])}"
+    p = "p < 0.001" if test["p"] is not None and test["p"] < 0.001 else f"p = {_number(test['p'])}"
+    return f"{test['difference']:+.3f} ({_number(test['low'])} to {_number(test['high'])}), {p}"
 
 
 def _interval(figure: Mapping[str, Any] | None, way: str) -> str:
