@@ -6,7 +6,6 @@ anywhere.
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
 import logging
@@ -23,7 +22,7 @@ import yaml
 from . import distributed, leakage
 from .cli import run_config
 from .datalists import EXCLUDED_PATIENTS, MRI_TYPES, classification_split, load_datalist, segmentation_split
-from .files import write_csv, write_json
+from .files import read_csv, write_csv, write_json
 from .preparation import read_index
 from .prepared import PreparedSeries
 from .results import write_crossvalidation
@@ -390,7 +389,7 @@ class CrossValidation:
         for seed in self.seeds if "classification" in self.stages else ():
             for fold in self.folds["classification"]:
                 run = self._classification_run(seed, fold)
-                predicted = [{"patient": row["patient"]} for row in _read_csv(run / "evaluation" / PREDICTIONS_FILE)]
+                predicted = [{"patient": row["patient"]} for row in read_csv(run / "evaluation" / PREDICTIONS_FILE)]
                 for mri_type in self.mri_types:
                     config = yaml.safe_load((run / mri_type / CONFIG_FILE).read_text(encoding="utf-8"))
                     split = classification_split(
@@ -405,7 +404,7 @@ class CrossValidation:
                     )
         for fold in self.folds["segmentation"]:
             run = self._segmentation_run(fold)
-            predicted = [{"patient": row["patient"]} for row in _read_csv(run / "evaluation" / "overlap.csv")]
+            predicted = [{"patient": row["patient"]} for row in read_csv(run / "evaluation" / "overlap.csv")]
             config = yaml.safe_load((run / CONFIG_FILE).read_text(encoding="utf-8"))
             keys = ("datalist", "dataset_dir", "fold", "classification_datalist", "excluded_patients")
             trained = leakage.identities(
@@ -436,7 +435,7 @@ class CrossValidation:
         for seed in self.seeds:
             for fold in self.folds["classification"]:
                 file = self._classification_run(seed, fold) / "evaluation" / PREDICTIONS_FILE
-                for row in _read_csv(file):
+                for row in read_csv(file):
                     for mri_type in self.mri_types:
                         series = facts.get((row["patient"], mri_type), {})
                         rows.append(
@@ -461,7 +460,7 @@ class CrossValidation:
         return [
             {"fold": fold, **{key: value if key in names else _number(value) for key, value in row.items()}}
             for fold in self.folds["segmentation"]
-            for row in _read_csv(self._segmentation_run(fold) / "evaluation" / "overlap.csv")
+            for row in read_csv(self._segmentation_run(fold) / "evaluation" / "overlap.csv")
         ]
 
     @distributed.by_first
@@ -526,8 +525,3 @@ def _tumour_volume(row: Mapping[str, Any]) -> float | None:
 
 def _number(text: str | None) -> float | None:
     return float(text) if text else None
-
-
-def _read_csv(file: Path) -> list[dict[str, str]]:
-    with open(file, newline="", encoding="utf-8") as stream:
-        return list(csv.DictReader(stream))

@@ -97,6 +97,12 @@ def write_json(content: Any, file: str | Path) -> None:
         temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
+def read_csv(file: str | Path) -> list[dict[str, str]]:
+    """Rows of a CSV by column."""
+    with open(file, newline="", encoding="utf-8-sig") as stream:
+        return list(csv.DictReader(stream))
+
+
 def write_csv(rows: Sequence[Mapping[str, Any]], file: str | Path, columns: Sequence[str] | None = None) -> None:
     """Write rows as CSV, whole or not at all.
 

@@ -24,7 +24,7 @@ import yaml
 from . import environment
 from . import report_figures as figures
 from .datalists import MRI_TYPES, select
-from .files import folder_written_whole, write_json, written_whole
+from .files import folder_written_whole, read_csv, write_json, written_whole
 from .report_tables import (
     Cell,
     Table,
@@ -38,6 +38,7 @@ from .report_tables import (
     with_interval,
     write_table,
 )
+from .statistics import roc_auc
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -149,7 +150,7 @@ def _histories(root: Path) -> Iterator[Path]:
 
 
 def _read_training(file: Path, root: Path) -> Training:
-    rows = figures.read_rows(file)
+    rows = read_csv(file)
     try:
         history = {key: np.array([float(row[key] or "nan") for row in rows]) for key in rows[0]}
         history["epoch"]
@@ -161,7 +162,7 @@ def _read_training(file: Path, root: Path) -> Training:
 
 def _read_evaluation(folder: Path, root: Path) -> Evaluation:
     def rows(name: str) -> list[dict[str, str]]:
-        return figures.read_rows(folder / name) if (folder / name).is_file() else []
+        return read_csv(folder / name) if (folder / name).is_file() else []
 
     name = "" if folder == root else folder.relative_to(root).as_posix()
     metrics = flattened(_json(folder / "metrics.json"))
@@ -539,7 +540,7 @@ def fold_table(groups: Sequence[figures.Group]) -> Table | None:
         record: dict[str, Any] = {"fold": fold}
         for group in groups:
             inside = np.array([found == fold for found in group.folds])
-            area = figures.auc(group.labels[inside], group.probabilities[inside])
+            area = roc_auc(group.labels[inside], group.probabilities[inside])
             record["patients"] = max(int(inside.sum()), record.get("patients", 0))
             record[group.name] = area if np.isfinite(area) else None
         records.append(record)

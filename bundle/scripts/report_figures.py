@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import functools
 import io
 import re
@@ -15,6 +14,7 @@ import numpy as np
 
 from .files import written_whole
 from .report_tables import head
+from .statistics import roc_auc, roc_curve, wilson_interval
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -72,12 +72,6 @@ class Group:
     folds: list[str]
 
 
-def read_rows(file: str | Path) -> list[dict[str, str]]:
-    """Rows of a CSV by column."""
-    with open(file, newline="", encoding="utf-8-sig") as stream:
-        return list(csv.DictReader(stream))
-
-
 def groups_of(rows: Sequence[Mapping[str, str]]) -> list[Group]:
     """The models' probabilities in the rows of a ``predictions.csv``, the mean of all modalities last.
 
@@ -130,25 +124,6 @@ def _float(text: Any) -> float:
         return float("nan")
 
 
-def auc(labels: np.ndarray, probabilities: np.ndarray) -> float:
-    """Area under the ROC curve: the part of pairs in the right order, ties count half; NaN where all labels are the same."""
-    positive, negative = probabilities[labels == 1], probabilities[labels == 0]
-    if not len(positive) or not len(negative):
-        return float("nan")
-    return float(((positive[:, None] > negative) + 0.5 * (positive[:, None] == negative)).mean())
-
-
-def roc(labels: np.ndarray, probabilities: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """False and true positive rates at every threshold, from (0, 0) to (1, 1); ties step together."""
-    thresholds = np.unique(probabilities)[::-1]
-    rates = [
-        np.concatenate([[0.0], np.searchsorted(np.sort(-probabilities[labels == label]), -thresholds, side="right")])
-        / max((labels == label).sum(), 1)
-        for label in (0, 1)
-    ]
-    return rates[0], rates[1]
-
-
 @dataclass(frozen=True)
 class RocBand:
     """ROC curve with a 95 % interval at every false positive rate, and the AUC with its own."""
@@ -164,19 +139,19 @@ class RocBand:
 
 def roc_band(labels: np.ndarray, probabilities: np.ndarray, seed: int = 67) -> RocBand:
     """The ROC curve with pointwise intervals by a bootstrap over patients, stratified by label."""
-    false, true = roc(labels, probabilities)
+    false, true = roc_curve(labels, probabilities)
     grid = np.linspace(0, 1, 101)
     rng = np.random.default_rng(seed)
     groups = [np.flatnonzero(labels == label) for label in (0, 1)]
     curves, areas = [], []
     for _ in range(RESAMPLES):
         chosen = np.concatenate([rng.choice(group, len(group)) for group in groups])
-        x, y = roc(labels[chosen], probabilities[chosen])
+        x, y = roc_curve(labels[chosen], probabilities[chosen])
         curves.append(np.interp(grid, x, y))
-        areas.append(auc(labels[chosen], probabilities[chosen]))
+        areas.append(roc_auc(labels[chosen], probabilities[chosen]))
     low, high = np.quantile(curves, [0.025, 0.975], axis=0)
     ends = np.quantile(areas, [0.025, 0.975])
-    return RocBand(false, true, grid, low, high, auc(labels, probabilities), (float(ends[0]), float(ends[1])))
+    return RocBand(false, true, grid, low, high, roc_auc(labels, probabilities), (float(ends[0]), float(ends[1])))
 
 
 def calibration_bins(labels: np.ndarray, probabilities: np.ndarray, most: int = 8) -> list[dict[str, float]]:
@@ -185,18 +160,10 @@ def calibration_bins(labels: np.ndarray, probabilities: np.ndarray, most: int = 
     bins = []
     for part in np.array_split(np.argsort(probabilities, kind="stable"), count):
         if len(part):
-            observed = float(labels[part].mean())
-            low, high = wilson(observed, len(part))
+            observed, low, high = wilson_interval(int(labels[part].sum()), len(part))
             predicted = float(probabilities[part].mean())
             bins.append({"predicted": predicted, "observed": observed, "low": low, "high": high, "count": len(part)})
     return bins
-
-
-def wilson(part: float, count: int, z: float = 1.959964) -> tuple[float, float]:
-    """Wilson's 95 % interval of a frequency."""
-    middle = (part + z * z / (2 * count)) / (1 + z * z / count)
-    half = z / (1 + z * z / count) * float(np.sqrt(part * (1 - part) / count + z * z / (4 * count**2)))
-    return max(middle - half, 0.0), min(middle + half, 1.0)
 
 
 def net_benefit(labels: np.ndarray, probabilities: np.ndarray, thresholds: np.ndarray) -> dict[str, np.ndarray]:

@@ -5,14 +5,11 @@ import json
 import shutil
 
 import pytest
-import segmentation_models_pytorch as smp
-import torch
 import yaml
 
 import radiogenomics
 from scripts import crossvalidation, leakage
 from scripts.evaluation import COLUMNS
-from scripts.weights import save_weights
 
 SEGMENTER = {"encoder_name": "tu-test_efficientnet", "decoder_channels": [8, 8, 4, 4, 4], "image_size": 32}
 CLASSIFIER = {
@@ -55,17 +52,9 @@ def cohort(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def segmenter(tmp_path_factory):
+def segmenter(tmp_path_factory, write_segmenter):
     """Weights of a segmenter that finds a tumour wherever it looks."""
-    torch.manual_seed(0)
-    network = smp.UnetPlusPlus(
-        SEGMENTER["encoder_name"], encoder_weights=None, decoder_channels=SEGMENTER["decoder_channels"], classes=2
-    )
-    torch.nn.init.zeros_(network.segmentation_head[0].weight)
-    network.segmentation_head[0].bias.data = torch.tensor([5.0, -5.0])
-    file = tmp_path_factory.mktemp("weights") / "segmentation.pt"
-    save_weights(network, SEGMENTER, file)
-    return file
+    return write_segmenter(SEGMENTER, tmp_path_factory.mktemp("weights"))
 
 
 def validate(cohort, output, **options):

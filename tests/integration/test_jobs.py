@@ -13,7 +13,6 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-import segmentation_models_pytorch as smp
 import torch
 import yaml
 
@@ -24,7 +23,7 @@ from custom_transforms import SeriesReader
 from scripts import datalists, handlers, inferers, weights
 from scripts.preparation import read_index
 from scripts.prepared import PreparedSeries
-from scripts.weights import read_weights, save_weights
+from scripts.weights import read_weights
 
 CONFIGS = Path(radiogenomics.__file__).parent / "configs"
 SEGMENTER = {"encoder_name": "tu-test_efficientnet", "decoder_channels": [16, 8, 8, 4, 4], "image_size": 32}
@@ -132,17 +131,9 @@ def segmentation(cohort, prepared_slices):
 
 
 @pytest.fixture(scope="module")
-def segmenter(tmp_path_factory):
+def segmenter(tmp_path_factory, write_segmenter):
     """Weights of a segmenter that finds a tumour wherever it looks, so that slices pass without a long training."""
-    torch.manual_seed(0)
-    network = smp.UnetPlusPlus(
-        SEGMENTER["encoder_name"], encoder_weights=None, decoder_channels=SEGMENTER["decoder_channels"], classes=2
-    )
-    torch.nn.init.zeros_(network.segmentation_head[0].weight)
-    network.segmentation_head[0].bias.data = torch.tensor([5.0, -5.0])
-    file = tmp_path_factory.mktemp("weights") / "segmentation.pt"
-    save_weights(network, SEGMENTER, file)
-    return file
+    return write_segmenter(SEGMENTER, tmp_path_factory.mktemp("weights"))
 
 
 @pytest.fixture(scope="module")
