@@ -112,7 +112,9 @@ def _read(series_dir: str | Path) -> DicomSlices:
     """
     slices = dicom_slices(series_dir)
     if slices is None:
-        raise DicomError(f"{series_dir}: found no DICOM files, to which a DICOM object could refer; pass a DICOM series")
+        raise DicomError(
+            f"{series_dir}: found no DICOM files, to which a DICOM object could refer; pass a DICOM series"
+        )
     for header in slices.headers:
         if header is not None and (missing := [keyword for keyword in _LINKS if not header.get(keyword)]):
             raise DicomError(
@@ -204,7 +206,10 @@ def _by_frame(slices: DicomSlices) -> list[int]:
 
 def _thickness(header: Dataset) -> float | None:
     """SliceThickness in mm, which Enhanced MR keeps in functional groups; None where the header says none."""
-    groups = [*header.get("SharedFunctionalGroupsSequence", ()), *header.get("PerFrameFunctionalGroupsSequence", ())[:1]]
+    groups = [
+        *header.get("SharedFunctionalGroupsSequence", ()),
+        *header.get("PerFrameFunctionalGroupsSequence", ())[:1],
+    ]
     for item in (header, *(item for group in groups for item in group.get("PixelMeasuresSequence", ()))):
         if item.get("SliceThickness"):
             return float(item.SliceThickness)
@@ -400,7 +405,9 @@ def write_report(
     if not study:
         raise DicomError(f"patient {patient}: no DICOM series, to which a report could refer")
     software = _software()
-    algorithm = sr.AlgorithmIdentification(software["manufacturer_model_name"], software["software_versions"], family=_AI)
+    algorithm = sr.AlgorithmIdentification(
+        software["manufacturer_model_name"], software["software_versions"], family=_AI
+    )
     evidence: list[Dataset] = []
     groups: list[Any] = []
     comments = [RESEARCH_ONLY]

@@ -499,7 +499,7 @@ def _called(series: DicomSeries) -> str:
 
 
 def select_studies(
-    folder: str | Path, rules: Rules, output: str | Path, copy: bool = False
+    folder: str | Path, rules: Rules, output: str | Path, copy: bool = False, deidentify: bool = False
 ) -> tuple[Path, list[dict[str, Any]]]:
     """Choose the series of all studies in a folder and lay them out for a prediction.
 
@@ -512,6 +512,7 @@ def select_studies(
         rules: from :func:`read_rules`.
         output: folder to write; missing or empty.
         copy: copy the files, even where links can be made.
+        deidentify: call studies ``study_<checksum>``, and name no dates. The files of the series stay as they are.
 
     Returns:
         The data list, and what ``studies.json`` holds: ``{"patient", "study", "date", "chosen", "series"}`` for each study, those
@@ -528,8 +529,10 @@ def select_studies(
     decisions = [choose(study, rules) for study in studies]
     facts = [
         _study_facts(name, study, made)
-        for name, study, made in zip(item_names(studies), studies, decisions, strict=True)
+        for name, study, made in zip(item_names(studies, deidentify), studies, decisions, strict=True)
     ]
+    if deidentify:
+        facts = [{**one, "date": "", "series": [{**row, "taken": ""} for row in one["series"]]} for one in facts]
     for one in facts:
         told = ", ".join(f"{mri_type} {found['description']!r}" for mri_type, found in one["chosen"].items())
         if told:
@@ -557,14 +560,17 @@ def select_studies(
     return target / DATALIST, facts
 
 
-def item_names(studies: Sequence[DicomStudy]) -> list[str]:
-    """Names of the studies that are safe as names of files, no two alike: ``<PatientID>_<StudyDate>``."""
+def item_names(studies: Sequence[DicomStudy], deidentify: bool = False) -> list[str]:
+    """Names of the studies that are safe as names of files, no two alike: ``<PatientID>_<StudyDate>``, or ``study_<checksum>``."""
 
     def checksum(study: DicomStudy) -> str:
         return hashlib.sha256(f"{study.uid}/{study.patient}".encode()).hexdigest()[:8]
 
     wishes = []
     for study in studies:
+        if deidentify:
+            wishes.append(f"study_{checksum(study)}")
+            continue
         parts = [re.sub(r"[^A-Za-z0-9.-]+", "_", part).strip("._-")[:64] for part in (study.patient, study.date)]
         wishes.append("_".join(filter(None, parts)) if parts[0] else f"study_{checksum(study)}")
     counts = Counter(wish.lower() for wish in wishes)  # some file systems do not tell A from a
@@ -626,6 +632,12 @@ def _lay_out(series: DicomSeries, folder: Path, copy: bool) -> None:
             except OSError:  # Windows without the right to make links
                 pass
         shutil.copy2(file, target)
+
+
+def write_selection(facts: Sequence[Mapping[str, Any]], folder: str | Path) -> Path:
+    """Write ``studies.json`` of :func:`select_studies` into another folder as well, and return the file."""
+    write_json(list(facts), Path(folder) / STUDIES)
+    return Path(folder) / STUDIES
 
 
 def read_selection(datalist: str | Path) -> list[dict[str, Any]]:

@@ -974,7 +974,7 @@ def write_report(
     page = target if is_page else target / PAGE
     folder = target.with_name(f"{target.stem}_files") if is_page else target
     _may_be_written(page, folder, overwrite)
-    jinja = _jinja()
+    jinja = jinja_environment()
     with folder_written_whole(folder) as staging:
         first = page if is_page else staging / PAGE
         prefix = f"{quote(folder.name)}/" if is_page else ""
@@ -1015,7 +1015,12 @@ def _write_page(file: Path, content: str) -> None:
         temporary.write_text(content, encoding="utf-8")
 
 
-def _jinja() -> Environment:
+def jinja_environment() -> Environment:
+    """The templates of all pages, with what every page says.
+
+    Raises:
+        ImportError: when Jinja2 is not installed.
+    """
     try:
         from jinja2 import Environment, FileSystemLoader, StrictUndefined
         from markupsafe import Markup
