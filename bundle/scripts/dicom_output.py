@@ -13,7 +13,9 @@ from __future__ import annotations
 import json
 import logging
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -60,7 +62,6 @@ _MM3 = Code("mm3", "UCUM", "cubic millimeter")
 _NO_UNITS = Code("1", "UCUM", "no units")
 _COMMENT = Code("121106", "DCM", "Comment")
 _AI = Code("123110", "DCM", "Artificial Intelligence")
-_ENGLISH = Code("en", "RFC5646", "English")
 
 _LINKS = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
 # of the source image, beside its place in space: no word of the patient
@@ -178,7 +179,7 @@ def _reference(header: Dataset, slices: DicomSlices, patient: str, deidentify: b
         plane.ImageOrientationPatient = [_number(value) for value in slices.orientation]
     if slices.spacing is not None:
         pixel.PixelSpacing = [_number(value) for value in slices.spacing]
-    pixel.SliceThickness = _number(_thickness(header) or np.linalg.norm(slices.affine[:3, 2]))
+    pixel.SliceThickness = _number(_thickness(header) or float(np.linalg.norm(slices.affine[:3, 2])))
     if "PerFrameFunctionalGroupsSequence" not in header:
         reference.update(plane)
         reference.update(pixel)
@@ -216,11 +217,12 @@ def _thickness(header: Dataset) -> float | None:
     return None
 
 
-def _number(value: float) -> DS:
+def _number(value: float) -> Any:
+    """A decimal string of 16 characters at most."""
     return DS(float(value), auto_format=True)
 
 
-def _software() -> dict[str, str]:
+def _software() -> dict[str, Any]:
     """What the objects say of their maker: this bundle and its version."""
     metadata = json.loads((Path(__file__).parents[1] / "configs" / "metadata.json").read_text(encoding="utf-8"))
     return {
@@ -229,6 +231,24 @@ def _software() -> dict[str, str]:
         "software_versions": metadata["version"],
         "device_serial_number": "none",
     }
+
+
+@contextmanager
+def _making(failure: str) -> Iterator[None]:
+    """What highdicom refuses becomes a DicomError; its narration, and its doubts about names that are the source's, are kept back."""
+    narrator = logging.getLogger("highdicom")
+    level = narrator.level
+    narrator.setLevel(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*unlikely to represent the intended person name")
+            yield
+    except (ValueError, TypeError, AttributeError, KeyError) as error:
+        raise DicomError(
+            f"{failure} ({type(error).__name__}: {error}); export it as MR images, one file a slice or one multi-frame file"
+        ) from error
+    finally:
+        narrator.setLevel(level)
 
 
 def _finish(made: Dataset, path: Path, deidentify: bool) -> Path:
@@ -332,7 +352,7 @@ def write_segmentation(
         )
         for number, (name, (label, kind)) in enumerate(_SEGMENTS.items(), 1)
     ]
-    try:
+    with _making(f"{series_dir}: no SEG can refer to this series"):
         made = Segmentation(
             _references(slices, patient, deidentify),
             frames[places],
@@ -346,15 +366,10 @@ def write_segmentation(
             content_description=RESEARCH_ONLY,
             content_label="TUMOUR",
             content_qualification="RESEARCH",
-            series_description=f"{mri_type}: tumour, segmented automatically. {RESEARCH_ONLY}"[:64],
+            series_description=f"{mri_type}: tumour masks. {RESEARCH_ONLY}",
             specific_character_set="ISO_IR 192",
             **software,
         )
-    except (ValueError, TypeError, AttributeError, KeyError) as error:
-        raise DicomError(
-            f"{series_dir}: no SEG can refer to this series ({type(error).__name__}: {error}); export it as MR images, one file a "
-            "slice or one multi-frame file"
-        ) from error
     return _finish(made, path, deidentify)
 
 
@@ -421,7 +436,7 @@ def write_report(
         else:
             comments.append(f"{mri_type}: no segmentation is stored, for {facts['reason']}.")
         for number, (name, (_, kind)) in enumerate(_SEGMENTS.items(), 1):
-            known = {
+            known: dict[str, Any] = {
                 "tracking_identifier": sr.TrackingIdentifier(highdicom.UID(), f"{name} in {mri_type}"),
                 "finding_type": kind,
                 "finding_sites": [sr.FindingSite(_BRAIN)],
@@ -462,10 +477,12 @@ def write_report(
         model_name=software["manufacturer_model_name"],
     )
     content = sr.MeasurementReport(
-        sr.ObservationContext(sr.ObserverContext(Code("121007", "DCM", "Device"), device)),
+        sr.ObservationContext(sr.ObserverContext(sr.CodedConcept("121007", "DCM", "Device"), device)),
         _MRI_OF_BRAIN,
         groups,
-        language_of_content_item_and_descendants=sr.LanguageOfContentItemAndDescendants(_ENGLISH),
+        language_of_content_item_and_descendants=sr.LanguageOfContentItemAndDescendants(
+            sr.CodedConcept("en", "RFC5646", "English")
+        ),
     )
     for text in comments:
         content[0].ContentSequence.append(sr.TextContentItem(_COMMENT, text, "CONTAINS"))
@@ -475,7 +492,7 @@ def write_report(
         version=software["software_versions"],
         responsible_organization=software["manufacturer"],
     )
-    try:
+    with _making(f"patient {patient}: no report can refer to these series"):
         report = sr.ComprehensiveSR(
             evidence,
             content[0],
@@ -490,10 +507,6 @@ def write_report(
             specific_character_set="ISO_IR 192",
             **software,
         )
-    except (ValueError, TypeError, AttributeError, KeyError) as error:
-        raise DicomError(
-            f"patient {patient}: no report can refer to these series ({type(error).__name__}: {error})"
-        ) from error
     return _finish(report, Path(path), deidentify)
 
 
@@ -555,8 +568,12 @@ def _write_patient(
         prepared = index.get(name, {}).get("file")
         if prepared is None:
             continue
-        if dicom_slices(entry[mri_type]) is None:
-            left_out[name] = f"{entry[mri_type]} is no DICOM"
+        try:
+            if dicom_slices(entry[mri_type]) is None:
+                left_out[name] = f"{entry[mri_type]} is no DICOM"
+                continue
+        except SeriesError as error:  # changed since it was segmented
+            left_out[name] = str(error)
             continue
         series = PreparedSeries(prepared)
         assert series.geometry is not None, f"{prepared}: prepared for training, without geometry"
