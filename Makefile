@@ -1,6 +1,7 @@
 # Everything from a fresh machine: python3 with its venv module and make are all that is needed. `make help` lists the targets.
 PYTHON ?= python3
 VENV ?= .venv
+DEPLOY_VENV ?= .venv-monaideploy
 DEMO ?= demo
 SIGNAL ?= 1
 WORKERS ?= 2
@@ -8,10 +9,10 @@ BENCH ?= benchmarks.md
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint format bench bundle wheel clean
+.PHONY: help demo test test-monaideploy lint format bench bundle wheel clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo "variables: PYTHON=$(PYTHON) VENV=$(VENV) DEMO=$(DEMO) SIGNAL=$(SIGNAL) (of the phantom, 0 to 1) WORKERS=$(WORKERS) (of the tests) BENCH=$(BENCH)"
 
 demo: $(VENV)/.demo-stamp ## phantom cohort, both stages trained, evaluated and applied; results in DEMO
@@ -20,6 +21,10 @@ demo: $(VENV)/.demo-stamp ## phantom cohort, both stages trained, evaluated and 
 # One thread a worker: more of them would only wait for each other.
 test: $(VENV)/.dev-stamp ## all tests
 	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n $(WORKERS) --dist loadfile
+
+# Its SDK needs versions of its own, and breaks MONAI where the CUDA runtime is missing: it gets an environment of its own.
+test-monaideploy: $(DEPLOY_VENV)/.stamp ## tests of apps/monaideploy, in an environment of its own
+	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(DEPLOY_VENV)/bin/python -m pytest apps/monaideploy/tests
 
 lint: $(VENV)/.dev-stamp ## ruff and mypy, nothing is changed
 	$(VENV)/bin/ruff check .
@@ -42,7 +47,7 @@ wheel: $(VENV)/.dev-stamp ## dist/brats_mri_radiogenomics-<version>-py3-none-any
 
 clean: ## remove what was built and cached; environment, demo and runs stay
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
-	find benchmarks bundle custom_transforms tests tools -name __pycache__ -type d -prune -exec rm -rf {} +
+	find apps benchmarks bundle custom_transforms tests tools -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
@@ -53,4 +58,9 @@ $(VENV)/.demo-stamp: pyproject.toml | $(VENV)/bin/python
 
 $(VENV)/.dev-stamp: pyproject.toml | $(VENV)/bin/python
 	$(VENV)/bin/python -m pip install -e '.[dev]'
+	@touch $@
+
+$(DEPLOY_VENV)/.stamp: pyproject.toml apps/monaideploy/requirements.txt
+	$(PYTHON) -m venv $(DEPLOY_VENV)
+	$(DEPLOY_VENV)/bin/python -m pip install -r apps/monaideploy/requirements.txt -e '.[dicom,phantom,report]' pytest
 	@touch $@

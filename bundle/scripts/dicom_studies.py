@@ -40,7 +40,7 @@ MR_IMAGES = (MRImageStorage, EnhancedMRImageStorage, LegacyConvertedEnhancedMRIm
 KEYWORDS = (
     "SpecificCharacterSet", "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "PatientID", "StudyDate",
     "SeriesDescription", "ProtocolName", "SeriesNumber", "ImageType", "ContrastBolusAgent", "AcquisitionDate", "AcquisitionTime",
-    "AcquisitionDateTime", "SeriesDate", "SeriesTime", "Rows", "Columns", "NumberOfFrames", "ImageOrientationPatient",
+    "AcquisitionDateTime", "SeriesDate", "SeriesTime", "Rows", "Columns", "NumberOfFrames", "ImageOrientationPatient", "QualityControlImage",
     "ImagePositionPatient", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
 )  # fmt: skip
 """Of the headers, all that is read."""
@@ -78,6 +78,7 @@ class DicomSeries:
         image_type: values of ImageType.
         contrast_agent: ContrastBolusAgent.
         taken: when, ``YYYYMMDDHHMMSS…`` or empty.
+        phantom: whether its headers say that it shows a phantom (QualityControlImage).
         trouble: why it can't be used, whatever it is called; empty where it can.
     """
 
@@ -95,6 +96,7 @@ class DicomSeries:
     image_type: tuple[str, ...]
     contrast_agent: str
     taken: str
+    phantom: bool = False
     trouble: str = ""
 
 
@@ -224,6 +226,7 @@ def _series(files: Sequence[tuple[Path, Dataset]]) -> DicomSeries:
         image_type=tuple([image_type] if isinstance(image_type, str) else map(str, image_type)),
         contrast_agent=_text(first, "ContrastBolusAgent"),
         taken=min(_taken(header) for _, header in files),
+        phantom=_text(first, "QualityControlImage") in ("YES", "BOTH"),
         trouble=_trouble([header for _, header in files], directions, len(flat), count),
     )
 
@@ -515,7 +518,7 @@ def select_studies(
         deidentify: call studies ``study_<checksum>``, and name no dates. The files of the series stay as they are.
 
     Returns:
-        The data list, and what ``studies.json`` holds: ``{"patient", "study", "date", "chosen", "series"}`` for each study, those
+        The data list, and what ``studies.json`` holds: ``{"patient", "study", "date", "phantom", "chosen", "series"}`` for each study, those
         without a usable series included.
 
     Raises:
@@ -601,6 +604,7 @@ def _study_facts(name: str, study: DicomStudy, decisions: Iterable[Decision]) ->
         "patient": name,
         "study": study.uid,
         "date": study.date,
+        "phantom": any(series.phantom for series in study.series),
         "chosen": {mri_type: chosen[mri_type] for mri_type in MRI_TYPES if mri_type in chosen},
         "series": rows,
     }

@@ -14,12 +14,13 @@ from .files import written_whole
 from .preparation import read_index
 from .prepared import PreparedSeries
 from .report import RESEARCH_ONLY, failures_of, jinja_environment, patient_interval
-from .report_tables import Table, number, table_of_records, with_interval
+from .report_tables import Table, table_of_records, with_interval
 from .report_viewer import SheetError, largest_tumour, read_source
 
 logger = logging.getLogger(__name__)
 
 SUMMARY = "summary.html"
+PHANTOM = "By its headers a phantom, not a patient."
 
 
 def write_summaries(
@@ -53,7 +54,7 @@ def write_summaries(
     for study in facts:
         patient = study["patient"]
         found = _page(study, rows.get(patient), index, series_of.get(patient, {}))
-        common = {"title": f"Study {patient}", "subtitle": "", "phantom": ""}
+        common = {"title": f"Study {patient}", "subtitle": "", "phantom": PHANTOM if study["phantom"] else ""}
         target = Path(output_dir) / patient / SUMMARY
         with written_whole(target) as temporary:
             temporary.write_text(jinja.get_template(SUMMARY).render(**common, found=found), encoding="utf-8")
@@ -97,7 +98,7 @@ def _page(
         sides = picture["letters"]
         picture["caption"] = (
             f"{picture['mri_type']}, {picture['plane']}, slice {picture['slice'] + 1} of {picture['slices']}, where the tumour is largest: "
-            f"{number(picture['area'])} cm\N{SUPERSCRIPT TWO}. Left in the picture: {sides['left']}, top: {sides['top']}."
+            f"{picture['area']:.1f} cm\N{SUPERSCRIPT TWO}. Left in the picture: {sides['left']}, top: {sides['top']}."
         )
     interval = patient_interval(row) if row else None
     used = [str(mri_type) for mri_type in (row or {}).get("used") or []]
