@@ -13,6 +13,7 @@ import logging
 import os
 import sys
 import tempfile
+import warnings
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -197,7 +198,10 @@ class RadiogenomicsApp(Application):
 def main() -> None:
     """Run the application; mistakes of use end in one line and a status that is not 0."""
     context = Application.init_app_context(sys.argv)
-    logging.getLogger().setLevel(logging.INFO)
+    # the engines' and the workflow's own messages say nothing to a user
+    logging.getLogger("monai.bundle.workflows").setLevel(logging.ERROR)
+    logging.getLogger("ignite").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", message=".*nvImageCodec")
     with tempfile.TemporaryDirectory(prefix="radiogenomics-") as work:
         try:
             app = RadiogenomicsApp(context, Path(work) / "studies")

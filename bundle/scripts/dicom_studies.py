@@ -46,6 +46,7 @@ KEYWORDS = (
 """Of the headers, all that is read."""
 
 _DICOM_SUFFIXES = ("", ".dcm", ".dicom", ".ima")
+_FIRST_GROUPS = (b"\x02\x00", b"\x08\x00")  # with which DICOM without a preamble begins
 _SAME_DIRECTION = 5e-3  # between the cosines of slices of a series, as the reader has it
 _SAME_POSITION = 0.01  # mm
 _NO_AGENT = {"", "no", "none", "n", "0", "-", "nein", "without"}
@@ -176,12 +177,15 @@ def _read_header(path: Path) -> Dataset | None:
     """What KEYWORDS name; None for files that are no DICOM or can't be read."""
     options: dict[str, Any] = {"stop_before_pixels": True, "specific_tags": list(KEYWORDS)}
     try:
-        try:
-            header = pydicom.dcmread(path, **options)
-        except InvalidDicomError:
-            if path.suffix.lower() not in _DICOM_SUFFIXES:
+        header = pydicom.dcmread(path, **options)
+    except InvalidDicomError:
+        with open(path, "rb") as stream:
+            if path.suffix.lower() not in _DICOM_SUFFIXES or stream.read(2) not in _FIRST_GROUPS:
                 return None
-            header = pydicom.dcmread(path, force=True, **options)  # old files lack the preamble
+        try:  # old files lack the preamble
+            header = pydicom.dcmread(path, force=True, **options)
+        except Exception:
+            return None
     except Exception as error:  # whatever a damaged file makes the parser raise
         logger.warning("%s is passed over: it can't be read as DICOM (%s)", path, error)
         return None

@@ -188,6 +188,7 @@ def test_mistakes_in_rules_are_named(tmp_path, content, words):
 def test_series_are_found_in_any_files(export):
     uid = export.series("FLAIR", slices=12, step=2.5)
     (export.folder / "notes.txt").write_text("no DICOM")
+    (export.folder / "README").write_text("no DICOM, and its name does not tell")
     (export.folder / "fake.dcm").write_bytes(b"no DICOM")
     (export.folder / ".hidden").write_bytes(b"x")
     (study,) = read_studies(export.folder)
@@ -196,6 +197,22 @@ def test_series_are_found_in_any_files(export):
     assert series.spacing == pytest.approx(2.5)
     places = [float(pydicom.dcmread(file).ImagePositionPatient[2]) for file in series.files]
     assert places == sorted(places)
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_text_without_a_suffix_is_passed_over_silently(export, caplog):
+    export.series("FLAIR")
+    (export.folder / "README").write_text("no DICOM, and its name does not tell " * 20)
+    assert len(read_studies(export.folder)) == 1
+    assert not [record for record in caplog.records if record.levelname == "WARNING"]
+
+
+def test_a_damaged_file_is_passed_over_with_a_warning(export, caplog):
+    export.series("FLAIR")
+    victim = export.save(header(PatientID="P-1", StudyInstanceUID="1.2.3", SeriesInstanceUID="1.2.3.4"))
+    victim.write_bytes(victim.read_bytes()[:140] + b"\xff" * 40)
+    assert [series.description for series in read_studies(export.folder)[0].series] == ["FLAIR"]
+    assert str(victim) in caplog.text
 
 
 def test_copies_of_a_file_count_once(export):
