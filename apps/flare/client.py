@@ -34,12 +34,15 @@ def read_site(file: str, name: str) -> dict[str, Any]:
         ValueError: when there is no such file, or it lacks a place.
     """
     path = Path(file.replace("{site}", name))
-    content = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else None
-    missing = [key for key in PLACES if not isinstance(content, dict) or not content.get(key)]
+    remedy = f"write {', '.join(PLACES)} into it"
+    if not path.is_file():
+        raise ValueError(f"site {name}: {path} is not there; {remedy}")
+    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    values = dict(content) if isinstance(content, dict) else {}
+    missing = [key for key in PLACES if not values.get(key)]
     if missing:
-        found = "lacks " + ", ".join(missing) if path.is_file() else "is not there"
-        raise ValueError(f"site {name}: {path} {found}; write {', '.join(PLACES)} into it")
-    return dict(content)
+        raise ValueError(f"site {name}: {path} lacks {', '.join(missing)}; {remedy}")
+    return values
 
 
 def start(stage: str, site_settings: str, local_epochs: int, settings: dict[str, Any]) -> MonaiAlgo:
@@ -76,11 +79,14 @@ def take_part(site_settings: str, stage: str = "classification", local_epochs: i
     """
     flare.init()
     site = start(stage, site_settings, local_epochs, settings)
+    trainer, training = site.trainer, site.train_workflow
+    assert trainer is not None and training is not None  # MonaiAlgo has made them
+    items = len(training.train_dataset)
     while flare.is_running():
         received = flare.receive()
         if received is None:
             break
-        own = site.trainer.network.state_dict()
+        own = trainer.network.state_dict()
         if set(received.params) != set(own):
             differing = sorted(set(received.params) ^ set(own))[:3]
             raise ValueError(f"the server's weights are of another network, {', '.join(differing)} for example")
@@ -93,7 +99,7 @@ def take_part(site_settings: str, stage: str = "classification", local_epochs: i
                 # a site whose held-out patients all have one label has no AUC
                 metrics={key: float(value) for key, value in scores.items() if math.isfinite(value)},
                 # by which the server weighs its average
-                meta={"NUM_STEPS_CURRENT_ROUND": len(site.train_workflow.train_dataset) * local_epochs},
+                meta={"NUM_STEPS_CURRENT_ROUND": items * local_epochs},
             )
         )
     site.finalize()

@@ -100,9 +100,13 @@ def test_the_last_average_is_that_of_the_same_rounds_without_flare(federated_sit
     start, told = read_weights(initial)
     assert settings == told == {"mri_type": "FLAIR", **CLASSIFIER}
     assert state.keys() == expected.keys()
-    for key, value in expected.items():
-        torch.testing.assert_close(state[key], value, rtol=1e-4, atol=1e-6)
-    assert any(not torch.allclose(state[key], start[key], rtol=1e-3) for key in state if key.startswith("backbone"))
+    # FLARE sums in another order, and Adam moves a weight by its whole rate whose gradient is 0 but for rounding
+    for part in ("backbone", "lstm", "clf_head"):
+        keys = [key for key in state if key.startswith(part)]
+        way, apart = (
+            torch.cat([(state[key] - other[key]).flatten() for key in keys]).norm() for other in (start, expected)
+        )
+        assert apart < 1e-3 * way
 
 
 def test_the_last_average_is_a_weights_file(federated_sites, simulated):
