@@ -80,7 +80,8 @@ def take_part(site_settings: str, stage: str = "classification", local_epochs: i
     flare.init()
     site = start(stage, site_settings, local_epochs, settings)
     trainer, training = site.trainer, site.train_workflow
-    assert trainer is not None and training is not None  # MonaiAlgo has made them
+    assert trainer is not None
+    assert training is not None
     items = len(training.train_dataset)
     while flare.is_running():
         received = flare.receive()
