@@ -1,6 +1,7 @@
 # Everything from a fresh machine: python3 with its venv module and make are all that is needed. `make help` lists the targets.
 PYTHON ?= python3
 VENV ?= .venv
+FLARE_VENV ?= .venv-flare
 DEMO ?= demo
 SIGNAL ?= 1
 WORKERS ?= 2
@@ -8,10 +9,10 @@ BENCH ?= benchmarks.md
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint format bench bundle wheel clean
+.PHONY: help demo test test-flare lint format bench bundle wheel clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo "variables: PYTHON=$(PYTHON) VENV=$(VENV) DEMO=$(DEMO) SIGNAL=$(SIGNAL) (of the phantom, 0 to 1) WORKERS=$(WORKERS) (of the tests) BENCH=$(BENCH)"
 
 demo: $(VENV)/.demo-stamp ## phantom cohort, both stages trained, evaluated and applied; results in DEMO
@@ -20,6 +21,9 @@ demo: $(VENV)/.demo-stamp ## phantom cohort, both stages trained, evaluated and 
 # One thread a worker: more of them would only wait for each other.
 test: $(VENV)/.dev-stamp ## all tests
 	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n $(WORKERS) --dist loadfile
+
+test-flare: $(FLARE_VENV)/.flare-stamp ## the job of apps/flare in NVIDIA FLARE's simulator, in an environment of its own
+	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(FLARE_VENV)/bin/python -m pytest tests/integration/test_flare.py
 
 lint: $(VENV)/.dev-stamp ## ruff and mypy, nothing is changed
 	$(VENV)/bin/ruff check .
@@ -53,4 +57,9 @@ $(VENV)/.demo-stamp: pyproject.toml | $(VENV)/bin/python
 
 $(VENV)/.dev-stamp: pyproject.toml | $(VENV)/bin/python
 	$(VENV)/bin/python -m pip install -e '.[dev]'
+	@touch $@
+
+$(FLARE_VENV)/.flare-stamp: pyproject.toml
+	$(PYTHON) -m venv $(FLARE_VENV)
+	$(FLARE_VENV)/bin/python -m pip install -e '.[flare,phantom]' 'pytest>=8'
 	@touch $@
