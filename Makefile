@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 DEPLOY_VENV ?= .venv-monaideploy
+FLARE_VENV ?= .venv-flare
 DEMO ?= demo
 SIGNAL ?= 1
 WORKERS ?= 2
@@ -9,7 +10,7 @@ BENCH ?= benchmarks.md
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-monaideploy lint format bench bundle wheel clean
+.PHONY: help demo test test-flare test-monaideploy lint format bench bundle wheel clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -22,9 +23,12 @@ demo: $(VENV)/.demo-stamp ## phantom cohort, both stages trained, evaluated and 
 test: $(VENV)/.dev-stamp ## all tests
 	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n $(WORKERS) --dist loadfile
 
+test-flare: $(FLARE_VENV)/.flare-stamp ## the job of apps/flare in NVIDIA FLARE's simulator, in an environment of its own
+	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(FLARE_VENV)/bin/python -m pytest tests/integration/test_flare.py
+
 # Its SDK needs versions of its own, and breaks MONAI where the CUDA runtime is missing: it gets an environment of its own.
-test-monaideploy: $(DEPLOY_VENV)/.stamp ## tests of apps/monaideploy, in an environment of its own
-	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(DEPLOY_VENV)/bin/python -m pytest apps/monaideploy/tests
+test-monaideploy: $(DEPLOY_VENV)/.monaideploy-stamp ## apps/monaideploy on phantom studies, in an environment of its own
+	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(DEPLOY_VENV)/bin/python -m pytest tests/integration/test_monaideploy.py
 
 lint: $(VENV)/.dev-stamp ## ruff and mypy, nothing is changed
 	$(VENV)/bin/ruff check .
@@ -60,7 +64,12 @@ $(VENV)/.dev-stamp: pyproject.toml | $(VENV)/bin/python
 	$(VENV)/bin/python -m pip install -e '.[dev]'
 	@touch $@
 
-$(DEPLOY_VENV)/.stamp: pyproject.toml apps/monaideploy/requirements.txt
+$(FLARE_VENV)/.flare-stamp: pyproject.toml
+	$(PYTHON) -m venv $(FLARE_VENV)
+	$(FLARE_VENV)/bin/python -m pip install -e '.[flare,phantom]' 'pytest>=8'
+	@touch $@
+
+$(DEPLOY_VENV)/.monaideploy-stamp: pyproject.toml apps/monaideploy/requirements.txt
 	$(PYTHON) -m venv $(DEPLOY_VENV)
-	$(DEPLOY_VENV)/bin/python -m pip install -r apps/monaideploy/requirements.txt -e '.[dicom,phantom,report]' pytest
+	$(DEPLOY_VENV)/bin/python -m pip install -r apps/monaideploy/requirements.txt -e '.[dicom,phantom,report]' 'pytest>=8'
 	@touch $@

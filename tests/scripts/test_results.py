@@ -422,7 +422,7 @@ def test_overlap(tmp_path):
     pred[1, 0, 1] = -1  # half of the tumour is missed: Dice 2/3, IoU 1/2
     batch = {
         "patient": ["a", "a", "b", "b"], "mri_type": ["FLAIR", "T2w", "FLAIR", "T2w"],
-        "plane": ["axial", "axial", "axial", "coronal"],
+        "plane": ["axial", "axial", "axial", "coronal"], "field_of_view": torch.tensor([[8.0, 4.0]] * 4),
     }  # fmt: skip
     metric.update((batch, {"pred": pred, "label": label}))
     metrics = results.write_overlap(metric, tmp_path)
@@ -435,10 +435,10 @@ def test_overlap(tmp_path):
     assert metrics["T2w"]["WT_dice"] == pytest.approx((1 + 2 / 3) / 2)
     assert metrics["T2w"]["ET_dice"] is None
     assert metrics["all"]["WT_volume_error"] == pytest.approx(-1 / 2 / 4)
-    assert metrics["T2w"]["ET_volume_error"] is metrics["T2w"]["ET_hd95_pixels"] is None
-    assert metrics["all"]["WT_hd95_pixels"] == pytest.approx(1 / 4)  # one row of pixels is missed in one of four
+    assert metrics["T2w"]["ET_volume_error"] is metrics["T2w"]["ET_hd95_mm"] is None
+    assert metrics["all"]["WT_hd95_mm"] == pytest.approx(2 / 4)  # one row of 2 mm is missed in one of four
     table = read_rows(tmp_path / "overlap.csv")
     assert len(table) == 8
     assert set(table[0]) == {
-        "patient", "mri_type", "plane", "region", "dice", "iou", "volume_error", "hd95_pixels",
+        "patient", "mri_type", "plane", "region", "dice", "iou", "volume_error", "hd95_mm",
     }  # fmt: skip

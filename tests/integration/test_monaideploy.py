@@ -1,6 +1,9 @@
-"""The application in a process of its own, on phantom studies as a hospital exports them, with tiny random networks."""
+"""The application of apps/monaideploy on phantom studies as a hospital exports them, with tiny random networks.
 
-# ruff: noqa: D103
+It runs in a process of its own. The MONAI Deploy App SDK has an environment of its own.
+"""
+
+import importlib.util
 import json
 import os
 import random
@@ -9,7 +12,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import highdicom
 import nibabel as nib
 import numpy as np
 import pydicom
@@ -19,11 +21,18 @@ import torch
 import yaml
 from pydicom.uid import generate_uid
 
+if importlib.util.find_spec("monai.deploy") is None:
+    pytest.skip(
+        "the MONAI Deploy App SDK has an environment of its own: make test-monaideploy", allow_module_level=True
+    )
+
+import highdicom
+
 import radiogenomics
 from scripts.networks import BiLSTMNFNet
 from scripts.weights import save_weights
 
-APP = Path(__file__).resolve().parents[1]
+APP = Path(__file__).resolve().parents[2] / "apps" / "monaideploy"
 SEGMENTER = {"encoder_name": "tu-test_efficientnet", "decoder_channels": [16, 8, 8, 4, 4], "image_size": 32}
 CLASSIFIER = {"backbone": "test_efficientnet", "image_size": 32, "sequence_length": 6, "stride": 3, "hidden_size": 4}
 PLANES = {"FLAIR": "axial", "T1w": "sagittal", "T1wCE": "axial", "T2w": "coronal"}
