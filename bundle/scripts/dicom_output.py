@@ -243,7 +243,7 @@ def _making(failure: str) -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*unlikely to represent the intended person name")
             yield
-    except (ValueError, TypeError, AttributeError, KeyError) as error:
+    except (ValueError, AttributeError, KeyError) as error:
         raise DicomError(
             f"{failure} ({type(error).__name__}: {error}); export it as MR images, one file a slice or one multi-frame file"
         ) from error
