@@ -475,7 +475,7 @@ def test_explanations_of_a_prediction(prediction, caplog):
     assert list(rows) == ["1/FLAIR", "1/T2w", "2/FLAIR", "3/FLAIR", "4/FLAIR"]
     assert "2/FLAIR.h5: no prepared series that can be read" in rows["2/FLAIR"]["error"]
     assert rows["3/FLAIR"] == {"reason": "no slice shows enough tumour"}
-    assert "no 4/FLAIR; predict it again" in rows["4/FLAIR"]["error"]
+    assert "no 4/FLAIR; prepare it again" in rows["4/FLAIR"]["error"]
     for mri_type in ("FLAIR", "T2w"):
         row = rows[f"1/{mri_type}"]
         explanation = Explanation.load(folder / "explanations" / row["file"])
@@ -535,7 +535,7 @@ def test_other_probabilities_than_predicted_are_told(prediction, caplog):
 
 def test_what_explaining_needs(prediction, tmp_path_factory):
     folder, classifiers = prediction
-    with pytest.raises(ValueError, match="no patient 8, 9 in this prediction"):
+    with pytest.raises(ValueError, match="no patient 8, 9 in this run"):
         explain_run(folder, classifiers, patients=["9", "1", "8"])
     with pytest.raises(ValueError, match="no classifier weights for T1w"):
         explain_run(folder, classifiers, mri_types=["FLAIR", "T1w"])
@@ -544,7 +544,7 @@ def test_what_explaining_needs(prediction, tmp_path_factory):
     with pytest.raises(weights.WeightsError, match="no such weights file"):
         explain_run(folder, {"FLAIR": str(folder / "none.pt")})
     assert not (folder / "explanations").exists()
-    with pytest.raises(FileNotFoundError, match="no finished prediction"):
+    with pytest.raises(FileNotFoundError, match="name the folder of a finished prediction"):
         explain_run(tmp_path_factory.mktemp("empty"), classifiers)
     index = json.loads((folder / "prepared" / "index.json").read_text())
     write_json({**index, "configuration": {}}, folder / "prepared" / "index.json")
