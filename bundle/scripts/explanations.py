@@ -652,19 +652,20 @@ def explain_run(
     index, zoom = read_index(prepared), zoom_of(folder) or _zoom(prepared)
     asked = [(row, mri_type) for row in rows for mri_type in wanted if mri_type in row["series"]][:limit]
     results: dict[str, dict[str, Any]] = {}
-    by_file: dict[str, list[tuple[dict[str, Any], str]]] = {}
+    by_weights: dict[str, list[tuple[str, float]]] = {}
     for row, mri_type in asked:
-        facts, weights_file = row["series"][mri_type], file_of(row, mri_type)
-        results[f"{row['patient']}/{mri_type}"] = {"reason": facts.get("reason", "it was not classified")}
-        if weights_file is not None and chance_of(facts) is not None:
-            by_file.setdefault(weights_file, []).append((row, mri_type))
-    for file in by_file:  # each is read before anything is computed, and again later: one network is in memory at a time
-        _Classifier(file, "cpu")
+        name, facts, weights_file = f"{row['patient']}/{mri_type}", row["series"][mri_type], file_of(row, mri_type)
+        results[name] = {"reason": facts.get("reason", "it was not classified")}
+        predicted = chance_of(facts)
+        if weights_file is not None and predicted is not None:
+            by_weights.setdefault(weights_file, []).append((name, predicted))
+    # each file is read before anything is computed, and again in its turn: one network is in memory at a time
+    for weights_file in by_weights:
+        _Classifier(weights_file, "cpu")
     remove_leftovers(output)
-    for weights_file, series in by_file.items():
+    for weights_file, series in by_weights.items():
         classifier = _Classifier(weights_file, device)
-        for row, mri_type in series:
-            name, facts = f"{row['patient']}/{mri_type}", row["series"][mri_type]
+        for name, predicted in series:
             try:
                 file = index.get(name, {}).get("file")
                 if file is None:
@@ -674,7 +675,7 @@ def explain_run(
                 logger.warning("%s: %s", name, error)
                 results[name] = {"error": f"{type(error).__name__}: {error}"}
                 continue
-            predicted = results[name]["predicted"] = chance_of(facts)
+            results[name]["predicted"] = predicted
             if abs(predicted - results[name]["probability"]) > PREDICTION_TOLERANCE:
                 logger.warning(
                     "%s: probability %.3f here, but %.3f in the prediction; was it made with %s?",
@@ -725,9 +726,7 @@ def _patients(folder: Path) -> dict[str, Any]:
     )
 
 
-def _asked_rows(
-    folder: Path, content: Mapping[str, Any], patients: Sequence[str] | None
-) -> list[dict[str, Any]]:
+def _asked_rows(folder: Path, content: Mapping[str, Any], patients: Sequence[str] | None) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = content["patients"]
     unknown = sorted(set(patients or ()) - {row["patient"] for row in rows})
     if unknown:

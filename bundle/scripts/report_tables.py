@@ -20,6 +20,7 @@ HEADS = {
     "mri_type": "modality",
     "mri_types": "modalities",
     "iou": "IoU",
+    "brier": "Brier",
     "all": "all modalities",
     "lr": "learning rate",
     "ppv": "PPV",

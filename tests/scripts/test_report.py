@@ -135,7 +135,7 @@ def cross_validation(tmp_path):
         "curves": {
             "roc": {"fpr": [0, 0.5, 1], "tpr": [0, 0.8, 1], "low": [0, 0.6, 1], "high": [0, 0.9, 1]},
             "calibration": {"bins": [{"predicted": 0.2, "observed": 0.3, "low": 0.1, "high": 0.5}]},
-            "decision": {"thresholds": [0.1, 0.5], "model": [0.4, 0.1], "all": [0.4, 0], "none": [0, 0]},
+            "decision": {"threshold": [0.1, 0.5], "model": [0.4, 0.1], "all": [0.4, 0], "none": [0, 0]},
         },
     }
     write_json(metrics, folder / "metrics.json")
@@ -252,16 +252,6 @@ def test_roc_and_auc_agree_with_scikit_learn():
     expected = reference_roc(labels, chance, drop_intermediate=False)
     np.testing.assert_allclose(false, expected[0])
     np.testing.assert_allclose(true, expected[1])
-    band = report_figures.roc_band(labels, chance)
-    assert band.interval[0] < band.auc < band.interval[1]
-    assert (band.low <= band.high).all()
-
-
-def test_net_benefit_by_hand():
-    labels, chance = np.array([1, 1, 0, 0]), np.array([0.9, 0.3, 0.6, 0.1])
-    found = report_figures.net_benefit(labels, chance, np.array([0.5]))
-    assert found["model"][0] == pytest.approx(1 / 4 - 1 / 4)
-    assert found["all"][0] == pytest.approx(0)
 
 
 def test_wilson_interval_by_hand():

@@ -396,7 +396,9 @@ def test_evaluation(tmp_path):
 
 def test_evaluation_without_labels(tmp_path):
     with pytest.raises(ValueError, match="none of the patients has a label"):
-        results.write_evaluation([{"patient": "x", "probability": 0.1, "used": [], "series": {}}], tmp_path, ["FLAIR"], {})
+        results.write_evaluation(
+            [{"patient": "x", "probability": 0.1, "used": [], "series": {}}], tmp_path, ["FLAIR"], {}
+        )
     assert not list(tmp_path.iterdir())
 
 
