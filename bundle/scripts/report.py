@@ -502,9 +502,8 @@ def show_evaluation(part: Evaluation, writer: Writer, place: int) -> dict[str, A
 
 
 def _is_cross_validation(part: Evaluation) -> bool:
-    return (
-        "ensembles" in part.metrics or "folds" in part.metrics or len({row.get("fold") for row in part.predictions}) > 1
-    )
+    told = "ensembles" in part.metrics or "folds" in part.metrics or is_crossvalidation(part.folder)
+    return told or len({row.get("fold") for row in part.predictions}) > 1
 
 
 def _curve(curves: Any, name: str, key: str) -> dict[str, np.ndarray] | None:
@@ -709,8 +708,8 @@ def show_patient(
     figure = None
     if any(sequences.values()):
         drawn = figures.draw_sequences(_drawn_sequences(row, sequences), probability, interval)
-        several = f" over {len(seeds)} seeds" if len(seeds) > 1 else ""
-        caption = f"A point is a sequence of slices, a diamond the mean of a modality, the line the patient{several}."
+        mean = "a modality by the models of a seed" if len(seeds) > 1 else "a modality"
+        caption = f"A point is a sequence of slices, a diamond the mean of {mean}, the line the patient."
         figure = writer.figure(drawn, f"sequences_{name}", caption, up)
     views, notes = patient_views(row, sources, row.get("weights") or weights, sequences) if sources else ([], [])
     if views and len(seeds) > 1:
@@ -740,7 +739,7 @@ def _told(row: Mapping[str, Any]) -> str:
     over = f" over seeds {', '.join(map(str, seeds))}" if len(seeds) > 1 else ""
     told = [f"Mean of {', '.join(used)}{over}." if used else "No usable series: the cohort prior."]
     if row.get("fold") is not None:
-        told.append(f"Held out in fold {row['fold']}: by models that did not see this patient.")
+        told.append(f"Held out in fold {row['fold']}: the models did not see this patient.")
     if row.get("label") is not None:
         told.append(f"Known label: {row['label']}.")
     return " ".join(told)
@@ -1155,19 +1154,22 @@ def _patient_pages(
     rows = content["patients"]
     names = {row["patient"]: writer.name(str(row["patient"])) for row in rows}
     links = {patient: f"{writer.prefix}patients/{quote(name)}.html" for patient, name in names.items()}
+    made = None
     if part is None:
-        columns, lines, table = prediction_index(rows, links)
-    elif part.predictions:
-        columns, lines, table = evaluation_index(figures.groups_of(part.predictions), rows, links)
-        without = len(lines) - len(links)
+        made = prediction_index(rows, links)
+    elif groups := figures.groups_of(part.predictions):
+        made = evaluation_index(groups, rows, links)
+        without = len(made[1]) - len(links)
         if without > 0:
             found["patients_note"] = (
                 f"{without} patients have no page: their evaluation wrote no patients.json, as earlier versions did not. Evaluate "
                 "again with this version to get one."
             )
-    else:
-        columns, lines, table = overlap_index(part.overlap)
-    found["index"] = {"columns": columns, "rows": lines, "files": writer.table(table)["files"]}
+    elif part.overlap:
+        made = overlap_index(part.overlap)
+    if made is not None:
+        columns, lines, table = made
+        found["index"] = {"columns": columns, "rows": lines, "files": writer.table(table)["files"]}
     if part is None and len(rows) > 1:
         drawn = figures.draw_probabilities([row["probability"] for row in rows], [not row.get("used") for row in rows])
         found["prediction_figures"].append(writer.figure(drawn, "patients_by_probability"))

@@ -392,6 +392,11 @@ def test_evaluation(tmp_path):
     assert [row["patient"] for row in table] == [row["patient"] for row in rows]
     assert (table[0]["FLAIR"], table[1]["T1w"]) == ("", "")
     assert float(table[1]["all"]) == chances[1]
+    details = json.loads((tmp_path / "patients.json").read_text())
+    assert (details["weights"], details["runtime"]) == ({"FLAIR": "a.pt"}, "torch")
+    assert details["patients"] == rows  # whoever has a label
+    results.write_predictions(rows, tmp_path / "prediction", {"FLAIR": "a.pt"}, runtime="torch")
+    assert details == json.loads((tmp_path / "prediction" / "patients.json").read_text())
 
 
 def test_evaluation_without_labels(tmp_path):
