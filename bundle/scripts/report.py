@@ -1162,7 +1162,7 @@ def _patient_pages(
         without = len(made[1]) - len(links)
         if without > 0:
             found["patients_note"] = (
-                f"{without} patients have no page: their evaluation wrote no patients.json, as earlier versions did not. Evaluate "
+                f"Patients without a page: {without}. Their evaluation wrote no patients.json, as earlier versions did not; evaluate "
                 "again with this version to get one."
             )
     elif part.overlap:
