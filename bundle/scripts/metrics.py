@@ -15,7 +15,7 @@ from ignite.metrics import Metric
 from monai.metrics import compute_hausdorff_distance
 
 from . import distributed
-from .statistics import log_loss, roc_auc
+from .statistics import agreement_interval, log_loss, roc_auc
 
 REGIONS = ("WT", "ET")
 """Order of the regions in the channels of masks and predictions."""
@@ -204,8 +204,8 @@ class PatientProbabilities:
     ) -> tuple[float, float] | None:
         """How far a patient's probability scatters with modalities, sequences, members and views; None with one value alone.
 
-        Percentiles of a bootstrap in stages: modalities are drawn with replacement, and sequences and members or views within
-        each. It tells whether what was shown to the networks agrees, not how often they are right.
+        It tells whether what was shown to the networks agrees, not how often they are right; see
+        :func:`scripts.statistics.agreement_interval`.
 
         Args:
             patient: identifier.
@@ -213,17 +213,8 @@ class PatientProbabilities:
             resamples: bootstrap samples.
             seed: of the resampling.
         """
-        modalities = [values for _, values in sorted(self.views[patient].items()) if values.size]
-        if sum(values.size for values in modalities) < 2:
-            return None
-        rng = np.random.default_rng(seed)
-        means = np.empty((len(modalities), resamples))
-        for mean, values in zip(means, modalities, strict=True):
-            rows, columns = (rng.integers(size, size=(resamples, size)) for size in values.shape)
-            mean[:] = values[rows[:, :, None], columns[:, None, :]].mean(axis=(1, 2))
-        chosen = rng.integers(len(modalities), size=(len(modalities), resamples))
-        low, high = np.quantile(means[chosen, np.arange(resamples)].mean(axis=0), [(1 - level) / 2, (1 + level) / 2])
-        return float(low), float(high)
+        modalities = [values for _, values in sorted(self.views[patient].items())]
+        return agreement_interval(modalities, level, resamples, seed)
 
 
 class PatientScore(EngineMetric):
