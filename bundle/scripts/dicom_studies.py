@@ -506,7 +506,7 @@ def _called(series: DicomSeries) -> str:
 
 
 def select_studies(
-    folder: str | Path, rules: Rules, output: str | Path, copy: bool = False, deidentify: bool = False
+    folder: str | Path, rules: Rules, output: str | Path, deidentify: bool = False
 ) -> tuple[Path, list[dict[str, Any]]]:
     """Choose the series of all studies in a folder and lay them out for a prediction.
 
@@ -518,7 +518,6 @@ def select_studies(
         folder: of DICOM files.
         rules: from :func:`read_rules`.
         output: folder to write; missing or empty.
-        copy: copy the files, even where links can be made.
         deidentify: call studies ``study_<checksum>``, and name no dates. The files of the series stay as they are.
 
     Returns:
@@ -559,7 +558,7 @@ def select_studies(
             for mri_type in MRI_TYPES:
                 if mri_type in places:
                     entry[mri_type] = f"{one['patient']}/{mri_type}"
-                    _lay_out(places[mri_type], staging / one["patient"] / mri_type, copy)
+                    _lay_out(places[mri_type], staging / one["patient"] / mri_type)
             if places:
                 entries.append(entry)
         write_json(facts, staging / STUDIES)
@@ -627,19 +626,16 @@ def _counted(count: int, one: str, many: str) -> str:
     return f"{count} {one if count == 1 else many}"
 
 
-def _lay_out(series: DicomSeries, folder: Path, copy: bool) -> None:
+def _lay_out(series: DicomSeries, folder: Path) -> None:
     """Links to the files of a series, in slice order; the names tell series apart, as resumed predictions need it."""
     folder.mkdir(parents=True)
     mark = hashlib.sha256(series.uid.encode()).hexdigest()[:8]
     for place, file in enumerate(series.files, 1):
         target = folder / f"{mark}-{place:04d}.dcm"
-        if not copy:
-            try:
-                target.symlink_to(file.resolve())
-                continue
-            except OSError:  # Windows without the right to make links
-                pass
-        shutil.copy2(file, target)
+        try:
+            target.symlink_to(file.resolve())
+        except OSError:  # Windows without the right to make links
+            shutil.copy2(file, target)
 
 
 def write_selection(facts: Sequence[Mapping[str, Any]], folder: str | Path) -> Path:
