@@ -28,9 +28,11 @@ from custom_transforms.series import (
     AcquisitionSlicesD,
     AcquisitionSlicesd,
     AcquisitionSlicesDict,
+    DicomSlices,
     SeriesError,
     SeriesReader,
     SliceGeometry,
+    dicom_slices,
 )
 from custom_transforms.slicing import (
     SampleSlices,
@@ -64,6 +66,7 @@ __all__ = [
     "ContourCountFilterD",
     "ContourCountFilterDict",
     "ContourCountFilterd",
+    "DicomSlices",
     "ForegroundFilter",
     "ForegroundFilterD",
     "ForegroundFilterDict",
@@ -87,4 +90,5 @@ __all__ = [
     "TumorRatioFilterD",
     "TumorRatioFilterDict",
     "TumorRatioFilterd",
+    "dicom_slices",
 ]

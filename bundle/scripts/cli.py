@@ -134,6 +134,8 @@ def predict(
     runtime: str | None = None,
     fast: bool = False,
     exact: bool = False,
+    dicom: bool = False,
+    deidentify: bool = False,
     overwrite: bool = False,
     **overrides: Any,
 ) -> Path:
@@ -160,6 +162,8 @@ def predict(
         runtime: openvino (CPUs; used by itself where it is installed), torch, inductor or eager.
         fast: compute in 8 bits (CPUs, OpenVINO), and pass over slices between two others 4 mm apart that show no tumour.
         exact: compute in float32.
+        dicom: write dicom/<patient>/<mri_type>_seg.dcm (DICOM SEG) and report_sr.dcm (DICOM SR) for DICOM series as well.
+        deidentify: leave names, dates and the like out of what dicom writes; it keeps the UIDs of the series.
         overwrite: replace the results of an earlier prediction in output.
         overrides: further settings of configs/inference.yaml.
 
@@ -182,6 +186,8 @@ def predict(
         batch_size=batch_size,
         num_workers=num_workers,
         runtime=runtime,
+        dicom=dicom,
+        deidentify=deidentify,
         overwrite=overwrite,
         **{**_precision(fast, exact), **overrides},
     )

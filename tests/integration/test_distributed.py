@@ -13,6 +13,7 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+import pydicom
 import pytest
 import segmentation_models_pytorch as smp
 import torch
@@ -189,6 +190,14 @@ def assert_same_prediction(first, second):
         one, other = (nib.load(folder / "masks" / name) for folder in (first, second))
         np.testing.assert_array_equal(one.affine, other.affine)
         np.testing.assert_array_equal(np.asarray(one.dataobj), np.asarray(other.dataobj))
+    dicom = [
+        sorted(path.relative_to(folder) for path in (folder / "dicom").rglob("*.dcm")) for folder in (first, second)
+    ]
+    assert dicom[0] == dicom[1]
+    assert {name.name for name in dicom[0]} >= {"FLAIR_seg.dcm", "report_sr.dcm"}
+    for name in dicom[0]:
+        one, other = (pydicom.dcmread(folder / name) for folder in (first, second))
+        assert one.get("PixelData") == other.get("PixelData")
 
 
 def assert_same_curve(first, second):
@@ -253,7 +262,7 @@ def settings_of(cohort, weights, folder):
         "series": ("prepare_classification", {**preparation, "prepared_dir": folder / "series"}),
         "segmentation": ("train_segmentation", {**segmentation, **PLAIN_SEGMENTER, "output_dir": folder / "segmentation"}),
         "classification": ("train_classification", {**classification, "output_dir": folder / "classification"}),
-        "prediction": ("inference", {**studies, "output_dir": folder / "prediction"}),
+        "prediction": ("inference", {**studies, "dicom": True, "output_dir": folder / "prediction"}),
         "evaluation": ("evaluate_classification", {**evaluation, "output_dir": folder / "evaluation"}),
         "crossvalidation": ("crossvalidate", {
             "datalist": task2, "segmentation_datalist": task1, "output_dir": folder / "crossvalidation",
