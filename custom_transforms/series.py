@@ -264,7 +264,7 @@ class DicomSlices:
 
 def dicom_slices(path: PathLike) -> DicomSlices | None:
     """
-    List the files of a DICOM series in the order in which :py:class:`SeriesReader` puts their slices; no pixels are read.
+    List a DICOM series' files in the order in which :py:class:`SeriesReader` puts their slices; no pixels are read.
 
     Args:
         path: the folder or the file, of a series that SeriesReader accepts.
@@ -354,7 +354,7 @@ def _assemble_dicom(path: Path, datasets: dict[str, pydicom.Dataset]) -> _Volume
 def _in_order(
     path: Path, datasets: dict[str, pydicom.Dataset], warnings: list[str]
 ) -> tuple[list[_Frame], np.ndarray | None, np.ndarray | None]:
-    """Take the slices of one series from its files' headers and sort them; with them their orientation and their positions in mm."""
+    """Take the slices of one series from its files' headers and sort them; also their orientation and positions (mm)."""
     _check_one_series(path, datasets)
     frames: list[_Frame] = []
     for name, dataset in datasets.items():

@@ -1,11 +1,11 @@
-"""DICOM out: a Segmentation (SEG) for every DICOM series that was segmented, and a Structured Report (SR) for every patient.
+"""DICOM out: a Segmentation (SEG) for every DICOM series, and a Structured Report (SR) for every patient.
 
-A SEG holds WT and ET as overlapping binary segments, frame by frame on the slices of its source series, to which each frame refers. The
-SR (Comprehensive SR, TID 1500) holds their volumes and the probability of MGMT promoter methylation.
+A SEG holds WT and ET as overlapping binary segments, frame by frame on the slices of its source series, to which each
+frame refers. The SR (Comprehensive SR, TID 1500) holds their volumes and the probability of MGMT promoter methylation.
 
-What comes from the source is what the standard asks such objects to share with it: patient, study and frame of reference. What the
-source lacks stays empty. Deidentified objects carry nothing of patient and study but the UIDs that link them to the source, and the
-data list's name of the patient.
+What comes from the source is what the standard asks such objects to share with it: patient, study and frame of reference.
+What the source lacks stays empty. Deidentified objects carry nothing of patient and study but the UIDs that link them to
+the source, and the data list's name of the patient.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ _LOWER = Code("MGMT-P-LOW", CODING_SCHEME, "Agreement interval of MGMT probabili
 _UPPER = Code("MGMT-P-HIGH", CODING_SCHEME, "Agreement interval of MGMT probability, 95 %, upper end")
 _METHYLATION = Code("MGMT", CODING_SCHEME, "MGMT promoter methylation")
 
-# what a segment is: the first is SNOMED CT's; the second that of DICOM's context groups of brain lesions, CID 7168 and 7169
+# SNOMED CT's code, and that of DICOM's own context groups of brain lesions, CID 7168 and 7169
 _SEGMENTS = {
     "WT": ("Whole tumour (WT)", Code("108369006", "SCT", "Neoplasm")),
     "ET": ("Enhancing tumour (ET)", Code("C113842", "NCIt", "Enhancing Lesion")),
@@ -135,14 +135,14 @@ def _check_place(series_dir: str | Path, slices: DicomSlices, geometry: SliceGeo
     }
     if missing := [keyword for keyword, there in found.items() if not there]:
         raise DicomError(
-            f"{series_dir}: no usable {', '.join(missing)}: a SEG must say where its voxels lie in the patient; export the series with "
-            "its geometry"
+            f"{series_dir}: no usable {', '.join(missing)}: a SEG must say where its voxels lie in the patient; export "
+            "the series with its geometry"
         )
     shape = (int(header.Columns), int(header.Rows), len(slices.headers))
     if shape != geometry.shape or not np.allclose(slices.affine, geometry.affine, atol=1e-3):
         raise DicomError(
-            f"{series_dir}: found a volume of {shape} voxels at {slices.affine[:3, 3].round(3).tolist()}, the masks are of one of "
-            f"{geometry.shape} at {geometry.affine[:3, 3].round(3).tolist()}; segment the series again"
+            f"{series_dir}: found a volume of {shape} voxels at {slices.affine[:3, 3].round(3).tolist()}, the masks are of "
+            f"one of {geometry.shape} at {geometry.affine[:3, 3].round(3).tolist()}; segment the series again"
         )
 
 
@@ -235,7 +235,7 @@ def _software() -> dict[str, Any]:
 
 @contextmanager
 def _making(failure: str) -> Iterator[None]:
-    """What highdicom refuses becomes a DicomError; its narration, and its doubts about names that are the source's, are kept back."""
+    """What highdicom refuses becomes a DicomError; its narration, and its doubts about the source's names, are kept back."""
     narrator = logging.getLogger("highdicom")
     level = narrator.level
     narrator.setLevel(logging.WARNING)
@@ -252,7 +252,7 @@ def _making(failure: str) -> Iterator[None]:
 
 
 def _finish(made: Dataset, path: Path, deidentify: bool) -> Path:
-    """Write an object, whole or not at all, without times and with the statement of what was removed if it is deidentified."""
+    """Write an object, whole or not at all; if it is deidentified, without times and with the statement that it is."""
     if deidentify:
 
         def forget(dataset: Dataset, element: pydicom.DataElement) -> None:
@@ -294,12 +294,13 @@ def write_segmentation(
 ) -> Path | None:
     """Write the DICOM SEG of one DICOM series, whole or not at all.
 
-    Segment 1 is WT, segment 2 is ET; both are described, and only frames that show them are written. Where no voxel is marked nothing is
-    written, for DICOM knows no SEG without frames, and what was at ``path`` is removed.
+    Segment 1 is WT, segment 2 is ET; both are described, and only frames that show them are written. Where no voxel is
+    marked nothing is written, for DICOM knows no SEG without frames, and what was at ``path`` is removed.
 
     Args:
         series_dir: the source: a folder of DICOM files, or one multi-frame file.
-        masks: ``(N, 2, H, W)`` of 0 and 1, WT and ET of every slice, as :meth:`~scripts.prepared.PreparedSeries.masks` gives them.
+        masks: ``(N, 2, H, W)`` of 0 and 1, WT and ET of every slice, as
+            :meth:`~scripts.prepared.PreparedSeries.masks` gives them.
         path: file to write; folders are made.
         geometry: of the series that the masks were made on.
         patient: its name in the data list, the PatientID of deidentified objects.
@@ -393,12 +394,12 @@ def write_report(
 ) -> Path:
     """Write the DICOM SR of one patient (Comprehensive SR, TID 1500), whole or not at all.
 
-    It belongs to the study of the first series. A probability that is not the networks' but the cohort's prior is left out, and a
-    comment says so.
+    It belongs to the study of the first series. A probability that is not the networks' but the cohort's prior is left
+    out, and a comment says so.
 
     Args:
-        study: by modality the facts of its series: ``source``, the path of the DICOM series; ``WT`` and ``ET``, volumes in mm³;
-            ``reason``, why there is no SEG.
+        study: by modality the facts of its series: ``source``, the path of the DICOM series; ``WT`` and ``ET``, volumes
+            in mm³; ``reason``, why there is no SEG.
         path: file to write; folders are made.
         patient_row: the patient's row of patients.json: ``patient``, ``probability``, ``interval``, ``used``.
         segmentations: SEG files by modality, of those that have one.
@@ -523,7 +524,8 @@ def write_dicom(
 ) -> dict[str, list[str]]:
     """Write the SEG of every prepared series whose source is DICOM, and an SR for every patient with such a series.
 
-    Several processes must call this together; each writes those of its share. What can't be written is left out, and the log says why.
+    Several processes must call this together; each writes those of its share. What can't be written is left out, and the
+    log says why.
 
     Args:
         prepared_dir: folder of prepared series with its index.

@@ -114,7 +114,7 @@ def save_segmentation(folder, masks, geometry, source=None, **settings):
 
 
 def marked_places(file):
-    """Where DICOM says that the marked voxels of each segment lie: ``(V, 3)`` in LPS, by nothing but pydicom and the standard."""
+    """Where DICOM says that each segment's marked voxels lie: ``(V, 3)`` in LPS, by pydicom and the standard alone."""
     dataset = pydicom.dcmread(file)
     shared = dataset.SharedFunctionalGroupsSequence[0]
     rows_apart, columns_apart = (float(value) for value in shared.PixelMeasuresSequence[0].PixelSpacing)
@@ -246,7 +246,7 @@ def test_a_mask_on_a_slice_that_stands_in_for_a_missing_one(tmp_path):
 
 
 def test_highdicom_reads_the_volume_back(tmp_path):
-    """Anisotropic, with empty frames left out in the middle: still a volume of all slices between the first and the last."""
+    """Anisotropic, without the empty frames in the middle: still a volume of all slices from the first to the last."""
     make_series(tmp_path / "series", shape=(7, 5, 4), spacing=(0.5, 2.0), step=3.0)
     _, geometry = read_stack(tmp_path / "series")
     masks = np.zeros((7, 2, 5, 4), dtype=np.uint8)
