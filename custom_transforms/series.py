@@ -125,7 +125,7 @@ class SeriesReader(ImageReader):
 
     Metadata: ``affine``, ``original_affine``, ``space`` (RAS), ``spatial_shape``, ``original_channel_dim`` (NaN: none),
     ``filename_or_obj``, ``warnings`` (list of str), ``slice_files`` (file name per slice along Z, "" for a blank one;
-    empty for NIfTI), ``patient_id`` and ``scanner`` (DICOM's PatientID, and its maker, model and field strength; empty
+    empty for NIfTI), ``plane`` (that of the files; empty for NIfTI), ``patient_id`` and ``scanner`` (DICOM's PatientID, and its maker, model and field strength; empty
     where the series does not tell).
 
     Everything else raises :py:class:`SeriesError`: a missing path, an empty folder, several series, different sizes,
@@ -180,6 +180,7 @@ class SeriesReader(ImageReader):
             "filename_or_obj": str(path),
             "warnings": volume.warnings,
             "slice_files": volume.slice_files,
+            "plane": PLANE_OF_WORLD_AXIS[int(io_orientation(volume.affine)[2, 0])] if volume.slice_files else "",
             "patient_id": volume.facts.get("patient_id", ""),
             "scanner": volume.facts.get("scanner", ""),
         }
@@ -928,8 +929,9 @@ class AcquisitionSlices(Transform):
     Take a single-channel volume ``(1, X, Y, Z)`` apart into its acquired slices ``(N, H, W)`` and their geometry.
 
     Args:
-        plane: "axial", "coronal" or "sagittal"; None takes the plane of the thick slices, axial for (near-)isotropic
-            volumes: see :py:meth:`SliceGeometry.from_affine`.
+        plane: "axial", "coronal" or "sagittal"; None takes the plane of the files that :py:class:`SeriesReader` read,
+            so that every file is a slice, and for NIfTI, which does not tell, the plane of the thick slices, axial for
+            (near-)isotropic volumes: see :py:meth:`SliceGeometry.from_affine`.
     """
 
     backend = [TransformBackends.TORCH]  # noqa: RUF012
@@ -958,7 +960,8 @@ class AcquisitionSlices(Transform):
                 "with ensure_channel_first=True."
             )
         affine = torch.as_tensor(volume.affine, dtype=torch.float64).cpu().numpy()
-        geometry = SliceGeometry.from_affine(affine, tuple(volume.shape[1:]), self.plane)
+        plane = self.plane or volume.meta.get("plane") or None
+        geometry = SliceGeometry.from_affine(affine, tuple(volume.shape[1:]), plane)
         stack = geometry.to_stack(volume.as_tensor()[0])
         return torch.as_tensor(stack), geometry
 

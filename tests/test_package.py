@@ -105,6 +105,8 @@ def test_what_prediction_needs_is_kept_apart(declared):
         "train",
         "openvino",
         "dicom",
+        "export",
+        "flare",
         "phantom",
         "demo",
         "report",

@@ -294,7 +294,7 @@ def write_segmentation(
 ) -> Path | None:
     """Write the DICOM SEG of one DICOM series, whole or not at all.
 
-    Segment 1 is WT, segment 2 is ET; both are described, and only frames that show them are written. Where no voxel is
+    Segment 1 is WT, segment 2 is ET, which is part of WT as in label maps; both are described, and only frames that show them are written. Where no voxel is
     marked nothing is written, for DICOM knows no SEG without frames, and what was at ``path`` is removed.
 
     Args:
@@ -326,7 +326,7 @@ def write_segmentation(
         path.unlink(missing_ok=True)
         return None
     # (slices, rows, columns, segments) of the files, whichever way the stack shows them
-    frames = np.stack([np.asarray(geometry.to_volume(masks[:, i])).T for i in range(2)], axis=-1).astype(np.uint8)
+    frames = np.stack([np.asarray(geometry.to_volume(_nested(masks)[:, i])).T for i in range(2)], axis=-1).astype(np.uint8)
     places = _by_frame(slices)
     # a blank slice has no file; a mask on one is kept at its place, at the price of references from slice to slice
     blank = [place for place, header in enumerate(slices.headers) if header is None and frames[place].any()]
@@ -375,9 +375,15 @@ def write_segmentation(
 
 
 def volumes(masks: np.ndarray, geometry: SliceGeometry) -> dict[str, float]:
-    """Volumes in mm³ of WT and ET in masks ``(N, 2, H, W)``: the marked voxels'."""
+    """Volumes in mm³ of WT and ET in masks ``(N, 2, H, W)``: the marked voxels', those of ET among WT's."""
     voxel = abs(float(np.linalg.det(geometry.affine[:3, :3])))
-    return {name: float(np.count_nonzero(masks[:, i])) * voxel for i, name in enumerate(_SEGMENTS)}
+    nested = _nested(masks)
+    return {name: float(np.count_nonzero(nested[:, i])) * voxel for i, name in enumerate(_SEGMENTS)}
+
+
+def _nested(masks: np.ndarray) -> np.ndarray:
+    """Masks with ET inside WT, as label maps have it too; a network may mark ET outside."""
+    return np.stack([masks.any(axis=1), masks[:, 1] > 0], axis=1)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -732,6 +732,19 @@ def test_standard_dicom_slices_come_out_as_they_were(write_series, tmp_path, pla
     np.testing.assert_allclose(LPS_TO_RAS @ geometry.stack_affine @ [0, 0, 0, 1], [-10, -20, 30, 1])
 
 
+@pytest.mark.parametrize("plane", ["axial", "coronal", "sagittal"])
+@pytest.mark.parametrize("step", [1.0, 0.5])
+def test_slices_of_a_dicom_series_are_its_files_however_thin(write_series, tmp_path, plane, step):
+    """Isotropic acquisitions are common, sagittal ones above all."""
+    stack = planes(4)
+    write_series(stack, orientation=ORIENTATIONS[plane], step=step, spacing=(1.0, 1.0))
+    volume = LoadImage(reader=SeriesReader(), ensure_channel_first=True)(tmp_path / "series")
+    found, geometry = AcquisitionSlices()(volume)
+    assert geometry.plane == plane
+    np.testing.assert_array_equal(found, stack)
+    assert AcquisitionSlices("axial")(volume)[1].plane == "axial", "what is asked for goes first"
+
+
 def test_geometry_is_plain_data(tmp_path):
     geometry = SliceGeometry.from_affine(affine_of((2, 0, 1), (1, -1, 1), (1, 2, 3)), (3, 4, 5))
     for copy in (
