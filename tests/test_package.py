@@ -29,6 +29,8 @@ NOT_FOR_PREDICTION = {
     "mlflow",
     "mypy",
     "nilearn",
+    "onnx",
+    "onnxruntime",
     "pytest",
     "ruff",
     "selenium",
@@ -103,6 +105,7 @@ def test_what_prediction_needs_is_kept_apart(declared):
     assert set(declared.get_all("Provides-Extra")) == {
         "train",
         "openvino",
+        "export",
         "phantom",
         "demo",
         "report",
