@@ -13,6 +13,7 @@ import json
 import logging
 import sys
 import warnings
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -101,22 +102,32 @@ def export(what: str, format: str, weights_file: str | Path, output: str | Path,
     return file
 
 
+def network_of(what: str, settings: Mapping[str, Any]) -> nn.Module:
+    """A network without its weights.
+
+    Args:
+        what: ``segmenter`` or ``classifier``.
+        settings: all that a weights file says of it, as ``SEGMENTER_SETTINGS`` or ``CLASSIFIER_SETTINGS``.
+    """
+    if what == "classifier":
+        return BiLSTMNFNet(**{name: settings[name] for name in ("backbone", "sequence_length", "hidden_size")})
+    return smp.UnetPlusPlus(
+        encoder_name=settings["encoder_name"],
+        decoder_channels=settings["decoder_channels"],
+        encoder_weights=None,
+        classes=2,
+    )
+
+
 def read_network(what: str, weights_file: str | Path) -> tuple[nn.Module, tuple[int, ...]]:
     """A trained network in eval mode, and the shape of one input of it, ``(3, S, S)`` or ``(N, 3, S, S)``."""
-    if what == "segmenter":
-        settings = weights.segmenter_settings(weights_file)
-        network: nn.Module = smp.UnetPlusPlus(
-            encoder_name=settings["encoder_name"],
-            decoder_channels=settings["decoder_channels"],
-            encoder_weights=None,
-            classes=2,
-        )
-        shape: tuple[int, ...] = (3, settings["image_size"], settings["image_size"])
-    else:
-        settings = weights.classifier_settings({"": weights_file})
-        network = BiLSTMNFNet(**{name: settings[name] for name in ("backbone", "sequence_length", "hidden_size")})
-        shape = (settings["sequence_length"], 3, settings["image_size"], settings["image_size"])
-    return weights.load_weights(network, weights_file).eval(), shape
+    classifier = what == "classifier"
+    settings = (
+        weights.classifier_settings({what: weights_file}) if classifier else weights.segmenter_settings(weights_file)
+    )
+    shape: tuple[int, ...] = (3, settings["image_size"], settings["image_size"])
+    network = weights.load_weights(network_of(what, settings), weights_file)
+    return network.eval(), (settings["sequence_length"], *shape) if classifier else shape
 
 
 def _described(what: str, shape: tuple[int, ...]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -142,7 +153,9 @@ def _write_torchscript(network: nn.Module, example: torch.Tensor, file: Path, co
     module = convert_to_torchscript(network, inputs=[example] if traced else None, use_trace=traced)
     files = {f"{name}.json": json.dumps(content).encode() for name, content in config.items()}
     with written_whole(file) as temporary:
-        save_net_with_metadata(module, str(temporary), include_config_vals=False, meta_values=meta, more_extra_files=files)
+        save_net_with_metadata(
+            module, str(temporary), include_config_vals=False, meta_values=meta, more_extra_files=files
+        )
         loaded = torch.jit.load(str(temporary)).eval()
         _compare(network, example, lambda images: loaded(images).numpy(), file)
 
@@ -154,7 +167,7 @@ def _write_onnx(network: nn.Module, example: torch.Tensor, file: Path, config: A
 
     free = {"image": {0: "batch"}, "pred": {0: "batch"}}
     # torch's newer exporter takes a minute where this one takes seconds, and gives the same; torch 2.4 knows no other
-    options = {"dynamo": False} if "dynamo" in inspect.signature(torch.onnx.export).parameters else {}
+    options: dict[str, Any] = {"dynamo": False} if "dynamo" in inspect.signature(torch.onnx.export).parameters else {}
     names: dict[str, Any] = {"input_names": ["image"], "output_names": ["pred"], "dynamic_axes": free}
     with contextlib.redirect_stdout(sys.stderr):
         model = convert_to_onnx(fold_constants(network), [example], **names, **options)
