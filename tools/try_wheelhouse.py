@@ -1,9 +1,10 @@
 """Install from a wheelhouse alone, in a new environment, and predict a phantom study there with random weights.
 
 python tools/try_wheelhouse.py dist/wheelhouse
+python tools/try_wheelhouse.py dist/wheelhouse --environment NOTEBOOK    # one that is there, for example with torch in it
 
-Where the wheelhouse has no torch, torch and torchvision are installed from the package index first: the notebook has them. This Python
-needs the project with its extra [phantom], to make the study and the weights.
+Where the wheelhouse has no torch, a new environment gets torch and torchvision from the package index first: the notebook has them. This
+Python needs the project with its extra [phantom], to make the study and the weights.
 """
 
 from __future__ import annotations
@@ -45,17 +46,21 @@ def main() -> None:
     """Try a wheelhouse."""
     parser = argparse.ArgumentParser(description="Install from a wheelhouse alone and predict.")
     parser.add_argument("wheelhouse", type=Path)
-    wheelhouse = parser.parse_args().wheelhouse.resolve()
+    parser.add_argument("--environment", type=Path, help="virtual environment to install into; by default a new one")
+    arguments = parser.parse_args()
+    wheelhouse = arguments.wheelhouse.resolve()
     # no configuration of pip that names other places
     alone = {name: value for name, value in os.environ.items() if not name.startswith(("PIP_", "PYTHON"))}
     alone["PIP_CONFIG_FILE"] = os.devnull
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         options = prepare(folder)
-        venv.create(folder / "environment", with_pip=True)
-        programs = folder / "environment" / ("Scripts" if os.name == "nt" else "bin")
+        place = (arguments.environment or folder / "environment").resolve()
+        if not arguments.environment:
+            venv.create(place, with_pip=True)
+        programs = place / ("Scripts" if os.name == "nt" else "bin")
         install = [programs / "python", "-m", "pip", "install", "--quiet"]
-        if not list(wheelhouse.glob("torch-*.whl")):
+        if not arguments.environment and not list(wheelhouse.glob("torch-*.whl")):
             meta = json.loads((ROOT / "bundle" / "configs" / "metadata.json").read_text(encoding="utf-8"))
             there = [
                 f"torch=={meta['pytorch_version']}",
