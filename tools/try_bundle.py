@@ -109,6 +109,7 @@ def inside(name: str) -> None:
     else:
         weights.save_weights(network, weights.CLASSIFIER_SETTINGS, models / "model_FLAIR.pt")
         segmenter = network_of("preparation::network_def")
+        segmenter.segmentation_head[0].bias.data.fill_(10.0)  # tumour everywhere, or no slice would be classified
         weights.save_weights(segmenter, weights.SEGMENTER_SETTINGS, models / "segmentation.pt")
         file, key, shape = "models/model_FLAIR.pt", "model", [1, 35, 3, 64, 64]
 
@@ -126,8 +127,8 @@ def inside(name: str) -> None:
         assert Path("masks", "t1ce_seg.nii.gz").is_file()
     else:
         series(Path("studies", "BraTS2021_00001", "BraTS2021_00001_flair.nii.gz"))
-        every_slice = ["--min_tumor_ratio", "-1", "--max_contours", "1000000"]
-        bundle("run inference", *job, "--dataset_dir", "studies", "--output_dir", "prediction", *every_slice)
+        folders = ["--dataset_dir", "studies", "--output_dir", "prediction"]
+        bundle("run inference", *job, *folders, "--max_contours", "1000000")
         found = json.loads(Path("prediction", "patients.json").read_text(encoding="utf-8"))
         assert found["patients"][0]["used"] == ["FLAIR"], found
 
