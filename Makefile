@@ -7,14 +7,19 @@ DEMO ?= demo
 SIGNAL ?= 1
 WORKERS ?= 2
 BENCH ?= benchmarks.md
+# Of the wheelhouse: the other machine's Python (3.12) and platform (manylinux_2_28_x86_64), if not these; packages that it has.
+TARGET_PYTHON ?=
+TARGET_PLATFORM ?=
+WITHOUT ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-flare test-monaideploy lint format bench bundle wheel clean
+.PHONY: help demo test test-flare test-monaideploy lint format bench bundle test-bundle wheel wheelhouse test-wheelhouse clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo "variables: PYTHON=$(PYTHON) VENV=$(VENV) DEMO=$(DEMO) SIGNAL=$(SIGNAL) (of the phantom, 0 to 1) WORKERS=$(WORKERS) (of the tests) BENCH=$(BENCH)"
+	@echo "of the wheelhouse: TARGET_PYTHON=$(TARGET_PYTHON) TARGET_PLATFORM=$(TARGET_PLATFORM) WITHOUT=\"$(WITHOUT)\""
 
 demo: $(VENV)/.demo-stamp ## phantom cohort, both stages trained, evaluated and applied; results in DEMO
 	$(VENV)/bin/radiogenomics demo --output "$(DEMO)" --signal "$(SIGNAL)"
@@ -42,12 +47,23 @@ format: $(VENV)/.dev-stamp ## let ruff format and repair the code
 bench: $(VENV)/.dev-stamp ## speed, memory and disk space beside the released method; tables in BENCH
 	PYTHONPATH=bundle $(VENV)/bin/python -m benchmarks --output "$(BENCH)"
 
-bundle: ## dist/brats_mri_radiogenomics_v<version>.zip
+bundle: ## dist/brats_mri_radiogenomics_v<version>.zip, and brats_mri_slice_segmentation: the first stage by itself
 	$(PYTHON) tools/build_bundle.py --output dist
+
+test-bundle: ## try both zips in new environments with the oldest and the newest MONAI (installs some GB)
+	$(PYTHON) tools/try_bundle.py
 
 wheel: $(VENV)/.dev-stamp ## dist/brats_mri_radiogenomics-<version>-py3-none-any.whl
 	rm -rf build
 	$(VENV)/bin/python -m build --wheel --outdir dist
+
+wheelhouse: $(VENV)/.dev-stamp ## dist/wheelhouse: every wheel that prediction needs, for machines without a network
+	$(VENV)/bin/python tools/wheelhouse.py --output dist/wheelhouse \
+	  $(if $(TARGET_PYTHON),--python-version $(TARGET_PYTHON)) $(if $(TARGET_PLATFORM),--platform $(TARGET_PLATFORM)) \
+	  $(if $(WITHOUT),--without $(WITHOUT))
+
+test-wheelhouse: $(VENV)/.dev-stamp ## install dist/wheelhouse in a new environment and predict a phantom study there
+	$(VENV)/bin/python tools/try_wheelhouse.py dist/wheelhouse
 
 clean: ## remove what was built and cached; environment, demo and runs stay
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis

@@ -7,6 +7,7 @@ import importlib.util
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -23,9 +24,12 @@ from monai.bundle import (
     ConfigWorkflow,
     ckpt_export,
     download_large_files,
+    trt_export,
     verify_metadata,
     verify_net_in_out,
 )
+from monai.bundle.properties import InferProperties, MetaProperties
+from monai.bundle.utils import DEPRECATED_ID_MAPPING
 from packaging.requirements import Requirement
 
 from scripts import weights
@@ -45,6 +49,7 @@ OFFICIAL_SCHEMA = (
     "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/meta_schema_20240725.json"
 )
 NAME = "brats_mri_radiogenomics"
+SEGMENTATION = "brats_mri_slice_segmentation"
 JOBS = sorted(file.stem for file in CONFIGS.glob("*.yaml"))
 OVERLAY, SITE = "distributed", "federated"  # laid over jobs, the one by torchrun, the other by MonaiAlgo
 NOT_IN_METADATA = {"monai": "monai_version", "torch": "pytorch_version", "numpy": "numpy_version"}
@@ -105,13 +110,19 @@ def test_versions_agree(metadata, project):
 def test_declared_packages_are_those_of_the_project(metadata, project):
     """Prediction's and those of the extras without which some job does not run."""
     extras = project["optional-dependencies"]
-    declared = [*project["dependencies"], *(text for name in ("train", "phantom", "download") for text in extras[name])]
+    named = ("train", "phantom", "download", "export")
+    declared = [*project["dependencies"], *(text for name in named for text in extras[name])]
     required = {requirement.name: requirement for requirement in map(Requirement, declared)}
     versions = dict(metadata["required_packages_version"])
     versions |= {name: metadata[key] for name, key in NOT_IN_METADATA.items()}
     assert set(versions) == set(required)
     for name, version in versions.items():
         assert required[name].specifier.contains(version), f"{name} {version}: pyproject.toml wants {required[name]}"
+
+
+def test_no_name_that_monai_replaces(metadata):
+    """MONAI takes ``optional_packages_version`` for the old name of the required ones, which it would then replace."""
+    assert not set(DEPRECATED_ID_MAPPING) & set(metadata)
 
 
 def test_no_metric_is_claimed(metadata):
@@ -507,16 +518,6 @@ def weights_files(tmp_path_factory, segmenter, classifier):
     return {key: str(file) for key, file in files.items()}
 
 
-def test_classifier_takes_and_gives_what_the_metadata_say(tmp_path):
-    verify_net_in_out(
-        net_id="network_def",
-        meta_file=str(METADATA),
-        config_file=str(CONFIGS / "inference.yaml"),
-        device="cpu",
-        models_dir=str(tmp_path),
-    )
-
-
 @pytest.mark.parametrize("job", ["prepare_classification", "inference_segmentation"])
 def test_segmenter_takes_and_gives_what_the_metadata_say(job, metadata, weights_files):
     arguments = {
@@ -624,15 +625,27 @@ def builder():
     return module
 
 
-@pytest.fixture(scope="module")
-def unzipped(builder, tmp_path_factory, metadata):
-    folder = tmp_path_factory.mktemp("zip")
-    path = builder.build_bundle(folder / "dist")
-    assert path.name == f"{NAME}_v{metadata['version']}.zip"
+def unzip(builder, folder, name):
+    path = builder.build_bundle(folder / "dist", name=name)
     with zipfile.ZipFile(path) as archive:
         archive.extractall(folder)
-    assert sorted(entry.name for entry in folder.iterdir()) == [NAME, "dist"]
-    return folder / NAME
+    assert sorted(entry.name for entry in folder.iterdir()) == sorted([name, "dist"])
+    return path, folder / name
+
+
+@pytest.fixture(scope="module")
+def unzipped(builder, tmp_path_factory, metadata):
+    path, folder = unzip(builder, tmp_path_factory.mktemp("zip"), NAME)
+    assert path.name == f"{NAME}_v{metadata['version']}.zip"
+    return folder
+
+
+@pytest.fixture(scope="module")
+def stage_1(builder, tmp_path_factory, metadata):
+    """The unzipped bundle of the segmentation."""
+    path, folder = unzip(builder, tmp_path_factory.mktemp("stage_1"), SEGMENTATION)
+    assert path.name == f"{SEGMENTATION}_v{metadata['version']}.zip"
+    return folder
 
 
 def test_zip_holds_the_whole_bundle_and_nothing_else(unzipped):
@@ -659,11 +672,12 @@ def test_zip_holds_the_whole_bundle_and_nothing_else(unzipped):
     assert not any("__pycache__" in file or file.endswith(".pyc") for file in files)
 
 
-def test_zip_is_reproducible_and_replaces_itself_whole(builder, tmp_path):
-    first = builder.build_bundle(tmp_path / "first").read_bytes()
-    again = builder.build_bundle(tmp_path / "again")
+@pytest.mark.parametrize("name", [NAME, SEGMENTATION])
+def test_zip_is_reproducible_and_replaces_itself_whole(builder, tmp_path, name):
+    first = builder.build_bundle(tmp_path / "first", name=name).read_bytes()
+    again = builder.build_bundle(tmp_path / "again", name=name)
     again.write_bytes(b"broken")
-    assert builder.build_bundle(tmp_path / "again").read_bytes() == first
+    assert builder.build_bundle(tmp_path / "again", name=name).read_bytes() == first
     assert [path.name for path in again.parent.iterdir()] == [again.name]
 
 
@@ -684,6 +698,197 @@ def test_zip_carries_own_weights(builder, tmp_path):
         (tmp_path / "bundle" / name).touch()
     with zipfile.ZipFile(builder.build_bundle(tmp_path, tmp_path)) as archive:
         assert sorted(archive.namelist()) == sorted(f"{NAME}/{name}" for name in [*names, "configs/metadata.json"])
+
+
+def test_zip_of_stage_1_holds_what_the_zoo_and_label_look_for(stage_1):
+    files = {path.relative_to(stage_1).as_posix() for path in stage_1.rglob("*") if path.is_file()}
+    code = {file for file in files if file.endswith((".py", ".html", ".css", ".js"))}
+    assert {"scripts/weights.py", "custom_transforms/series.py"} <= code
+    configs = ("distributed", "evaluate", "inference", "phantom", "prepare_segmentation", "train")
+    assert files - code == {
+        "LICENSE",
+        "configs/logging.conf",
+        "configs/metadata.json",
+        *(f"configs/{name}.yaml" for name in configs),
+        "docs/README.md",
+        "docs/data_license.txt",
+        "large_files.yml",
+        "models/README.md",
+        "models/calibration.npz",
+    }
+
+
+@pytest.mark.parametrize("job", ["inference", "train", "evaluate"])
+def test_jobs_of_stage_1_are_those_of_the_whole(stage_1, job):
+    assert ConfigParser.load_config_file(stage_1 / "configs" / f"{job}.yaml") == read(f"{job}_segmentation")
+
+
+def test_stage_1_carries_its_own_weights(builder, tmp_path):
+    shutil.copytree(ROOT / "tools" / "segmentation_bundle", tmp_path / "tools" / "segmentation_bundle")
+    for name in ("bundle", "custom_transforms"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("*.pt", "*.pth", "__pycache__"))
+    for name in ("segmentation.pt", "model_FLAIR.pt"):
+        (tmp_path / "bundle" / "models" / name).touch()
+    with zipfile.ZipFile(builder.build_bundle(tmp_path / "dist", tmp_path, SEGMENTATION)) as archive:
+        models = {name.split("/", 2)[2] for name in archive.namelist() if "/models/" in name}
+    assert models == {"segmentation.pt", "README.md", "calibration.npz"}
+
+
+def test_metadata_of_stage_1_are_those_of_the_whole_but_for_what_it_is(stage_1, metadata):
+    own = json.loads((stage_1 / "configs" / "metadata.json").read_text(encoding="utf-8"))
+    assert own["network_data_format"] == metadata["segmentation_data_format"]
+    assert set(metadata) - set(own) == {"segmentation_data_format"}
+    same = {key for key in own if own[key] == metadata[key]}
+    assert {"schema", "version", "monai_version", "required_packages_version", "intended_use", "copyright"} <= same
+    assert not {"name", "task", "description", "pred_classes"} & same
+
+
+def test_stage_1_is_trained_and_downloaded_from_the_same_places(stage_1):
+    places = yaml.safe_load((stage_1 / "large_files.yml").read_text(encoding="utf-8"))["large_files"]
+    released_names = {file["url"]: Path(file["path"]).name for file in released()}
+    named = {Path(file["path"]).name: released_names[file["url"]] for file in places}
+    start = "unet_pp_densenet121_2channels_out.pth"
+    assert named == {"model.pt": weights.RELEASED_SEGMENTER, start: start}
+
+
+def test_downloaded_weights_of_stage_1_are_found(tmp_path):
+    assert weights.find_segmenter(None, tmp_path) is None
+    (tmp_path / "model.pt").touch()
+    assert weights.find_segmenter(None, tmp_path) == str(tmp_path / "model.pt")
+    (tmp_path / "segmentation.pt").touch()
+    assert weights.find_segmenter(None, tmp_path) == str(tmp_path / "segmentation.pt")
+
+
+def test_documents_of_stage_1_name_what_is_there(stage_1):
+    texts = [stage_1 / "docs" / "README.md", *(stage_1 / "configs").glob("*.yaml")]
+    for text in texts:
+        found = list(commands(text.read_text(encoding="utf-8")))
+        assert found, text
+        for configs, options in found:
+            known = set()
+            for config in configs:
+                known |= set(ConfigParser.load_config_file(stage_1 / "configs" / config.name))
+            assert options <= known, f"{text}: {configs}"
+
+
+# What the model zoo checks of a bundle that is brought to it, in its order: files, version, metadata, properties, shapes, export
+
+
+@pytest.fixture(params=[NAME, SEGMENTATION])
+def brought(request, unzipped, stage_1, weights_files, tmp_path):
+    """A bundle with weights, as after the download of its large files, the only ones on the path; and their file."""
+    whole = request.param == NAME
+    folder = tmp_path / request.param
+    shutil.copytree(unzipped if whole else stage_1, folder)
+    file = folder / "models" / ("model_FLAIR.pt" if whole else "model.pt")
+    shutil.copy(weights_files["classifier" if whole else "segmenter", "flat"], file)
+    return folder, file
+
+
+def test_the_zoo_finds_its_files(brought):
+    folder, weights_file = brought
+    assert {"LICENSE", "docs", "large_files.yml"} <= {path.name for path in folder.iterdir()}
+    for name in ("configs/metadata.json", "configs/inference.yaml", "docs/README.md", "docs/data_license.txt"):
+        assert (folder / name).stat().st_size > 1000, name
+    assert all(path.stat().st_size < 25e6 for path in folder.rglob("*") if path != weights_file)
+    card = (folder / "docs" / "README.md").read_text(encoding="utf-8")
+    headings = ("Model Overview", "Data", "Performance", "MONAI Bundle Commands", "References", "License")
+    assert all(f"\n# {heading}\n" in f"\n{card}" for heading in headings)
+    assert "Research use only" in card
+    assert "No patient data" in (folder / "docs" / "data_license.txt").read_text(encoding="utf-8")
+
+
+def test_the_zoo_accepts_its_metadata(brought):
+    folder, _ = brought
+    meta = json.loads((folder / "configs" / "metadata.json").read_text(encoding="utf-8"))
+    assert meta["version"] == next(iter(meta["changelog"]))
+    assert folder.name not in meta["changelog"]
+    assert isinstance(meta["supported_apps"], dict)
+    verify_metadata(meta_file=str(folder / "configs" / "metadata.json"), filepath=SCHEMA)
+
+
+def test_the_zoo_finds_its_properties(brought):
+    """Of the inference configuration alone, as its own checks do."""
+    folder, _ = brought
+    workflow = ConfigWorkflow(
+        config_file=str(folder / "configs" / "inference.yaml"),
+        logging_file=str(folder / "configs" / "logging.conf"),
+        workflow_type="inference",
+        **{"bundle_root": str(folder), "dataset#data": [{}], "entries": [], "amp": False, "runtime": "eager"},
+        **({"segmenter": str(folder / "models" / "model.pt")} if folder.name == SEGMENTATION else {}),
+    )
+    workflow.properties = {**MetaProperties, **InferProperties}
+    workflow.initialize()
+    assert workflow.check_properties() == []
+
+
+def test_the_zoo_gets_tensors_of_the_shapes_that_are_declared(brought):
+    """Before there are weights too: for other checks the zoo makes some of its own from the definition of the network."""
+    folder, weights_file = brought
+    weights_file.unlink()
+    verify_net_in_out(
+        net_id="network_def",
+        meta_file=str(folder / "configs" / "metadata.json"),
+        config_file=str(folder / "configs" / "inference.yaml"),
+        device="cpu",
+        bundle_root=str(folder),
+    )
+
+
+def test_the_zoo_exports_it(brought):
+    """With nothing but the place of the weights; smp's U-Net++ can't be scripted, is traced, and its card says so."""
+    folder, weights_file = brought
+    whole = folder.name == NAME
+    card = (folder / "docs" / "README.md").read_text(encoding="utf-8")
+    assert whole or "can be traced, not scripted" in card
+    shape = [1, 35, 3, 32, 32] if whole else [1, 3, 32, 32]
+    ckpt_export(
+        net_id="network_def",
+        filepath=str(folder / "models" / "verify_model.ts"),
+        ckpt_file=str(weights_file),
+        meta_file=str(folder / "configs" / "metadata.json"),
+        config_file=str(folder / "configs" / "inference.yaml"),
+        bundle_root=str(folder),
+        **({} if whole else {"use_trace": True, "input_shape": shape}),
+    )
+    with torch.inference_mode():
+        pred = torch.jit.load(folder / "models" / "verify_model.ts").eval()(torch.rand(shape))
+    assert list(pred.shape) == ([1, 1] if whole else [1, 2, 32, 32])
+
+
+def test_what_tensorrt_is_given(brought, monkeypatch):
+    """As far as the conversion itself, which needs a GPU; with the options of the cards."""
+    folder, weights_file = brought
+    given = {}
+
+    class Converted(Exception):
+        pass
+
+    def convert(model, **options):
+        given.update(options, model=model)
+        raise Converted
+
+    monkeypatch.setattr("monai.bundle.scripts.convert_to_trt", convert)
+    card = (folder / "docs" / "README.md").read_text(encoding="utf-8")
+    (command,) = re.findall(r"-m monai\.bundle trt_export .*", re.sub(r"\\\n\s*", " ", card))
+    options = dict(re.findall(r"--(\w+) (\"[^\"]*\"|\S+)", command))
+    with pytest.raises(Converted):
+        trt_export(
+            net_id=options["net_id"],
+            filepath=str(folder / options["filepath"]),
+            ckpt_file=str(weights_file),
+            meta_file=str(folder / options["meta_file"]),
+            config_file=str(folder / options["config_file"]),
+            precision=options["precision"],
+            use_trace=options["use_trace"] == "True",
+            dynamic_batchsize=json.loads(options["dynamic_batchsize"].strip('"')),
+            bundle_root=str(folder),
+        )
+    whole = folder.name == NAME
+    assert list(given["input_shape"]) == ([1, 35, 3, 224, 224] if whole else [1, 3, 224, 224])
+    assert given["dynamic_batchsize"] == ([1, 4, 4] if whole else [1, 16, 16])
+    assert (given["precision"], given["use_trace"]) == ("fp16", True)
+    assert type(given["model"]).__name__ == ("BiLSTMNFNet" if whole else "UnetPlusPlus")
 
 
 RUN_JOBS = """

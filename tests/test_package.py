@@ -30,6 +30,8 @@ NOT_FOR_PREDICTION = {
     "mlflow",
     "mypy",
     "nilearn",
+    "onnx",
+    "onnxruntime",
     "pytest",
     "ruff",
     "selenium",

@@ -537,6 +537,32 @@ def report(
     return page
 
 
+def export(
+    what: str,
+    format: str,
+    weights: str | Path,
+    output: str | Path,
+    overwrite: bool = False,
+) -> Path:
+    """Write a trained network as TorchScript, ONNX or OpenVINO, for other programs. Research use only, not for diagnosis.
+
+    The file takes normalised images, any number at once, gives logits, carries the bundle's metadata, and is written only if it
+    answers as the network does.
+
+    Args:
+        what: segmenter or classifier.
+        format: torchscript, onnx or openvino.
+        weights: weights file of the network.
+        output: file to write: .ts, .onnx or .xml.
+        overwrite: replace the file.
+
+    Returns:
+        The file.
+    """
+    file: Path = _scripts("exports").export(what, format, weights, output, overwrite)
+    return file
+
+
 def download() -> Path:
     """Download the weights that the method's authors released (MIT licence) into the bundle.
 
@@ -597,6 +623,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
         report,
         phantom,
         demo,
+        export,
         download,
         doctor,
     )
@@ -641,7 +668,10 @@ def _shown(result: Any) -> Any:
 def _mistake(error: BaseException | None) -> BaseException | None:
     """The error that a person can mend below MONAI's wrappers; None where there is none: an error of the program."""
     while error is not None:
-        if isinstance(error, (ValueError, OSError, ImportError)) or type(error).__name__ == "WeightsError":
+        if isinstance(error, (ValueError, OSError, ImportError)) or type(error).__name__ in (
+            "WeightsError",
+            "ExportError",
+        ):
             return error
         error = error.__cause__
     return None

@@ -10,7 +10,8 @@ NEEDED = (
     "pydicom", "python-gdcm", "opencv-python-headless", "h5py", "hdf5plugin",
 )  # fmt: skip
 OPTIONAL = (
-    "highdicom", "openvino", "nncf", "scikit-learn", "scipy", "tensorboard", "nilearn", "matplotlib", "jinja2", "mlflow", "gdown",
+    "highdicom", "openvino", "nncf", "onnx", "onnxruntime", "scikit-learn", "scipy", "tensorboard", "nilearn", "matplotlib", "jinja2",
+    "mlflow", "gdown",
 )  # fmt: skip
 
 

@@ -38,6 +38,8 @@ CLASSIFIER_SETTINGS: dict[str, Any] = {
     "hidden_size": 128,
 }
 RELEASED_SEGMENTER = "Fold0_densenet121_2d_segment.pth"
+SEGMENTER_OF_ITS_BUNDLE = "model.pt"
+"""What the model zoo calls the weights of a bundle, in the bundle of the segmentation alone."""
 RELEASED_CLASSIFIER = "{mri_type}_Fold0_eca_nfnet_l0_2d_classification.pth"
 GET_WEIGHTS = (
     "train your own with `radiogenomics train`, or fetch the ones that the method's authors released with "
@@ -135,7 +137,8 @@ def find_segmenter(segmenter: str | Path | None, models: str | Path) -> str | No
         if not Path(segmenter).is_file():
             raise WeightsError(f"{segmenter}: no such weights file; {GET_WEIGHTS}")
         return str(segmenter)
-    places = (Path(models) / "segmentation.pt", Path(models) / "released" / RELEASED_SEGMENTER)
+    names = ("segmentation.pt", f"released/{RELEASED_SEGMENTER}", SEGMENTER_OF_ITS_BUNDLE)
+    places = [Path(models) / name for name in names]
     return next((str(place) for place in places if place.is_file()), None)
 
 

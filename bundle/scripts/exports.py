@@ -1,0 +1,213 @@
+"""Trained networks as files that other programs run: TorchScript, ONNX, and OpenVINO's intermediate representation.
+
+Each is compared with the network that it was made from before it is kept, takes any number of images or sequences at once, and
+carries the metadata of the bundle with the shapes of its own tensors. Research use only, as the metadata say.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import inspect
+import json
+import logging
+import sys
+import warnings
+from collections.abc import Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import segmentation_models_pytorch as smp
+import torch
+from monai.bundle import ConfigParser
+from monai.data import save_net_with_metadata
+from monai.networks.utils import convert_to_onnx, convert_to_torchscript
+from torch import nn
+
+from . import weights
+from .files import written_whole
+from .folding import fold_constants
+from .networks import BiLSTMNFNet
+from .runtimes import _openvino
+
+logger = logging.getLogger(__name__)
+
+SUFFIXES = {"torchscript": ".ts", "onnx": ".onnx", "openvino": ".xml"}
+EXTRAS = {"onnx": ("export", ("onnx", "onnxruntime")), "openvino": ("openvino", ("openvino",))}
+TOLERANCE = 1e-4
+"""Greatest difference from the network, beside the greatest value of its answer."""
+_CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+_NETWORKS = {  # configuration and key of the metadata that describe a network; those of the bundle of stage 1 alone come last
+    "segmenter": (("inference_segmentation", "inference"), ("segmentation_data_format", "network_data_format")),
+    "classifier": (("inference",), ("network_data_format",)),
+}
+
+
+class ExportError(RuntimeError):
+    """An exported file that answers otherwise than the network it was made from."""
+
+
+def export(what: str, format: str, weights_file: str | Path, output: str | Path, overwrite: bool = False) -> Path:
+    """Write a trained network as TorchScript, ONNX or OpenVINO.
+
+    The network's input is ``image``, normalised: ``(B, 3, S, S)`` slices for the segmenter, ``(B, N, 3, S, S)`` sequences for the
+    classifier. Its output ``pred`` are logits: ``(B, 2, S, S)`` of WT and ET, ``(B, 1)`` of methylation. ``B`` is free; ``N`` and ``S``
+    are those of the weights file (TorchScript takes any ``S`` that the network takes).
+
+    Args:
+        what: ``segmenter`` or ``classifier``.
+        format: ``torchscript``, ``onnx``, or ``openvino``.
+        weights_file: as training writes them, or as they were released.
+        output: file to write; its suffix is ``.ts`` (or ``.pt``), ``.onnx``, or ``.xml``, beside which OpenVINO has a ``.bin``.
+        overwrite: replace an existing file.
+
+    Returns:
+        The file.
+
+    Raises:
+        ValueError: for another network, format or suffix.
+        FileExistsError: when the file is there and is not to be replaced.
+        ImportError: when a package is missing, with the extra that brings it.
+        WeightsError: when the weights are not those of such a network.
+        ExportError: when the file does not answer as the network does.
+    """
+    for name, value, known in (("what", what, _NETWORKS), ("format", format, SUFFIXES)):
+        if value not in known:
+            raise ValueError(f"--{name} {value!r}: expected one of {', '.join(known)}")
+    file = Path(output)
+    suffixes = [SUFFIXES[format], *([".pt"] if format == "torchscript" else [])]
+    if file.suffix not in suffixes:
+        raise ValueError(f"{file}: a file in {format} ends with {' or '.join(suffixes)}")
+    written = [file, *([file.with_suffix(".bin")] if format == "openvino" else [])]
+    for one in written:
+        if one.exists() and not overwrite:
+            raise FileExistsError(f"{one} is there already; name another file, or add --overwrite to replace it")
+    extra, packages = EXTRAS.get(format, ("", ()))
+    missing = [package for package in packages if find_spec(package) is None]
+    if missing:
+        raise ImportError(
+            f"{' and '.join(missing)} not installed: pip install 'brats-mri-radiogenomics[{extra}]' to export to {format}"
+        )
+    network, shape = read_network(what, weights_file)
+    config, meta = _described(what, shape)
+    example = torch.rand(1, *shape)
+    write = {"torchscript": _write_torchscript, "onnx": _write_onnx, "openvino": _write_openvino}[format]
+    with torch.no_grad(), warnings.catch_warnings():
+        # tracing says that shapes became constants, and torch that it has another exporter
+        warnings.simplefilter("ignore")
+        write(network, example, file, config, meta)
+    logger.info("%s written, the same as the network to %g; research use only, not for diagnosis", file, TOLERANCE)
+    return file
+
+
+def network_of(what: str, settings: Mapping[str, Any]) -> nn.Module:
+    """A network without its weights.
+
+    Args:
+        what: ``segmenter`` or ``classifier``.
+        settings: all that a weights file says of it, as ``SEGMENTER_SETTINGS`` or ``CLASSIFIER_SETTINGS``.
+    """
+    if what == "classifier":
+        return BiLSTMNFNet(**{name: settings[name] for name in ("backbone", "sequence_length", "hidden_size")})
+    return smp.UnetPlusPlus(
+        encoder_name=settings["encoder_name"],
+        decoder_channels=settings["decoder_channels"],
+        encoder_weights=None,
+        classes=2,
+    )
+
+
+def read_network(what: str, weights_file: str | Path) -> tuple[nn.Module, tuple[int, ...]]:
+    """A trained network in eval mode, and the shape of one input of it, ``(3, S, S)`` or ``(N, 3, S, S)``."""
+    classifier = what == "classifier"
+    settings = (
+        weights.classifier_settings({what: weights_file}) if classifier else weights.segmenter_settings(weights_file)
+    )
+    shape: tuple[int, ...] = (3, settings["image_size"], settings["image_size"])
+    network = weights.load_weights(network_of(what, settings), weights_file)
+    return network.eval(), (settings["sequence_length"], *shape) if classifier else shape
+
+
+def _described(what: str, shape: tuple[int, ...]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The network's inference configuration by its name, and the bundle's metadata with the shapes of this network."""
+    names, keys = _NETWORKS[what]
+    name = next(name for name in names if (_CONFIGS / f"{name}.yaml").is_file())
+    config = ConfigParser.load_config_file(_CONFIGS / f"{name}.yaml")
+    meta = ConfigParser.load_config_file(_CONFIGS / "metadata.json")
+    formats = copy.deepcopy(next(meta[key] for key in keys if key in meta))
+    image, pred = formats["inputs"]["image"], formats["outputs"]["pred"]
+    image["num_channels"], image["spatial_shape"] = shape[0], list(shape[1:])
+    described = image["channel_def"]
+    image["channel_def"] = {str(i): described.get(str(i), f"slice {i} of the sequence") for i in range(shape[0])}
+    if pred["spatial_shape"]:
+        pred["spatial_shape"] = list(shape[1:])
+    meta = {key: value for key, value in meta.items() if not key.endswith("_data_format")}
+    return {name: config}, {**meta, "network_data_format": formats}
+
+
+def _write_torchscript(network: nn.Module, example: torch.Tensor, file: Path, config: Any, meta: Any) -> None:
+    """As MONAI's ``ckpt_export`` writes it; the classifier is scripted, the segmenter traced."""
+    traced = not isinstance(network, BiLSTMNFNet)
+    module = convert_to_torchscript(network, inputs=[example] if traced else None, use_trace=traced)
+    files = {f"{name}.json": json.dumps(content).encode() for name, content in config.items()}
+    with written_whole(file) as temporary:
+        save_net_with_metadata(
+            module, str(temporary), include_config_vals=False, meta_values=meta, more_extra_files=files
+        )
+        loaded = torch.jit.load(str(temporary)).eval()
+        _compare(network, example, lambda images: loaded(images).numpy(), file)
+
+
+def _write_onnx(network: nn.Module, example: torch.Tensor, file: Path, config: Any, meta: Any) -> None:
+    """With what is constant worked out; the metadata are properties of the model."""
+    import onnx
+    import onnxruntime
+
+    free = {"image": {0: "batch"}, "pred": {0: "batch"}}
+    # torch's newer exporter takes a minute where this one takes seconds, and gives the same; torch 2.4 knows no other
+    options: dict[str, Any] = {"dynamo": False} if "dynamo" in inspect.signature(torch.onnx.export).parameters else {}
+    names: dict[str, Any] = {"input_names": ["image"], "output_names": ["pred"], "dynamic_axes": free}
+    with contextlib.redirect_stdout(sys.stderr):
+        model = convert_to_onnx(fold_constants(network), [example], **names, **options)
+    model.producer_name, model.producer_version = "brats-mri-radiogenomics", str(meta["version"])
+    onnx.helper.set_model_props(model, {"metadata.json": json.dumps(meta)})
+    onnx.checker.check_model(model)
+    with written_whole(file) as temporary:
+        onnx.save(model, str(temporary))
+        session = onnxruntime.InferenceSession(str(temporary), providers=["CPUExecutionProvider"])
+        _compare(network, example, lambda images: session.run(["pred"], {"image": images.numpy()})[0], file)
+
+
+def _write_openvino(network: nn.Module, example: torch.Tensor, file: Path, config: Any, meta: Any) -> None:
+    """In float32, with what is constant worked out; the metadata are run-time information of the model."""
+    openvino = _openvino()
+    folded = fold_constants(network)
+    with contextlib.redirect_stdout(sys.stderr):
+        # as a function, for OpenVINO can't take a traced module of which further methods are compiled, the classifier's
+        traced = torch.jit.trace(lambda images: folded(images), example)
+        model = openvino.convert_model(traced, example_input=example, input=[-1, *example.shape[1:]])
+    model.inputs[0].get_tensor().set_names({"image"})
+    model.outputs[0].get_tensor().set_names({"pred"})
+    model.set_rt_info(json.dumps(meta), ["metadata.json"])
+    with written_whole(file) as temporary, written_whole(file.with_suffix(".bin")) as binary:  # kept before the .xml
+        openvino.save_model(model, str(temporary), compress_to_fp16=False)
+        core = openvino.Core()
+        read = core.read_model(str(temporary), str(binary))
+        compiled = core.compile_model(read, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+        _compare(network, example, lambda images: compiled(images.numpy())[0], file)
+
+
+def _compare(network: nn.Module, example: torch.Tensor, answer: Any, file: Path) -> None:
+    """Raise ExportError unless both answer alike to more images or sequences at once than the file was made with."""
+    images = torch.rand(2 * len(example), *example.shape[1:])
+    expected = network(images).numpy()
+    found = np.asarray(answer(images))
+    allowed = TOLERANCE * max(1.0, float(np.abs(expected).max()))
+    difference = float(np.abs(found - expected).max()) if found.shape == expected.shape else float("nan")
+    if not difference <= allowed:
+        raise ExportError(
+            f"{file} was not written: it gave {found.shape} where the network gives {expected.shape}, with a difference of "
+            f"{difference:g} where {allowed:g} is allowed; another version of torch or of the runtime may convert it rightly"
+        )
