@@ -642,6 +642,9 @@ def main() -> None:
     warnings.filterwarnings("ignore", message=".*nvImageCodec")
     try:
         fire.Fire(COMMANDS, name="radiogenomics", serialize=_shown)
+    except fire.core.FireExit as done:
+        # where arguments that must be given are missing, Fire shows the help that was asked for and calls it a mistake
+        sys.exit(0 if {"--help", "-h"} & set(sys.argv[1:]) else done.code)
     except KeyboardInterrupt:
         sys.exit("interrupted; the same command goes on where it stopped")
     except Exception as error:
