@@ -1,6 +1,7 @@
 # Everything from a fresh machine: python3 with its venv module and make are all that is needed. `make help` lists the targets.
 PYTHON ?= python3
 VENV ?= .venv
+LABEL_VENV ?= .venv-monailabel
 DEMO ?= demo
 SIGNAL ?= 1
 WORKERS ?= 2
@@ -8,10 +9,10 @@ BENCH ?= benchmarks.md
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint format bench bundle wheel clean
+.PHONY: help demo test test-monailabel lint format bench bundle wheel clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo "variables: PYTHON=$(PYTHON) VENV=$(VENV) DEMO=$(DEMO) SIGNAL=$(SIGNAL) (of the phantom, 0 to 1) WORKERS=$(WORKERS) (of the tests) BENCH=$(BENCH)"
 
 demo: $(VENV)/.demo-stamp ## phantom cohort, both stages trained, evaluated and applied; results in DEMO
@@ -20,6 +21,9 @@ demo: $(VENV)/.demo-stamp ## phantom cohort, both stages trained, evaluated and 
 # One thread a worker: more of them would only wait for each other.
 test: $(VENV)/.dev-stamp ## all tests
 	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n $(WORKERS) --dist loadfile
+
+test-monailabel: $(LABEL_VENV)/.stamp ## the app for MONAI Label, in an environment of its own, with a real server
+	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(LABEL_VENV)/bin/python -m pytest apps/monailabel/tests
 
 lint: $(VENV)/.dev-stamp ## ruff and mypy, nothing is changed
 	$(VENV)/bin/ruff check .
@@ -42,10 +46,15 @@ wheel: $(VENV)/.dev-stamp ## dist/brats_mri_radiogenomics-<version>-py3-none-any
 
 clean: ## remove what was built and cached; environment, demo and runs stay
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
-	find benchmarks bundle custom_transforms tests tools -name __pycache__ -type d -prune -exec rm -rf {} +
+	find apps benchmarks bundle custom_transforms tests tools -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
+
+$(LABEL_VENV)/.stamp: apps/monailabel/requirements.txt apps/monailabel/requirements-test.txt
+	$(PYTHON) -m venv $(LABEL_VENV)
+	$(LABEL_VENV)/bin/python -m pip install -r apps/monailabel/requirements-test.txt
+	@touch $@
 
 $(VENV)/.demo-stamp: pyproject.toml | $(VENV)/bin/python
 	$(VENV)/bin/python -m pip install -e '.[demo]'
