@@ -66,7 +66,9 @@ def lay_bundle(app: Path) -> Path:
     with folder_written_whole(bundle / "configs") as configs:
         for name, below in CONFIGS.items():
             sources = [*(ROOT / "bundle" / "configs" / one for one in below), HERE / "configs" / name]
-            laid = yaml.safe_dump(ConfigParser.load_config_files(sources), sort_keys=False, allow_unicode=True, width=120)
+            laid = yaml.safe_dump(
+                ConfigParser.load_config_files(sources), sort_keys=False, allow_unicode=True, width=120
+            )
             head = f"# Written by apps/monailabel/install.py: {', '.join(below)}, and over it apps/monailabel/configs/{name}\n"
             (configs / name).write_text(head + laid, encoding="utf-8")
         for name, file in COPIED.items():
@@ -95,7 +97,9 @@ def lay_weights(bundle: Path, segmenter: Path | None = None, overwrite: bool = F
     """
     target = bundle / "models" / "model.pt"
     if segmenter is None and not target.is_file():
-        raise weights.WeightsError(f"{bundle} has no weights yet: give a file (--segmenter FILE). {weights.GET_WEIGHTS}")
+        raise weights.WeightsError(
+            f"{bundle} has no weights yet: give a file (--segmenter FILE). {weights.GET_WEIGHTS}"
+        )
     file = target if segmenter is None else segmenter
     settings = weights.segmenter_settings(file)
     network = {key: settings[key] for key in ("encoder_name", "decoder_channels")}
@@ -122,9 +126,13 @@ def install(app: Path, segmenter: Path | None = None, overwrite: bool = False) -
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """What the bundle is laid with."""
-    parser.add_argument("--segmenter", type=Path, help="weights file of stage 1; without it, the weights that are there")
+    parser.add_argument(
+        "--segmenter", type=Path, help="weights file of stage 1; without it, the weights that are there"
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace the weights that are there by --segmenter")
-    parser.add_argument("--app", type=Path, default=APP, help="folder of the app, with its weights (default: %(default)s)")
+    parser.add_argument(
+        "--app", type=Path, default=APP, help="folder of the app, with its weights (default: %(default)s)"
+    )
 
 
 def main() -> None:

@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 from install import NAME, arguments, install
+
 from scripts.results import RESEARCH_ONLY
 from scripts.weights import WeightsError
 
@@ -57,7 +58,9 @@ def main() -> None:
         ("MONAI_LABEL_DICOMWEB_SEARCH_FILTER", {"Modality": "MR"}),
     ):
         os.environ.setdefault(name, json.dumps(value))
-    who = "this machine alone" if options.host in ("127.0.0.1", "localhost") else "WITHOUT A PASSWORD TO ALL WHO REACH IT"
+    who = (
+        "this machine alone" if options.host in ("127.0.0.1", "localhost") else "WITHOUT A PASSWORD TO ALL WHO REACH IT"
+    )
     print(f"MONAI Label serves {studies} at {here}, open to {who}. {RESEARCH_ONLY}", flush=True)
     command = [sys.executable, "-m", "monailabel.main", "start_server"]
     command += ["--app", str(app), "--studies", studies, "--host", options.host, "--port", str(options.port)]

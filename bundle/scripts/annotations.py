@@ -36,7 +36,9 @@ def annotated_items(
     for volume in volumes:
         name = Path(volume["image"]).name.removesuffix(".gz").removesuffix(".nii")
         if name in items:
-            raise ValueError(f"{items[name]['image']} and {volume['image']} have the same name; rename one of the volumes")
+            raise ValueError(
+                f"{items[name]['image']} and {volume['image']} have the same name; rename one of the volumes"
+            )
         items[name] = {
             "patient": name,
             "mri_type": ANY_MODALITY,
