@@ -58,6 +58,8 @@ def main() -> None:
         ("MONAI_LABEL_DICOMWEB_SEARCH_FILTER", {"Modality": "MR"}),
     ):
         os.environ.setdefault(name, json.dumps(value))
+    # where MONAI Label looks for torchrun, and for itkimage2segimage before it would fetch it
+    os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
     who = (
         "this machine alone" if options.host in ("127.0.0.1", "localhost") else "WITHOUT A PASSWORD TO ALL WHO REACH IT"
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -237,6 +238,38 @@ def test_studies_must_be_there(monkeypatch, tmp_path, install):
         assert folder.is_dir() == (folder == tmp_path), "no folder is made"
     assert start.studies_of(str(tmp_path / "patient")) == str(tmp_path / "patient")
     assert start.studies_of("http://127.0.0.1:8042/dicom-web") == "http://127.0.0.1:8042/dicom-web"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="elsewhere the server is a child")
+def test_the_server_is_for_this_machine_alone_and_fetches_nothing(monkeypatch, tmp_path, install, capsys):
+    monkeypatch.setitem(sys.modules, "install", install)
+    start = load("start")
+    (tmp_path / "flair.nii.gz").write_bytes(b"")
+    started, laid = [], []
+    monkeypatch.setattr(start, "install", lambda *given: laid.append(given))
+    monkeypatch.setattr(os, "execv", lambda program, words: started.append((program, words, dict(os.environ))))
+    monkeypatch.setattr(os, "environ", {**os.environ, "MONAI_LABEL_DATASTORE_FILE_EXT": '["*.nii"]'})
+    monkeypatch.setattr(sys, "argv", ["start.py", "--studies", str(tmp_path), "--app", str(tmp_path / "app")])
+    with pytest.raises(SystemExit):  # as the server, which this is not, would never come back
+        monkeypatch.setattr(start.subprocess, "run", lambda *_, **__: subprocess.CompletedProcess([], 0))
+        start.main()
+    ((program, words, environment),) = started
+    assert laid == [(tmp_path / "app", None, False)]
+    assert program == words[0] == sys.executable
+    pairs = list(zip(words, words[1:], strict=False))
+    assert {
+        ("--host", "127.0.0.1"),
+        ("--port", "8000"),
+        ("--studies", str(tmp_path)),
+        ("--app", str(tmp_path / "app")),
+    } <= {*pairs}
+    assert {("models", install.NAME), ("zoo_source", "ngc"), ("sam2", "false")} <= {*pairs}
+    assert environment["PATH"].split(os.pathsep)[0] == str(Path(sys.executable).parent)
+    assert json.loads(environment["MONAI_LABEL_DICOMWEB_SEARCH_FILTER"]) == {"Modality": "MR"}
+    assert environment["MONAI_LABEL_DATASTORE_FILE_EXT"] == '["*.nii"]', "what a person has set stays"
+    told = capsys.readouterr().out
+    assert "this machine alone" in told
+    assert "Research use only" in told
 
 
 def test_an_app_is_not_laid_over_something_else(install, tmp_path):
