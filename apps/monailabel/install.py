@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from importlib.util import find_spec
 from pathlib import Path
 
 import yaml
@@ -29,6 +30,7 @@ CONFIGS = {  # each is laid over the ones before it, by ids
     "inference.yaml": ("inference_segmentation.yaml",),
     "train.yaml": ("prepare_segmentation.yaml", "train_segmentation.yaml"),
 }
+MISTAKES = (weights.WeightsError, FileExistsError, FileNotFoundError, ModuleNotFoundError)
 COPIED = {
     "metadata.json": HERE / "configs" / "metadata.json",
     "logging.conf": ROOT / "bundle" / "configs" / "logging.conf",
@@ -117,7 +119,16 @@ def lay_weights(bundle: Path, segmenter: Path | None = None, overwrite: bool = F
 
 
 def install(app: Path, segmenter: Path | None = None, overwrite: bool = False) -> Path:
-    """App, bundle and weights; returns the bundle's folder."""
+    """App, bundle and weights; returns the bundle's folder.
+
+    Raises:
+        ModuleNotFoundError: without MONAI Label in this environment.
+        WeightsError, FileExistsError: as :func:`lay_weights` and :func:`make_app`.
+    """
+    if find_spec("monailabel") is None:
+        raise ModuleNotFoundError(
+            f"MONAI Label is not installed in {sys.prefix}: use an environment of its own, with {HERE / 'requirements.txt'}"
+        )
     make_app(app)
     bundle = lay_bundle(app)
     lay_weights(bundle, segmenter, overwrite)
@@ -142,7 +153,7 @@ def main() -> None:
     options = parser.parse_args()
     try:
         print(install(options.app.resolve(), options.segmenter, options.overwrite))
-    except (weights.WeightsError, FileExistsError) as error:
+    except MISTAKES as error:
         raise SystemExit(f"error: {error}") from error
 
 

@@ -12,10 +12,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from install import NAME, arguments, install
+from install import MISTAKES, NAME, arguments, install
 
 from scripts.results import RESEARCH_ONLY
-from scripts.weights import WeightsError
 
 EXTENSIONS = ("*.nii.gz", "*.nii")
 
@@ -49,7 +48,7 @@ def main() -> None:
     try:
         studies = studies_of(options.studies)
         install(app, options.segmenter, options.overwrite)
-    except (WeightsError, FileExistsError, FileNotFoundError) as error:
+    except MISTAKES as error:
         raise SystemExit(f"error: {error}") from error
 
     here = f"http://{options.host}:{options.port}"

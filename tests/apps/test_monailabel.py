@@ -273,6 +273,13 @@ def test_the_server_is_for_this_machine_alone_and_fetches_nothing(monkeypatch, t
     assert "Research use only" in told
 
 
+def test_without_monai_label_it_says_where_to_get_it(install, tmp_path, monkeypatch):
+    monkeypatch.setattr(install, "find_spec", lambda name: None)
+    with pytest.raises(ModuleNotFoundError, match=r"environment of its own.*requirements\.txt"):
+        install.install(tmp_path / "app")
+    assert not (tmp_path / "app").exists()
+
+
 def test_an_app_is_not_laid_over_something_else(install, tmp_path):
     (tmp_path / "thesis.txt").write_text("mine")
     with pytest.raises(FileExistsError, match="not empty"):
