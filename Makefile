@@ -1,7 +1,9 @@
 # Everything from a fresh machine: python3 with its venv module and make are all that is needed. `make help` lists the targets.
 PYTHON ?= python3
 VENV ?= .venv
+DEPLOY_VENV ?= .venv-monaideploy
 LABEL_VENV ?= .venv-monailabel
+FLARE_VENV ?= .venv-flare
 DEMO ?= demo
 SIGNAL ?= 1
 WORKERS ?= 2
@@ -9,10 +11,10 @@ BENCH ?= benchmarks.md
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-monailabel lint format bench bundle wheel clean
+.PHONY: help demo test test-flare test-monaideploy test-monailabel lint format bench bundle wheel clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo "variables: PYTHON=$(PYTHON) VENV=$(VENV) DEMO=$(DEMO) SIGNAL=$(SIGNAL) (of the phantom, 0 to 1) WORKERS=$(WORKERS) (of the tests) BENCH=$(BENCH)"
 
 demo: $(VENV)/.demo-stamp ## phantom cohort, both stages trained, evaluated and applied; results in DEMO
@@ -22,7 +24,14 @@ demo: $(VENV)/.demo-stamp ## phantom cohort, both stages trained, evaluated and 
 test: $(VENV)/.dev-stamp ## all tests
 	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n $(WORKERS) --dist loadfile
 
-test-monailabel: $(LABEL_VENV)/.stamp ## the app for MONAI Label, in an environment of its own, with a real server
+test-flare: $(FLARE_VENV)/.flare-stamp ## the job of apps/flare in NVIDIA FLARE's simulator, in an environment of its own
+	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(FLARE_VENV)/bin/python -m pytest tests/integration/test_flare.py
+
+# Its SDK needs versions of its own, and breaks MONAI where the CUDA runtime is missing: it gets an environment of its own.
+test-monaideploy: $(DEPLOY_VENV)/.monaideploy-stamp ## apps/monaideploy on phantom studies, in an environment of its own
+	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(DEPLOY_VENV)/bin/python -m pytest tests/integration/test_monaideploy.py
+
+test-monailabel: $(LABEL_VENV)/.monailabel-stamp ## apps/monailabel with a real server, in an environment of its own
 	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(LABEL_VENV)/bin/python -m pytest apps/monailabel/tests
 
 lint: $(VENV)/.dev-stamp ## ruff and mypy, nothing is changed
@@ -51,15 +60,25 @@ clean: ## remove what was built and cached; environment, demo and runs stay
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
-$(LABEL_VENV)/.stamp: apps/monailabel/requirements.txt apps/monailabel/requirements-test.txt
-	$(PYTHON) -m venv $(LABEL_VENV)
-	$(LABEL_VENV)/bin/python -m pip install -r apps/monailabel/requirements-test.txt
-	@touch $@
-
 $(VENV)/.demo-stamp: pyproject.toml | $(VENV)/bin/python
 	$(VENV)/bin/python -m pip install -e '.[demo]'
 	@touch $@
 
 $(VENV)/.dev-stamp: pyproject.toml | $(VENV)/bin/python
 	$(VENV)/bin/python -m pip install -e '.[dev]'
+	@touch $@
+
+$(FLARE_VENV)/.flare-stamp: pyproject.toml
+	$(PYTHON) -m venv $(FLARE_VENV)
+	$(FLARE_VENV)/bin/python -m pip install -e '.[flare,phantom]' 'pytest>=8'
+	@touch $@
+
+$(LABEL_VENV)/.monailabel-stamp: apps/monailabel/requirements.txt apps/monailabel/requirements-test.txt
+	$(PYTHON) -m venv $(LABEL_VENV)
+	$(LABEL_VENV)/bin/python -m pip install -r apps/monailabel/requirements-test.txt
+	@touch $@
+
+$(DEPLOY_VENV)/.monaideploy-stamp: pyproject.toml apps/monaideploy/requirements.txt
+	$(PYTHON) -m venv $(DEPLOY_VENV)
+	$(DEPLOY_VENV)/bin/python -m pip install -r apps/monaideploy/requirements.txt -e '.[dicom,phantom,report]' 'pytest>=8'
 	@touch $@

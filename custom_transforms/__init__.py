@@ -37,9 +37,11 @@ from custom_transforms.series import (
     AcquisitionSlicesD,
     AcquisitionSlicesd,
     AcquisitionSlicesDict,
+    DicomSlices,
     SeriesError,
     SeriesReader,
     SliceGeometry,
+    dicom_slices,
 )
 from custom_transforms.slicing import (
     SampleSlices,
@@ -73,6 +75,7 @@ __all__ = [
     "ContourCountFilterD",
     "ContourCountFilterDict",
     "ContourCountFilterd",
+    "DicomSlices",
     "ForegroundFilter",
     "ForegroundFilterD",
     "ForegroundFilterDict",
@@ -100,4 +103,5 @@ __all__ = [
     "TumorRatioFilterD",
     "TumorRatioFilterDict",
     "TumorRatioFilterd",
+    "dicom_slices",
 ]

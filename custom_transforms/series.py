@@ -30,9 +30,11 @@ __all__ = [
     "AcquisitionSlicesD",
     "AcquisitionSlicesDict",
     "AcquisitionSlicesd",
+    "DicomSlices",
     "SeriesError",
     "SeriesReader",
     "SliceGeometry",
+    "dicom_slices",
 ]
 
 logger = logging.getLogger(__name__)
@@ -123,7 +125,7 @@ class SeriesReader(ImageReader):
 
     Metadata: ``affine``, ``original_affine``, ``space`` (RAS), ``spatial_shape``, ``original_channel_dim`` (NaN: none),
     ``filename_or_obj``, ``warnings`` (list of str), ``slice_files`` (file name per slice along Z, "" for a blank one;
-    empty for NIfTI), ``patient_id`` and ``scanner`` (DICOM's PatientID, and its maker, model and field strength; empty
+    empty for NIfTI), ``plane`` (that of the files; empty for NIfTI), ``patient_id`` and ``scanner`` (DICOM's PatientID, and its maker, model and field strength; empty
     where the series does not tell).
 
     Everything else raises :py:class:`SeriesError`: a missing path, an empty folder, several series, different sizes,
@@ -178,6 +180,7 @@ class SeriesReader(ImageReader):
             "filename_or_obj": str(path),
             "warnings": volume.warnings,
             "slice_files": volume.slice_files,
+            "plane": PLANE_OF_WORLD_AXIS[int(io_orientation(volume.affine)[2, 0])] if volume.slice_files else "",
             "patient_id": volume.facts.get("patient_id", ""),
             "scanner": volume.facts.get("scanner", ""),
         }
@@ -209,8 +212,12 @@ def _read_volume(path: Path) -> _Volume:
     return _assemble_dicom(path, {path.name: dataset})
 
 
+def _entries(folder: Path) -> list[Path]:
+    return sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
+
+
 def _read_folder(folder: Path) -> _Volume:
-    entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
+    entries = _entries(folder)
     files = [entry for entry in entries if entry.is_file()]
     datasets = {file.name: dataset for file in files if (dataset := _read_dicom(file)) is not None}
     if datasets:
@@ -231,18 +238,77 @@ def _read_folder(folder: Path) -> _Volume:
 # --- DICOM ------------------------------------------------------------------------------------------------------------
 
 
-def _read_dicom(path: Path) -> pydicom.Dataset | None:
+@dataclass(frozen=True, eq=False)
+class DicomSlices:
+    """
+    Where the slices of :py:class:`SeriesReader`'s volume ``(X, Y, Z)`` come from: one entry a slice, along Z.
+
+    Args:
+        headers: the header of the file that holds the slice, without its pixels; None for a blank slice that stands in
+            for a missing one.
+        frames: index of the slice among the frames of its file, 0 in single-frame files and for blank slices.
+        positions: ``(Z, 3)`` LPS positions in mm of the centres of the first pixels: what the headers say, on the grid
+            of the volume for blank slices; None where a header says none.
+        orientation: ``(6,)`` directions in LPS along which column and row index grow (DICOM's ImageOrientationPatient);
+            None where a header says none.
+        spacing: distances in mm between rows and between columns; None where the header says none.
+        affine: 4 x 4 affine of the volume, from voxel index to RAS position in mm.
+    """
+
+    headers: list[pydicom.Dataset | None]
+    frames: list[int]
+    positions: np.ndarray | None
+    orientation: np.ndarray | None
+    spacing: tuple[float, float] | None
+    affine: np.ndarray
+
+
+def dicom_slices(path: PathLike) -> DicomSlices | None:
+    """
+    List a DICOM series' files in the order in which :py:class:`SeriesReader` puts their slices; no pixels are read.
+
+    Args:
+        path: the folder or the file, of a series that SeriesReader accepts.
+
+    Returns:
+        the headers and what they say of each slice; None where the path holds no DICOM (NIfTI, pictures).
+
+    Raises:
+        SeriesError: when the headers do not make one series.
+    """
+    place = Path(path)
+    files = [entry for entry in _entries(place) if entry.is_file()] if place.is_dir() else [place]
+    datasets = {file.name: dataset for file in files if (dataset := _read_dicom(file, pixels=False)) is not None}
+    if not datasets:
+        return None
+    frames, orientation, positions = _in_order(place, datasets, [])
+    if positions is not None:
+        frames, _, positions = _without_doubles(place, frames, None, positions, [])
+    grid = _slice_grid(frames, positions, [])
+    affine = _dicom_affine(frames, orientation, positions, int(grid[-1]), [])
+    headers: list[pydicom.Dataset | None] = [None] * (int(grid[-1]) + 1)
+    indices = [0] * len(headers)
+    located = orientation is not None and all(frame.position is not None for frame in frames)
+    origins = ((LPS_TO_RAS @ affine)[:3, 2:] @ [np.arange(len(headers)), np.ones(len(headers))]).T
+    for where, frame in zip(grid, frames, strict=True):
+        headers[where], indices[where] = frame.dataset, frame.index
+        if located:
+            origins[where] = frame.position
+    return DicomSlices(headers, indices, origins if located else None, orientation, frames[0].spacing, affine)
+
+
+def _read_dicom(path: Path, pixels: bool = True) -> pydicom.Dataset | None:
     """Read one file; None where it is no DICOM file and its name does not claim that it is."""
     suffix = path.suffix.lower()
     dataset: pydicom.Dataset
     try:
-        dataset = pydicom.dcmread(path)
+        dataset = pydicom.dcmread(path, stop_before_pixels=not pixels)
     except InvalidDicomError:
         if suffix != "" and suffix not in DICOM_SUFFIXES:
             return None
         # Old files lack the 128-byte preamble that tells DICOM from anything else.
         try:
-            dataset = pydicom.dcmread(path, force=True)
+            dataset = pydicom.dcmread(path, stop_before_pixels=not pixels, force=True)
         except Exception:
             dataset = pydicom.Dataset()
         if "SOPClassUID" not in dataset or "Rows" not in dataset:
@@ -267,21 +333,8 @@ def _read_dicom(path: Path) -> pydicom.Dataset | None:
 
 def _assemble_dicom(path: Path, datasets: dict[str, pydicom.Dataset]) -> _Volume:
     _check_pixel_data(path, datasets)
-    _check_one_series(path, datasets)
-    frames: list[_Frame] = []
-    for name, dataset in datasets.items():
-        frames.extend(_frames(path, name, dataset))
-    _check_same_shape(path, frames)
-
     warnings: list[str] = []
-    orientation = frames[0].orientation
-    if orientation is None or any(frame.orientation is None for frame in frames):
-        orientation = None
-        warnings.append(
-            "no usable ImageOrientationPatient: taken as axial slices in standard position. Left and right, and the "
-            "slice direction, can't be known from this series."
-        )
-    frames, positions = _in_slice_order(frames, orientation, warnings)
+    frames, orientation, positions = _in_order(path, datasets, warnings)
     pixels = _decode(path, frames)
     if positions is not None:
         frames, pixels, positions = _without_doubles(path, frames, pixels, positions, warnings)
@@ -297,6 +350,26 @@ def _assemble_dicom(path: Path, datasets: dict[str, pydicom.Dataset]) -> _Volume
         files[place] = frame.name
     affine = _dicom_affine(frames, orientation, positions, int(grid[-1]), warnings)
     return _Volume(np.ascontiguousarray(volume.transpose(2, 1, 0)), affine, files, warnings, _facts(frames[0].dataset))
+
+
+def _in_order(
+    path: Path, datasets: dict[str, pydicom.Dataset], warnings: list[str]
+) -> tuple[list[_Frame], np.ndarray | None, np.ndarray | None]:
+    """Take the slices of one series from its files' headers and sort them; also their orientation and positions (mm)."""
+    _check_one_series(path, datasets)
+    frames: list[_Frame] = []
+    for name, dataset in datasets.items():
+        frames.extend(_frames(path, name, dataset))
+    _check_same_shape(path, frames)
+    orientation = frames[0].orientation
+    if orientation is None or any(frame.orientation is None for frame in frames):
+        orientation = None
+        warnings.append(
+            "no usable ImageOrientationPatient: taken as axial slices in standard position. Left and right, and the "
+            "slice direction, can't be known from this series."
+        )
+    frames, positions = _in_slice_order(frames, orientation, warnings)
+    return frames, orientation, positions
 
 
 def _facts(dataset: pydicom.Dataset) -> dict[str, str]:
@@ -514,15 +587,16 @@ def _decode(path: Path, frames: list[_Frame]) -> list[np.ndarray]:
 
 
 def _without_doubles(
-    path: Path, frames: list[_Frame], pixels: list[np.ndarray], positions: np.ndarray, warnings: list[str]
+    path: Path, frames: list[_Frame], pixels: list[np.ndarray] | None, positions: np.ndarray, warnings: list[str]
 ) -> tuple[list[_Frame], list[np.ndarray], np.ndarray]:
+    """Keep the first slice at each position; without pixels (None) those at one position count as equal."""
     kept = [0]
     dropped = []
     for place in range(1, len(frames)):
         last = kept[-1]
         if positions[place] - positions[last] > SAME_POSITION_MM:
             kept.append(place)
-        elif np.array_equal(pixels[place], pixels[last]):
+        elif pixels is None or np.array_equal(pixels[place], pixels[last]):
             dropped.append(f"{frames[place].name} (as {frames[last].name})")
         else:
             raise SeriesError(
@@ -532,7 +606,8 @@ def _without_doubles(
             )
     if dropped:
         warnings.append(f"{len(dropped)} doubled slices dropped: {_some(dropped)}.")
-    return [frames[place] for place in kept], [pixels[place] for place in kept], positions[kept]
+    planes = [] if pixels is None else [pixels[place] for place in kept]
+    return [frames[place] for place in kept], planes, positions[kept]
 
 
 def _slice_grid(frames: list[_Frame], positions: np.ndarray | None, warnings: list[str]) -> np.ndarray:
@@ -854,8 +929,9 @@ class AcquisitionSlices(Transform):
     Take a single-channel volume ``(1, X, Y, Z)`` apart into its acquired slices ``(N, H, W)`` and their geometry.
 
     Args:
-        plane: "axial", "coronal" or "sagittal"; None takes the plane of the thick slices, axial for (near-)isotropic
-            volumes: see :py:meth:`SliceGeometry.from_affine`.
+        plane: "axial", "coronal" or "sagittal"; None takes the plane of the files that :py:class:`SeriesReader` read,
+            so that every file is a slice, and for NIfTI, which does not tell, the plane of the thick slices, axial for
+            (near-)isotropic volumes: see :py:meth:`SliceGeometry.from_affine`.
     """
 
     backend = [TransformBackends.TORCH]  # noqa: RUF012
@@ -884,7 +960,8 @@ class AcquisitionSlices(Transform):
                 "with ensure_channel_first=True."
             )
         affine = torch.as_tensor(volume.affine, dtype=torch.float64).cpu().numpy()
-        geometry = SliceGeometry.from_affine(affine, tuple(volume.shape[1:]), self.plane)
+        plane = self.plane or volume.meta.get("plane") or None
+        geometry = SliceGeometry.from_affine(affine, tuple(volume.shape[1:]), plane)
         stack = geometry.to_stack(volume.as_tensor()[0])
         return torch.as_tensor(stack), geometry
 

@@ -69,6 +69,19 @@ class SlicePlanes(Transform):
             volume = volume.as_tensor()
         return {plane: self._stack(volume, AXIS_OF_PLANE[plane] + 1) for plane in self.planes}
 
+    def spacings(self, volume: MetaTensor) -> dict[str, tuple[float, float]]:
+        """
+        Millimetres between the rows and between the columns of each plane's slices.
+
+        Args:
+            volume: ``(C, X, Y, Z)``, with its affine.
+        """
+        found = {}
+        for plane in self.planes:
+            sides = [float(side) for axis, side in enumerate(volume.pixdim) if axis != AXIS_OF_PLANE[plane]]
+            found[plane] = (sides[1], sides[0]) if self.radiological else (sides[0], sides[1])
+        return found
+
     def _stack(self, volume: NdarrayOrTensor, axis: int) -> NdarrayOrTensor:
         if isinstance(volume, torch.Tensor):
             stack = volume.movedim(axis, 0)

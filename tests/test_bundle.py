@@ -46,6 +46,7 @@ OFFICIAL_SCHEMA = (
 )
 NAME = "brats_mri_radiogenomics"
 JOBS = sorted(file.stem for file in CONFIGS.glob("*.yaml"))
+OVERLAY, SITE = "distributed", "federated"  # laid over jobs, the one by torchrun, the other by MonaiAlgo
 NOT_IN_METADATA = {"monai": "monai_version", "torch": "pytorch_version", "numpy": "numpy_version"}
 
 
@@ -137,6 +138,7 @@ def test_every_job_has_its_configuration():
         "inference",
         "inference_segmentation",
         "distributed",
+        "federated",
     } <= set(JOBS)
 
 
@@ -201,7 +203,9 @@ def commands(text):
 
 
 @pytest.mark.parametrize(
-    "file", [ROOT / "README.md", BUNDLE / "docs" / "README.md", *(CONFIGS / f"{job}.yaml" for job in JOBS)], ids=str
+    "file",
+    [ROOT / "README.md", BUNDLE / "docs" / "README.md", *(CONFIGS / f"{job}.yaml" for job in JOBS if job != SITE)],
+    ids=str,
 )
 def test_commands_in_documents_name_what_is_there(file):
     found = list(commands(file.read_text(encoding="utf-8")))
@@ -217,10 +221,8 @@ def test_commands_in_documents_name_what_is_there(file):
 
 # Many processes
 
-OVERLAY = "distributed"
 
-
-@pytest.mark.parametrize("job", [job for job in JOBS if job not in (OVERLAY, "phantom")])
+@pytest.mark.parametrize("job", [job for job in JOBS if job not in (OVERLAY, SITE, "phantom")])
 def test_what_is_laid_over_a_job_is_there(job):
     """Every job joins before it looks at its data, and alone is what it is without the other configuration."""
     config, overlay = read(job), read(OVERLAY)
@@ -233,7 +235,7 @@ def test_what_is_laid_over_a_job_is_there(job):
     assert begins[:2].count("@processes") == 1
 
 
-@pytest.mark.parametrize("job", [job for job in JOBS if job not in (OVERLAY, "phantom")])
+@pytest.mark.parametrize("job", [job for job in JOBS if job not in (OVERLAY, SITE, "phantom")])
 def test_bars_and_curves_are_those_of_the_first_process(job):
     def components(value):
         if isinstance(value, dict):
@@ -255,6 +257,33 @@ def test_only_the_trainer_has_the_parallel_network(job):
     assert config["validate"]["evaluator"]["network"] == "@network"
     targets = [handler["_target_"] for handler in config["train"]["handlers"]]
     assert targets.index("scripts.distributed.SameBuffers") < targets.index("ValidationHandler")
+
+
+# Federations
+
+
+@pytest.mark.parametrize("job", ["train_segmentation", "train_classification"])
+def test_what_is_laid_over_a_site_is_there(job, tmp_path):
+    """It starts a run as `training` does, has the properties that MonaiAlgo asks for, and changes nothing else."""
+    config, overlay = read(job), read(SITE)
+    assert set(overlay) - set(config) == {"started", "train#trainer#train_handlers"}
+    assert overlay["started"][0] == config["training"][0]
+    assert overlay["started"][1] in config["training"]
+    starts = [step.replace("@resume", "False") for step in config["training"]]
+    assert overlay["started"][2] in starts
+    workflow = ConfigWorkflow(
+        config_file=[str(CONFIGS / f"{name}.yaml") for name in (job, SITE)],
+        meta_file=str(METADATA),
+        logging_file=False,
+        workflow_type="train",
+        **{"output_dir": str(tmp_path / "run"), "prepared_dir": str(tmp_path), "split": [[], []]},
+        **{"train#dataset#data": [{}], "validate#dataset#data": [{}]},
+    )
+    workflow.initialize()
+    assert workflow.evaluator
+    assert not (tmp_path / "run" / "resolved_config.yaml").exists(), "scoring the server's weights is no run"
+    assert workflow.check_properties() == []
+    assert (tmp_path / "run" / "resolved_config.yaml").is_file()
 
 
 # What several configurations say must be the same

@@ -22,6 +22,7 @@ NOT_FOR_PREDICTION = {
     "nncf",
     "brats-mri-radiogenomics",
     "gdown",
+    "highdicom",
     "hypothesis",
     "itk",
     "jinja2",
@@ -103,6 +104,9 @@ def test_what_prediction_needs_is_kept_apart(declared):
     assert set(declared.get_all("Provides-Extra")) == {
         "train",
         "openvino",
+        "dicom",
+        "export",
+        "flare",
         "phantom",
         "demo",
         "report",

@@ -134,6 +134,8 @@ def predict(
     runtime: str | None = None,
     fast: bool = False,
     exact: bool = False,
+    dicom: bool = False,
+    deidentify: bool = False,
     overwrite: bool = False,
     **overrides: Any,
 ) -> Path:
@@ -160,6 +162,8 @@ def predict(
         runtime: openvino (CPUs; used by itself where it is installed), torch, inductor or eager.
         fast: compute in 8 bits (CPUs, OpenVINO), and pass over slices between two others 4 mm apart that show no tumour.
         exact: compute in float32.
+        dicom: write dicom/<patient>/<mri_type>_seg.dcm (DICOM SEG) and report_sr.dcm (DICOM SR) for DICOM series as well.
+        deidentify: leave names, dates and the like out of what dicom writes; it keeps the UIDs of the series.
         overwrite: replace the results of an earlier prediction in output.
         overrides: further settings of configs/inference.yaml.
 
@@ -182,6 +186,8 @@ def predict(
         batch_size=batch_size,
         num_workers=num_workers,
         runtime=runtime,
+        dicom=dicom,
+        deidentify=deidentify,
         overwrite=overwrite,
         **{**_precision(fast, exact), **overrides},
     )
@@ -434,18 +440,19 @@ def _numbers(name: str, values: int | Sequence[int]) -> list[int]:
 
 
 def explain(
-    prediction: str | Path,
+    run: str | Path,
     patients: str | Sequence[str] | None = None,
     mri_types: str | Sequence[str] | None = None,
     limit: int | None = None,
     device: str = "cpu",
 ) -> dict[str, Any]:
-    """Show what the classifiers of a prediction looked at: Grad-CAM, occlusion, and the check that maps depend on the weights.
+    """Show what the classifiers of a run looked at: Grad-CAM, occlusion, and the check that maps depend on the weights.
 
-    Writes explanations/ into the folder of the prediction; `radiogenomics report` shows it. Done series are passed over.
+    Writes explanations/ into the folder of the run; `radiogenomics report` shows it. Done series are passed over. Patients of a
+    cross-validation are explained with the models that did not see them, those of the first seed.
 
     Args:
-        prediction: folder that `radiogenomics predict` wrote.
+        run: folder of a prediction, an evaluation of stage 2, or a cross-validation.
         patients: those to explain, 00001,00002 for example; all by default.
         mri_types: modalities to explain; all that were classified by default.
         limit: so many series at most.
@@ -454,21 +461,10 @@ def explain(
     Returns:
         What came out, by patient and modality.
     """
-    import json
-
-    folder = Path(prediction)
-    file = folder / "patients.json"
-    if not file.is_file():
-        raise FileNotFoundError(
-            f"{file}: no such file; name the folder of a finished prediction (`radiogenomics predict`)"
-        )
-    used = json.loads(file.read_text(encoding="utf-8"))["weights"]
     names = [patients] if isinstance(patients, (str, int)) else patients
     asked = None if names is None else [name for one in names for name in str(one).split(",")]
-    # of an ensemble the first member
-    files = {name: file[0] if isinstance(file := used.get(name), list) else file for name in MRI_TYPES}
     found: dict[str, Any] = _scripts("explanations").explain_run(
-        folder, files, asked, _modalities(mri_types), limit, device=device
+        Path(run), None, asked, _modalities(mri_types), limit, device=device
     )
     return found
 
@@ -526,7 +522,7 @@ def report(
 ) -> Path:
     """Write the report of a training run, an evaluation, a cross-validation or a prediction: web pages that need no network.
 
-    Writes report.html, patients/<patient>.html (predictions), figures/ (PNG, SVG) and tables/ (CSV, JSON).
+    Writes report.html, patients/<patient>.html, figures/ (PNG, SVG) and tables/ (CSV, JSON).
 
     Args:
         run: the folder that one of these commands wrote.

@@ -23,17 +23,16 @@ from . import distributed, leakage
 from .cli import run_config
 from .datalists import EXCLUDED_PATIENTS, MRI_TYPES, classification_split, load_datalist, segmentation_split
 from .files import read_csv, write_csv, write_json
+from .finished import CONFIG_FILE, PREDICTIONS_FILE
 from .preparation import read_index
 from .prepared import PreparedSeries
 from .results import write_crossvalidation
-from .runs import CONFIG_FILE
 
 logger = logging.getLogger(__name__)
 
 STAGES = ("segmentation", "classification")
 SELECTIONS = ("inner", "outer")
 STATE_FILE = "state.json"
-PREDICTIONS_FILE = "predictions.csv"
 COLUMNS = ("patient", "fold", "seed", "mri_type", "probability", "label", "kept", "tumour_volume", "scanner", "site")
 """Of the out-of-fold predictions. ``kept``: slices that were classified; ``tumour_volume``: ml, as stage 1 segments it."""
 JOBS = tuple(f"{job}_{stage}" for stage in STAGES for job in ("prepare", "train", "evaluate"))

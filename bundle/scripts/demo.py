@@ -204,10 +204,6 @@ def _steps(folder: Path, signal: float) -> dict[str, Callable[[], Any]]:
             **classifiers,
         )
 
-    def explain() -> None:
-        used = json.loads((folder / "patients.json").read_text(encoding="utf-8"))["weights"]
-        explain_run(folder, {name: used.get(name) for name in MRI_TYPES}, limit=EXPLAINED)
-
     return {
         "phantom cohort": write_phantom,
         "data lists": write_datalists,
@@ -253,7 +249,7 @@ def _steps(folder: Path, signal: float) -> dict[str, Callable[[], Any]]:
             classification_runs={mri_type: runs / mri_type for mri_type in MRI_TYPES},
             predictions=folder / "evaluation_classification" / "predictions.csv",
         ),
-        "explain": explain,
+        "explain": lambda: explain_run(folder, limit=EXPLAINED),
         "report": lambda: write_report(folder, overwrite=(folder / "report").exists()),
     }
 

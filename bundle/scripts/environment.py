@@ -10,7 +10,7 @@ NEEDED = (
     "pydicom", "python-gdcm", "opencv-python-headless", "h5py", "hdf5plugin",
 )  # fmt: skip
 OPTIONAL = (
-    "openvino", "nncf", "scikit-learn", "scipy", "tensorboard", "nilearn", "matplotlib", "jinja2", "mlflow", "gdown",
+    "highdicom", "openvino", "nncf", "scikit-learn", "scipy", "tensorboard", "nilearn", "matplotlib", "jinja2", "mlflow", "gdown",
 )  # fmt: skip
 
 

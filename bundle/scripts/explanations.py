@@ -23,7 +23,6 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-import yaml
 from monai.networks.utils import eval_mode
 from torch import nn
 
@@ -31,14 +30,24 @@ from custom_transforms import ChunkSlices
 from custom_transforms.filtering import BRAIN_THRESHOLD
 
 from . import weights
+from .datalists import MRI_TYPES
 from .files import remove_leftovers, write_json, written_whole
+from .finished import (
+    PATIENTS_FILE,
+    chance_of,
+    classifier_of,
+    is_crossvalidation,
+    prepared_dir,
+    prepared_places,
+    read_patients,
+    zoom_of,
+)
 from .inferers import SequenceClassifier, normalise
 from .loading import LoadSeries
 from .networks import BiLSTMNFNet
 from .preparation import fingerprint, read_index
 from .prepared import PreparedError, PreparedSeries
 from .results import RESEARCH_ONLY
-from .runs import CONFIG_FILE
 
 logger = logging.getLogger(__name__)
 
@@ -590,35 +599,27 @@ def _as_uint8(maps: np.ndarray) -> np.ndarray:
     return np.round(maps * 255).astype(np.uint8)
 
 
-def _prepared_dir(folder: Path) -> Path:
-    """Where a prediction has its prepared series: the folder that its configuration names, or its own."""
-    file = folder / CONFIG_FILE
-    named = yaml.safe_load(file.read_text(encoding="utf-8")).get("prepared_dir") if file.is_file() else None
-    own = folder / "prepared"
-    is_path = isinstance(named, str) and not named.startswith("$") and (Path(named) / "index.json").is_file()
-    return Path(str(named)) if is_path else own
-
-
 def explain_run(
-    prediction_dir: str | Path,
-    classifiers: Mapping[str, str | Path | None],
+    run_dir: str | Path,
+    classifiers: Mapping[str, str | Path | None] | None = None,
     patients: Sequence[str] | None = None,
     mri_types: Sequence[str] | None = None,
     limit: int | None = None,
     batch_size: int = 35,
     device: torch.device | str = "cpu",
 ) -> dict[str, dict[str, Any]]:
-    """Explain the series of a finished prediction, into its folder ``explanations``.
+    """Explain the series of a finished prediction, evaluation or cross-validation, into its folder ``explanations``.
 
+    A patient of a cross-validation is explained with the models of the fold that held the patient out, those of the first seed.
     A series that was explained with the same weights is passed over; one that can't be explained is reported, and the others
     go on.
 
     Args:
-        prediction_dir: what `radiogenomics predict` wrote: ``patients.json`` and ``prepared``.
-        classifiers: weights files by modality (``weights.find_classifiers``), those of the prediction.
+        run_dir: folder of the run, with ``patients.json`` in it or in the evaluations of its folds.
+        classifiers: weights files by modality (``weights.find_classifiers``); None: those that the run used, of several the first.
         patients: those to explain; None: all.
         mri_types: modalities to explain; None: all that have weights.
-        limit: so many series at most, the first in the order of ``patients.json``, done before or not; None: all.
+        limit: so many series at most, the first in the order of the patients, done before or not; None: all.
         batch_size: slices, or sequences, in one pass.
         device: where the networks run.
 
@@ -628,45 +629,57 @@ def explain_run(
         without a prediction, or ``{"error"}``.
 
     Raises:
-        FileNotFoundError: when the prediction is not finished.
+        FileNotFoundError: when the run is not finished.
         PreparedError: when its prepared series are gone.
         ValueError: for a patient that is not in it, or a modality without weights.
         WeightsError: when weights can't be read.
     """
-    folder, output = Path(prediction_dir), Path(prediction_dir) / "explanations"
-    rows = _asked_rows(folder, patients)
-    wanted = list(mri_types or (mri_type for mri_type, file in classifiers.items() if file))
-    without = [mri_type for mri_type in wanted if not classifiers.get(mri_type)]
+    folder, output = Path(run_dir), Path(run_dir) / "explanations"
+    content = _patients(folder)
+    rows = _asked_rows(folder, content, patients)
+
+    def file_of(row: Mapping[str, Any], mri_type: str) -> str | None:
+        """In a cross-validation it goes by the fold."""
+        file = classifier_of(content, row, mri_type) if classifiers is None else classifiers.get(mri_type)
+        return None if file is None else str(file)
+
+    there = [name for name in MRI_TYPES if any(file_of(row, name) for row in content["patients"])]
+    wanted = list(mri_types or there)
+    without = [mri_type for mri_type in wanted if mri_type not in there]
     if without or not wanted:
         raise ValueError(f"mri_types {wanted}: no classifier weights for {', '.join(without) or 'any modality'}")
-    prepared = _prepared_dir(folder)
-    index, zoom = read_index(prepared), _zoom(prepared)
-    # every weights file is read once before anything is computed
-    loaded = {mri_type: _Classifier(str(classifiers[mri_type]), device) for mri_type in wanted}
-    asked = [(row, mri_type) for row in rows for mri_type in wanted if mri_type in row["series"]]
-    results: dict[str, dict[str, Any]] = {f"{row['patient']}/{mri_type}": {} for row, mri_type in asked[:limit]}
+    prepared = prepared_dir(folder) or prepared_places(folder)[-1]
+    index, zoom = read_index(prepared), zoom_of(folder) or _zoom(prepared)
+    asked = [(row, mri_type) for row in rows for mri_type in wanted if mri_type in row["series"]][:limit]
+    results: dict[str, dict[str, Any]] = {}
+    by_weights: dict[str, list[tuple[str, float]]] = {}
+    for row, mri_type in asked:
+        name, facts, weights_file = f"{row['patient']}/{mri_type}", row["series"][mri_type], file_of(row, mri_type)
+        results[name] = {"reason": facts.get("reason", "it was not classified")}
+        predicted = chance_of(facts)
+        if weights_file is not None and predicted is not None:
+            by_weights.setdefault(weights_file, []).append((name, predicted))
+    # each file is read before anything is computed, and again in its turn: one network is in memory at a time
+    for weights_file in by_weights:
+        _Classifier(weights_file, "cpu")
     remove_leftovers(output)
-    for mri_type in wanted:
-        classifier = loaded.pop(mri_type)  # so that one network is in memory at a time
-        for row in (row for row, other in asked[:limit] if other == mri_type):
-            name, facts = f"{row['patient']}/{mri_type}", row["series"][mri_type]
-            if facts.get("probability") is None:
-                results[name] = {"reason": facts.get("reason", "it was not classified")}
-                continue
+    for weights_file, series in by_weights.items():
+        classifier = _Classifier(weights_file, device)
+        for name, predicted in series:
             try:
                 file = index.get(name, {}).get("file")
                 if file is None:
-                    raise PreparedError(f"{prepared}: no {name}; predict it again")
+                    raise PreparedError(f"{prepared}: no {name}; prepare it again")
                 results[name] = _explained(file, classifier, zoom, batch_size, output)
             except Exception as error:
                 logger.warning("%s: %s", name, error)
                 results[name] = {"error": f"{type(error).__name__}: {error}"}
                 continue
-            results[name]["predicted"] = facts["probability"]
-            if abs(facts["probability"] - results[name]["probability"]) > PREDICTION_TOLERANCE:
+            results[name]["predicted"] = predicted
+            if abs(predicted - results[name]["probability"]) > PREDICTION_TOLERANCE:
                 logger.warning(
                     "%s: probability %.3f here, but %.3f in the prediction; was it made with %s?",
-                    name, results[name]["probability"], facts["probability"], classifier.file,
+                    name, results[name]["probability"], predicted, classifier.file,
                 )  # fmt: skip
     write_json({"note": RESEARCH_ONLY, "series": results}, output / "index.json")
     failed = sum("error" in row for row in results.values())
@@ -698,21 +711,31 @@ def _stored(file: Path, expected: str) -> Explanation | None:
     return explanation if explanation.made_with["fingerprint"] == expected else None
 
 
-def _asked_rows(folder: Path, patients: Sequence[str] | None) -> list[dict[str, Any]]:
-    file = folder / "patients.json"
-    if not file.is_file():
+def _patients(folder: Path) -> dict[str, Any]:
+    content = read_patients(folder)
+    if content is not None:
+        return content
+    if is_crossvalidation(folder):
         raise FileNotFoundError(
-            f"{file}: no finished prediction is there; run `radiogenomics predict` into {folder} first"
+            f"{folder}: no fold has {PATIENTS_FILE} of all its seeds; let the cross-validation evaluate a fold first, or, where an "
+            "earlier version did, evaluate it again (`radiogenomics evaluate classification --overwrite`)"
         )
-    rows = json.loads(file.read_text(encoding="utf-8"))["patients"]
+    raise FileNotFoundError(
+        f"{folder / PATIENTS_FILE}: no such file; name the folder of a finished prediction (`radiogenomics predict`), an "
+        "evaluation of stage 2, or a cross-validation"
+    )
+
+
+def _asked_rows(folder: Path, content: Mapping[str, Any], patients: Sequence[str] | None) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = content["patients"]
     unknown = sorted(set(patients or ()) - {row["patient"] for row in rows})
     if unknown:
-        raise ValueError(f"{file}: no patient {', '.join(unknown)} in this prediction")
+        raise ValueError(f"{folder}: no patient {', '.join(unknown)} in this run")
     return [row for row in rows if patients is None or row["patient"] in patients]
 
 
 def _zoom(prepared_dir: Path) -> float:
-    """The zoom of a prediction, which is the same for both stages."""
+    """The zoom of a prediction whose configuration is gone; it is the same for both stages."""
     configuration = json.loads((prepared_dir / "index.json").read_text(encoding="utf-8"))["configuration"]
     if "zoom" not in configuration:
         raise PreparedError(f"{prepared_dir / 'index.json'}: tells no zoom; predict again with this version")

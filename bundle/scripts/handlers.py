@@ -158,6 +158,8 @@ class TrainingProgress:
 
     def load(self, engine: Trainer) -> None:
         """Go on from the last checkpoint; a run that had stopped stays so."""
+        if engine.state.epoch > 0:
+            return  # a federation's next round: what a server gave the network since is newer than the checkpoint
         path = self.output_dir / LAST_CHECKPOINT
         if not (self.resume or distributed.restarted()) or not path.is_file():
             return

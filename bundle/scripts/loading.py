@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
@@ -51,9 +52,10 @@ def sequence_items(
     Raises:
         ValueError: when none of the patients has a usable slice.
     """
+    entries = list(entries)
     usable = [item for item in series_items(entries, prepared_dir, [mri_type]) if item["kept"]]
     items = [{**item, "start": start, "stop": stop} for item in usable for start, stop in chunks.bounds(item["kept"])]
-    _require(items, len(usable), prepared_dir, f"{mri_type} sequence")
+    _require(items, len(entries), prepared_dir, f"{mri_type} sequence")
     logger.info("%s: %d sequences of %d patients", mri_type, len(items), len(usable))
     return items
 
@@ -84,8 +86,8 @@ def series_items(
 def _require(items: list, patients: int, prepared_dir: str | Path, what: str) -> None:
     if not items:
         raise ValueError(
-            f"{prepared_dir}: no {what} is there for {patients} patients; check the reasons in its index.json, or prepare "
-            "with a smaller tumour ratio"
+            f"{prepared_dir}: none of {patients} patients has a {what}; read the reasons in its index.json, or prepare with a "
+            "smaller tumour ratio or more contours (--min_tumor_ratio, --max_contours)"
         )
 
 
@@ -130,12 +132,17 @@ class _KeepsOpen(Transform):
 
 
 class LoadSlice(_KeepsOpen):
-    """Read one prepared slice: ``image`` ``(1, H, W)`` and ``label`` ``(2, H, W)`` [WT, ET], both uint8."""
+    """Read one prepared slice: ``image`` ``(1, H, W)`` and ``label`` ``(2, H, W)`` [WT, ET], both uint8.
+
+    ``field_of_view`` ``(2,)`` float32 is the height and width of the slice in mm; NaN where its file does not tell.
+    """
 
     def __call__(self, item: Mapping[str, Any]) -> dict[str, Any]:
-        """The item with ``image`` in 0…255 and ``label`` of 0 and 1."""
-        image, masks = self.series(item["series"]).stacks(item["slice"], item["slice"] + 1)
-        return {**item, "image": torch.from_numpy(image), "label": torch.from_numpy(masks[0])}
+        """The item with ``image`` in 0…255, ``label`` of 0 and 1, and ``field_of_view``."""
+        series = self.series(item["series"])
+        image, masks = series.stacks(item["slice"], item["slice"] + 1)
+        field = torch.tensor(series.size) * torch.tensor(series.info.get("spacing", (math.nan, math.nan)))
+        return {**item, "image": torch.from_numpy(image), "label": torch.from_numpy(masks[0]), "field_of_view": field}
 
 
 class LoadSeries(Transform):

@@ -15,7 +15,7 @@ from ignite.metrics import Metric
 from monai.metrics import compute_hausdorff_distance
 
 from . import distributed
-from .statistics import log_loss, roc_auc
+from .statistics import agreement_interval, log_loss, roc_auc
 
 REGIONS = ("WT", "ET")
 """Order of the regions in the channels of masks and predictions."""
@@ -61,16 +61,24 @@ class RegionOverlap(EngineMetric):
         self._sums: dict[tuple[str, str, str], np.ndarray] = defaultdict(_no_sums)
 
     def update(self, output: tuple[Mapping[str, Any], Mapping[str, Any]]) -> None:
-        """Add a batch: logits ``pred`` and truth ``label`` ``(B, 2, H, W)``, ``patient``, ``mri_type``, ``plane`` of each."""
+        """Add a batch: logits ``pred`` and truth ``label`` ``(B, 2, H, W)``, ``patient``, ``mri_type``, ``plane`` of each, and for
+        distances ``field_of_view`` ``(B, 2)``, height and width in mm.
+        """
         batch, result = output
         pred, label = result["pred"] > 0, result["label"] > 0.5
         pixels = [(x.flatten(2).sum(2)) for x in (pred & label, pred, label)]
         sums = np.zeros((len(pred), len(REGIONS), 5))
         sums[..., :3] = torch.stack(pixels, dim=-1).cpu().numpy()
         if self.distances:
-            for i, j in np.argwhere((sums[..., 1] > 0) & (sums[..., 2] > 0)):
+            spacing = batch["field_of_view"].cpu().numpy() / pred.shape[2:]
+            shown = (sums[..., 1] > 0) & (sums[..., 2] > 0) & np.isfinite(spacing).all(axis=1)[:, None]
+            for i, j in np.argwhere(shown):
                 one = compute_hausdorff_distance(
-                    pred[i, j][None, None], label[i, j][None, None], include_background=True, percentile=95
+                    pred[i, j][None, None],
+                    label[i, j][None, None],
+                    include_background=True,
+                    percentile=95,
+                    spacing=spacing[i].tolist(),
                 )
                 sums[i, j, 3:] = float(one), 1
         for group, values in zip(
@@ -84,9 +92,9 @@ class RegionOverlap(EngineMetric):
         - ``dice``, ``iou``: not defined where neither truth nor prediction has the region.
         - ``volume_error``: pixels of the prediction that are too many, as a share of the truth's; 0 is right, -1 finds none.
           Not defined where the truth lacks the region.
-        - ``hd95_pixels``, if distances were asked for: the larger of both 95th percentiles of distances from outline to outline
-          (Hausdorff), in pixels of the network's input, mean of the slices where truth and prediction have the region.
-          Slices where one of them lacks it do not count, so read it beside the Dice.
+        - ``hd95_mm``, if distances were asked for: the larger of both 95th percentiles of distances from outline to outline
+          (Hausdorff) within a slice, mean of the slices where truth and prediction have the region. Slices where one of them
+          lacks it do not count, so read it beside the Dice; neither do slices of unknown size.
         """
         groups: dict[tuple[str, str, str], np.ndarray] = defaultdict(_no_sums)
         for part in distributed.gather(dict(self._sums)):
@@ -100,7 +108,7 @@ class RegionOverlap(EngineMetric):
                 row["iou"] = both / (pred + true - both) if pred + true else None
                 row["volume_error"] = (pred - true) / true if true else None
                 if self.distances:
-                    row["hd95_pixels"] = distance / slices if slices else None
+                    row["hd95_mm"] = distance / slices if slices else None
                 rows.append(row)
         return rows
 
@@ -196,8 +204,8 @@ class PatientProbabilities:
     ) -> tuple[float, float] | None:
         """How far a patient's probability scatters with modalities, sequences, members and views; None with one value alone.
 
-        Percentiles of a bootstrap in stages: modalities are drawn with replacement, and sequences and members or views within
-        each. It tells whether what was shown to the networks agrees, not how often they are right.
+        It tells whether what was shown to the networks agrees, not how often they are right; see
+        :func:`scripts.statistics.agreement_interval`.
 
         Args:
             patient: identifier.
@@ -205,17 +213,8 @@ class PatientProbabilities:
             resamples: bootstrap samples.
             seed: of the resampling.
         """
-        modalities = [values for _, values in sorted(self.views[patient].items()) if values.size]
-        if sum(values.size for values in modalities) < 2:
-            return None
-        rng = np.random.default_rng(seed)
-        means = np.empty((len(modalities), resamples))
-        for mean, values in zip(means, modalities, strict=True):
-            rows, columns = (rng.integers(size, size=(resamples, size)) for size in values.shape)
-            mean[:] = values[rows[:, :, None], columns[:, None, :]].mean(axis=(1, 2))
-        chosen = rng.integers(len(modalities), size=(len(modalities), resamples))
-        low, high = np.quantile(means[chosen, np.arange(resamples)].mean(axis=0), [(1 - level) / 2, (1 + level) / 2])
-        return float(low), float(high)
+        modalities = [values for _, values in sorted(self.views[patient].items())]
+        return agreement_interval(modalities, level, resamples, seed)
 
 
 class PatientScore(EngineMetric):

@@ -481,7 +481,7 @@ def _write_dicom_series(
     meta.ImplementationVersionName = "PHANTOM"  # not pydicom's, so that its version doesn't change the files
     dataset = FileDataset("", {}, file_meta=meta, preamble=b"\0" * 128, is_implicit_VR=False, is_little_endian=True)
     dataset.SpecificCharacterSet = "ISO_IR 192"
-    dataset.ImageType = ["DERIVED", "SECONDARY"]
+    dataset.ImageType = ["DERIVED", "SECONDARY", "OTHER"]
     dataset.SOPClassUID = MRImageStorage
     for type_2 in (
         "StudyDate",
@@ -493,6 +493,7 @@ def _write_dicom_series(
     ):
         setattr(dataset, type_2, "")
     dataset.Modality = "MR"
+    dataset.BodyPartExamined = "BRAIN"  # not one of a pair, of which DICOM would ask the side
     dataset.Manufacturer = "PHANTOM"
     dataset.StudyDescription = "PHANTOM (synthetic)"
     dataset.SeriesDescription = mri_type

@@ -329,7 +329,8 @@ def segmentation_items(
 class SavePlanes(Transform):
     """Cut a labelled volume into planes, keep and sample slices, and write a prepared series per plane.
 
-    Expects ``image`` ``(1, X, Y, Z)`` uint8 and ``seg`` ``(2, X, Y, Z)`` [WT, ET] in RAS; returns the item's summary.
+    Expects ``image`` ``(1, X, Y, Z)`` uint8, a MetaTensor, and ``seg`` ``(2, X, Y, Z)`` [WT, ET] in RAS; returns the item's
+    summary.
 
     Args:
         planes: the cut.
@@ -353,12 +354,13 @@ class SavePlanes(Transform):
                 "labels must be on the image's own grid"
             )
         stacks = self.planes(torch.cat([torch.as_tensor(data["image"]), torch.as_tensor(data["seg"])]))
+        spacings = self.planes.spacings(data["image"])
         rows = {}
         for plane, stack in stacks.items():
             image, masks = _array(stack[:, 0]), _array(stack[:, 1:])
             slices = np.asarray(self.sample(np.flatnonzero(self.keep(image, masks[:, 0]))))
             row = {**_who({**data, "plane": plane}), "slices": len(image), "kept": len(slices)}
-            info = {**row, **data.get("identity", {}), "fingerprint": data["fingerprint"]}
+            info = {**row, **data.get("identity", {}), "spacing": spacings[plane], "fingerprint": data["fingerprint"]}
             write_series(data["outputs"][plane], image[slices], np.arange(len(slices)), masks[slices] > 0, info)
             rows[plane] = row
         return {"patient": data["patient"], "mri_type": data["mri_type"], "error": "", "planes": rows}

@@ -2,6 +2,7 @@
 
 What a folder holds is found by the files in it: ``history.csv`` of a training run, ``metrics.json`` of an evaluation or a
 cross-validation, ``patients.json`` of a prediction. A folder that holds several of them (a demo's) gets one report of all.
+Patients have pages in all but a training's and stage 1's.
 """
 
 from __future__ import annotations
@@ -25,6 +26,18 @@ from . import environment
 from . import report_figures as figures
 from .datalists import MRI_TYPES, select
 from .files import folder_written_whole, read_csv, write_json, written_whole
+from .finished import (
+    CONFIG_FILE,
+    PREDICTIONS_FILE,
+    RunError,
+    is_crossvalidation,
+    plain_settings,
+    prepared_dir,
+    prepared_places,
+    read_config,
+    read_object,
+    read_patients,
+)
 from .report_tables import (
     Cell,
     Table,
@@ -38,7 +51,7 @@ from .report_tables import (
     with_interval,
     write_table,
 )
-from .statistics import roc_auc
+from .statistics import bootstrap_interval, roc_auc
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -47,11 +60,11 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 RESEARCH_ONLY = "Research use only. Not for diagnosis."
+NOT_FINISHED = "Not finished: figures are of the patients who have been predicted so far."
 PHANTOM = "Phantom data: synthetic, no biological meaning."
 GENERATOR = "radiogenomics report"
 PAGE = "report.html"
 PARTS = (PAGE, "patients", "figures", "tables")
-CONFIG_FILE = "resolved_config.yaml"
 LOOKED_FOR = {
     "patients.json": "a prediction",
     "metrics.json": "an evaluation or a cross-validation",
@@ -65,6 +78,7 @@ TEMPLATES = Path(__file__).resolve().parent / "templates"
 _NOT_RUNS = {"prepared", "masks", "phantom", "explanations", *PARTS}
 _INTERVALS = ("interval", "interval_95", "probability_95", "probability_interval")
 _NOT_ASKED = "not asked for"
+_SEEDS_SHOWN = 5  # with a column each in the table of a patient's series
 _BIN_KEYS = {
     "predicted": ("predicted", "mean_predicted", "mean_probability", "probability"),
     "observed": ("observed", "frequency", "fraction_positive", "fraction"),
@@ -93,7 +107,7 @@ class Training:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Figures of an evaluation or a cross-validation and the tables they come from."""
+    """Figures of an evaluation or a cross-validation, the tables they come from, and what is known of the patients, if so."""
 
     name: str
     folder: Path
@@ -101,6 +115,7 @@ class Evaluation:
     metrics: dict[str, Any]
     predictions: list[dict[str, str]]
     overlap: list[dict[str, str]]
+    patients: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -112,6 +127,14 @@ class Run:
     prediction: dict[str, Any] | None = None
     evaluations: list[Evaluation] = field(default_factory=list)
     trainings: list[Training] = field(default_factory=list)
+
+    @property
+    def shown(self) -> tuple[Path, dict[str, Any], Evaluation | None] | None:
+        """Whose patients have pages: the folder, content of ``patients.json``, and the evaluation unless it is a prediction."""
+        if self.prediction is not None:
+            return self.folder, self.prediction, None
+        part = next((part for part in self.evaluations if part.predictions or part.overlap), None)
+        return (part.folder, part.patients or {"patients": []}, part) if part else None
 
     @property
     def parts(self) -> list[Evaluation | Training]:
@@ -128,18 +151,26 @@ def read_run(folder: str | Path) -> Run:
     root = Path(folder).resolve()
     if not root.is_dir():
         raise ReportError(f"{folder}: no such folder; name that of a training, an evaluation or a prediction")
-    prediction = _json(root / "patients.json") if (root / "patients.json").is_file() else None
-    if prediction is not None and not isinstance(prediction.get("patients"), list):
-        raise ReportError(f"{root / 'patients.json'}: holds no list of patients; predict again")
-    places = [root, *sorted(path for path in root.iterdir() if path.is_dir() and path.name not in _NOT_RUNS)]
-    if (root / "predictions.csv").is_file() or (root / "overlap.csv").is_file():
-        places = places[:1]  # evaluations below are its parts, folds for example
-    evaluations = [_read_evaluation(place, root) for place in places if (place / "metrics.json").is_file()]
-    trainings = [_read_training(file, root) for file in _histories(root)]
-    if prediction is None and not evaluations and not trainings:
+    try:
+        run = _read_run(root)
+    except RunError as error:
+        raise ReportError(str(error)) from error
+    if run.prediction is None and not run.parts:
         looked = ", ".join(f"{name} ({what})" for name, what in LOOKED_FOR.items())
         raise ReportError(f"{folder}: holds no run; looked for {looked}")
-    return Run(root, read_config(root), prediction, evaluations, trainings)
+    return run
+
+
+def _read_run(root: Path) -> Run:
+    evaluated = (root / PREDICTIONS_FILE).is_file()
+    prediction = read_patients(root) if (root / "patients.json").is_file() and not evaluated else None
+    places = [root, *sorted(path for path in root.iterdir() if path.is_dir() and path.name not in _NOT_RUNS)]
+    if evaluated or (root / "overlap.csv").is_file():
+        places = places[:1]  # evaluations below are its parts, folds for example
+    evaluations = [found for place in places if (found := _read_evaluation(place, root)) is not None]
+    return Run(
+        root, read_config(root), prediction, evaluations, [_read_training(file, root) for file in _histories(root)]
+    )
 
 
 def _histories(root: Path) -> Iterator[Path]:
@@ -160,13 +191,33 @@ def _read_training(file: Path, root: Path) -> Training:
     return Training(root.name if name == "." else name, file.parent, read_config(file.parent), history)
 
 
-def _read_evaluation(folder: Path, root: Path) -> Evaluation:
+def _read_evaluation(folder: Path, root: Path) -> Evaluation | None:
+    """The evaluation in a folder, or the cross-validation, as far as it has got; None where there is none."""
+
     def rows(name: str) -> list[dict[str, str]]:
         return read_csv(folder / name) if (folder / name).is_file() else []
 
+    finished = (folder / "metrics.json").is_file()
+    predictions = rows(PREDICTIONS_FILE)
+    patients = read_patients(folder) if predictions or is_crossvalidation(folder) else None
+    if not finished and patients is None:
+        return None
     name = "" if folder == root else folder.relative_to(root).as_posix()
-    metrics = flattened(_json(folder / "metrics.json"))
-    return Evaluation(name, folder, read_config(folder), metrics, rows("predictions.csv"), rows("overlap.csv"))
+    metrics = flattened(read_object(folder / "metrics.json")) if finished else {"note": NOT_FINISHED}
+    if patients is not None and not predictions:
+        predictions = _as_predictions(patients["patients"])
+    return Evaluation(name, folder, read_config(folder), metrics, predictions, rows("overlap.csv"), patients)
+
+
+def _as_predictions(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, str]]:
+    """What a ``predictions.csv`` would say of patients, before there is one."""
+    found = []
+    for row in rows:
+        chances = {name: (row["series"].get(name) or {}).get("probability") for name in MRI_TYPES}
+        values = {"patient": row["patient"], "label": row.get("label"), "fold": row.get("fold"), **chances}
+        values["all"] = row["probability"]
+        found.append({key: "" if value is None else str(value) for key, value in values.items()})
+    return found
 
 
 def flattened(metrics: Mapping[str, Any]) -> dict[str, Any]:
@@ -206,9 +257,7 @@ def flattened(metrics: Mapping[str, Any]) -> dict[str, Any]:
         for value, one in values.items()
     }
     found["fitted for new patients"], found["left_out"] = summary["models"], summary["left_out"]
-    curves = summary["curves"].get("mean", {})
-    decision = {"thresholds" if key == "threshold" else key: value for key, value in curves.get("decision", {}).items()}
-    found["curves"] = {**curves, "decision": decision}
+    found["curves"] = dict(summary["curves"].get("mean", {}))
     if "segmentation" in metrics:
         found["segmentation"] = metrics["segmentation"]
     return {key: value for key, value in found.items() if value not in ({}, None)}
@@ -225,41 +274,6 @@ def _with_intervals(scores: Mapping[str, Any]) -> dict[str, Any]:
         else:
             found |= {f"{name}_{key}": inner for key, inner in value.items()}
     return found
-
-
-def _json(file: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ReportError(f"{file}: can't be read as JSON ({error})") from error
-    if not isinstance(content, dict):
-        raise ReportError(f"{file}: expected an object, found {type(content).__name__}")
-    return content
-
-
-def read_config(folder: Path) -> dict[str, Any]:
-    """The resolved configuration in a run's folder; empty where there is none."""
-    file = folder / CONFIG_FILE
-    if not file.is_file():
-        return {}
-    try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ReportError(f"{file}: can't be read as YAML ({error})") from error
-    return content if isinstance(content, dict) else {}
-
-
-def plain_settings(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of a configuration that are values, not expressions."""
-
-    def plain(value: Any) -> bool:
-        return isinstance(value, (str, int, float, type(None))) and not str(value).startswith(("$", "@"))
-
-    return {
-        key: value
-        for key, value in config.items()
-        if plain(value) or (isinstance(value, list) and value and all(map(plain, value)))
-    }
 
 
 def is_phantom(run: Run) -> bool:
@@ -285,8 +299,8 @@ def _data_folders(config: Mapping[str, Any]) -> Iterator[Path]:
     file = settings.get("datalist")
     if isinstance(file, str) and Path(file).is_file():
         try:
-            yield Path(file).parent / str(_json(Path(file)).get("dataset_dir", "."))
-        except ReportError:
+            yield Path(file).parent / str(read_object(Path(file)).get("dataset_dir", "."))
+        except RunError:
             return
 
 
@@ -308,15 +322,15 @@ def run_facts(run: Run) -> list[tuple[str, str]]:
     files = dict.fromkeys(values["datalist"] for values in settings if isinstance(values.get("datalist"), str))
     checksums = {name: one for config in configs for name, one in (config.get("datalists_sha256") or {}).items()}
     facts["data list"] = "\n".join(_fingerprint(file, checksums.get(file)) for file in files)
-    prediction = run.prediction or {}
-    weights = prediction.get("weights") or {}
+    content = run.shown[1] if run.shown else {}
+    weights = content.get("weights") or {}
     facts["weights"] = "\n".join(f"{name}: {shown(file)}" for name, file in weights.items())
     seeds = {shown(part.metrics["seeds"]) for part in run.evaluations if _is_listed(part.metrics.get("seeds"))}
     facts["seeds"] = ", ".join(sorted(seeds)) or all_of("seeds") or all_of("seed")
     devices = [str(config["device"]) for config in configs if "device" in config]
     facts["device"] = ", ".join(dict.fromkeys("found by itself" if "$" in name else name for name in devices))
-    facts["runtime"] = str(prediction.get("runtime") or all_of("runtime"))
-    series = [facts for row in prediction.get("patients", []) for facts in (row.get("series") or {}).values()]
+    facts["runtime"] = str(content.get("runtime") or all_of("runtime"))
+    series = [facts for row in content.get("patients", []) for facts in (row.get("series") or {}).values()]
     seconds = sum(float(facts.get("seconds") or 0) for facts in series)
     facts["computing time"] = f"{datetime.timedelta(seconds=round(seconds))} in {len(series)} series" if seconds else ""
     times = [path.stat().st_mtime for path in _outputs(run)]
@@ -466,7 +480,7 @@ def show_evaluation(part: Evaluation, writer: Writer, place: int) -> dict[str, A
                 "Below: patients by probability and label (label 0 blue, label 1 red).",
             ),
             (
-                figures.draw_decision(last, _curve(curves, "decision", "thresholds")),
+                figures.draw_decision(last, _curve(curves, "decision", "threshold")),
                 "decision_curve",
                 "Net benefit of acting on the model at a threshold.",
             ),
@@ -488,9 +502,8 @@ def show_evaluation(part: Evaluation, writer: Writer, place: int) -> dict[str, A
 
 
 def _is_cross_validation(part: Evaluation) -> bool:
-    return (
-        "ensembles" in part.metrics or "folds" in part.metrics or len({row.get("fold") for row in part.predictions}) > 1
-    )
+    told = "ensembles" in part.metrics or "folds" in part.metrics or is_crossvalidation(part.folder)
+    return told or len({row.get("fold") for row in part.predictions}) > 1
 
 
 def _curve(curves: Any, name: str, key: str) -> dict[str, np.ndarray] | None:
@@ -549,7 +562,7 @@ def fold_table(groups: Sequence[figures.Group]) -> Table | None:
 
 @dataclass(frozen=True)
 class Sources:
-    """Where the pictures of a prediction's patients lie.
+    """Where the pictures of a run's patients lie.
 
     Attributes:
         prepared: ``file`` of every prepared series by ``"<patient>/<mri_type>"``.
@@ -564,25 +577,22 @@ class Sources:
     missing: str = ""
 
 
-def find_sources(run: Run) -> Sources:
-    """The prepared series, studies and heat maps of a prediction, as far as they are still there."""
-    settings = plain_settings(run.config)
-    named = settings.get("prepared_dir")
-    places = ([Path(named)] if isinstance(named, str) else []) + [run.folder / "prepared"]
-    prepared, missing = {}, f"No pictures: no prepared series at {' or '.join(map(str, places))}."
-    for place in places:
-        if (place / "index.json").is_file():
-            rows = _json(place / "index.json").get("series", {})
-            prepared = {name: place / row["file"] for name, row in rows.items() if "file" in row}
-            missing = ""
-            break
+def find_sources(folder: Path) -> Sources:
+    """The prepared series, studies and heat maps of a run's patients, as far as they are still there."""
+    settings = plain_settings(read_config(folder))
+    prepared, place = {}, prepared_dir(folder)
+    missing = f"No pictures: no prepared series at {' or '.join(map(str, prepared_places(folder)))}."
+    if place is not None:
+        rows = read_object(place / "index.json").get("series", {})
+        prepared = {name: place / row["file"] for name, row in rows.items() if "file" in row}
+        missing = ""
     studies: dict[str, dict[str, str]] = {}
     try:
         entries = select(settings.get("dataset_dir"), settings.get("datalist"), settings.get("section"))
         studies = {entry["patient"]: {key: entry[key] for key in MRI_TYPES if key in entry} for entry in entries}
     except (ValueError, OSError) as error:
         logger.info("the studies are not found any more, kept slices are shown alone: %s", error)
-    return Sources(prepared, studies, run.folder / "explanations", missing)
+    return Sources(prepared, studies, folder / "explanations", missing)
 
 
 def patient_interval(row: Mapping[str, Any]) -> list[float] | None:
@@ -622,11 +632,15 @@ def failures_of(row: Mapping[str, Any]) -> list[dict[str, str]]:
 def series_table(row: Mapping[str, Any]) -> Table:
     """The series of a patient."""
     records = []
+    seeds = row.get("seeds") or []
     for mri_type, facts in (row.get("series") or {}).items():
+        of_seeds = facts.get("by_seed") or {}
+        by_seed = {f"seed {seed}": (of_seeds.get(str(seed)) or {}).get("probability") for seed in seeds[:_SEEDS_SHOWN]}
         records.append(
             {
                 "modality": mri_type,
                 "probability": facts.get("probability"),
+                **(by_seed if len(seeds) > 1 else {}),
                 "slices": facts.get("slices"),
                 "used": facts.get("kept"),
                 "sequences": len(facts.get("sequences") or []),
@@ -634,13 +648,13 @@ def series_table(row: Mapping[str, Any]) -> Table:
                 "remark": facts.get("reason"),
             }
         )
-    if not any(record["remark"] for record in records):
-        records = [{key: value for key, value in record.items() if key != "remark"} for record in records]
+    empty = {key for key in ("seconds", "remark") if not any(record[key] for record in records)}
+    records = [{key: value for key, value in record.items() if key not in empty} for record in records]
     return table_of_records("Series", records)
 
 
-def explanation_table(patient: str, mri_types: Iterable[str], folder: Path) -> Table | None:
-    """How a patient's probabilities change without a part of what was shown, where it was explained."""
+def explanation_table(patient: str, mri_types: Iterable[str], folder: Path, of: str = "") -> Table | None:
+    """How a patient's probabilities change without a part of what was shown, where it was explained; ``of`` which models."""
     records, statements = [], []
     for mri_type in mri_types:
         file = folder / f"{patient}_{mri_type}.json"
@@ -664,8 +678,8 @@ def explanation_table(patient: str, mri_types: Iterable[str], folder: Path) -> T
     if not records:
         return None
     note = (
-        "Change of the series' probability when a part is blanked: below 0, the part spoke for methylation. Shuffled weights: "
-        + " ".join(statements)
+        f"Change of the series' probability{of} when a part is blanked: below 0, the part spoke for methylation. "
+        f"Shuffled weights: {' '.join(statements)}"
     )
     return table_of_records("What the classifiers looked at", records, note)
 
@@ -679,7 +693,7 @@ def show_patient(
         row: of the patient in ``patients.json``.
         name: of the patient's files.
         sources: of pictures; None for none.
-        weights: files of the classifiers by modality.
+        weights: files of the classifiers by modality, unless the row has its own.
         writer: of figures and tables.
         up: of links from the page to the report's folder.
     """
@@ -690,23 +704,25 @@ def show_patient(
         mri_type: [float(value) for value in facts.get("sequences") or []]
         for mri_type, facts in (row.get("series") or {}).items()
     }
-    used = [str(mri_type) for mri_type in row.get("used") or []]
-    explained = f"Mean of {', '.join(used)}." if used else "No usable series: the cohort prior."
-    label = f" Known label: {row['label']}." if row.get("label") is not None else ""
+    seeds = row.get("seeds") or []
     figure = None
     if any(sequences.values()):
-        drawn = figures.draw_sequences(sequences, probability, interval)
-        caption = "A point is a sequence of slices, a diamond the mean of a modality, the line the patient."
+        drawn = figures.draw_sequences(_drawn_sequences(row, sequences), probability, interval)
+        mean = "a modality by the models of a seed" if len(seeds) > 1 else "a modality"
+        caption = f"A point is a sequence of slices, a diamond the mean of {mean}, the line the patient."
         figure = writer.figure(drawn, f"sequences_{name}", caption, up)
-    views, notes = patient_views(row, sources, weights, sequences) if sources else ([], [])
-    changes = explanation_table(row["patient"], sequences, sources.explanations) if sources else None
+    views, notes = patient_views(row, sources, row.get("weights") or weights, sequences) if sources else ([], [])
+    if views and len(seeds) > 1:
+        notes.append(f"Sequences under the pictures: means over the seeds {', '.join(map(str, seeds))}.")
+    of = f" by the models of seed {seeds[0]}" if len(seeds) > 1 else ""
+    changes = explanation_table(row["patient"], sequences, sources.explanations, of) if sources else None
     explanation = writer.table(changes, f"explanation_{name}", up) if changes else None
     return {
         "name": row["patient"],
         "probability": min(max(probability, 0.0), 1.0),
         "interval": interval,
         "shown": with_interval(probability, interval),
-        "explained": explained + label,
+        "explained": _told(row),
         "failures": [f"{item['series']}: {item['text']}" if item["series"] else item["text"] for item in failures],
         **writer.table(series_table(row), f"series_{name}", up),
         "figure": figure,
@@ -714,6 +730,31 @@ def show_patient(
         "views": views,
         "has_heat": any(view["heat_sheet"] for view in views),
         "notes": notes,
+    }
+
+
+def _told(row: Mapping[str, Any]) -> str:
+    """What a patient's probability is the mean of, and what is known beside it."""
+    used, seeds = [str(mri_type) for mri_type in row.get("used") or []], row.get("seeds") or []
+    over = f" over seeds {', '.join(map(str, seeds))}" if len(seeds) > 1 else ""
+    told = [f"Mean of {', '.join(used)}{over}." if used else "No usable series: the cohort prior."]
+    if row.get("fold") is not None:
+        told.append(f"Held out in fold {row['fold']}: the models did not see this patient.")
+    if row.get("label") is not None:
+        told.append(f"Known label: {row['label']}.")
+    return " ".join(told)
+
+
+def _drawn_sequences(
+    row: Mapping[str, Any], sequences: Mapping[str, Sequence[float]]
+) -> dict[tuple[str, str], Sequence[float]]:
+    """Sequences by modality and what else tells them apart: the seed, where there are several."""
+    if len(row.get("seeds") or []) < 2:
+        return {(mri_type, ""): values for mri_type, values in sequences.items()}
+    return {
+        (mri_type, f"seed {seed}"): [float(value) for value in of_seed["sequences"]]
+        for mri_type, facts in row["series"].items()
+        for seed, of_seed in facts["by_seed"].items()
     }
 
 
@@ -827,8 +868,16 @@ def prediction_index(
     return columns, found, Table("Patients", [], [], records)
 
 
-def evaluation_index(groups: Sequence[figures.Group]) -> tuple[list[str], list[dict[str, Any]], Table]:
-    """Heads and rows of the patients' index of an evaluation, and the same as a table for its files."""
+def evaluation_index(
+    groups: Sequence[figures.Group], rows: Sequence[Mapping[str, Any]] = (), links: Mapping[str, str] | None = None
+) -> tuple[list[str], list[dict[str, Any]], Table]:
+    """Heads and rows of the patients' index of an evaluation, and the same as a table for its files.
+
+    Args:
+        groups: the models' probabilities.
+        rows: what is known of the patients; those whom no model gave a probability are listed with the prior.
+        links: to the patients' pages, as far as they have one.
+    """
     chances: dict[str, dict[str, float]] = {}
     labels: dict[str, int] = {}
     folds: dict[str, str] = {}
@@ -839,6 +888,12 @@ def evaluation_index(groups: Sequence[figures.Group]) -> tuple[list[str], list[d
             chances.setdefault(patient, {})[group.name] = float(value)
             labels[patient], folds[patient] = int(label), fold
     names = [group.name for group in reversed(groups)]
+    for row in rows:
+        if row["patient"] not in chances and row.get("label") is not None and names:
+            chances[row["patient"]] = {names[0]: float(row["probability"])}
+            labels[row["patient"]] = int(row["label"])
+            folds[row["patient"]] = "" if row.get("fold") is None else str(row["fold"])
+    problems = {row["patient"]: failures_of(row) for row in rows}
     with_folds = any(folds.values())
     columns = [
         "patient",
@@ -853,13 +908,14 @@ def evaluation_index(groups: Sequence[figures.Group]) -> tuple[list[str], list[d
         wrong = None if main is None else abs(labels[patient] - main)
         held_out = [cell(folds[patient] or None)] if with_folds else []
         cells = [
-            cell(patient),
+            Cell(patient, patient, (links or {}).get(patient)),
             cell(labels[patient]),
             *held_out,
             *(cell(values.get(name)) for name in names),
             cell(wrong),
         ]
-        found.append({"cells": cells, "probability": "" if main is None else main, "failed": main is None})
+        failed = main is None or bool(problems.get(patient))
+        found.append({"cells": cells, "probability": "" if main is None else main, "failed": failed})
         record = {"patient": patient, "label": labels[patient], **({"fold": folds[patient]} if with_folds else {})}
         records.append({**record, **{name: values.get(name) for name in names}, "absolute_error": wrong})
     return columns, found, Table("Patients", [], [], records)
@@ -920,9 +976,10 @@ def tiles_of(run: Run) -> list[dict[str, str]]:
         if written is not None:
             tiles.append({"value": written[1], "name": f"AUC, {written[0]} (95 %){where}"})
         elif best is not None and len(set(best.labels.tolist())) == 2:
-            band = figures.roc_band(best.labels, best.probabilities)
+            area = roc_auc(best.labels, best.probabilities)
             text = f"AUC of {len(best.patients)} patients (95 %, bootstrap){where}"
-            tiles.append({"value": with_interval(band.auc, band.interval), "name": text})
+            interval = bootstrap_interval(best.labels, best.probabilities)
+            tiles.append({"value": with_interval(area, interval), "name": text})
         for region in ("WT", "ET"):
             dice = [
                 value
@@ -951,7 +1008,7 @@ def tiles_of(run: Run) -> list[dict[str, str]]:
 def write_report(
     run: str | Path, output: str | Path | None = None, overwrite: bool = False, images: bool = True
 ) -> Path:
-    """Write the report of a run: a page, a page for each patient of a prediction, figures and tables; all of it or nothing.
+    """Write the report of a run: a page, a page for each patient of stage 2, figures and tables; all of it or nothing.
 
     Args:
         run: folder of a training run, an evaluation, a cross-validation or a prediction.
@@ -974,7 +1031,7 @@ def write_report(
     page = target if is_page else target / PAGE
     folder = target.with_name(f"{target.stem}_files") if is_page else target
     _may_be_written(page, folder, overwrite)
-    jinja = _jinja()
+    jinja = jinja_environment()
     with folder_written_whole(folder) as staging:
         first = page if is_page else staging / PAGE
         prefix = f"{quote(folder.name)}/" if is_page else ""
@@ -1015,7 +1072,12 @@ def _write_page(file: Path, content: str) -> None:
         temporary.write_text(content, encoding="utf-8")
 
 
-def _jinja() -> Environment:
+def jinja_environment() -> Environment:
+    """The templates of all pages, with what every page says.
+
+    Raises:
+        ImportError: when Jinja2 is not installed.
+    """
     try:
         from jinja2 import Environment, FileSystemLoader, StrictUndefined
         from markupsafe import Markup
@@ -1046,52 +1108,13 @@ def _render(run: Run, jinja: Environment, writer: Writer, back: str, images: boo
     evaluations = [show_evaluation(part, writer, place) for place, part in enumerate(run.evaluations)]
     training = [show_training(part, writer) for part in run.trainings]
     runs = [writer.table(training_table(run.trainings))] if run.trainings else []
-    index, patients, prediction_figures, failures = None, [], [], None
-    if run.prediction is not None:
-        rows = run.prediction["patients"]
-        pages = {row["patient"]: writer.name(str(row["patient"])) for row in rows}
-        links = {patient: f"{writer.prefix}patients/{quote(name)}.html" for patient, name in pages.items()}
-        columns, lines, table = prediction_index(rows, links)
-        index = {"columns": columns, "rows": lines, "files": writer.table(table)["files"]}
-        if len(rows) > 1:
-            drawn = figures.draw_probabilities(
-                [row["probability"] for row in rows], [not row.get("used") for row in rows]
-            )
-            prediction_figures.append(writer.figure(drawn, "patients_by_probability"))
-        sources = find_sources(run) if images else None
-        weights = run.prediction.get("weights") or {}
-        page = jinja.get_template("patient.html")
-        for place, row in enumerate(rows):
-            name = pages[row["patient"]]
-            found = show_patient(row, name, sources, weights, writer, "../")
-            common = {"title": f"Patient {row['patient']}", "subtitle": "", "phantom": phantom}
-            text = page.render(**common, back=back, report_title=title, found=found)
-            _write_page(writer.folder / "patients" / f"{name}.html", text)
-            if len(rows) <= EMBEDDED_PATIENTS:
-                patients.append({**_from_first_page(found, writer.prefix), "link": links[row["patient"]]})
-            if len(rows) > EMBEDDED_PATIENTS and (place + 1) % 50 == 0:
-                logger.info("%d of %d patients", place + 1, len(rows))
-        problems = [item for row in rows for item in failures_of(row)]
-        if problems:
-            listed = table_of_records("Patients and series", problems)
-            cells = [
-                [Cell(line[0].text, line[0].value, links[item["patient"]]), *line[1:]]
-                for line, item in zip(listed.rows, problems, strict=True)
-            ]
-            failures = writer.table(Table(listed.title, listed.columns, cells, problems), "failures")
-    else:
-        for part in run.evaluations:
-            made = _evaluation_index(part)
-            if made is not None:
-                columns, lines, table = made
-                index = {"columns": columns, "rows": lines, "files": writer.table(table)["files"]}
-                break
+    pages = _patient_pages(run, jinja, writer, back, images, {"report_title": title, "phantom": phantom})
     note, versions = run_versions(run)
     settings = {name: plain_settings(config) for name, config in _configs(run).items()}
     sections = [(part["id"], part["title"]) for part in evaluations]
     for link, name, there in (
-        ("patients", "Patients", index),
-        ("failures", "Failures", failures),
+        ("patients", "Patients", pages["index"]),
+        ("failures", "Failures", pages["failures"]),
         ("training", "Training", training),
     ):
         sections += [(link, name)] if there else []
@@ -1102,10 +1125,7 @@ def _render(run: Run, jinja: Environment, writer: Writer, back: str, images: boo
         tiles=tiles_of(run),
         sections=[*sections, ("how", "How it ran")],
         evaluations=evaluations,
-        index=index,
-        prediction_figures=prediction_figures,
-        patients=patients,
-        failures=failures,
+        **pages,
         training=training,
         runs=runs,
         facts=run_facts(run),
@@ -1122,11 +1142,63 @@ def _render(run: Run, jinja: Environment, writer: Writer, back: str, images: boo
     )
 
 
-def _evaluation_index(part: Evaluation) -> tuple[list[str], list[dict[str, Any]], Table] | None:
-    groups = figures.groups_of(part.predictions)
-    if groups:
-        return evaluation_index(groups)
-    return overlap_index(part.overlap) if part.overlap else None
+def _patient_pages(
+    run: Run, jinja: Environment, writer: Writer, back: str, images: bool, common: Mapping[str, str]
+) -> dict[str, Any]:
+    """Write the patients' pages; what the first page shows of the patients.
+
+    Returns:
+        ``index``, ``prediction_figures``, ``patients`` (those on the first page), ``failures`` and ``patients_note``.
+    """
+    found: dict[str, Any] = {
+        "index": None, "prediction_figures": [], "patients": [], "failures": None, "patients_note": "",
+    }  # fmt: skip
+    if run.shown is None:
+        return found
+    folder, content, part = run.shown
+    rows = content["patients"]
+    names = {row["patient"]: writer.name(str(row["patient"])) for row in rows}
+    links = {patient: f"{writer.prefix}patients/{quote(name)}.html" for patient, name in names.items()}
+    made = None
+    if part is None:
+        made = prediction_index(rows, links)
+    elif groups := figures.groups_of(part.predictions):
+        made = evaluation_index(groups, rows, links)
+        without = len(made[1]) - len(links)
+        if without > 0:
+            found["patients_note"] = (
+                f"Patients without a page: {without}. Their evaluation wrote no patients.json, as earlier versions did not; evaluate "
+                "again with this version to get one."
+            )
+    elif part.overlap:
+        made = overlap_index(part.overlap)
+    if made is not None:
+        columns, lines, table = made
+        found["index"] = {"columns": columns, "rows": lines, "files": writer.table(table)["files"]}
+    if part is None and len(rows) > 1:
+        drawn = figures.draw_probabilities([row["probability"] for row in rows], [not row.get("used") for row in rows])
+        found["prediction_figures"].append(writer.figure(drawn, "patients_by_probability"))
+    sources = find_sources(folder) if images and rows else None
+    page = jinja.get_template("patient.html")
+    for place, row in enumerate(rows):
+        name = names[row["patient"]]
+        shown_patient = show_patient(row, name, sources, content.get("weights") or {}, writer, "../")
+        text = page.render(title=f"Patient {row['patient']}", subtitle="", back=back, found=shown_patient, **common)
+        _write_page(writer.folder / "patients" / f"{name}.html", text)
+        if len(rows) <= EMBEDDED_PATIENTS:
+            embedded = {**_from_first_page(shown_patient, writer.prefix), "link": links[row["patient"]]}
+            found["patients"].append(embedded)
+        elif (place + 1) % 50 == 0:
+            logger.info("%d of %d patients", place + 1, len(rows))
+    problems = [item for row in rows for item in failures_of(row)]
+    if problems:
+        listed = table_of_records("Patients and series", problems)
+        cells = [
+            [Cell(line[0].text, line[0].value, links[item["patient"]]), *line[1:]]
+            for line, item in zip(listed.rows, problems, strict=True)
+        ]
+        found["failures"] = writer.table(Table(listed.title, listed.columns, cells, problems), "failures")
+    return found
 
 
 def _from_first_page(found: dict[str, Any], prefix: str) -> dict[str, Any]:

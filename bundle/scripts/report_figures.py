@@ -14,7 +14,7 @@ import numpy as np
 
 from .files import written_whole
 from .report_tables import head
-from .statistics import roc_auc, roc_curve, wilson_interval
+from .statistics import bootstrap_interval, decision_curve, roc_auc, roc_curve, roc_curve_band, wilson_interval
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -24,7 +24,6 @@ OTHER_COLOURS = ("#56b4e9", "#e69f00", "#7f6fb5", "#8c564b", "#999999")
 LABEL_COLOURS = {0: "#4c78a8", 1: "#e4572e"}
 LABEL_NAMES = {0: "label 0", 1: "label 1"}
 GREY = "#7d8a97"
-RESAMPLES = 1000
 _STYLE: dict[Any, Any] = {
     "font.size": 9.5,
     "axes.titlesize": 10.5,
@@ -124,36 +123,6 @@ def _float(text: Any) -> float:
         return float("nan")
 
 
-@dataclass(frozen=True)
-class RocBand:
-    """ROC curve with a 95 % interval at every false positive rate, and the AUC with its own."""
-
-    false: np.ndarray
-    true: np.ndarray
-    grid: np.ndarray
-    low: np.ndarray
-    high: np.ndarray
-    auc: float
-    interval: tuple[float, float]
-
-
-def roc_band(labels: np.ndarray, probabilities: np.ndarray, seed: int = 67) -> RocBand:
-    """The ROC curve with pointwise intervals by a bootstrap over patients, stratified by label."""
-    false, true = roc_curve(labels, probabilities)
-    grid = np.linspace(0, 1, 101)
-    rng = np.random.default_rng(seed)
-    groups = [np.flatnonzero(labels == label) for label in (0, 1)]
-    curves, areas = [], []
-    for _ in range(RESAMPLES):
-        chosen = np.concatenate([rng.choice(group, len(group)) for group in groups])
-        x, y = roc_curve(labels[chosen], probabilities[chosen])
-        curves.append(np.interp(grid, x, y))
-        areas.append(roc_auc(labels[chosen], probabilities[chosen]))
-    low, high = np.quantile(curves, [0.025, 0.975], axis=0)
-    ends = np.quantile(areas, [0.025, 0.975])
-    return RocBand(false, true, grid, low, high, roc_auc(labels, probabilities), (float(ends[0]), float(ends[1])))
-
-
 def calibration_bins(labels: np.ndarray, probabilities: np.ndarray, most: int = 8) -> list[dict[str, float]]:
     """Patients in bins of equal size by probability: mean ``predicted``, ``observed`` frequency with Wilson's 95 % interval."""
     count = int(np.clip(len(labels) // 10, 2, most))
@@ -164,20 +133,6 @@ def calibration_bins(labels: np.ndarray, probabilities: np.ndarray, most: int = 
             predicted = float(probabilities[part].mean())
             bins.append({"predicted": predicted, "observed": observed, "low": low, "high": high, "count": len(part)})
     return bins
-
-
-def net_benefit(labels: np.ndarray, probabilities: np.ndarray, thresholds: np.ndarray) -> dict[str, np.ndarray]:
-    """Net benefit of acting on the ``model``, on ``all`` patients and on ``none``, by threshold (Vickers 2006)."""
-    odds = thresholds / (1 - thresholds)
-    chosen = probabilities[None] >= thresholds[:, None]
-    right = (chosen & (labels == 1)).mean(1)
-    wrong = (chosen & (labels == 0)).mean(1)
-    prevalence = float((labels == 1).mean())
-    return {
-        "model": right - wrong * odds,
-        "all": prevalence - (1 - prevalence) * odds,
-        "none": np.zeros_like(thresholds),
-    }
 
 
 def best_epoch(history: Mapping[str, np.ndarray], score: str | None) -> tuple[int, str]:
@@ -325,12 +280,14 @@ def draw_roc(groups: Sequence[Group], curve: Mapping[str, Any] | None = None) ->
     given = curve if curve is not None and {"fpr", "tpr"} <= set(curve) else None
     for place, group in enumerate(groups):
         last = place == len(groups) - 1 and given is None
-        band = roc_band(group.labels, group.probabilities)
+        of = (group.labels, group.probabilities)
+        low, high = bootstrap_interval(*of)
         colour = colour_of(group.name, place)
-        text = f"{named(group.name)}: {band.auc:.2f} ({band.interval[0]:.2f} to {band.interval[1]:.2f})"
-        ax.plot(band.false, band.true, color=colour, lw=2.4 if last else 1.3, label=text, zorder=3 if last else 2)
+        text = f"{named(group.name)}: {roc_auc(*of):.2f} ({low:.2f} to {high:.2f})"
+        ax.plot(*roc_curve(*of), color=colour, lw=2.4 if last else 1.3, label=text, zorder=3 if last else 2)
         if last:
-            ax.fill_between(band.grid, band.low, band.high, color=colour, alpha=0.12, lw=0)
+            band = roc_curve_band(*of)
+            ax.fill_between(band["fpr"], band["low"], band["high"], color=colour, alpha=0.12, lw=0)
     if given is not None:
         ax.plot(given["fpr"], given["tpr"], color="#7f3fbf", lw=2.4, label="ensemble, as evaluated", zorder=3)
         if {"low", "high"} <= set(given):
@@ -391,15 +348,11 @@ def draw_calibration(group: Group, bins: Sequence[Mapping[str, float]] | None = 
 def draw_decision(group: Group, curve: Mapping[str, Any] | None = None) -> Figure:
     """Net benefit by threshold, beside acting on everybody and on nobody."""
     of = named(group.name)
-    if curve is not None and {"thresholds", "model", "all"} <= set(curve):
-        of = "as evaluated"
-        thresholds = np.asarray(curve["thresholds"], dtype=float)
-        benefit = {
-            key: np.asarray(curve.get(key, np.zeros_like(thresholds)), dtype=float) for key in ("model", "all", "none")
-        }
+    if curve is not None and {"threshold", "model", "all", "none"} <= set(curve):
+        of, benefit = "as evaluated", {key: np.asarray(values, dtype=float) for key, values in curve.items()}
     else:
-        thresholds = np.linspace(0.01, 0.95, 95)
-        benefit = net_benefit(group.labels, group.probabilities, thresholds)
+        benefit = decision_curve(group.labels, group.probabilities, np.linspace(0.01, 0.95, 95))
+    thresholds = benefit["threshold"]
     figure, axes = new_figure(5.0, 4.6)
     ax = axes[0, 0]
     ax.plot(thresholds, benefit["all"], color=GREY, lw=1.4, ls="--", label="all patients")
@@ -511,9 +464,15 @@ def draw_probabilities(probabilities: Sequence[float], prior: Sequence[bool]) ->
 
 @_styled
 def draw_sequences(
-    sequences: Mapping[str, Sequence[float]], probability: float, interval: Sequence[float] | None = None
+    sequences: Mapping[tuple[str, str], Sequence[float]], probability: float, interval: Sequence[float] | None = None
 ) -> Figure:
-    """Probability of every sequence of a patient, a row for each modality; diamonds are the modalities' means."""
+    """Probability of every sequence of a patient, a row for each modality; diamonds are the modalities' means.
+
+    Args:
+        sequences: by modality and what else tells a row from others of it, a seed, or "".
+        probability: of the patient.
+        interval: of the patient.
+    """
     names = [name for name, values in sequences.items() if len(values)]
     figure, axes = new_figure(7.0, 1.25 + 0.42 * max(len(names), 1))
     ax = axes[0, 0]
@@ -522,11 +481,10 @@ def draw_sequences(
     ax.axvline(probability, color="#1b2733", lw=1.6, label="patient")
     for place, name in enumerate(names):
         values = np.asarray(sequences[name], dtype=float)
-        ax.scatter(values, np.full(len(values), place), s=26, color=colour_of(name, place), alpha=0.55, lw=0)
-        ax.scatter(
-            [values.mean()], [place], s=60, marker="D", color=colour_of(name, place), edgecolor="white", lw=1, zorder=3
-        )
-    ax.set_yticks(range(len(names)), names)
+        colour = colour_of(name[0], place)
+        ax.scatter(values, np.full(len(values), place), s=26, color=colour, alpha=0.55, lw=0)
+        ax.scatter([values.mean()], [place], s=60, marker="D", color=colour, edgecolor="white", lw=1, zorder=3)
+    ax.set_yticks(range(len(names)), [", ".join(filter(None, name)) for name in names])
     ax.set(
         title="Probability of every sequence",
         xlabel="probability of MGMT promoter methylation",

@@ -20,6 +20,7 @@ HEADS = {
     "mri_type": "modality",
     "mri_types": "modalities",
     "iou": "IoU",
+    "brier": "Brier",
     "all": "all modalities",
     "lr": "learning rate",
     "ppv": "PPV",
@@ -133,9 +134,11 @@ def shown(value: Any) -> str:
 
 
 def cell(value: Any) -> Cell:
-    """A cell that shows and sorts by a value."""
+    """A cell that shows and sorts by a value, an interval by its lower end."""
     if isinstance(value, (int, float)):
         return Cell(shown(value), float(value) if math.isfinite(value) else None)
+    if _is_interval(value):
+        return Cell(shown(value), float(value[0]))
     return Cell(shown(value), None if value is None else shown(value).lower())
 
 

@@ -21,6 +21,7 @@ MOST_SLICES = 256  # in a sheet; of a longer series every second, third, … sli
 QUALITIES = ((192, 80), (192, 65), (160, 60), (128, 55), (96, 45), (64, 40))
 """Pixels of a slice's longer side and JPEG quality, the first that fits is taken."""
 
+PICTURE_SIDE = 360  # pixels of the longer side of a picture by itself
 _MARGIN = 3  # pixels around the head
 _FILL, _OUTLINE = 70, 255  # alpha
 
@@ -162,6 +163,42 @@ def series_sheets(
         if size <= most_bytes:
             break
     return view
+
+
+def largest_tumour(series: PreparedSeries, full: np.ndarray) -> dict[str, Any] | None:
+    """The slice of a series with the largest tumour as a picture, its masks drawn on it.
+
+    Args:
+        series: the prepared series.
+        full: ``(N, H, W)`` uint8, all its slices.
+
+    Returns:
+        ``picture`` (data URI, square pixels), ``slice`` (index from 0), ``slices``, ``plane``, ``area`` of WT in cm2, and the
+        ``letters`` of :func:`orientation_letters`; None where no slice shows a tumour.
+    """
+    masks, geometry = series.masks(), series.geometry
+    areas = masks[:, 0].sum((1, 2))
+    if geometry is None or not areas.any():
+        return None
+    index = int(areas.argmax())
+    box = _head(full, masks)
+    spacing = geometry.pixel_spacing
+    height, width = ((part.stop - part.start) * float(mm) for part, mm in zip(box, spacing, strict=True))
+    pixel = max(height, width) / PICTURE_SIDE
+    size = max(round(width / pixel), 1), max(round(height / pixel), 1)
+    picture = cv2.cvtColor(cv2.resize(full[index][box], size, interpolation=cv2.INTER_CUBIC), cv2.COLOR_GRAY2BGR)
+    for region, colour in enumerate((WT_COLOUR, ET_COLOUR)):
+        painted = _painted(masks[index, region][box], size, colour)
+        share = painted[..., 3:].astype(np.float32) / 255
+        picture = np.rint(picture * (1 - share) + painted[..., :3] * share).astype(np.uint8)
+    return {
+        "picture": _uri(picture, ".png"),
+        "slice": index,
+        "slices": int(series.n_slices),
+        "plane": geometry.plane,
+        "area": float(areas[index]) * spacing[0] * spacing[1] / 100,
+        "letters": orientation_letters(geometry.stack_affine),
+    }
 
 
 def _first_shown(chosen: Sequence[int], wt: np.ndarray, kept: set[int]) -> int:

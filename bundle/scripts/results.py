@@ -19,6 +19,7 @@ from monai.transforms import Transform
 from . import distributed, evaluation
 from .datalists import MRI_TYPES, lookup
 from .files import write_csv, write_json, written_whole
+from .finished import PATIENTS_FILE, PREDICTIONS_FILE
 from .metrics import PATIENT_SCORES, PatientProbabilities, RegionOverlap
 from .preparation import fingerprint, read_index
 from .prepared import PreparedSeries
@@ -271,21 +272,33 @@ def write_predictions(
     asked_for = {row["patient"] for row in patients}
     patients += [row for row in rows if row["patient"] not in asked_for]
     write_csv(submission, Path(output_dir) / "submission.csv", ("BraTS21ID", "MGMT_value"))
-    content = {"note": RESEARCH_ONLY, "weights": dict(weights), "runtime": runtime, "patients": patients}
-    write_json(content, Path(output_dir) / "patients.json")
+    _write_patients(patients, output_dir, weights, runtime)
     logger.info("%s: %d patients in submission.csv. %s", output_dir, len(submission), RESEARCH_ONLY)
+
+
+def _write_patients(
+    rows: Sequence[Mapping[str, Any]], output_dir: str | Path, weights: Mapping[str, Any], runtime: str | None
+) -> None:
+    content = {"note": RESEARCH_ONLY, "weights": dict(weights), "runtime": runtime, "patients": list(rows)}
+    write_json(content, Path(output_dir) / PATIENTS_FILE)
 
 
 @distributed.by_first
 def write_evaluation(
-    rows: Sequence[Mapping[str, Any]], output_dir: str | Path, mri_types: Sequence[str]
+    rows: Sequence[Mapping[str, Any]],
+    output_dir: str | Path,
+    mri_types: Sequence[str],
+    weights: Mapping[str, Any],
+    runtime: str | None = None,
 ) -> dict[str, Any]:
-    """Write ``predictions.csv`` and ``metrics.json`` of labelled patients and return the metrics.
+    """Write ``predictions.csv``, ``patients.json`` and, last, ``metrics.json`` of labelled patients and return the metrics.
 
     Args:
-        rows: from :meth:`PatientResults.patient_rows`, each with its ``label``.
-        output_dir: folder for both.
+        rows: from :meth:`PatientResults.patient_rows`, each with its ``label``; others are left out.
+        output_dir: folder for the three.
         mri_types: modalities that were classified.
+        weights: which weights were used, by modality.
+        runtime: what the networks computed in.
 
     Raises:
         ValueError: when no patient has a label.
@@ -301,7 +314,8 @@ def write_evaluation(
         {"patient": row["patient"], "label": row["label"], **{name: values[i] for name, values in columns.items()}}
         for i, row in enumerate(labelled)
     ]
-    write_csv(table, Path(output_dir) / "predictions.csv")
+    write_csv(table, Path(output_dir) / PREDICTIONS_FILE)
+    _write_patients(labelled, output_dir, weights, runtime)
     metrics: dict[str, Any] = {"note": RESEARCH_ONLY, "patients": len(labelled), "positive": sum(labels)}
     metrics["without_usable_slice"] = sum(not row["used"] for row in labelled)
     for name, values in columns.items():

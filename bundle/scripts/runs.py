@@ -16,10 +16,9 @@ from monai.bundle import ConfigParser
 from . import distributed
 from .environment import versions
 from .files import remove_leftovers, written_whole
+from .finished import CONFIG_FILE
 
 logger = logging.getLogger(__name__)
-
-CONFIG_FILE = "resolved_config.yaml"
 
 
 class RunExistsError(FileExistsError):

@@ -283,6 +283,40 @@ def _counts(samples: np.ndarray, size: int) -> np.ndarray:
     return np.bincount(shifted.ravel(), minlength=size * len(samples)).reshape(len(samples), size).astype(np.float64)
 
 
+def agreement_interval(
+    modalities: Sequence[np.ndarray], level: float = 0.95, resamples: int = 1000, seed: int = 67
+) -> tuple[float, float] | None:
+    """How far the mean of a patient's probabilities scatters with modalities, sequences, and members of an ensemble.
+
+    Percentiles of a bootstrap in stages: modalities are drawn with replacement, and sequences and members within each. It tells
+    how far they agree, not how often they are right.
+
+    Args:
+        modalities: probabilities ``(sequences, members)`` of each.
+        level: of the interval.
+        resamples: bootstrap samples.
+        seed: of the resampling.
+
+    Returns:
+        Low and high; None with one value alone.
+
+    Raises:
+        ValueError: for a level out of 0 to 1.
+    """
+    _check_level(level)
+    tables = [values for values in modalities if values.size]
+    if sum(values.size for values in tables) < 2:
+        return None
+    rng = np.random.default_rng(seed)
+    means = np.empty((len(tables), resamples))
+    for mean, values in zip(means, tables, strict=True):
+        rows, columns = (rng.integers(size, size=(resamples, size)) for size in values.shape)
+        mean[:] = values[rows[:, :, None], columns[:, None, :]].mean(axis=(1, 2))
+    chosen = rng.integers(len(tables), size=(len(tables), resamples))
+    low, high = np.quantile(means[chosen, np.arange(resamples)].mean(axis=0), [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
 def permutation_p_value(labels: Labels, scores: Values, permutations: int = 10000, seed: int = 67) -> float:
     """One-sided p value of the ROC AUC: the chance of one as high when labels have nothing to do with scores.
 

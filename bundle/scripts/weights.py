@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import logging
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -83,7 +84,8 @@ def load_weights(network: nn.Module, file: str | Path) -> nn.Module:
         lines = str(error).splitlines()
         told = f" (the file says it was made with {settings})" if settings else ""
         raise WeightsError(
-            f"{file}: these weights are not for this network{told}: " + " ".join(line.strip() for line in lines[1:4])
+            f"{file}: these weights are not for this network{told}: "
+            + " ".join(textwrap.shorten(line, 200, placeholder=" …") for line in lines[1:4])
         ) from error
     return network
 

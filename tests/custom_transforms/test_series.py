@@ -40,6 +40,7 @@ from custom_transforms import (
     SeriesError,
     SeriesReader,
     SliceGeometry,
+    dicom_slices,
 )
 
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -731,6 +732,19 @@ def test_standard_dicom_slices_come_out_as_they_were(write_series, tmp_path, pla
     np.testing.assert_allclose(LPS_TO_RAS @ geometry.stack_affine @ [0, 0, 0, 1], [-10, -20, 30, 1])
 
 
+@pytest.mark.parametrize("plane", ["axial", "coronal", "sagittal"])
+@pytest.mark.parametrize("step", [1.0, 0.5])
+def test_slices_of_a_dicom_series_are_its_files_however_thin(write_series, tmp_path, plane, step):
+    """Isotropic acquisitions are common, sagittal ones above all."""
+    stack = planes(4)
+    write_series(stack, orientation=ORIENTATIONS[plane], step=step, spacing=(1.0, 1.0))
+    volume = LoadImage(reader=SeriesReader(), ensure_channel_first=True)(tmp_path / "series")
+    found, geometry = AcquisitionSlices()(volume)
+    assert geometry.plane == plane
+    np.testing.assert_array_equal(found, stack)
+    assert AcquisitionSlices("axial")(volume)[1].plane == "axial", "what is asked for goes first"
+
+
 def test_geometry_is_plain_data(tmp_path):
     geometry = SliceGeometry.from_affine(affine_of((2, 0, 1), (1, -1, 1), (1, 2, 3)), (3, 4, 5))
     for copy in (
@@ -877,3 +891,60 @@ def test_real_nifti(real_data: Path, name):
     geometry = SliceGeometry.from_affine(meta["affine"], array.shape)
     assert geometry.plane == "axial"
     np.testing.assert_array_equal(geometry.to_volume(geometry.to_stack(array)), array)
+
+
+# The files behind the slices
+
+
+def test_headers_come_in_the_order_of_the_slices(write_series, tmp_path):
+    """Of a series with a gap, a doubled slice, and names that say nothing."""
+    distances = np.array([9.0, 0.0, 6.0, 15.0, 3.0, 6.0])  # 12.0 is missing, 6.0 is there twice
+    stack = planes(6)
+    stack[5] = stack[2]
+    write_series(stack, distances=distances, orientation=OBLIQUE, origin=(1.0, 2.0, 3.0))
+    _, meta = SeriesReader().get_data(tmp_path / "series")
+    found = dicom_slices(tmp_path / "series")
+    names = ["" if header is None else Path(header.filename).name for header in found.headers]
+    assert names == meta["slice_files"]
+    assert names[4] == ""
+    assert found.frames == [0] * 6
+    np.testing.assert_array_equal(found.affine, meta["affine"])
+    normal = np.cross(OBLIQUE[:3], OBLIQUE[3:])
+    expected = np.array([1.0, 2.0, 3.0]) + np.outer(np.arange(6) * 3.0, normal)
+    np.testing.assert_allclose(found.positions, expected, atol=1e-6)
+    np.testing.assert_allclose(found.orientation, OBLIQUE, atol=1e-9)
+    assert found.spacing == (1.0, 1.0)
+    assert all("PixelData" not in header for header in found.headers if header is not None)
+
+
+def test_positions_are_what_the_headers_say(write_series, tmp_path):
+    """Where slices are unevenly spaced, the volume's affine is off; its files are not."""
+    distances = [0.0, 2.0, 3.0, 7.0]
+    write_series(planes(4), distances=distances, origin=(0.0, 0.0, 0.0))
+    np.testing.assert_array_equal(dicom_slices(tmp_path / "series").positions[:, 2], distances)
+
+
+def test_frames_of_one_file(tmp_path):
+    dataset = enhanced(planes(4), np.array([2, 0, 3, 1]), np.arange(4) * 1.5)
+    dataset.save_as(tmp_path / "enhanced.dcm", enforce_file_format=True)
+    found = dicom_slices(tmp_path / "enhanced.dcm")
+    assert found.frames == [1, 3, 0, 2]
+    np.testing.assert_array_equal(found.positions[:, 0], [0, -1.5, -3, -4.5])
+    assert {id(header) for header in found.headers} == {id(found.headers[0])}
+
+
+def test_headers_without_a_place(write_series, tmp_path):
+    write_series(planes(3), change=lambda index, dataset: delattr(dataset, "ImagePositionPatient"))
+    found = dicom_slices(tmp_path / "series")
+    assert found.positions is None
+    assert [header.InstanceNumber for header in found.headers] == [1, 2, 3]
+
+
+def test_what_is_no_dicom_has_no_headers(tmp_path):
+    nib.save(nib.Nifti1Image(np.zeros((2, 2, 2)), np.eye(4)), tmp_path / "volume.nii.gz")
+    (tmp_path / "pictures").mkdir()
+    cv2.imwrite(str(tmp_path / "pictures" / "Image-1.png"), np.zeros((4, 4), np.uint8))
+    assert dicom_slices(tmp_path / "volume.nii.gz") is None
+    assert dicom_slices(tmp_path / "pictures") is None
+    with pytest.raises(SeriesError, match="gone"):
+        dicom_slices(tmp_path / "gone")

@@ -10,6 +10,7 @@ import yaml
 import radiogenomics
 from scripts import crossvalidation, leakage
 from scripts.evaluation import COLUMNS
+from scripts.weights import sha256
 
 SEGMENTER = {"encoder_name": "tu-test_efficientnet", "decoder_channels": [8, 8, 4, 4, 4], "image_size": 32}
 CLASSIFIER = {
@@ -119,6 +120,67 @@ def test_metrics_and_tables(finished):
         assert json.loads((output / "tables" / f"{name}.json").read_text())
     assert (output / "classification" / "seed2" / "fold1" / "T1wCE" / "model_T1wCE.pt").is_file()
     assert metrics == json.loads((output / "metrics.json").read_text())
+
+
+def test_every_patient_has_a_page_in_the_report(cohort, finished, tmp_path):
+    output, _ = finished
+    page = radiogenomics.report(output, tmp_path / "report")
+    listed = {row["patient"]: row for row in rows_of(page.parent / "tables" / "patients.csv")}
+    assert len(listed) == 8
+    predictions = rows_of(output / "predictions.csv")
+    for patient, row in listed.items():
+        assert f'href="patients/{patient}.html"' in page.read_text()
+        own = [one for one in predictions if one["patient"] == patient]
+        mean = sum(float(one["probability"]) for one in own) / 4  # of two seeds and two modalities
+        assert float(row["all"]) == pytest.approx(mean)
+        text = (page.parent / "patients" / f"{patient}.html").read_text()
+        assert f'<p class="figure">{mean:.2f} (' in text
+        assert f"Held out in fold {own[0]['fold']}" in text
+        assert f"Known label: {own[0]['label']}" in text
+        views = json.loads(text.split('<script type="application/json">')[1].split("</script>")[0])
+        assert [view["mri_type"] for view in views] == ["FLAIR", "T1wCE"]
+        assert all(view["full"] and view["sequences"] for view in views)
+        for one in own:
+            (series,) = (
+                found
+                for found in rows_of(page.parent / "tables" / f"series_{patient}.csv")
+                if found["modality"] == one["mri_type"]
+            )
+            assert float(series[f"seed {one['seed']}"]) == pytest.approx(float(one["probability"]))
+
+
+def test_an_evaluation_of_a_fold_has_pages_too(finished, tmp_path):
+    evaluation = finished[0] / "classification" / "seed2" / "fold1" / "evaluation"
+    page = radiogenomics.report(evaluation, tmp_path / "report")
+    assert "<h1>Evaluation: evaluation</h1>" in page.read_text()
+    rows = rows_of(evaluation / "predictions.csv")
+    assert {f"{row['patient']}.html" for row in rows} == {path.name for path in (page.parent / "patients").iterdir()}
+    listed = {row["patient"]: row for row in rows_of(page.parent / "tables" / "patients.csv")}
+    for row in rows:
+        assert float(listed[row["patient"]]["all"]) == pytest.approx(float(row["all"]))
+        text = (page.parent / "patients" / f"{row['patient']}.html").read_text()
+        assert "data-viewers" in text.split("<script>")[0]
+        assert f"Known label: {row['label']}" in text
+
+
+def test_explanations_come_from_models_that_did_not_see_the_patient(finished, tmp_path):
+    copied = tmp_path / "run"
+    shutil.copytree(finished[0], copied)
+    predictions = [row for row in rows_of(copied / "predictions.csv") if row["seed"] == "1"]
+    patients = sorted({row["patient"] for row in predictions})[:2]
+    found = radiogenomics.explain(copied, patients=",".join(patients), mri_types="FLAIR")
+    assert sorted(found) == [f"{patient}/FLAIR" for patient in patients]
+    for patient in patients:
+        (row,) = (row for row in predictions if (row["patient"], row["mri_type"]) == (patient, "FLAIR"))
+        made = json.loads((copied / "explanations" / f"{patient}_FLAIR.json").read_text())["made_with"]
+        model = copied / "classification" / "seed1" / f"fold{row['fold']}" / "FLAIR" / "model_FLAIR.pt"
+        assert made["weights"] == sha256(model)
+        assert found[f"{patient}/FLAIR"]["probability"] == pytest.approx(float(row["probability"]), abs=1e-4)
+    page = radiogenomics.report(copied, images=True)
+    for patient in patients:
+        text = (page.parent / "patients" / f"{patient}.html").read_text()
+        assert "What the classifiers looked at" in text
+        assert '"heat_sheet": "data:image' in text
 
 
 def test_a_run_does_not_go_on_with_other_settings(cohort, finished, segmenter, tmp_path):

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+import pydicom
 import pytest
 import segmentation_models_pytorch as smp
 import torch
@@ -29,18 +30,15 @@ from scripts.weights import read_weights, save_weights
 CONFIGS = cli.BUNDLE_ROOT / "configs"
 SEGMENTER = {"encoder_name": "tu-test_efficientnet", "decoder_channels": [16, 8, 8, 4, 4], "image_size": 32}
 # without batch normalisation, which knows each process's own batch alone on a CPU
-PLAIN_SEGMENTER = {
-    **SEGMENTER,
+PLAIN_NETWORK = {
+    "_target_": "segmentation_models_pytorch.UnetPlusPlus",
     "encoder_name": "tu-test_nfnet",
-    "network_def": {
-        "_target_": "segmentation_models_pytorch.UnetPlusPlus",
-        "encoder_name": "@encoder_name",
-        "encoder_weights": None,
-        "decoder_channels": "@decoder_channels",
-        "decoder_use_norm": False,
-        "classes": 2,
-    },
+    "encoder_weights": None,
+    "decoder_channels": SEGMENTER["decoder_channels"],
+    "decoder_use_norm": False,
+    "classes": 2,
 }
+PLAIN_SEGMENTER = {**SEGMENTER, "encoder_name": PLAIN_NETWORK["encoder_name"], "network_def": PLAIN_NETWORK}
 CLASSIFIER = {"backbone": "test_nfnet", "image_size": 32, "sequence_length": 6, "stride": 3, "hidden_size": 4}
 UNCHANCED = {"flip_probability": 0, "affine_probability": 0}
 TRAINING = {
@@ -192,6 +190,14 @@ def assert_same_prediction(first, second):
         one, other = (nib.load(folder / "masks" / name) for folder in (first, second))
         np.testing.assert_array_equal(one.affine, other.affine)
         np.testing.assert_array_equal(np.asarray(one.dataobj), np.asarray(other.dataobj))
+    dicom = [
+        sorted(path.relative_to(folder) for path in (folder / "dicom").rglob("*.dcm")) for folder in (first, second)
+    ]
+    assert dicom[0] == dicom[1]
+    assert {name.name for name in dicom[0]} >= {"FLAIR_seg.dcm", "report_sr.dcm"}
+    for name in dicom[0]:
+        one, other = (pydicom.dcmread(folder / name) for folder in (first, second))
+        assert one.get("PixelData") == other.get("PixelData")
 
 
 def assert_same_curve(first, second):
@@ -256,9 +262,33 @@ def settings_of(cohort, weights, folder):
         "series": ("prepare_classification", {**preparation, "prepared_dir": folder / "series"}),
         "segmentation": ("train_segmentation", {**segmentation, **PLAIN_SEGMENTER, "output_dir": folder / "segmentation"}),
         "classification": ("train_classification", {**classification, "output_dir": folder / "classification"}),
-        "prediction": ("inference", {**studies, "output_dir": folder / "prediction"}),
+        "prediction": ("inference", {**studies, "dicom": True, "output_dir": folder / "prediction"}),
         "evaluation": ("evaluate_classification", {**evaluation, "output_dir": folder / "evaluation"}),
+        "crossvalidation": ("crossvalidate", {
+            "datalist": task2, "segmentation_datalist": task1, "output_dir": folder / "crossvalidation",
+            "stages": ["segmentation", "classification"], "folds": [0, 1], "selection": "outer", "mri_types": ["FLAIR"],
+            "prepare_segmentation": {"num_workers": 0},
+            "prepare_classification": {**KEEP_ALL, "max_contours": 1000, "preparation#network_def": PLAIN_NETWORK},
+            "train_segmentation": {**only(segmentation), **PLAIN_SEGMENTER, "max_epochs": 1},
+            "train_classification": {**only(classification), "max_epochs": 1},
+            "evaluate_segmentation": {"num_workers": 0, "amp": False, "network_def": PLAIN_NETWORK},
+            "evaluate_classification": {"num_workers": 0, "amp": False},
+        }),
     }  # fmt: skip
+
+
+def only(settings):
+    """Without those that a cross-validation gives by itself."""
+    return {key: value for key, value in settings.items() if key not in ("datalist", "prepared_dir")}
+
+
+def batches(config, values, share):
+    """Settings with the batch sizes of both trainings divided by a number of processes."""
+    whole = {"train_segmentation": {"batch_size": 8 // share}, "train_classification": {"batch_size": 4 // share}}
+    order = SAME_ORDER if share == 1 else {}
+    if config == "crossvalidate":
+        return {**values, **{name: {**values[name], **batch, **order} for name, batch in whole.items()}}
+    return {**values, **whole[config], **order} if config in whole else values
 
 
 @pytest.fixture(scope="module")
@@ -266,9 +296,7 @@ def one(cohort, weights):
     """Every job in this process, trainings with the batch that two processes have together."""
     folder = cohort / "one"
     for config, settings in settings_of(cohort, weights, folder).values():
-        training = {"batch_size": 8, **SAME_ORDER} if config == "train_segmentation" else {}
-        training = {"batch_size": 4, **SAME_ORDER} if config == "train_classification" else training
-        run(config, {**settings, **training})
+        run(config, batches(config, settings, share=1))
     return folder
 
 
@@ -283,8 +311,7 @@ def two(cohort, weights, one, tmp_path_factory):
     configs = [str(CONFIGS / "inference.yaml"), str(CONFIGS / "distributed.yaml"), str(notes / "trap.yaml")]
     jobs.append(["prediction", configs, {**settings.pop("prediction")[1], "overwrite": True}])
     for name, (config, values) in settings.items():
-        batch = {"train_segmentation": {"batch_size": 4}, "train_classification": {"batch_size": 2}}.get(config, {})
-        jobs.append([name, config, {**values, **batch}])
+        jobs.append([name, config, batches(config, values, share=2)])
     batch = {"batch_size": 2, "output_dir": folder / "resumed"}
     begun = {**settings["classification"][1], **batch, "max_epochs": 2}
     jobs.append(["begun", "train_classification", begun])
@@ -393,6 +420,22 @@ def test_evaluation_is_that_of_one_process(one, two):
     first, second = (folder / "evaluation" for folder in (one, two[0]))
     assert (first / "predictions.csv").read_bytes() == (second / "predictions.csv").read_bytes()
     assert read_json(first / "metrics.json") == read_json(second / "metrics.json")
+
+
+def test_cross_validation_is_that_of_one_process(one, two):
+    """Of both stages; to rounding, as its trainings are."""
+    first, second = (folder / "crossvalidation" for folder in (one, two[0]))
+    for name, values in (("predictions.csv", ["probability"]), ("tables/overlap.csv", ["dice", "iou"])):
+        rows = [read_rows(folder / name) for folder in (first, second)]
+        assert len(rows[0]) == len(rows[1]) > 3
+        for one_row, other in zip(*rows, strict=True):
+            for key, value in one_row.items():
+                expected = pytest.approx(float(value), abs=2e-3) if key in values and value else value
+                assert (float(other[key]) if key in values and value else other[key]) == expected, (name, key)
+    assert read_json(second / "metrics.json")["leakage"]["leaks"] == 0
+    of_second = [file for file in two[1]["crossvalidation"][1] if Path(file).is_relative_to(second)]
+    assert of_second
+    assert all(file.endswith(".h5") for file in of_second)
 
 
 def test_prediction_is_that_of_one_process(one, two):

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+import pydicom
 import pytest
 import torch
 import yaml
@@ -20,7 +21,7 @@ pytest.importorskip("nilearn", reason="the phantom cohort needs the extra [phant
 
 import radiogenomics
 from custom_transforms import SeriesReader
-from scripts import datalists, handlers, inferers, weights
+from scripts import datalists, dicom_output, handlers, inferers, weights
 from scripts.preparation import read_index
 from scripts.prepared import PreparedSeries
 from scripts.weights import read_weights
@@ -462,6 +463,43 @@ def test_an_interrupted_prediction_goes_on_without_preparing_again(
     assert times(tmp_path / "out") == second
     (row,) = patients(tmp_path / "out").values()
     assert row["probability"] == pytest.approx(patients(prediction[0])[hospital[1]]["probability"], abs=1e-6)
+
+
+def test_dicom_of_a_prediction(hospital, prediction, segmenter, classifiers, tmp_path, monkeypatch):
+    """Beside the NIfTI masks and where they lie; interrupted while it writes them, a prediction goes on."""
+    pytest.importorskip("highdicom", reason="DICOM output needs the extra [dicom]")
+    studies = tmp_path / "studies"
+    for patient in (hospital[1], "00902"):
+        shutil.copytree(hospital[0] / patient, studies / patient)
+    settings = {"mri_types": "FLAIR,T2w", "dicom": True, "deidentify": True}
+    with monkeypatch.context() as patch:
+        patch.setattr(dicom_output, "write_report", kill_after(0, dicom_output.write_report))
+        with pytest.raises(Killed):
+            predict(studies, tmp_path / "out", segmenter, classifiers, **settings)
+    assert not (tmp_path / "out" / "patients.json").exists()
+    predict(studies, tmp_path / "out", segmenter, classifiers, **settings)
+    good = hospital[1]
+    written = {path.relative_to(tmp_path / "out" / "dicom").as_posix() for path in (tmp_path / "out").rglob("*.dcm")}
+    assert written == {
+        f"{good}/FLAIR_seg.dcm", f"{good}/T2w_seg.dcm", f"{good}/report_sr.dcm",
+        "00902/T2w_seg.dcm", "00902/report_sr.dcm",
+    }  # fmt: skip
+    for mri_type in ("FLAIR", "T2w"):
+        found = pydicom.dcmread(tmp_path / "out" / "dicom" / good / f"{mri_type}_seg.dcm")
+        assert found.PatientID == good
+        image = nib.load(tmp_path / "out" / "masks" / f"{good}_{mri_type}.nii.gz")
+        labels = np.asarray(image.dataobj)
+        assert found.pixel_array.sum() == (labels > 0).sum() > 0
+        group = found.PerFrameFunctionalGroupsSequence[0]
+        corner = np.array(group.PlanePositionSequence[0].ImagePositionPatient, dtype=float) * [-1, -1, 1]
+        i, j, k = np.linalg.solve(image.affine[:3, :3], corner - image.affine[:3, 3]).round(3)
+        assert (i, j) == (0, 0)
+        np.testing.assert_array_equal(found.pixel_array[0], labels[:, :, int(k)].T)
+    if shutil.which("dciodvfy") is not None:  # Debian: apt-get install dicom3tools
+        for name in written:
+            words = ["dciodvfy", "-new", str(tmp_path / "out" / "dicom" / name)]
+            done = subprocess.run(words, capture_output=True, text=True, check=False)
+            assert "Error" not in done.stderr + done.stdout
 
 
 def test_prediction_without_a_classifier_still_segments(hospital, segmenter, tmp_path):

@@ -209,6 +209,24 @@ def test_sample_submission_that_is_not_there(monkeypatch, capsys, tmp_path, stud
     assert not (tmp_path / "out").exists()
 
 
+def test_dicom_without_highdicom(monkeypatch, capsys, tmp_path, studies, segmenter):
+    monkeypatch.setitem(sys.modules, "highdicom", None)
+    words = ("predict", "--input", studies, "--output", tmp_path / "out", "--segmenter", segmenter)
+    said = mistake(monkeypatch, capsys, *words, "--dicom")
+    assert "pip install 'brats-mri-radiogenomics[dicom]'" in said
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("option", "reason"),
+    [("--deidentify", "add --dicom"), ("--dicom=yes", "dicom is 'yes', expected True or False")],
+)
+def test_dicom_is_asked_for_clearly(monkeypatch, capsys, tmp_path, studies, segmenter, option, reason):
+    words = ("predict", "--input", studies, "--output", tmp_path / "out", "--segmenter", segmenter)
+    assert reason in mistake(monkeypatch, capsys, *words, option)
+    assert not (tmp_path / "out").exists()
+
+
 def test_unknown_option(monkeypatch, capsys, tmp_path, studies):
     said = mistake(monkeypatch, capsys, "predict", "--input", studies, "--output", tmp_path / "out", "--zom", "1.0")
     assert "inference has no setting 'zom'; did you mean --zoom?" in said

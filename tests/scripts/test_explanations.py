@@ -475,7 +475,7 @@ def test_explanations_of_a_prediction(prediction, caplog):
     assert list(rows) == ["1/FLAIR", "1/T2w", "2/FLAIR", "3/FLAIR", "4/FLAIR"]
     assert "2/FLAIR.h5: no prepared series that can be read" in rows["2/FLAIR"]["error"]
     assert rows["3/FLAIR"] == {"reason": "no slice shows enough tumour"}
-    assert "no 4/FLAIR; predict it again" in rows["4/FLAIR"]["error"]
+    assert "no 4/FLAIR; prepare it again" in rows["4/FLAIR"]["error"]
     for mri_type in ("FLAIR", "T2w"):
         row = rows[f"1/{mri_type}"]
         explanation = Explanation.load(folder / "explanations" / row["file"])
@@ -535,7 +535,7 @@ def test_other_probabilities_than_predicted_are_told(prediction, caplog):
 
 def test_what_explaining_needs(prediction, tmp_path_factory):
     folder, classifiers = prediction
-    with pytest.raises(ValueError, match="no patient 8, 9 in this prediction"):
+    with pytest.raises(ValueError, match="no patient 8, 9 in this run"):
         explain_run(folder, classifiers, patients=["9", "1", "8"])
     with pytest.raises(ValueError, match="no classifier weights for T1w"):
         explain_run(folder, classifiers, mri_types=["FLAIR", "T1w"])
@@ -544,7 +544,7 @@ def test_what_explaining_needs(prediction, tmp_path_factory):
     with pytest.raises(weights.WeightsError, match="no such weights file"):
         explain_run(folder, {"FLAIR": str(folder / "none.pt")})
     assert not (folder / "explanations").exists()
-    with pytest.raises(FileNotFoundError, match="no finished prediction"):
+    with pytest.raises(FileNotFoundError, match="name the folder of a finished prediction"):
         explain_run(tmp_path_factory.mktemp("empty"), classifiers)
     index = json.loads((folder / "prepared" / "index.json").read_text())
     write_json({**index, "configuration": {}}, folder / "prepared" / "index.json")
@@ -562,3 +562,57 @@ def test_prepared_series_may_lie_elsewhere(prediction, tmp_path_factory):
     (folder / "resolved_config.yaml").write_text("prepared_dir: $str(@output_dir) + '/prepared'\n")
     with pytest.raises(PreparedError, match="no such index"):
         explain_run(folder, classifiers, ["1"], ["FLAIR"])
+
+
+def test_an_evaluation_is_explained_with_its_own_zoom(prediction):
+    folder, classifiers = prediction
+    content = json.loads((folder / "patients.json").read_text())
+    write_json({**content, "weights": classifiers}, folder / "patients.json")
+    (folder / "resolved_config.yaml").write_text("job: evaluate_classification\nzoom: 1.0\n")
+    rows = explain_run(folder, patients=["1"], mri_types=["T2w"])
+    assert list(rows) == ["1/T2w"]
+    explanation = Explanation.load(folder / "explanations" / "1_T2w.json")
+    assert explanation.made_with["zoom"] == 1.0  # not that of the preparation
+    assert explanation.made_with["weights"] == weights.sha256(classifiers["T2w"])
+
+
+@pytest.fixture
+def folds(tmp_path):
+    """A cross-validation: patient k was held out in fold k of both seeds."""
+    index = {}
+    for patient in "12":
+        file, info = save_series(tmp_path / "prepared" / "classification", patient)
+        index[f"{patient}/FLAIR"] = {"file": f"{patient}/FLAIR.h5", **info}
+        for seed in (7, 8):
+            run = tmp_path / "classification" / f"seed{seed}" / f"fold{patient}"
+            (run / "FLAIR").mkdir(parents=True)
+            model = save_classifier(run / "FLAIR" / "model_FLAIR.pt", seed=10 * seed + int(patient))
+            chance = explain_series(file, model, zoom=1.3).probability if seed == 7 else 0.99
+            facts = {"probability": chance, "kept": 5, "sequences": [chance]}
+            row = {"patient": patient, "probability": chance, "used": ["FLAIR"], "series": {"FLAIR": facts}}
+            write_json({"weights": {"FLAIR": model}, "patients": [row]}, run / "evaluation" / "patients.json")
+            (run / "evaluation" / "predictions.csv").write_text(f"patient\n{patient}\n")
+    write_json(
+        {"configuration": {"zoom": 1.3}, "series": index}, tmp_path / "prepared" / "classification" / "index.json"
+    )
+    return tmp_path
+
+
+def test_a_cross_validation_is_explained_with_models_that_did_not_see_the_patient(folds, caplog):
+    rows = explain_run(folds)
+    assert list(rows) == ["1/FLAIR", "2/FLAIR"]
+    for patient in "12":
+        explanation = Explanation.load(folds / "explanations" / f"{patient}_FLAIR.json")
+        model = folds / "classification" / "seed7" / f"fold{patient}" / "FLAIR" / "model_FLAIR.pt"
+        assert explanation.made_with["weights"] == weights.sha256(model)
+        assert rows[f"{patient}/FLAIR"]["predicted"] == pytest.approx(explanation.probability, abs=1e-6)
+    assert "in the prediction" not in caplog.text  # compared with that model, not with the mean over seeds
+    assert list(explain_run(folds, patients=["2"])) == ["2/FLAIR"]
+    assert list(explain_run(folds, limit=1)) == ["1/FLAIR"]
+
+
+def test_an_earlier_cross_validation_is_told_to_be_evaluated_again(folds):
+    for file in folds.glob("classification/seed8/fold*/evaluation/patients.json"):
+        file.unlink()
+    with pytest.raises(FileNotFoundError, match=r"evaluate it again"):
+        explain_run(folds)

@@ -345,6 +345,19 @@ def test_a_finished_run_goes_on_when_more_epochs_are_asked_for(tmp_path):
     assert equal(longer.state(), whole.state())
 
 
+def test_a_later_round_keeps_the_weights_that_a_server_gave(tmp_path):
+    """In a federation a trainer runs again and again, each time from weights that are newer than its checkpoint."""
+    run = Run(tmp_path, max_epochs=2, resume=True).go()
+    given = {key: torch.zeros_like(value) for key, value in run.state().items()}
+    run.network.load_state_dict(given)
+    began = []
+    run.trainer.add_event_handler(Events.EPOCH_STARTED, lambda _: began.append(run.state()))
+    run.trainer.state.max_epochs = 3
+    run.go()
+    assert run.trained == [1, 2, 3]
+    assert equal(began[0], given)
+
+
 def test_without_resume_a_checkpoint_is_not_looked_at(tmp_path):
     Run(tmp_path, max_epochs=2).go()
     assert Run(tmp_path, max_epochs=2).go().trained == [1, 2]

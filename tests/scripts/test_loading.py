@@ -59,7 +59,7 @@ def test_items_are_those_of_usable_series_only(prepared):
 
 def test_patients_without_any_slice_are_an_error_that_names_folder_and_remedy(prepared):
     with pytest.raises(
-        ValueError, match=r"no FLAIR sequence .* 0 patients.*index\.json.*smaller tumour ratio"
+        ValueError, match=r"none of 2 patients has a FLAIR sequence.*index\.json.*smaller tumour ratio"
     ) as error:
         sequence_items(ENTRIES[1:], prepared, "FLAIR", ChunkSlices())
     assert str(prepared) in str(error.value)
@@ -77,6 +77,13 @@ def test_a_slice_comes_with_its_own_masks(prepared):
         k = item["slice"]
         np.testing.assert_array_equal(loaded["image"].numpy(), IMAGE[k : k + 1])
         np.testing.assert_array_equal(loaded["label"].numpy(), MASKS[KEPT[k]])
+        assert loaded["field_of_view"].isnan().all(), "nothing is known of the size of its pixels"
+
+
+def test_a_slice_tells_its_size_in_millimetres(tmp_path):
+    write_series(tmp_path / "a.h5", IMAGE, KEPT, MASKS, {"spacing": [0.5, 2.0]})
+    found = LoadSlice()({"series": str(tmp_path / "a.h5"), "slice": 0})["field_of_view"]
+    assert found.tolist() == [0.5 * IMAGE.shape[1], 2 * IMAGE.shape[2]]
 
 
 def test_series_stay_open_for_further_slices(prepared, monkeypatch):

@@ -114,7 +114,7 @@ def test_volume_error_is_of_the_group_and_has_a_sign():
     assert rows["a", "WT"]["volume_error"] == pytest.approx((18 - 16) / 16)
     assert rows["a", "ET"]["volume_error"] is None
     assert (rows["b", "WT"]["volume_error"], rows["b", "WT"]["dice"]) == (None, 0)
-    assert "hd95_pixels" not in rows["a", "WT"]
+    assert "hd95_mm" not in rows["a", "WT"]
 
 
 def outline(mask):
@@ -124,8 +124,8 @@ def outline(mask):
     return np.argwhere(mask & ~inside)
 
 
-def hd95(one, other):
-    distances = np.linalg.norm(outline(one)[:, None] - outline(other), axis=-1)
+def hd95(one, other, spacing):
+    distances = np.linalg.norm((outline(one)[:, None] - outline(other)) * spacing, axis=-1)
     return max(np.percentile(distances.min(0), 95), np.percentile(distances.min(1), 95))
 
 
@@ -141,27 +141,31 @@ def test_distances_are_those_of_slices_with_both_and_averaged_by_group():
     label[2, 0] = False  # invented: none either
     label[3, 1] = pred[4, 1] = False
     who = ["a", "a", "a", "b", "b"]
-    batch = {"patient": who, "mri_type": ["T2w"] * 5, "plane": ["axial"] * 5}
+    spacing = np.array([2.0, 0.5])  # mm from row to row and from column to column
+    field = torch.tensor(spacing * (24, 20)).float().repeat(5, 1)
+    batch = {"patient": who, "mri_type": ["T2w"] * 5, "plane": ["axial"] * 5, "field_of_view": field}
     output = {"pred": torch.from_numpy(pred).float() - 0.5, "label": torch.from_numpy(label).float()}
     metric = RegionOverlap(distances=True)
     for part in (slice(0, 2), slice(2, 5)):  # batches divide a group
         metric.update(
             ({key: value[part] for key, value in batch.items()}, {key: value[part] for key, value in output.items()})
         )
-    rows = {(row["patient"], row["region"]): row["hd95_pixels"] for row in metric.table()}
-    assert rows["a", "WT"] == pytest.approx(hd95(pred[0, 0], label[0, 0]))
-    assert rows["b", "WT"] == pytest.approx(np.mean([hd95(pred[n, 0], label[n, 0]) for n in (3, 4)]))
-    assert rows["a", "ET"] == pytest.approx(np.mean([hd95(pred[n, 1], label[n, 1]) for n in (0, 1, 2)]))
+    rows = {(row["patient"], row["region"]): row["hd95_mm"] for row in metric.table()}
+    assert rows["a", "WT"] == pytest.approx(hd95(pred[0, 0], label[0, 0], spacing))
+    assert rows["b", "WT"] == pytest.approx(np.mean([hd95(pred[n, 0], label[n, 0], spacing) for n in (3, 4)]))
+    assert rows["a", "ET"] == pytest.approx(np.mean([hd95(pred[n, 1], label[n, 1], spacing) for n in (0, 1, 2)]))
     assert rows["b", "ET"] is None
 
 
-def test_distance_of_a_shifted_square_is_the_shift():
+@pytest.mark.parametrize(("width", "expected"), [(32, 3), (16, 1.5), (float("nan"), None)])
+def test_distance_of_a_shifted_square_is_the_shift(width, expected):
+    """In millimetres; a slice of unknown size has none."""
     label = torch.zeros(1, 2, 32, 32)
     label[:, :, 8:16, 8:16] = 1
     metric = RegionOverlap(distances=True)
-    batch = {"patient": ["a"], "mri_type": ["T2w"], "plane": ["axial"]}
+    batch = {"patient": ["a"], "mri_type": ["T2w"], "plane": ["axial"], "field_of_view": torch.tensor([[32.0, width]])}
     metric.update((batch, {"pred": torch.roll(label, 3, dims=-1) - 0.5, "label": label}))
-    assert [row["hd95_pixels"] for row in metric.table()] == [3, 3]
+    assert [row["hd95_mm"] for row in metric.table()] == [expected, expected]
 
 
 def test_distances_are_not_computed_unasked(monkeypatch):

@@ -1,6 +1,7 @@
 import csv
 import os
 import platform
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -247,6 +248,16 @@ def test_everything_says_phantom(cohort):
     dataset = pydicom.dcmread(next(folder.rglob("*.dcm")))
     for keyword in ("PatientName", "StudyDescription", "ImageComments"):
         assert "PHANTOM" in str(dataset[keyword].value)
+
+
+@pytest.mark.skipif(shutil.which("dciodvfy") is None, reason="dciodvfy is not installed (Debian: dicom3tools)")
+def test_series_are_valid_dicom(cohort):
+    """Nothing that MR images must have is missing, so that what is derived from them lacks nothing either."""
+    for folder in {path.parent for path in cohort[0].rglob("*.dcm")}:
+        words = ["dciodvfy", "-new", str(next(folder.iterdir()))]
+        done = subprocess.run(words, capture_output=True, text=True, check=False)
+        assert "MRImage" in done.stderr + done.stdout
+        assert "Error" not in done.stderr + done.stdout
 
 
 def test_task1_volumes(cohort):

@@ -318,6 +318,19 @@ def test_planes_against_numpy(tmp_path, radiological, min_ratio, keep_rate):
             np.testing.assert_array_equal(found_masks, [wt, et])
 
 
+@pytest.mark.parametrize("radiological", [False, True])
+def test_slices_tell_the_spacing_of_their_rows_and_columns(tmp_path, radiological):
+    image, seg = volume()
+    # columns of the affine: the first axis of the file lies along Y, the second along X
+    affine = np.array([[0, 2.0, 0, 0], [3.0, 0, 0, 0], [0, 0, 5.0, 0], [0, 0, 0, 1]])
+    rows = prepare_volumes(
+        [save_case(tmp_path / "data", "a", image, seg, affine)], tmp_path / "out", radiological=radiological
+    )
+    expected = {"sagittal": [3, 5], "coronal": [2, 5], "axial": [2, 3]}
+    for plane, spacing in expected.items():
+        assert rows[f"a/FLAIR/{plane}"]["spacing"] == pytest.approx(spacing[::-1] if radiological else spacing)
+
+
 def test_a_volume_without_tumour_gives_no_slice(tmp_path):
     image, seg = volume()
     rows = prepare_volumes([save_case(tmp_path / "data", "a", image, 0 * seg)], tmp_path / "prepared")

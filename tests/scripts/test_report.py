@@ -61,22 +61,28 @@ def write_patients(folder, rows, **config):
     write_config(folder, job="inference", seed=67, **config)
 
 
+def write_pictures(studies, prepared, patients):
+    """Studies of FLAIR and T1wCE, and the series prepared of them."""
+    volume, masks, geometry = volume_and_masks()
+    index = {}
+    for patient in patients:
+        for mri_type, name in (("FLAIR", "flair"), ("T1wCE", "t1ce")):
+            study = studies / patient
+            study.mkdir(parents=True, exist_ok=True)
+            nib.save(nib.Nifti1Image(volume, AFFINE), study / f"{patient}_{name}.nii.gz")
+            image = np.clip(geometry.to_stack(volume), 0, 255).astype(np.uint8)[KEPT]
+            info = {"patient": patient, "mri_type": mri_type}
+            write_series(prepared / patient / f"{mri_type}.h5", image, np.array(KEPT), masks, info, geometry)
+            index[f"{patient}/{mri_type}"] = {"file": f"{patient}/{mri_type}.h5"}
+    write_json({"configuration": {}, "series": index}, prepared / "index.json")
+
+
 @pytest.fixture
 def prediction(tmp_path):
     """A prediction of two patients with pictures, one of them with a heat map, and of two without a usable series."""
     folder = tmp_path / "prediction"
-    volume, masks, geometry = volume_and_masks()
-    index = {}
-    for patient in ("00001", "00002"):
-        for mri_type, name in (("FLAIR", "flair"), ("T1wCE", "t1ce")):
-            study = tmp_path / "studies" / patient
-            study.mkdir(parents=True, exist_ok=True)
-            nib.save(nib.Nifti1Image(volume, AFFINE), study / f"{patient}_{name}.nii.gz")
-            file = folder / "prepared" / patient / f"{mri_type}.h5"
-            image = np.clip(geometry.to_stack(volume), 0, 255).astype(np.uint8)[KEPT]
-            write_series(file, image, np.array(KEPT), masks, {"patient": patient, "mri_type": mri_type}, geometry)
-            index[f"{patient}/{mri_type}"] = {"file": f"{patient}/{mri_type}.h5"}
-    write_json({"configuration": {}, "series": index}, folder / "prepared" / "index.json")
+    write_pictures(tmp_path / "studies", folder / "prepared", ("00001", "00002"))
+    masks = volume_and_masks()[1]
     (folder / "explanations").mkdir()
     heat = np.zeros((len(KEPT), *masks.shape[2:]), np.uint8)
     heat[:, 4:6, 3:5] = 255
@@ -135,11 +141,56 @@ def cross_validation(tmp_path):
         "curves": {
             "roc": {"fpr": [0, 0.5, 1], "tpr": [0, 0.8, 1], "low": [0, 0.6, 1], "high": [0, 0.9, 1]},
             "calibration": {"bins": [{"predicted": 0.2, "observed": 0.3, "low": 0.1, "high": 0.5}]},
-            "decision": {"thresholds": [0.1, 0.5], "model": [0.4, 0.1], "all": [0.4, 0], "none": [0, 0]},
+            "decision": {"threshold": [0.1, 0.5], "model": [0.4, 0.1], "all": [0.4, 0], "none": [0, 0]},
         },
     }
     write_json(metrics, folder / "metrics.json")
     write_config(folder, job="cross_validation")
+    return folder
+
+
+HELD_OUT = {"00001": (0, 1), "00002": (1, 0), "00003": (2, 1), EVIL: (2, 0)}  # fold and label
+
+
+def chance_of(patient, seed, mri_type):
+    """What a model gave a patient."""
+    return round(0.1 + 0.2 * list(HELD_OUT).index(patient) + 0.04 * (seed == 68) + 0.1 * (mri_type == "T1wCE"), 3)
+
+
+@pytest.fixture
+def folds(tmp_path):
+    """A finished cross-validation of four patients with all that its evaluations wrote; the last has no usable series."""
+    folder = tmp_path / "folds"
+    write_pictures(tmp_path / "cohort", folder / "prepared" / "classification", list(HELD_OUT)[:3])
+    entries = [
+        {"patient": who, "label": label, "fold": fold, "FLAIR": f"{who}/{who}_flair.nii.gz"}
+        for who, (fold, label) in HELD_OUT.items()
+    ]
+    listed = {"dataset_dir": str(tmp_path / "cohort"), "training": entries, "validation": [], "test": []}
+    write_json(listed, tmp_path / "cohort.json")
+    table = []
+    for seed in (67, 68):
+        for fold in (0, 1, 2):
+            place = folder / "classification" / f"seed{seed}" / f"fold{fold}" / "evaluation"
+            rows = []
+            for who in (who for who in HELD_OUT if HELD_OUT[who][0] == fold):
+                chances = {name: None if who == EVIL else chance_of(who, seed, name) for name in ("FLAIR", "T1wCE")}
+                there = {} if who == EVIL else chances
+                reason = {"reason": "cohort prior 0.5: FLAIR: no slice"} if who == EVIL else {}
+                rows.append(patient_row(who, there, label=HELD_OUT[who][1], **reason))
+                table += [
+                    {"patient": who, "fold": fold, "seed": seed, "mri_type": name, "probability": value, "label": HELD_OUT[who][1]}
+                    for name, value in chances.items()
+                ]  # fmt: skip
+            write_patients(place, rows, datalist=str(tmp_path / "cohort.json"))
+            write_csv([{"patient": row["patient"]} for row in rows], place / "predictions.csv")
+    write_csv(table, folder / "predictions.csv")
+    scores = {"auc": 0.75, "brier": 0.2}
+    write_json(
+        {"note": report.RESEARCH_ONLY, "ensembles": {"mean": scores, "rank_mean": scores}}, folder / "metrics.json"
+    )
+    datalist = str(tmp_path / "cohort.json")
+    write_config(folder, job="crossvalidate", seeds=[67, 68], mri_types=["FLAIR", "T1wCE"], datalist=datalist)
     return folder
 
 
@@ -173,6 +224,7 @@ def text_of(page):
         ("auc", "AUC"),
         ("WT_dice", "WT Dice"),
         ("pr_auc", "PR AUC"),
+        ("brier", "Brier"),
         ("log_loss", "log loss"),
         ("T1wCE", "T1wCE"),
         (EVIL, EVIL),
@@ -252,16 +304,6 @@ def test_roc_and_auc_agree_with_scikit_learn():
     expected = reference_roc(labels, chance, drop_intermediate=False)
     np.testing.assert_allclose(false, expected[0])
     np.testing.assert_allclose(true, expected[1])
-    band = report_figures.roc_band(labels, chance)
-    assert band.interval[0] < band.auc < band.interval[1]
-    assert (band.low <= band.high).all()
-
-
-def test_net_benefit_by_hand():
-    labels, chance = np.array([1, 1, 0, 0]), np.array([0.9, 0.3, 0.6, 0.1])
-    found = report_figures.net_benefit(labels, chance, np.array([0.5]))
-    assert found["model"][0] == pytest.approx(1 / 4 - 1 / 4)
-    assert found["all"][0] == pytest.approx(0)
 
 
 def test_wilson_interval_by_hand():
@@ -456,7 +498,94 @@ def test_prediction(prediction):
     assert one.stat().st_size < 3_000_000
 
 
-def test_links_lead_to_files(prediction):
+def index_of(page):
+    """Rows of the patients' index as its CSV has them."""
+    with open(page.parent / "tables" / "patients.csv", newline="") as stream:
+        return {row["patient"]: row for row in csv.DictReader(stream)}
+
+
+def test_patients_of_a_cross_validation(folds):
+    page = report.write_report(folds)
+    assert "Cross-validation: folds" in text_of(page)
+    assert len(list((page.parent / "patients").iterdir())) == 4
+    one = page.parent / "patients" / "00001.html"
+    text = text_of(one)
+    mean = np.mean([chance_of("00001", seed, name) for seed in (67, 68) for name in ("FLAIR", "T1wCE")])
+    listed = index_of(page)
+    assert float(listed["00001"]["all"]) == pytest.approx(mean)
+    assert float(listed["00001"]["absolute_error"]) == pytest.approx(1 - mean)
+    assert re.search(rf"{mean:.2f} \(\d", text)
+    for told in ("over seeds 67, 68", "Held out in fold 0", "Known label: 1", "FLAIR, seed 67", "T1wCE, seed 68"):
+        assert told in text
+    with open(page.parent / "tables" / "series_00001.csv", newline="") as stream:
+        flair = next(csv.DictReader(stream))
+    assert float(flair["seed 68"]) == chance_of("00001", 68, "FLAIR")
+    (views,) = re.findall(r'(?s)<script type="application/json">(.*?)</script>', one.read_text())
+    first, second = json.loads(views)
+    assert first["full"]
+    assert not second["full"]  # the data list has no T1wCE
+    (sequence,) = first["sequences"]
+    assert sequence["slices"] == [3, 7]
+    assert sequence["probability"] == pytest.approx(float(flair["probability"]))
+
+
+def test_a_patient_whom_no_fold_could_predict_is_in_the_index(folds):
+    page = report.write_report(folds)
+    assert float(index_of(page)[EVIL]["all"]) == 0.5
+    assert page.read_text().count('class="failed"') == 1
+    assert "cohort prior 0.5" in text_of(page)
+
+
+def test_patients_of_an_evaluation(folds):
+    evaluation = folds / "classification" / "seed67" / "fold2" / "evaluation"
+    rows = [{"patient": who, "label": HELD_OUT[who][1], "all": 0.5, "FLAIR": 0.5} for who in ("00003", EVIL)]
+    write_csv(rows, evaluation / "predictions.csv")
+    write_json({"patients": 2, "all": {"auc": 0.5}}, evaluation / "metrics.json")
+    (folds / "prepared" / "classification").rename(evaluation / "prepared")
+    page = report.write_report(evaluation)
+    text = text_of(page)
+    assert "Evaluation: evaluation" in text
+    assert "absolute error" in text
+    assert "Prediction" not in text
+    assert 'href="patients/00003.html"' in page.read_text()
+    one = page.parent / "patients" / "00003.html"
+    assert '<script type="application/json">' in one.read_text()
+    assert "Known label: 1" in text_of(one)
+
+
+def test_a_cross_validation_on_its_way(folds):
+    """Folds that were evaluated are shown before the others are."""
+    for name in ("predictions.csv", "metrics.json"):
+        (folds / name).unlink()
+    for seed in (67, 68):
+        shutil.rmtree(folds / "classification" / f"seed{seed}" / "fold2")
+    page = report.write_report(folds)
+    assert report.NOT_FINISHED in text_of(page)
+    assert "Cross-validation: folds" in text_of(page)
+    assert set(index_of(page)) == {"00001", "00002"}
+    assert (page.parent / "patients" / "00002.html").is_file()
+
+
+def test_folds_that_an_earlier_version_evaluated_have_no_pages(folds):
+    (folds / "classification" / "seed68" / "fold1" / "evaluation" / "patients.json").unlink()
+    page = report.write_report(folds)
+    assert "Patients without a page: 1." in text_of(page)
+    assert set(index_of(page)) == set(HELD_OUT)
+    assert not (page.parent / "patients" / "00002.html").exists()
+    assert 'href="patients/00002.html"' not in page.read_text()
+    assert 'href="patients/00001.html"' in page.read_text()
+
+
+def test_details_that_are_none_are_named(folds):
+    file = folds / "classification" / "seed68" / "fold1" / "evaluation" / "patients.json"
+    file.write_text('{"patients": 3}')
+    with pytest.raises(report.ReportError, match=r"fold1.evaluation.patients\.json: holds no list of patients"):
+        report.write_report(folds)
+
+
+@pytest.mark.parametrize("run", ["prediction", "folds"])
+def test_links_lead_to_files(request, run):
+    prediction = request.getfixturevalue(run)
     page = report.write_report(prediction, prediction.parent / "out.html")
     assert page == prediction.parent / "out.html"
     for file in (page, *(prediction.parent / "out_files" / "patients").iterdir()):
@@ -501,8 +630,8 @@ def test_prediction_without_pictures(prediction):
     assert '<script type="application/json">' not in (prediction / "report" / "patients" / "00001.html").read_text()
 
 
-def test_nothing_in_a_name_becomes_markup(prediction, cross_validation):
-    for page in (report.write_report(prediction), report.write_report(cross_validation)):
+def test_nothing_in_a_name_becomes_markup(prediction, cross_validation, folds):
+    for page in map(report.write_report, (prediction, cross_validation, folds)):
         for file in (page, *page.parent.glob("patients/*.html")):
             assert "<script>alert" not in file.read_text()
             assert "<b>truncated" not in file.read_text()
@@ -700,6 +829,43 @@ def test_viewer_in_a_browser(browser, prediction):
     wait_for(lambda: (pixels(browser) != plain).any())
     assert browser.get_log("browser") == []
     assert_nothing_was_fetched(browser)
+
+
+def test_from_a_cross_validation_to_a_patient_in_a_browser(browser, folds):
+    from selenium.webdriver.common.action_chains import ActionChains
+
+    opened(browser, report.write_report(folds))
+    browser.find_elements("css selector", ".index th button")[3].click()
+    assert column(browser, 0)[0] == "00001"
+    fill(browser, "text", "00002")
+    assert column(browser, 0) == ["00002"]
+    browser.find_element("css selector", ".index").find_element("link text", "00002").click()
+    assert browser.title == "Patient 00002"
+    viewer = browser.find_element("css selector", ".viewer")
+    wait_for(lambda: pixels(browser).max() > 0)
+    start = int(viewer.get_attribute("data-slice"))
+    stage = viewer.find_element("css selector", ".stage")
+    ActionChains(browser).scroll_to_element(stage).scroll_from_origin(_origin(stage), 0, 20).perform()
+    wait_for(lambda: int(viewer.get_attribute("data-slice")) == start + 1)
+    assert browser.get_log("browser") == []
+    assert_nothing_was_fetched(browser)
+
+
+def test_the_first_column_of_a_wide_table_stays_in_sight(browser, cross_validation):
+    metrics = json.loads((cross_validation / "metrics.json").read_text())
+    metrics["ensembles"] = {name: {f"score {number}": number for number in range(40)} for name in ("mean", "stacked")}
+    write_json(metrics, cross_validation / "metrics.json")
+    opened(browser, report.write_report(cross_validation))
+    scrolled = browser.execute_script(
+        "const box = [...document.querySelectorAll('.scroll')].find((one) => one.scrollWidth > one.clientWidth);"
+        "box.scrollLeft = 300;"
+        "const edge = (one) => one.getBoundingClientRect().left;"
+        "const cells = box.querySelector('tbody tr').cells;"
+        "return [box.scrollLeft, edge(cells[0]) - edge(box), edge(cells[1]) - edge(box)]"
+    )
+    assert scrolled[0] == 300
+    assert abs(scrolled[1]) < 1  # nothing shows between the edge and it
+    assert scrolled[2] < 0
 
 
 def _origin(stage):

@@ -377,7 +377,7 @@ def test_evaluation(tmp_path):
     metrics_of = pytest.importorskip("sklearn.metrics", reason="needs the extra [train]")
     rows = evaluated()
     unlabelled = {"patient": "x", "probability": 0.1, "used": [], "series": {}}
-    metrics = results.write_evaluation([*rows, unlabelled], tmp_path, ["FLAIR", "T1w"])
+    metrics = results.write_evaluation([*rows, unlabelled], tmp_path, ["FLAIR", "T1w"], {"FLAIR": "a.pt"}, "torch")
     assert json.loads((tmp_path / "metrics.json").read_text()) == metrics
     labels, chances = [row["label"] for row in rows], [row["probability"] for row in rows]
     assert (metrics["patients"], metrics["positive"], metrics["without_usable_slice"]) == (12, 6, 1)
@@ -392,18 +392,25 @@ def test_evaluation(tmp_path):
     assert [row["patient"] for row in table] == [row["patient"] for row in rows]
     assert (table[0]["FLAIR"], table[1]["T1w"]) == ("", "")
     assert float(table[1]["all"]) == chances[1]
+    details = json.loads((tmp_path / "patients.json").read_text())
+    assert (details["weights"], details["runtime"]) == ({"FLAIR": "a.pt"}, "torch")
+    assert details["patients"] == rows  # whoever has a label
+    results.write_predictions(rows, tmp_path / "prediction", {"FLAIR": "a.pt"}, runtime="torch")
+    assert details == json.loads((tmp_path / "prediction" / "patients.json").read_text())
 
 
 def test_evaluation_without_labels(tmp_path):
     with pytest.raises(ValueError, match="none of the patients has a label"):
-        results.write_evaluation([{"patient": "x", "probability": 0.1, "used": [], "series": {}}], tmp_path, ["FLAIR"])
+        results.write_evaluation(
+            [{"patient": "x", "probability": 0.1, "used": [], "series": {}}], tmp_path, ["FLAIR"], {}
+        )
     assert not list(tmp_path.iterdir())
 
 
 def test_metrics_of_one_label_alone_are_json(tmp_path):
     """An AUC that is not defined must not make a file that strict readers refuse."""
     rows = [row for row in evaluated() if row["label"]]
-    results.write_evaluation(rows, tmp_path, ["FLAIR"])
+    results.write_evaluation(rows, tmp_path, ["FLAIR"], {})
 
     def refuse(name):
         raise AssertionError(f"{name} is not JSON")
@@ -422,7 +429,7 @@ def test_overlap(tmp_path):
     pred[1, 0, 1] = -1  # half of the tumour is missed: Dice 2/3, IoU 1/2
     batch = {
         "patient": ["a", "a", "b", "b"], "mri_type": ["FLAIR", "T2w", "FLAIR", "T2w"],
-        "plane": ["axial", "axial", "axial", "coronal"],
+        "plane": ["axial", "axial", "axial", "coronal"], "field_of_view": torch.tensor([[8.0, 4.0]] * 4),
     }  # fmt: skip
     metric.update((batch, {"pred": pred, "label": label}))
     metrics = results.write_overlap(metric, tmp_path)
@@ -435,10 +442,10 @@ def test_overlap(tmp_path):
     assert metrics["T2w"]["WT_dice"] == pytest.approx((1 + 2 / 3) / 2)
     assert metrics["T2w"]["ET_dice"] is None
     assert metrics["all"]["WT_volume_error"] == pytest.approx(-1 / 2 / 4)
-    assert metrics["T2w"]["ET_volume_error"] is metrics["T2w"]["ET_hd95_pixels"] is None
-    assert metrics["all"]["WT_hd95_pixels"] == pytest.approx(1 / 4)  # one row of pixels is missed in one of four
+    assert metrics["T2w"]["ET_volume_error"] is metrics["T2w"]["ET_hd95_mm"] is None
+    assert metrics["all"]["WT_hd95_mm"] == pytest.approx(2 / 4)  # one row of 2 mm is missed in one of four
     table = read_rows(tmp_path / "overlap.csv")
     assert len(table) == 8
     assert set(table[0]) == {
-        "patient", "mri_type", "plane", "region", "dice", "iou", "volume_error", "hd95_pixels",
+        "patient", "mri_type", "plane", "region", "dice", "iou", "volume_error", "hd95_mm",
     }  # fmt: skip

@@ -1,0 +1,217 @@
+"""MONAI Deploy application: a folder of DICOM studies in; DICOM SEG, DICOM SR and a summary of each study out.
+
+The operators only connect functions of the bundle. Research use only, not for diagnosis.
+
+    python app.py -i STUDIES -o OUT -m MODELS
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import logging
+import os
+import sys
+import tempfile
+import warnings
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+PREDICTION = "prediction"
+RESULTS = "results"
+
+
+def preload_cuda_runtime() -> None:
+    """Load libcudart from NVIDIA's wheel, where it is: Holoscan links with it even on machines without a GPU.
+
+    Without it nothing of MONAI can be imported in an environment of the Deploy SDK. A library that the loader finds by itself
+    (``LD_LIBRARY_PATH``) goes first.
+    """
+    name = "libcudart.so.13"
+    try:
+        ctypes.CDLL(name, mode=ctypes.RTLD_GLOBAL)
+    except OSError:
+        spec = find_spec("nvidia")
+        for place in spec.submodule_search_locations or () if spec else ():
+            for library in sorted(Path(place).glob(f"*/lib/{name}")):
+                ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL)
+                return
+
+
+preload_cuda_runtime()
+
+from monai.deploy.conditions import CountCondition  # noqa: E402
+from monai.deploy.core import AppContext, Application, ConditionType, Operator, OperatorSpec  # noqa: E402
+
+import radiogenomics  # noqa: E402
+
+# the bundle's own modules are imported under the name by which its configurations know them, so that they are loaded once
+sys.path.insert(0, str(Path(radiogenomics.__file__).parent))
+
+from scripts import datalists, dicom_output, dicom_studies, study_summary, weights  # noqa: E402
+
+
+def find_models(folder: str | Path) -> Path:
+    """The folder that holds the weights: the given one, or one directly in it, as packages have it.
+
+    Raises:
+        FileNotFoundError: when there are no segmentation weights in either.
+    """
+    root = Path(folder)
+    inner = sorted(path for path in root.iterdir() if path.is_dir()) if root.is_dir() else []
+    for place in (root, *inner):
+        if weights.find_segmenter(None, place):
+            return place
+    raise FileNotFoundError(
+        f"{folder}: holds no segmentation weights; expected segmentation.pt and model_<modality>.pt (-m MODELS); {weights.GET_WEIGHTS}"
+    )
+
+
+class StudySelectionOperator(Operator):
+    """Finds the studies in the input folder and chooses their series: :func:`scripts.dicom_studies.select_studies`.
+
+    Output ``selection``: path of the data list.
+    """
+
+    def __init__(
+        self,
+        fragment: Application,
+        *args: Any,
+        folder: Path,
+        rules: Path,
+        work: Path,
+        deidentify: bool,
+        **kwargs: Any,
+    ) -> None:
+        self.folder, self.rules, self.work, self.deidentify = folder, rules, work, deidentify
+        super().__init__(fragment, *args, **kwargs)
+
+    def setup(self, spec: OperatorSpec) -> None:
+        """One output, taken by the next two."""
+        spec.output("selection").condition(ConditionType.NONE)
+
+    def compute(self, op_input: Any, op_output: Any, context: Any) -> None:
+        """Once a run."""
+        rules = dicom_studies.read_rules(self.rules)
+        datalist, _ = dicom_studies.select_studies(self.folder, rules, self.work, deidentify=self.deidentify)
+        op_output.emit(str(datalist), "selection")
+
+
+class RadiogenomicsOperator(Operator):
+    """Predicts the chosen studies with both stages: :func:`radiogenomics.predict`.
+
+    Input ``selection``: path of the data list; output ``prediction``: that path, when the prediction is done.
+    """
+
+    def __init__(
+        self, fragment: Application, *args: Any, models: Path, output: Path, settings: dict[str, Any], **kwargs: Any
+    ) -> None:
+        self.models, self.output, self.settings = models, output, settings
+        super().__init__(fragment, *args, **kwargs)
+
+    def setup(self, spec: OperatorSpec) -> None:
+        """One input, one output."""
+        spec.input("selection")
+        spec.output("prediction").condition(ConditionType.NONE)
+
+    def compute(self, op_input: Any, op_output: Any, context: Any) -> None:
+        """Once a run."""
+        datalist = op_input.receive("selection")
+        settings = {"models_dir": str(self.models), "num_workers": 0, **self.settings}
+        radiogenomics.predict(Path(datalist).parent, self.output, datalist=datalist, **settings)
+        op_output.emit(datalist, "prediction")
+
+
+class ResultsOperator(Operator):
+    """Writes DICOM SEG and SR and the summary of each study: :mod:`scripts.dicom_output`, :mod:`scripts.study_summary`.
+
+    Input ``prediction``: path of the data list that was predicted.
+    """
+
+    def __init__(
+        self, fragment: Application, *args: Any, prediction: Path, output: Path, deidentify: bool, **kwargs: Any
+    ) -> None:
+        self.prediction, self.output, self.deidentify = prediction, output, deidentify
+        super().__init__(fragment, *args, **kwargs)
+
+    def setup(self, spec: OperatorSpec) -> None:
+        """One input."""
+        spec.input("prediction")
+
+    def compute(self, op_input: Any, op_output: Any, context: Any) -> None:
+        """Once a run."""
+        datalist = op_input.receive("prediction")
+        entries = datalists.select(datalist=datalist)
+        facts = dicom_studies.read_selection(datalist)
+        rows = json.loads((self.prediction / "patients.json").read_text(encoding="utf-8"))["patients"]
+        dicom_output.write_dicom(self.prediction / "prepared", rows, entries, self.output, self.deidentify)
+        study_summary.write_summaries(self.prediction, facts, entries, self.output)
+        dicom_studies.write_selection(facts, self.output)
+
+
+class RadiogenomicsApp(Application):
+    """Studies in, SEG, SR and summaries out.
+
+    Args:
+        context: paths of input, output and models.
+        work: folder for the chosen series, links to the input; it must not be in the output, which may be sent on as it is.
+    """
+
+    def __init__(self, context: AppContext, work: Path, *args: Any, **kwargs: Any) -> None:
+        self.context, self.work = context, work
+        super().__init__(*args, **kwargs)
+
+    def compose(self) -> None:
+        """Chain the operators."""
+        output = Path(self.context.output_path).absolute()
+        rules = HERE / str(self.kwargs("selection").get("rules") or "modality_rules.yaml")
+        deidentify = bool(self.kwargs("results").get("deidentify", False))
+        select = StudySelectionOperator(
+            self,
+            CountCondition(self, 1),
+            folder=Path(self.context.input_path).absolute(),
+            rules=rules,
+            work=self.work,
+            deidentify=deidentify,
+            name="study_selection",
+        )
+        predict = RadiogenomicsOperator(
+            self,
+            models=find_models(Path(self.context.model_path).absolute()),
+            output=output / PREDICTION,
+            settings=self.kwargs("prediction"),
+            name="radiogenomics",
+        )
+        write = ResultsOperator(
+            self,
+            prediction=output / PREDICTION,
+            output=output / RESULTS,
+            deidentify=deidentify,
+            name="results",
+        )
+        self.add_flow(select, predict, {("selection", "selection")})
+        self.add_flow(predict, write, {("prediction", "prediction")})
+
+
+def main() -> None:
+    """Run the application; mistakes of use end in one line and a status that is not 0."""
+    context = Application.init_app_context(sys.argv)
+    # the engines' and the workflow's own messages say nothing to a user
+    logging.getLogger("monai.bundle.workflows").setLevel(logging.ERROR)
+    logging.getLogger("ignite").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", message=".*nvImageCodec")
+    with tempfile.TemporaryDirectory(prefix="radiogenomics-") as work:
+        try:
+            app = RadiogenomicsApp(context, Path(work) / "studies")
+            app.config(os.environ.get("HOLOSCAN_CONFIG_PATH") or str(HERE / "app.yaml"))
+            app.run()
+        except (ValueError, OSError, ImportError, weights.WeightsError) as error:
+            if os.environ.get("RADIOGENOMICS_DEBUG"):
+                raise
+            sys.exit(f"error: {error}\n(RADIOGENOMICS_DEBUG=1 shows where)")
+
+
+if __name__ == "__main__":
+    main()
