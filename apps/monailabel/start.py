@@ -52,11 +52,11 @@ def main() -> None:
         raise SystemExit(f"error: {error}") from error
 
     here = f"http://{options.host}:{options.port}"
-    for name, value in (
+    for name, preset in (
         ("MONAI_LABEL_DATASTORE_FILE_EXT", EXTENSIONS),
         ("MONAI_LABEL_DICOMWEB_SEARCH_FILTER", {"Modality": "MR"}),
     ):
-        os.environ.setdefault(name, json.dumps(value))
+        os.environ.setdefault(name, json.dumps(preset))
     # where MONAI Label looks for torchrun, and for itkimage2segimage before it would fetch it
     os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
     who = (

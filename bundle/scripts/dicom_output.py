@@ -326,7 +326,9 @@ def write_segmentation(
         path.unlink(missing_ok=True)
         return None
     # (slices, rows, columns, segments) of the files, whichever way the stack shows them
-    frames = np.stack([np.asarray(geometry.to_volume(_nested(masks)[:, i])).T for i in range(2)], axis=-1).astype(np.uint8)
+    frames = np.stack([np.asarray(geometry.to_volume(_nested(masks)[:, i])).T for i in range(2)], axis=-1).astype(
+        np.uint8
+    )
     places = _by_frame(slices)
     # a blank slice has no file; a mask on one is kept at its place, at the price of references from slice to slice
     blank = [place for place, header in enumerate(slices.headers) if header is None and frames[place].any()]

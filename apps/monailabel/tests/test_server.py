@@ -1,3 +1,4 @@
+# mypy: disallow-untyped-defs=False
 # ruff: noqa: D102, D103
 """The server as a person starts it, with phantom series, through its REST interface; it is stopped at the end."""
 
