@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 DEPLOY_VENV ?= .venv-monaideploy
+LABEL_VENV ?= .venv-monailabel
 FLARE_VENV ?= .venv-flare
 DEMO ?= demo
 SIGNAL ?= 1
@@ -14,7 +15,7 @@ WITHOUT ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-flare test-monaideploy lint format bench bundle test-bundle wheel wheelhouse test-wheelhouse clean
+.PHONY: help demo test test-flare test-monaideploy test-monailabel lint format bench bundle test-bundle wheel wheelhouse test-wheelhouse clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,6 +35,9 @@ test-flare: $(FLARE_VENV)/.flare-stamp ## the job of apps/flare in NVIDIA FLARE'
 # Its SDK needs versions of its own, and breaks MONAI where the CUDA runtime is missing: it gets an environment of its own.
 test-monaideploy: $(DEPLOY_VENV)/.monaideploy-stamp ## apps/monaideploy on phantom studies, in an environment of its own
 	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(DEPLOY_VENV)/bin/python -m pytest tests/integration/test_monaideploy.py
+
+test-monailabel: $(LABEL_VENV)/.monailabel-stamp ## apps/monailabel with a real server, in an environment of its own
+	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(LABEL_VENV)/bin/python -m pytest apps/monailabel/tests
 
 lint: $(VENV)/.dev-stamp ## ruff and mypy, nothing is changed
 	$(VENV)/bin/ruff check .
@@ -83,6 +87,11 @@ $(VENV)/.dev-stamp: pyproject.toml | $(VENV)/bin/python
 $(FLARE_VENV)/.flare-stamp: pyproject.toml
 	$(PYTHON) -m venv $(FLARE_VENV)
 	$(FLARE_VENV)/bin/python -m pip install -e '.[flare,phantom]' 'pytest>=8'
+	@touch $@
+
+$(LABEL_VENV)/.monailabel-stamp: apps/monailabel/requirements.txt apps/monailabel/requirements-test.txt
+	$(PYTHON) -m venv $(LABEL_VENV)
+	$(LABEL_VENV)/bin/python -m pip install -r apps/monailabel/requirements-test.txt
 	@touch $@
 
 $(DEPLOY_VENV)/.monaideploy-stamp: pyproject.toml apps/monaideploy/requirements.txt

@@ -22,7 +22,16 @@ from custom_transforms.filtering import (
     TumorRatioFilterDict,
 )
 from custom_transforms.intensity import ScaleToUint8, ScaleToUint8D, ScaleToUint8d, ScaleToUint8Dict
-from custom_transforms.labels import BratsLabelsToWTET, BratsLabelsToWTETD, BratsLabelsToWTETd, BratsLabelsToWTETDict
+from custom_transforms.labels import (
+    BratsLabelsToWTET,
+    BratsLabelsToWTETD,
+    BratsLabelsToWTETd,
+    BratsLabelsToWTETDict,
+    LabelMapToWTET,
+    LabelMapToWTETD,
+    LabelMapToWTETd,
+    LabelMapToWTETDict,
+)
 from custom_transforms.series import (
     AcquisitionSlices,
     AcquisitionSlicesD,
@@ -71,6 +80,10 @@ __all__ = [
     "ForegroundFilterD",
     "ForegroundFilterDict",
     "ForegroundFilterd",
+    "LabelMapToWTET",
+    "LabelMapToWTETD",
+    "LabelMapToWTETDict",
+    "LabelMapToWTETd",
     "SampleSlices",
     "SampleSlicesD",
     "SampleSlicesDict",

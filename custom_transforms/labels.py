@@ -1,4 +1,4 @@
-"""BraTS tumour labels of any year as the two masks of the method: whole tumour (WT) and enhancing tumour (ET)."""
+"""Tumour labels, of BraTS of any year or of this project, as the two masks of the method: whole tumour (WT) and enhancing tumour (ET)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,16 @@ from monai.config import KeysCollection, NdarrayOrTensor
 from monai.transforms import MapTransform, Transform
 from monai.utils import TransformBackends, convert_to_dst_type, convert_to_tensor
 
-__all__ = ["BratsLabelsToWTET", "BratsLabelsToWTETD", "BratsLabelsToWTETDict", "BratsLabelsToWTETd"]
+__all__ = [
+    "BratsLabelsToWTET",
+    "BratsLabelsToWTETD",
+    "BratsLabelsToWTETDict",
+    "BratsLabelsToWTETd",
+    "LabelMapToWTET",
+    "LabelMapToWTETD",
+    "LabelMapToWTETDict",
+    "LabelMapToWTETd",
+]
 
 
 class BratsLabelsToWTET(Transform):
@@ -33,11 +42,7 @@ class BratsLabelsToWTET(Transform):
         Raises:
             ValueError: for another shape, a value that is no BraTS label, or 3 and 4 in one volume.
         """
-        volume = convert_to_tensor(label, track_meta=False)
-        if volume.ndim == 4 and volume.shape[0] == 1:
-            volume = volume[0]
-        if volume.ndim != 3:
-            raise ValueError(f"Expected one label volume (1, X, Y, Z) or (X, Y, Z), got shape {tuple(label.shape)}.")
+        volume = _one_volume(label)
         masks = {value: volume == value for value in (1, 2, 3, 4)}
         tumour = masks[1] | masks[2] | masks[3] | masks[4]
         if not bool((tumour | (volume == 0)).all()):
@@ -54,19 +59,55 @@ class BratsLabelsToWTET(Transform):
         return convert_to_dst_type(both, dst=label, dtype=torch.uint8)[0]
 
 
+class LabelMapToWTET(Transform):
+    """
+    Turn a label map of this project into the masks ``(2, X, Y, Z)`` [WT, ET].
+
+    Labels: 1 tumour that does not enhance, 2 enhancing tumour, as segmentation writes them. WT is both, ET is 2.
+    """
+
+    backend = [TransformBackends.TORCH]  # noqa: RUF012
+
+    def __call__(self, label: NdarrayOrTensor) -> NdarrayOrTensor:
+        """
+        Return uint8 masks ``(2, X, Y, Z)`` of 0 and 1, of the input's type.
+
+        Args:
+            label: ``(1, X, Y, Z)`` or ``(X, Y, Z)``, integers (as a float type too).
+
+        Raises:
+            ValueError: for another shape, or a value other than 0, 1 and 2.
+        """
+        volume = _one_volume(label)
+        enhancing = volume == 2
+        tumour = enhancing | (volume == 1)
+        if not bool((tumour | (volume == 0)).all()):
+            raise ValueError(
+                f"Expected the labels 0, 1 (tumour that does not enhance) and 2 (enhancing tumour), found {_values(volume)}. "
+                "Draw in these two segments alone, and keep their order."
+            )
+        return convert_to_dst_type(torch.stack([tumour, enhancing]).to(torch.uint8), dst=label, dtype=torch.uint8)[0]
+
+
+def _one_volume(label: NdarrayOrTensor) -> torch.Tensor:
+    """``(X, Y, Z)`` of a label volume with or without a channel."""
+    volume = convert_to_tensor(label, track_meta=False)
+    if volume.ndim == 4 and volume.shape[0] == 1:
+        volume = volume[0]
+    if volume.ndim != 3:
+        raise ValueError(f"Expected one label volume (1, X, Y, Z) or (X, Y, Z), got shape {tuple(label.shape)}.")
+    return volume
+
+
 def _values(volume: torch.Tensor) -> str:
     values = [f"{value:g}" for value in torch.unique(volume).tolist()]
     return ", ".join(values[:10]) + (f" and {len(values) - 10} more" if len(values) > 10 else "")
 
 
-class BratsLabelsToWTETd(MapTransform):
-    """Dictionary form of :py:class:`BratsLabelsToWTET`; each key is replaced by its masks ``(2, X, Y, Z)``."""
+class _ToWTETd(MapTransform):
+    """Each key is replaced by its masks ``(2, X, Y, Z)``."""
 
-    backend = BratsLabelsToWTET.backend
-
-    def __init__(self, keys: KeysCollection, allow_missing_keys: bool = False) -> None:
-        super().__init__(keys, allow_missing_keys)
-        self.converter = BratsLabelsToWTET()
+    converter: Transform
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Replace the labels by masks."""
@@ -76,4 +117,25 @@ class BratsLabelsToWTETd(MapTransform):
         return d
 
 
+class BratsLabelsToWTETd(_ToWTETd):
+    """Dictionary form of :py:class:`BratsLabelsToWTET`; each key is replaced by its masks ``(2, X, Y, Z)``."""
+
+    backend = BratsLabelsToWTET.backend
+
+    def __init__(self, keys: KeysCollection, allow_missing_keys: bool = False) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.converter = BratsLabelsToWTET()
+
+
+class LabelMapToWTETd(_ToWTETd):
+    """Dictionary form of :py:class:`LabelMapToWTET`; each key is replaced by its masks ``(2, X, Y, Z)``."""
+
+    backend = LabelMapToWTET.backend
+
+    def __init__(self, keys: KeysCollection, allow_missing_keys: bool = False) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.converter = LabelMapToWTET()
+
+
 BratsLabelsToWTETD = BratsLabelsToWTETDict = BratsLabelsToWTETd
+LabelMapToWTETD = LabelMapToWTETDict = LabelMapToWTETd

@@ -24,11 +24,13 @@ from .prepared import PreparedSeries
 logger = logging.getLogger(__name__)
 
 
-def slice_items(entries: Iterable[Mapping[str, Any]], prepared_dir: str | Path) -> list[dict[str, Any]]:
+def slice_items(
+    entries: Iterable[Mapping[str, Any]], prepared_dir: str | Path, required: bool = True
+) -> list[dict[str, Any]]:
     """One item per prepared slice of the patients, ``{"series", "slice", "patient", "mri_type", "plane"}``.
 
     Raises:
-        ValueError: when none of the patients has a prepared slice.
+        ValueError: when slices are required and none of the patients has a prepared one.
     """
     patients = {entry["patient"] for entry in entries}
     items = [
@@ -37,7 +39,8 @@ def slice_items(entries: Iterable[Mapping[str, Any]], prepared_dir: str | Path) 
         if row["patient"] in patients
         for index in range(row.get("kept", 0))
     ]
-    _require(items, len(patients), prepared_dir, "slice")
+    if required:
+        _require(items, len(patients), prepared_dir, "slice")
     return items
 
 

@@ -1,10 +1,29 @@
-"""The classifier of the second stage; the first stage is segmentation-models-pytorch's own ``UnetPlusPlus``."""
+"""The classifier of the second stage, and a strict form of the first stage's ``UnetPlusPlus``."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
+import segmentation_models_pytorch as smp
 import timm
 import torch
 from torch import nn
+
+
+class StrictUnetPlusPlus(smp.UnetPlusPlus):
+    """``UnetPlusPlus`` for programs that load whatever fits of a weights file, and go on with the rest at random.
+
+    It takes all of its weights, by name and shape, or none.
+    """
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, **kwargs: Any) -> Any:
+        """Load a state dict strictly, even where ``strict`` is False.
+
+        Raises:
+            RuntimeError: when keys or shapes differ, naming them.
+        """
+        return super().load_state_dict(state_dict, strict=True, **kwargs)
 
 
 class BiLSTMNFNet(nn.Module):

@@ -20,6 +20,7 @@ HEADS = {
     "mri_type": "modality",
     "mri_types": "modalities",
     "iou": "IoU",
+    "hd95": "HD95",
     "brier": "Brier",
     "all": "all modalities",
     "lr": "learning rate",

@@ -8,7 +8,17 @@ import pytest
 import torch
 from monai.data import MetaTensor
 
-from custom_transforms import BratsLabelsToWTET, BratsLabelsToWTETD, BratsLabelsToWTETd, BratsLabelsToWTETDict
+from custom_transforms import (
+    BratsLabelsToWTET,
+    BratsLabelsToWTETD,
+    BratsLabelsToWTETd,
+    BratsLabelsToWTETDict,
+    LabelMapToWTET,
+    LabelMapToWTETD,
+    LabelMapToWTETd,
+    LabelMapToWTETDict,
+)
+from scripts.results import label_map
 
 AFFINE = np.diag([1.0, 2.0, 3.0, 1.0])
 
@@ -78,3 +88,44 @@ def test_real_segmentation(real_data: Path):
     wt, et = BratsLabelsToWTET()(torch.from_numpy(seg.astype(np.float32))[None])
     assert int(wt.sum()) == int(np.isin(seg, [1, 2, 4]).sum()) > 0
     assert int(et.sum()) == int((seg == 4).sum())
+
+
+# Label maps of this project
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.float32])
+def test_masks_of_a_label_map(dtype):
+    label = np.array([[[0, 1], [2, 2]], [[1, 0], [0, 2]]], dtype=dtype)
+    for volume in (label, label[None]):
+        wt, et = LabelMapToWTET()(volume)
+        np.testing.assert_array_equal(wt, [[[0, 1], [1, 1]], [[1, 0], [0, 1]]])
+        np.testing.assert_array_equal(et, [[[0, 0], [1, 1]], [[0, 0], [0, 1]]])
+
+
+def test_a_label_map_comes_from_its_masks_again():
+    label = np.random.default_rng(0).integers(0, 3, (4, 5, 6)).astype(np.uint8)
+    masks = LabelMapToWTET()(torch.from_numpy(label))
+    assert masks.dtype == torch.uint8
+    np.testing.assert_array_equal(label_map(masks.numpy().swapaxes(0, 1)), label)
+
+
+@pytest.mark.parametrize(("value", "found"), [(3, "3"), (4, "4"), (-1, "-1"), (0.5, "0.5")])
+def test_other_values_of_a_label_map_are_named(value, found):
+    volume = np.zeros((2, 2, 2))
+    volume[0, 0, 0] = value
+    with pytest.raises(ValueError, match=f"found .*{found}.*two segments"):
+        LabelMapToWTET()(volume)
+
+
+def test_other_shapes_of_a_label_map_are_refused():
+    with pytest.raises(ValueError, match="shape"):
+        LabelMapToWTET()(np.zeros((2, 3, 3, 3)))
+
+
+@pytest.mark.parametrize("transform", [LabelMapToWTETd, LabelMapToWTETD, LabelMapToWTETDict])
+def test_dictionary_form_for_label_maps(transform):
+    data = {"seg": torch.tensor([[[[0, 1, 2]]]]), "other": 1}
+    result = transform("seg")(data)
+    torch.testing.assert_close(result["seg"], LabelMapToWTET()(data["seg"]))
+    assert result["other"] == 1
+    assert transform("missing", allow_missing_keys=True)(data).keys() == data.keys()

@@ -65,6 +65,12 @@ def test_patients_without_any_slice_are_an_error_that_names_folder_and_remedy(pr
     assert str(prepared) in str(error.value)
 
 
+def test_slices_may_be_missing_where_they_are_not_required(prepared):
+    assert slice_items(ENTRIES[1:], prepared, required=False) == []
+    with pytest.raises(ValueError, match="none of 2 patients has a slice"):
+        slice_items(ENTRIES[1:], prepared)
+
+
 def test_a_slice_comes_with_its_own_masks(prepared):
     for item in slice_items(ENTRIES, prepared):
         loaded = LoadSlice()(item)

@@ -1,10 +1,12 @@
+import copy
+
 import pytest
 import segmentation_models_pytorch as smp
 import timm
 import torch
 from torch import nn
 
-from scripts.networks import BiLSTMNFNet
+from scripts.networks import BiLSTMNFNet, StrictUnetPlusPlus
 
 TINY = "test_efficientnet"
 
@@ -123,3 +125,36 @@ def test_segmenter_has_the_keys_of_the_library():
     found = shapes(network)
     assert {name.split(".")[0] for name in found} == {"encoder", "decoder", "segmentation_head"}
     assert found["segmentation_head.0.weight"] == (2, 16, 3, 3)
+
+
+STRICT = {
+    "encoder_name": "tu-test_efficientnet",
+    "decoder_channels": [16, 8, 8, 4, 4],
+    "encoder_weights": None,
+    "classes": 2,
+}
+
+
+def test_a_strict_network_is_the_library_s_own():
+    network, plain = StrictUnetPlusPlus(**STRICT).eval(), smp.UnetPlusPlus(**STRICT).eval()
+    network.load_state_dict(plain.state_dict())
+    image = torch.randn(1, 3, 32, 32)
+    with torch.inference_mode():
+        torch.testing.assert_close(network(image), plain(image), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("change", ["missing", "unexpected", "shape"])
+def test_a_strict_network_refuses_other_weights_even_from_who_takes_what_fits(change):
+    network = StrictUnetPlusPlus(**STRICT)
+    state = network.state_dict()
+    key = "segmentation_head.0.weight"
+    if change == "missing":
+        del state[key]
+    elif change == "unexpected":
+        state[f"{key}.other"] = torch.zeros(1)
+    else:
+        state[key] = torch.zeros(3, 3)
+    # the library's own network takes them in silence
+    smp.UnetPlusPlus(**STRICT).load_state_dict(dict(state), strict=False)
+    with pytest.raises(RuntimeError, match=key):
+        copy.deepcopy(network).load_state_dict(state, strict=False)

@@ -1,0 +1,95 @@
+"""Training on volumes that people annotate one by one: cut into slices as they come, each annotation once."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from monai.data import Dataset
+
+from . import distributed
+from .loading import slice_items
+from .preparation import fingerprint, prepare_segmentation
+
+logger = logging.getLogger(__name__)
+
+ANY_MODALITY = "any"
+"""What the modality of a volume is called that nobody named."""
+
+
+def annotated_items(
+    volumes: Sequence[Mapping[str, str]], prepared_dir: str | Path, configuration: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    """What to prepare of annotated volumes, as :func:`~scripts.preparation.prepare_segmentation` takes it.
+
+    Args:
+        volumes: ``{"image", "label"}``: the path of a series, and that of its label map.
+        prepared_dir: folder of the prepared slices.
+        configuration: what they are made with; its ``planes`` are made.
+
+    Raises:
+        ValueError: when two images have the same name, which is what tells volumes apart.
+    """
+    items: dict[str, dict[str, Any]] = {}
+    for volume in volumes:
+        name = Path(volume["image"]).name.removesuffix(".gz").removesuffix(".nii")
+        if name in items:
+            raise ValueError(
+                f"{items[name]['image']} and {volume['image']} have the same name; rename one of the volumes"
+            )
+        items[name] = {
+            "patient": name,
+            "mri_type": ANY_MODALITY,
+            "image": volume["image"],
+            "seg": volume["label"],
+            "outputs": {plane: str(Path(prepared_dir) / name / f"{plane}.h5") for plane in configuration["planes"]},
+            "fingerprint": fingerprint(configuration, volume["image"], volume["label"]),
+        }
+    return list(items.values())
+
+
+class AnnotatedSlices(Dataset):
+    """The slices of annotated volumes that show enough tumour. They are prepared here and now, unless they were before.
+
+    Args:
+        data: volumes, ``{"image", "label"}`` paths.
+        transform: of a slice, an item of :func:`~scripts.loading.slice_items`.
+        preparation: reads a volume and its label map, and saves their slices.
+        prepared_dir: folder of the prepared slices.
+        configuration: what they are made with.
+        otherwise: volumes that are taken, with a warning, where those of ``data`` show no slice with enough tumour.
+        share: each of several processes has the slices of its share of the volumes.
+
+    Raises:
+        ValueError: when no volume shows a slice with enough tumour.
+    """
+
+    def __init__(
+        self,
+        data: Sequence[Mapping[str, str]],
+        transform: Callable[[Mapping[str, Any]], Any],
+        preparation: Callable[[Mapping[str, Any]], dict[str, Any]],
+        prepared_dir: str | Path,
+        configuration: Mapping[str, Any],
+        otherwise: Sequence[Mapping[str, str]] = (),
+        share: bool = False,
+    ) -> None:
+        def slices(volumes: Sequence[Mapping[str, str]]) -> list[dict[str, Any]]:
+            if not volumes:
+                return []
+            items = annotated_items(volumes, prepared_dir, configuration)
+            prepare_segmentation(items, preparation, prepared_dir, configuration)
+            return slice_items(items, prepared_dir, required=False)
+
+        found = slices(data)
+        if not found and otherwise:
+            logger.warning("no held-out volume shows tumour: scores are those of the volumes that train")
+            found = slices(otherwise)
+        if not found:
+            raise ValueError(
+                f"none of {len(data)} annotated volumes has a slice with enough tumour to train on: submit the label of one "
+                f"that has; reasons why volumes were left out are in {Path(prepared_dir) / 'index.json'}"
+            )
+        super().__init__(distributed.share(found, by="patient") if share else found, transform)
