@@ -94,6 +94,7 @@ class Runtime:
                     raise RuntimeMissingError(f"{package} is not installed; install it with {_INSTALL}")
         self.name, self.precision = runtime, precision
         self._networks: dict[str, OpenVINONetwork] = {}
+        self._told: set[str] = set()
         cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
         self.cache_dir = Path(cache_dir) if cache_dir else cache / "radiogenomics"
 
@@ -120,7 +121,10 @@ class Runtime:
             return nn.ModuleDict({name: self.accelerate(one, image_size, consume) for name, one in network.items()})
         if isinstance(network, nn.ModuleList):
             return nn.ModuleList(self.accelerate(one, image_size, consume) for one in network)
-        logger.info("%s computes in %s", type(network).__name__, self)
+        kind = type(network).__name__
+        if kind not in self._told:  # once for all members of an ensemble
+            logger.info("%s computes in %s", kind, self)
+            self._told.add(kind)
         if self.name == "eager":
             return network
         if isinstance(network, BiLSTMNFNet):

@@ -157,5 +157,7 @@ def test_zoom(run, tmp_path):
 
 
 def test_neither_torch_nor_monai_is_needed():
-    code = "import sys, radiogenomics.scripts.finished; sys.exit(any(name in sys.modules for name in ('torch', 'monai')))"
+    code = (
+        "import sys, radiogenomics.scripts.finished; sys.exit(any(name in sys.modules for name in ('torch', 'monai')))"
+    )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

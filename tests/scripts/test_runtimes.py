@@ -86,6 +86,13 @@ def test_classifiers_answer_as_they_were_trained(classifier, images, cache, name
     assert type(classifier.backbone).__name__ != "OpenVINONetwork"
 
 
+def test_what_many_networks_compute_in_is_told_once(classifier, caplog):
+    members = torch.nn.ModuleList(copy.deepcopy(classifier) for _ in range(3))
+    with caplog.at_level("INFO"):
+        Runtime("cpu", "torch", "fp32").accelerate(torch.nn.ModuleDict({"FLAIR": members, "T2w": members}), SIZE)
+    assert [record.getMessage() for record in caplog.records] == ["BiLSTMNFNet computes in torch fp32"]
+
+
 @pytest.mark.parametrize("name", ["torch", pytest.param("openvino", marks=needs_openvino)])
 def test_what_is_replaced_can_be_freed(segmenter, classifier, images, cache, name):
     runtime = Runtime("cpu", name, "fp32", cache_dir=cache)
