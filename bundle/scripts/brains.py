@@ -1,4 +1,4 @@
-"""The brain that synthetic images are drawn from: the average brain, smooth random fields, and geometry.
+"""The brains that synthetic images are drawn from: the average brain or label maps, smooth random fields, and geometry.
 
 Atlas: Fonov et al., NeuroImage 54 (2011), ICBM 2009a nonlinear symmetric, as carried by nilearn.
 """
@@ -6,14 +6,13 @@ Atlas: Fonov et al., NeuroImage 54 (2011), ICBM 2009a nonlinear symmetric, as ca
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 import torch
-
-__all__ = ["Atlas", "RandomFields", "load_atlas", "rotation", "sample_atlas", "soft_step"]
 
 LATTICE_EXTENT = 256.0  # mm, side of the cube the random fields are defined on
 
@@ -136,3 +135,184 @@ def rotation(degrees: np.ndarray) -> np.ndarray:
         turn[j, i], turn[i, j] = math.sin(angle), -math.sin(angle)
         matrix = turn @ matrix
     return matrix
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# maps to cut slices from
+
+
+CHANNELS = ("grey", "white", "texture", "depth", "ventricle", "ventricle_distance", "folds")
+"""Of a :class:`BrainMap`, in this order."""
+MARGIN = 14  # mm around the brain that its map shows: room for what skull-stripping leaves
+LABEL_VALUES: dict[str, tuple[int, ...]] = {
+    "grey": (3, 8, 10, 11, 12, 13, 17, 18, 26, 42, 47, 49, 50, 51, 52, 53, 54, 58, *range(1001, 1036), *range(2001, 2036)),
+    "white": (2, 7, 16, 28, 41, 46, 60, 77, 85, *range(251, 256)),
+    "csf": (24, 30, 62),
+    "ventricles": (4, 5, 14, 15, 31, 43, 44, 63, 72),
+    "background": (0,),
+}
+"""Tissues by value of FreeSurfer's and SynthSeg's label maps; vessels count as CSF, choroid plexus as ventricle."""
+
+
+@dataclass(frozen=True)
+class BrainMap:
+    """A brain's tissues, ready to be sampled anywhere.
+
+    Attributes:
+        channels: (C, X, Y, Z) float16 in RAS order, the channels of ``CHANNELS``: share of grey and white matter, T1 texture,
+            depth under the brain's surface (mm, negative outside), share of ventricle, distance from the ventricles (mm), and
+            where the cerebrum's folds are, 0 to 1.
+        origin: (3,) mm from the middle of the brain to the first voxel.
+        step: (3,) sides of a voxel, mm.
+        extent: (3,) half the brain's extent, mm.
+        sites: (N, 4) where a tumour may start: x, y, z from the middle and depth in the hemisphere, mm.
+    """
+
+    channels: torch.Tensor
+    origin: np.ndarray
+    step: np.ndarray
+    extent: np.ndarray
+    sites: np.ndarray
+
+    def sample(self, points: np.ndarray) -> np.ndarray:
+        """Trilinear values (C, ...) at points (3, X, Y, Z), mm from the middle of the brain; those at the border outside."""
+        index = (points - self.origin[:, None, None, None]) / self.step[:, None, None, None]
+        sizes = np.array(self.channels.shape[1:])
+        # only the part that the points lie in is made float32: a slice touches little of the map
+        first = np.clip(np.floor(index.min(axis=(1, 2, 3))).astype(int), 0, sizes - 2)
+        last = np.clip(np.ceil(index.max(axis=(1, 2, 3))).astype(int) + 1, first + 2, sizes)
+        x, y, z = (slice(a, b) for a, b in zip(first, last, strict=True))
+        block = self.channels[:, x, y, z].float()
+        return sample_block(block, index - first[:, None, None, None])
+
+
+def sample_block(block: torch.Tensor, index: np.ndarray) -> np.ndarray:
+    """Trilinear values (C, ...) of a block (C, X, Y, Z) at voxel indices (3, A, B, C); those at the border outside."""
+    sizes = block.shape[1:]
+    # grid_sample wants -1 ... 1 and the last image axis first
+    normalised = [index[a] * (2 / (sizes[a] - 1)) - 1 for a in (2, 1, 0)]
+    grid = torch.from_numpy(np.stack(normalised, axis=-1).astype(np.float32, copy=False))
+    return torch.nn.functional.grid_sample(block[None], grid[None], align_corners=True, padding_mode="border")[0].numpy()
+
+
+@lru_cache(maxsize=1)
+def average_brain() -> BrainMap:
+    """The map of the atlas.
+
+    Raises:
+        ImportError: nilearn is not installed.
+    """
+    atlas = load_atlas()
+    from scipy import ndimage
+
+    grey, white, texture, depth = atlas.channels.numpy()
+    csf = np.clip(1 - grey - white, 0, 1) * (depth > 0)
+    # apart from the cisterns and the depths of the sulci, fluid so deep is in a ventricle
+    found, _ = ndimage.label((csf > 0.5) & (depth > 16))
+    sizes = np.bincount(found.ravel())
+    large = np.flatnonzero(sizes > 1000)[1:]  # the first is all that is no fluid
+    middles = np.array(ndimage.center_of_mass(csf, found, large))[:, 0] - grey.shape[0] / 2
+    ventricles = ndimage.binary_dilation(np.isin(found, large[np.abs(middles) < 30]), iterations=2)
+    return brain_map(grey, white, csf * ventricles, depth > 0, np.diag(atlas.affine)[:3], texture)
+
+
+def brain_map(
+    grey: np.ndarray,
+    white: np.ndarray,
+    ventricles: np.ndarray,
+    brain: np.ndarray,
+    step: Sequence[float] | np.ndarray,
+    texture: np.ndarray | None = None,
+) -> BrainMap:
+    """The map of a brain that is given as tissues.
+
+    Args:
+        grey: share of grey matter (X, Y, Z), in RAS order.
+        white: share of white matter.
+        ventricles: share of ventricle.
+        brain: where the brain is, CSF included.
+        step: sides of a voxel, mm.
+        texture: what a T1 image shows beyond its tissues, if known.
+    """
+    from scipy import ndimage
+
+    step = np.asarray(step, float)
+    box = ndimage.find_objects(brain.astype(np.uint8))[0]
+    box_size = np.array([side.stop - side.start for side in box])
+    margin = np.ceil(MARGIN / step).astype(int)
+
+    def placed(array: np.ndarray) -> np.ndarray:
+        return np.pad(array[box].astype(np.float32), [(n, n) for n in margin])
+
+    grey, white, ventricles, brain = placed(grey), placed(white), placed(ventricles), placed(brain) > 0
+    texture = np.zeros_like(grey) if texture is None else placed(texture)
+    inner, outer = (ndimage.distance_transform_edt(mask, sampling=step).astype(np.float32) for mask in (brain, ~brain))
+    depth = np.where(brain, inner, -outer)
+    from_ventricles = ndimage.distance_transform_edt(ventricles < 0.5, sampling=step).astype(np.float32)
+    extent = box_size * step / 2
+    origin = -(np.array(grey.shape) - 1) * step / 2
+    x, y, z = np.meshgrid(*[origin[a] + np.arange(n) * step[a] for a, n in enumerate(grey.shape)], indexing="ij", sparse=True)
+    # folds lie in the cerebrum's outer shell; cerebellum and brain stem are what is behind and low
+    low = (z < -0.3 * extent[2] + 0.12 * y) & (y < 0.1 * extent[1])
+    shell = np.clip((26 - depth) / 6, 0, 1) * np.clip((from_ventricles - 4) / 6, 0, 1)
+    folds = ndimage.gaussian_filter(shell * ~low * brain, 1.5 / step)
+
+    places = np.argwhere((white > 0.5)[::3, ::3, ::3]) * 3
+    world = places * step + origin
+    in_hemisphere = np.minimum(depth[tuple(places.T)], np.abs(world[:, 0]))
+    above_stem = (world[:, 2] > -0.1 * extent[2]) & (world[:, 2] < 0.65 * extent[2])
+    sites = np.column_stack([world, in_hemisphere])[above_stem]
+    stacked = np.stack([grey, white, texture, depth, ventricles, np.minimum(from_ventricles, 60), folds])
+    channels = torch.from_numpy(stacked.astype(np.float16))
+    return BrainMap(channels, origin.astype(np.float32), step.astype(np.float32), extent, sites.astype(np.float32))
+
+
+def label_map_brains(
+    folder: str | Path, label_values: Mapping[str, Sequence[int]] | None = None
+) -> tuple[BrainMap, ...]:
+    """The maps of segmented brains.
+
+    Args:
+        folder: one NIfTI file a brain, of whole numbers, in any orientation.
+        label_values: values of ``grey``, ``white``, ``csf``, ``ventricles`` and ``background``; those of FreeSurfer and
+            SynthSeg by default.
+
+    Raises:
+        ValueError: when there is no file, a file has a value that no tissue names, or lacks white matter or ventricles.
+    """
+    values = {name: tuple(map(int, those)) for name, those in (label_values or LABEL_VALUES).items()}
+    if set(values) != set(LABEL_VALUES):
+        raise ValueError(f"label_values names {', '.join(values)}, expected {', '.join(LABEL_VALUES)}")
+    files = sorted(file for file in Path(folder).glob("*.nii*") if file.name.endswith((".nii", ".nii.gz")))
+    if not files:
+        raise ValueError(f"{folder}: holds no label map (*.nii, *.nii.gz); name another folder, or none (--label_maps null)")
+    return tuple(_label_map_brain(file, values) for file in files)
+
+
+def _label_map_brain(file: Path, values: Mapping[str, tuple[int, ...]]) -> BrainMap:
+    import nibabel as nib
+    from scipy import ndimage
+
+    image = nib.as_closest_canonical(nib.load(file))
+    labels = np.rint(np.asarray(image.dataobj)).astype(int)
+    if labels.ndim != 3:
+        raise ValueError(f"{file}: has the shape {labels.shape}, expected a label map of one volume")
+    known = {value for those in values.values() for value in those}
+    unknown = sorted(set(np.unique(labels).tolist()) - known)
+    if unknown:
+        raise ValueError(
+            f"{file}: no tissue is named for the values {unknown[:8]}; add them to label_values, those that are no brain under "
+            "background"
+        )
+    step = np.array(image.header.get_zooms()[:3], float)
+    brain = ndimage.binary_fill_holes(~np.isin(labels, values["background"]))
+    # labels have hard borders, voxels mix what they hold
+    grey, white, ventricles = (
+        ndimage.gaussian_filter(np.isin(labels, values[name]).astype(np.float32), 0.5 / step)
+        for name in ("grey", "white", "ventricles")
+    )
+    for name, tissue in (("white", white), ("ventricles", ventricles)):
+        if tissue.max() < 0.5:
+            raise ValueError(f"{file}: has no {name}; its values must be those of label_values")
+    return brain_map(grey, white, ventricles, brain, step)
+
