@@ -92,17 +92,25 @@ class RandomFields:
     Args:
         rng: where the coefficients come from.
         axes: per axis, voxel centres in mm from the centre of the field of view.
+        thin: number of an axis that has far fewer voxels than the others, if any: it is worked off first, which is faster.
     """
 
-    def __init__(self, rng: np.random.Generator, axes: Sequence[np.ndarray]) -> None:
+    def __init__(self, rng: np.random.Generator, axes: Sequence[np.ndarray], thin: int | None = None) -> None:
         self.rng = rng
         self.axes = axes
+        self.thin = thin
 
     def draw(self, lattice: float) -> np.ndarray:
         """Return a float32 field (X, Y, Z) that varies over about `lattice` mm."""
         size = math.ceil(LATTICE_EXTENT / lattice) + 4
         field = self.rng.standard_normal((size, size, size), dtype=np.float32)
-        for axis in self.axes:
+        if self.thin is not None:
+            basis = self._basis(self.axes[self.thin], lattice, size)
+            field = np.moveaxis(np.tensordot(basis, field, axes=(1, self.thin)), 0, self.thin)
+        for number, axis in enumerate(self.axes):
+            if number == self.thin:
+                field = np.moveaxis(field, 0, -1)
+                continue
             # Contracts the first axis and appends the new one: after three turns the order is X, Y, Z again.
             field = np.tensordot(field, self._basis(axis, lattice, size), axes=(0, 1))
         return field
@@ -145,7 +153,28 @@ CHANNELS = ("grey", "white", "texture", "depth", "ventricle", "ventricle_distanc
 """Of a :class:`BrainMap`, in this order."""
 MARGIN = 14  # mm around the brain that its map shows: room for what skull-stripping leaves
 LABEL_VALUES: dict[str, tuple[int, ...]] = {
-    "grey": (3, 8, 10, 11, 12, 13, 17, 18, 26, 42, 47, 49, 50, 51, 52, 53, 54, 58, *range(1001, 1036), *range(2001, 2036)),
+    "grey": (
+        3,
+        8,
+        10,
+        11,
+        12,
+        13,
+        17,
+        18,
+        26,
+        42,
+        47,
+        49,
+        50,
+        51,
+        52,
+        53,
+        54,
+        58,
+        *range(1001, 1036),
+        *range(2001, 2036),
+    ),
     "white": (2, 7, 16, 28, 41, 46, 60, 77, 85, *range(251, 256)),
     "csf": (24, 30, 62),
     "ventricles": (4, 5, 14, 15, 31, 43, 44, 63, 72),
@@ -159,7 +188,7 @@ class BrainMap:
     """A brain's tissues, ready to be sampled anywhere.
 
     Attributes:
-        channels: (C, X, Y, Z) float16 in RAS order, the channels of ``CHANNELS``: share of grey and white matter, T1 texture,
+        channels: (C, X, Y, Z) float32 in RAS order, the channels of ``CHANNELS``: share of grey and white matter, T1 texture,
             depth under the brain's surface (mm, negative outside), share of ventricle, distance from the ventricles (mm), and
             where the cerebrum's folds are, 0 to 1.
         origin: (3,) mm from the middle of the brain to the first voxel.
@@ -177,13 +206,7 @@ class BrainMap:
     def sample(self, points: np.ndarray) -> np.ndarray:
         """Trilinear values (C, ...) at points (3, X, Y, Z), mm from the middle of the brain; those at the border outside."""
         index = (points - self.origin[:, None, None, None]) / self.step[:, None, None, None]
-        sizes = np.array(self.channels.shape[1:])
-        # only the part that the points lie in is made float32: a slice touches little of the map
-        first = np.clip(np.floor(index.min(axis=(1, 2, 3))).astype(int), 0, sizes - 2)
-        last = np.clip(np.ceil(index.max(axis=(1, 2, 3))).astype(int) + 1, first + 2, sizes)
-        x, y, z = (slice(a, b) for a, b in zip(first, last, strict=True))
-        block = self.channels[:, x, y, z].float()
-        return sample_block(block, index - first[:, None, None, None])
+        return sample_block(self.channels, index)
 
 
 def sample_block(block: torch.Tensor, index: np.ndarray) -> np.ndarray:
@@ -192,7 +215,9 @@ def sample_block(block: torch.Tensor, index: np.ndarray) -> np.ndarray:
     # grid_sample wants -1 ... 1 and the last image axis first
     normalised = [index[a] * (2 / (sizes[a] - 1)) - 1 for a in (2, 1, 0)]
     grid = torch.from_numpy(np.stack(normalised, axis=-1).astype(np.float32, copy=False))
-    return torch.nn.functional.grid_sample(block[None], grid[None], align_corners=True, padding_mode="border")[0].numpy()
+    return torch.nn.functional.grid_sample(block[None], grid[None], align_corners=True, padding_mode="border")[
+        0
+    ].numpy()
 
 
 @lru_cache(maxsize=1)
@@ -251,7 +276,9 @@ def brain_map(
     from_ventricles = ndimage.distance_transform_edt(ventricles < 0.5, sampling=step).astype(np.float32)
     extent = box_size * step / 2
     origin = -(np.array(grey.shape) - 1) * step / 2
-    x, y, z = np.meshgrid(*[origin[a] + np.arange(n) * step[a] for a, n in enumerate(grey.shape)], indexing="ij", sparse=True)
+    _, y, z = np.meshgrid(
+        *[origin[a] + np.arange(n) * step[a] for a, n in enumerate(grey.shape)], indexing="ij", sparse=True
+    )
     # folds lie in the cerebrum's outer shell; cerebellum and brain stem are what is behind and low
     low = (z < -0.3 * extent[2] + 0.12 * y) & (y < 0.1 * extent[1])
     shell = np.clip((26 - depth) / 6, 0, 1) * np.clip((from_ventricles - 4) / 6, 0, 1)
@@ -263,14 +290,16 @@ def brain_map(
     above_stem = (world[:, 2] > -0.1 * extent[2]) & (world[:, 2] < 0.65 * extent[2])
     sites = np.column_stack([world, in_hemisphere])[above_stem]
     stacked = np.stack([grey, white, texture, depth, ventricles, np.minimum(from_ventricles, 60), folds])
-    channels = torch.from_numpy(stacked.astype(np.float16))
+    channels = torch.from_numpy(stacked.astype(np.float32))[None]
+    # a voxel's channels lie together: sampling then takes half the time
+    channels = channels.contiguous(memory_format=torch.channels_last_3d)[0]
     return BrainMap(channels, origin.astype(np.float32), step.astype(np.float32), extent, sites.astype(np.float32))
 
 
 def label_map_brains(
     folder: str | Path, label_values: Mapping[str, Sequence[int]] | None = None
 ) -> tuple[BrainMap, ...]:
-    """The maps of segmented brains.
+    """The maps of segmented brains, about 200 MB each at 1 mm.
 
     Args:
         folder: one NIfTI file a brain, of whole numbers, in any orientation.
@@ -285,7 +314,9 @@ def label_map_brains(
         raise ValueError(f"label_values names {', '.join(values)}, expected {', '.join(LABEL_VALUES)}")
     files = sorted(file for file in Path(folder).glob("*.nii*") if file.name.endswith((".nii", ".nii.gz")))
     if not files:
-        raise ValueError(f"{folder}: holds no label map (*.nii, *.nii.gz); name another folder, or none (--label_maps null)")
+        raise ValueError(
+            f"{folder}: holds no label map (*.nii, *.nii.gz); name another folder, or none (--label_maps null)"
+        )
     return tuple(_label_map_brain(file, values) for file in files)
 
 
@@ -315,4 +346,3 @@ def _label_map_brain(file: Path, values: Mapping[str, tuple[int, ...]]) -> Brain
         if tissue.max() < 0.5:
             raise ValueError(f"{file}: has no {name}; its values must be those of label_values")
     return brain_map(grey, white, ventricles, brain, step)
-

@@ -25,17 +25,18 @@ from monai.transforms import Transform
 
 from .brains import BrainMap, RandomFields, average_brain, label_map_brains, rotation, sample_block, soft_step
 from .datalists import MRI_TYPES
+from .files import written_whole
 
 PLANES = ("sagittal", "coronal", "axial")
 RANDOM = "random"
 """Modality of a slice whose tissues have any brightness."""
 NOISE_STEP = 2.0  # mm, voxel of the noise that folds and vessels come from
-SUB_SLICE = 1.5  # mm, at most between the planes that a thick slice is the mean of
+SUB_SLICE = 2.0  # mm, at most between the planes that a thick slice is the mean of
 
 
 @dataclass(frozen=True)
 class Randomisation:
-    """What is drawn, and from which range. Pairs are ranges; lengths are in mm.
+    """What is drawn, and from which range; ``configs/pretrain_segmentation.yaml`` has the numbers. Pairs are ranges, lengths in mm.
 
     Attributes:
         tumour_free_brains: share of brains without a tumour.
@@ -69,35 +70,35 @@ class Randomisation:
         background: share of slices whose background keeps its noise.
     """
 
-    tumour_free_brains: float = 0.07
-    tumour_free_slices: float = 0.08
-    random_contrast: float = 0.12
-    planes: Sequence[str] = ("axial", "axial", "coronal", "sagittal")
-    core_radius: tuple[float, float] = (6, 27)
-    oedema_reach: tuple[float, float] = (2, 28)
-    second_tumour: float = 0.12
-    push: tuple[float, float] = (0, 0.45)
-    midline_shift: float = 9
-    brain_scale: tuple[float, float] = (0.84, 1.02)
-    deformation: tuple[float, float] = (1.5, 4.5)
-    ventricle_scale: tuple[float, float] = (0.8, 1.7)
-    sulcus_width: tuple[float, float] = (0.2, 2.6)
-    rotation: float = 10
-    brain_fill: tuple[float, float] = (0.6, 1.0)
-    off_centre: float = 0.07
-    squeezed: float = 0.4
-    slice_thickness: tuple[float, float] = (1, 6)
-    other_plane: float = 0.35
-    blur: tuple[float, float] = (0, 1.0)
-    sharpening: float = 0.25
-    motion: float = 0.08
-    bias: tuple[float, float] = (0.02, 0.25)
-    noise: tuple[float, float] = (0.004, 0.06)
-    gamma: tuple[float, float] = (0.7, 1.4)
-    stripping: tuple[float, float] = (-2.5, 1.5)
-    leftovers: float = 0.12
-    no_cerebellum: float = 0.05
-    background: float = 0.06
+    tumour_free_brains: float
+    tumour_free_slices: float
+    random_contrast: float
+    planes: Sequence[str]
+    core_radius: tuple[float, float]
+    oedema_reach: tuple[float, float]
+    second_tumour: float
+    push: tuple[float, float]
+    midline_shift: float
+    brain_scale: tuple[float, float]
+    deformation: tuple[float, float]
+    ventricle_scale: tuple[float, float]
+    sulcus_width: tuple[float, float]
+    rotation: float
+    brain_fill: tuple[float, float]
+    off_centre: float
+    squeezed: float
+    slice_thickness: tuple[float, float]
+    other_plane: float
+    blur: tuple[float, float]
+    sharpening: float
+    motion: float
+    bias: tuple[float, float]
+    noise: tuple[float, float]
+    gamma: tuple[float, float]
+    stripping: tuple[float, float]
+    leftovers: float
+    no_cerebellum: float
+    background: float
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
@@ -119,10 +120,10 @@ TISSUES = (
     "csf", "grey", "white", "oedema", "tumour", "necrosis", "enhancing", "cyst", "blood", "lesion", "vessel", "choroid", "dura", "bone",
 )  # fmt: skip
 LOOKS: dict[str, tuple[float, ...]] = {
-    "FLAIR": (0.15, 0.60, 0.51, 0.92, 0.84, 0.60, 0.82, 0.30, 0.50, 0.88, 0.42, 0.62, 0.50, 0.40),
-    "T1w": (0.19, 0.50, 0.72, 0.50, 0.36, 0.28, 0.42, 0.20, 0.85, 0.58, 0.65, 0.42, 0.70, 0.80),
-    "T1wCE": (0.18, 0.46, 0.62, 0.46, 0.34, 0.26, 1.00, 0.20, 0.75, 0.54, 1.10, 0.95, 0.95, 0.80),
-    "T2w": (0.88, 0.38, 0.26, 0.50, 0.54, 0.70, 0.46, 0.90, 0.25, 0.42, 0.16, 0.60, 0.25, 0.40),
+    "FLAIR": (0.15, 0.59, 0.50, 0.95, 0.84, 0.60, 0.82, 0.30, 0.50, 0.88, 0.42, 0.62, 0.50, 0.40),
+    "T1w": (0.18, 0.47, 0.82, 0.50, 0.34, 0.26, 0.42, 0.20, 0.85, 0.58, 0.65, 0.42, 0.70, 0.80),
+    "T1wCE": (0.17, 0.44, 0.74, 0.45, 0.32, 0.23, 1.05, 0.20, 0.75, 0.54, 1.10, 0.95, 0.95, 0.80),
+    "T2w": (0.82, 0.30, 0.20, 0.41, 0.48, 0.62, 0.42, 0.85, 0.20, 0.36, 0.14, 0.52, 0.22, 0.34),
 }
 # Standard deviation of the logarithm of each brightness from series to series.
 SPREAD = (0.14, 0.07, 0.07, 0.13, 0.18, 0.28, 0.16, 0.25, 0.45, 0.15, 0.30, 0.25, 0.40, 0.40)
@@ -234,9 +235,7 @@ def draw_brain(number: int, rng: np.random.Generator, brain_map: BrainMap, range
     )
 
 
-def draw_tumour(
-    rng: np.random.Generator, brain_map: BrainMap, ranges: Randomisation, smaller: bool = False
-) -> Tumour:
+def draw_tumour(rng: np.random.Generator, brain_map: BrainMap, ranges: Randomisation, smaller: bool = False) -> Tumour:
     """Draw a focus of a tumour."""
     kind = str(rng.choice(list(KINDS), p=list(KINDS.values())))
     radius = math.exp(rng.uniform(*np.log(ranges.core_radius))) * (0.6 if smaller else 1)
@@ -320,7 +319,7 @@ def cut_tissues(brain: Brain, cut: Cut, seed: Sequence[int]) -> dict[str, np.nda
         float32 (H, W) each: the weights of ``TISSUES``, to be laid over each other in this order, ``texture``, ``mottle``, ``depth``
         (mm), ``low`` (mm above the tentorium), ``WT`` and ``ET`` (share of the slice's thickness).
     """
-    drawn = RandomFields(np.random.default_rng([*seed, 1]), cut.axes)
+    drawn = RandomFields(np.random.default_rng([*seed, 1]), cut.axes, thin=AXES[cut.plane][0])
     grid = np.stack(np.meshgrid(*[axis.astype(np.float32) for axis in cut.axes], indexing="ij"))
     points = np.tensordot(brain.matrix, grid, axes=1)
     coarse, fine = brain.deformation
@@ -367,7 +366,12 @@ def cut_tissues(brain: Brain, cut: Cut, seed: Sequence[int]) -> dict[str, np.nda
     lesion = np.clip(spots * (amount > 0) + rims, 0, 1) * white
     near_vessel = np.hypot(first, second) * 2.6
     vessel = soft_step(brain.vessels - near_vessel, 0.7) * (csf + 0.15 * (depth < 30)) * (1 - ventricle)
-    sinus = soft_step(2.2 - np.abs(points[0]), 1.5) * soft_step(1.5 - depth, 1.5) * soft_step(depth + 5, 1) * (points[2] > 0)
+    sinus = (
+        soft_step(2.2 - np.abs(points[0]), 1.5)
+        * soft_step(1.5 - depth, 1.5)
+        * soft_step(depth + 5, 1)
+        * (points[2] > 0)
+    )
     vessel = np.clip(np.maximum(vessel, sinus), 0, 1)
     choroid = ventricle * np.clip(mottle - 0.7, 0, 1) * (np.abs(points[0]) > 3)
     dura = soft_step(-1.5 - depth, 1) * np.clip(0.5 + patches, 0, 1)
@@ -390,7 +394,10 @@ def cut_tissues(brain: Brain, cut: Cut, seed: Sequence[int]) -> dict[str, np.nda
     layers["vessel"] = vessel * (1 - 0.7 * whole)
     layers |= {"texture": texture * (1 - whole), "mottle": mottle, "depth": depth, "patches": patches}
     layers |= {"low": points[2] + 0.3 * brain.brain_map.extent[2] - 0.12 * points[1], "WT": whole, "ET": enhancing}
-    return {name: cut.turned(np.broadcast_to(layer, depth.shape)).mean(axis=0, dtype=np.float32) for name, layer in layers.items()}
+    return {
+        name: cut.turned(np.broadcast_to(layer, depth.shape)).mean(axis=0, dtype=np.float32)
+        for name, layer in layers.items()
+    }
 
 
 def _sampled_noise(brain: Brain, points: np.ndarray) -> np.ndarray:
@@ -415,7 +422,12 @@ def _tumour_parts(
     inside: np.ndarray,
 ) -> dict[str, np.ndarray]:
     """Weights of a tumour's tissues."""
-    surface, inner, spread, patchy = drawn.draw(max(0.6 * tumour.radius, 4)), drawn.draw(8), drawn.draw(14), drawn.draw(5)
+    surface, inner, spread, patchy = (
+        drawn.draw(max(0.6 * tumour.radius, 4)),
+        drawn.draw(8),
+        drawn.draw(14),
+        drawn.draw(5),
+    )
     edge = tumour.radius * (1 + np.clip(tumour.roughness * surface, -0.5, 0.4))
     core = soft_step(edge - radius, 1.5) * inside
     reach = tumour.reach * (0.1 + 0.9 * white) * np.clip(0.9 + 0.6 * spread, 0.1, 1.6)
@@ -476,7 +488,11 @@ def paint(tissues: Mapping[str, np.ndarray], look: Mapping[str, float], rng: np.
 
 
 def acquire(
-    image: np.ndarray, pixel: tuple[float, float], blurred: tuple[float, float], ranges: Randomisation, rng: np.random.Generator
+    image: np.ndarray,
+    pixel: tuple[float, float],
+    blurred: tuple[float, float],
+    ranges: Randomisation,
+    rng: np.random.Generator,
 ) -> np.ndarray:
     """Blur, overshoot, ghosts, bias field, noise and gamma on a slice (H, W).
 
@@ -495,9 +511,11 @@ def acquire(
     if rng.random() < ranges.motion:
         axis, share = int(rng.integers(2)), rng.uniform(0.03, 0.15)
         for shift in (1, -1):
-            image = (1 - share) * image + share * np.roll(image, shift * int(rng.integers(3, image.shape[axis] // 3)), axis)
+            image = (1 - share) * image + share * np.roll(
+                image, shift * int(rng.integers(3, image.shape[axis] // 3)), axis
+            )
     rows, columns = (np.arange(n) * step - n * step / 2 for n, step in zip(image.shape, pixel, strict=True))
-    bias = RandomFields(rng, [rows, columns, np.zeros(1)]).draw(rng.uniform(60, 120))[..., 0]
+    bias = RandomFields(rng, [rows, columns, np.zeros(1)], thin=2).draw(rng.uniform(60, 120))[..., 0]
     image = image * np.exp(rng.uniform(*ranges.bias) * bias)
     level = math.exp(rng.uniform(*np.log(np.maximum(ranges.noise, 1e-4))))
     real, imaginary = level * rng.standard_normal((2, *image.shape), dtype=np.float32)
@@ -520,14 +538,23 @@ def strip(tissues: Mapping[str, np.ndarray], ranges: Randomisation, rng: np.rand
     return kept
 
 
+def slice_items(count: int, slices_per_brain: int) -> list[dict[str, Any]]:
+    """One item for each of the first slices, ``{"slice", "patient"}``."""
+    return [{"slice": number, "patient": _patient(number // slices_per_brain)} for number in range(count)]
+
+
+def _patient(number: int) -> str:
+    return f"synthetic-{number}"
+
+
 class DrawSlice(Transform):
     """Draw the slice of a number: what :class:`scripts.loading.LoadSlice` reads from prepared series.
 
     Args:
+        ranges: what is drawn.
         image_size: side of the square picture.
         seed: of everything.
         slices_per_brain: so many slices with successive numbers are of the same brain.
-        ranges: what is drawn.
         label_maps: folder of label maps to draw brains from, see :func:`scripts.brains.label_map_brains`; None for the atlas.
         label_values: values of the tissues in them; None for those of FreeSurfer and SynthSeg.
 
@@ -538,10 +565,10 @@ class DrawSlice(Transform):
 
     def __init__(
         self,
+        ranges: Randomisation,
         image_size: int = 224,
         seed: int = 67,
         slices_per_brain: int = 1,
-        ranges: Randomisation | None = None,
         label_maps: str | Path | None = None,
         label_values: Mapping[str, Sequence[int]] | None = None,
     ) -> None:
@@ -550,7 +577,7 @@ class DrawSlice(Transform):
                 f"image_size {image_size}, slices_per_brain {slices_per_brain}: expected at least 16 pixels and 1 slice"
             )
         self.image_size, self.seed, self.slices_per_brain = image_size, seed, slices_per_brain
-        self.ranges = ranges or Randomisation()
+        self.ranges = ranges
         # read here, so that processes that are forked share the memory
         self.brains = label_map_brains(label_maps, label_values) if label_maps else (average_brain(),)
 
@@ -578,7 +605,7 @@ class DrawSlice(Transform):
             "image": torch.from_numpy(image[None]),
             "label": torch.from_numpy(masks),
             "field_of_view": torch.tensor(field, dtype=torch.float32),
-            "patient": f"synthetic-{number}",
+            "patient": _patient(number),
             "mri_type": mri_type,
             "plane": plane,
         }
@@ -610,8 +637,11 @@ class DrawSlice(Transform):
         cut = Cut(plane, self._position(brain, normal, rng) + depths, rows, columns)
 
         # only where the head is
-        margin = 16
-        inner = [np.flatnonzero(np.abs(line) < brain.extent[axis] + margin) for line, axis in ((rows, along), (columns, across))]
+        margin = 11
+        inner = [
+            np.flatnonzero(np.abs(line) < brain.extent[axis] + margin)
+            for line, axis in ((rows, along), (columns, across))
+        ]
         place = tuple(slice(int(line[0]), int(line[-1]) + 1) for line in inner)
         small = Cut(plane, cut.positions, rows[place[0]], columns[place[1]])
         parts = cut_tissues(brain, small, [self.seed, brain.number])
@@ -639,3 +669,65 @@ class DrawSlice(Transform):
             centre = np.linalg.solve(brain.matrix.astype(float), tumour.centre.astype(float))[normal]
             return float(centre + rng.uniform(-0.9, 0.9) * (tumour.radius + 0.4 * tumour.reach))
         return float(rng.uniform(-0.92, 0.92) * brain.extent[normal])
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# a picture of it
+
+
+SHEET_TITLE = (
+    "Synthetic brains, no patients. Whole tumour yellow, enhancing tumour red. Research use only, not for diagnosis."
+)
+SHEET_ROWS = (*MRI_TYPES, RANDOM, "as drawn")
+SHEET_PLANES = ("axial", "axial", "axial", "axial", "coronal", "coronal", "sagittal", "sagittal")
+OUTLINES = ((0, 255, 255), (0, 0, 255))  # BGR of WT and ET
+
+
+def write_contact_sheet(draw: DrawSlice, file: str | Path, overwrite: bool = False) -> Path:
+    """Write a picture of slices with the outlines of their tumours: a row a modality, a column a brain, then a row of any slices.
+
+    Args:
+        draw: what draws them; the slices are those of the first brains.
+        file: PNG to write.
+        overwrite: replace the file.
+
+    Raises:
+        FileExistsError: when the file is there and not to be replaced.
+        ValueError: when its name does not end with .png.
+    """
+    path = Path(file)
+    if path.suffix.lower() != ".png":
+        raise ValueError(f"{path}: the contact sheet is a PNG; name a file that ends with .png")
+    if path.exists() and not overwrite:
+        raise FileExistsError(f"{path} is there already; name another file, or replace it (--overwrite)")
+    rows = []
+    for row in SHEET_ROWS:
+        tiles = []
+        for column, plane in enumerate(SHEET_PLANES):
+            item: dict[str, Any] = {"slice": column * draw.slices_per_brain}
+            if row in MRI_TYPES or row == RANDOM:
+                item |= {"mri_type": row, "plane": plane}
+            else:
+                item["slice"] += len(SHEET_PLANES) * draw.slices_per_brain
+            tiles.append(_tile(draw(item)))
+        rows.append(np.hstack(tiles))
+    sheet = np.vstack(rows)
+    title = np.zeros((24, sheet.shape[1], 3), np.uint8)
+    font, grey = cv2.FONT_HERSHEY_SIMPLEX, (210, 210, 210)
+    size = min(0.5, 0.5 * sheet.shape[1] / (cv2.getTextSize(SHEET_TITLE, font, 0.5, 1)[0][0] + 16))
+    cv2.putText(title, SHEET_TITLE, (6, 16), font, size, grey, 1, cv2.LINE_AA)
+    for index, row in enumerate(SHEET_ROWS):
+        cv2.putText(sheet, row, (4, index * draw.image_size + 14), font, 0.4, grey, 1, cv2.LINE_AA)
+    with written_whole(path) as temporary:
+        if not cv2.imwrite(str(temporary), np.vstack([title, sheet])):
+            raise OSError(f"{path}: the picture could not be written; is the disk full?")
+    return path
+
+
+def _tile(item: Mapping[str, Any]) -> np.ndarray:
+    """A slice with outlines, (H, W, 3) uint8, BGR."""
+    tile = cv2.cvtColor(item["image"][0].numpy(), cv2.COLOR_GRAY2BGR)
+    for mask, colour in zip(item["label"].numpy(), OUTLINES, strict=True):
+        contours, _ = cv2.findContours(mask, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
+        cv2.drawContours(tile, contours, -1, colour, 1)
+    return tile
