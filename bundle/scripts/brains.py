@@ -92,40 +92,65 @@ class RandomFields:
     Args:
         rng: where the coefficients come from.
         axes: per axis, voxel centres in mm from the centre of the field of view.
-        thin: number of an axis that has far fewer voxels than the others, if any: it is worked off first, which is faster.
     """
 
-    def __init__(self, rng: np.random.Generator, axes: Sequence[np.ndarray], thin: int | None = None) -> None:
+    def __init__(self, rng: np.random.Generator, axes: Sequence[np.ndarray]) -> None:
         self.rng = rng
         self.axes = axes
-        self.thin = thin
 
     def draw(self, lattice: float) -> np.ndarray:
         """Return a float32 field (X, Y, Z) that varies over about `lattice` mm."""
         size = math.ceil(LATTICE_EXTENT / lattice) + 4
         field = self.rng.standard_normal((size, size, size), dtype=np.float32)
-        if self.thin is not None:
-            basis = self._basis(self.axes[self.thin], lattice, size)
-            field = np.moveaxis(np.tensordot(basis, field, axes=(1, self.thin)), 0, self.thin)
-        for number, axis in enumerate(self.axes):
-            if number == self.thin:
-                field = np.moveaxis(field, 0, -1)
-                continue
+        for axis in self.axes:
             # Contracts the first axis and appends the new one: after three turns the order is X, Y, Z again.
             field = np.tensordot(field, self._basis(axis, lattice, size), axes=(0, 1))
         return field
 
     @staticmethod
     def _basis(positions: np.ndarray, lattice: float, size: int) -> np.ndarray:
-        knots = np.clip((positions + LATTICE_EXTENT / 2) / lattice, 0, size - 4)
-        first = np.floor(knots).astype(int)
-        t = knots - first
-        weights = np.stack([(1 - t) ** 3, 3 * t**3 - 6 * t**2 + 4, -3 * t**3 + 3 * t**2 + 3 * t + 1, t**3]) / 6
+        first, weights = _spline(positions, lattice, size)
         basis = np.zeros((len(positions), size), np.float32)
         for k in range(4):
             basis[np.arange(len(positions)), first + k] = weights[k]
         # 151/315 is the mean over t of the squared weights' sum: divides the variance out of one axis.
         return basis / np.float32(math.sqrt(151 / 315))
+
+
+def _spline(positions: np.ndarray, lattice: float, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Number of the first of the four coefficients at each position, and the weights of the four (4, N)."""
+    knots = np.clip((positions + LATTICE_EXTENT / 2) / lattice, 0, size - 4)
+    first = np.floor(knots).astype(int)
+    t = knots - first
+    weights = np.stack([(1 - t) ** 3, 3 * t**3 - 6 * t**2 + 4, -3 * t**3 + 3 * t**2 + 3 * t + 1, t**3]) / 6
+    return first, weights
+
+
+class SliceFields(RandomFields):
+    """The same fields on the grid of a slice, to rounding: fast there, and without the threads of a linear algebra library.
+
+    Those of several processes would wait for each other, and how many there are could change the last digit.
+
+    Args:
+        rng: where the coefficients come from.
+        axes: per axis, voxel centres in mm from the centre of the field of view.
+        normal: number of the axis along the slice's normal, which has few voxels.
+    """
+
+    def __init__(self, rng: np.random.Generator, axes: Sequence[np.ndarray], normal: int) -> None:
+        super().__init__(rng, axes)
+        self.normal = normal
+
+    def draw(self, lattice: float) -> np.ndarray:
+        """Return a float32 field (X, Y, Z) that varies over about `lattice` mm."""
+        size = math.ceil(LATTICE_EXTENT / lattice) + 4
+        field = self.rng.standard_normal((size, size, size), dtype=np.float32)
+        for axis in sorted(range(3), key=lambda axis: axis != self.normal):
+            first, weights = _spline(self.axes[axis], lattice, size)
+            weights = (weights / math.sqrt(151 / 315)).astype(np.float32)
+            shape = [-1 if other == axis else 1 for other in range(3)]
+            field = sum(np.take(field, first + k, axis=axis) * weights[k].reshape(shape) for k in range(4))
+        return field
 
 
 def soft_step(distance: np.ndarray, width: float) -> np.ndarray:

@@ -23,7 +23,16 @@ import numpy as np
 import torch
 from monai.transforms import Transform
 
-from .brains import BrainMap, RandomFields, average_brain, label_map_brains, rotation, sample_block, soft_step
+from .brains import (
+    BrainMap,
+    RandomFields,
+    SliceFields,
+    average_brain,
+    label_map_brains,
+    rotation,
+    sample_block,
+    soft_step,
+)
 from .datalists import MRI_TYPES
 from .files import written_whole
 
@@ -288,11 +297,11 @@ class Cut:
             "sagittal": [self.positions, self.columns, self.rows],
         }[self.plane]
 
-    def turned(self, volume: np.ndarray) -> np.ndarray:
-        """(..., X, Y, Z) to (..., K, H, W)."""
-        order = {"axial": (2, 1, 0), "coronal": (1, 2, 0), "sagittal": (0, 2, 1)}[self.plane]
-        first = volume.ndim - 3
-        return volume.transpose(*range(first), *(first + axis for axis in order))
+    def mean(self, layer: np.ndarray) -> np.ndarray:
+        """(X, Y, Z) to (H, W), the mean along the normal."""
+        normal = AXES[self.plane][0]
+        flat = layer.take(0, axis=normal) if len(self.positions) == 1 else layer.mean(axis=normal, dtype=np.float32)
+        return flat.T
 
 
 AXES = {"sagittal": (0, 1, 2), "coronal": (1, 0, 2), "axial": (2, 0, 1)}
@@ -319,9 +328,9 @@ def cut_tissues(brain: Brain, cut: Cut, seed: Sequence[int]) -> dict[str, np.nda
         float32 (H, W) each: the weights of ``TISSUES``, to be laid over each other in this order, ``texture``, ``mottle``, ``depth``
         (mm), ``low`` (mm above the tentorium), ``WT`` and ``ET`` (share of the slice's thickness).
     """
-    drawn = RandomFields(np.random.default_rng([*seed, 1]), cut.axes, thin=AXES[cut.plane][0])
+    drawn = SliceFields(np.random.default_rng([*seed, 1]), cut.axes, AXES[cut.plane][0])
     grid = np.stack(np.meshgrid(*[axis.astype(np.float32) for axis in cut.axes], indexing="ij"))
-    points = np.tensordot(brain.matrix, grid, axes=1)
+    points = _turned(brain.matrix, grid)
     coarse, fine = brain.deformation
     for axis in range(3):
         points[axis] += np.float32(coarse) * drawn.draw(36) + np.float32(fine) * drawn.draw(12)
@@ -332,7 +341,7 @@ def cut_tissues(brain: Brain, cut: Cut, seed: Sequence[int]) -> dict[str, np.nda
     shapes = []
     for tumour in brain.tumours:
         offset = points - tumour.centre[:, None, None, None]
-        radius = np.sqrt((np.tensordot(tumour.ellipsoid, offset, axes=1) ** 2).sum(0))
+        radius = np.sqrt((_turned(tumour.ellipsoid, offset) ** 2).sum(0))
         shapes.append((tumour, offset, radius))
     for tumour, offset, radius in shapes:
         points = points - np.float32(tumour.push) * offset * np.exp(-((radius / (1.6 * tumour.radius)) ** 2))
@@ -394,10 +403,8 @@ def cut_tissues(brain: Brain, cut: Cut, seed: Sequence[int]) -> dict[str, np.nda
     layers["vessel"] = vessel * (1 - 0.7 * whole)
     layers |= {"texture": texture * (1 - whole), "mottle": mottle, "depth": depth, "patches": patches}
     layers |= {"low": points[2] + 0.3 * brain.brain_map.extent[2] - 0.12 * points[1], "WT": whole, "ET": enhancing}
-    return {
-        name: cut.turned(np.broadcast_to(layer, depth.shape)).mean(axis=0, dtype=np.float32)
-        for name, layer in layers.items()
-    }
+    nothing = np.zeros(tuple(len(line) for line in (cut.rows, cut.columns)), np.float32)
+    return {name: cut.mean(layer) if np.ndim(layer) else nothing for name, layer in layers.items()}
 
 
 def _sampled_noise(brain: Brain, points: np.ndarray) -> np.ndarray:
@@ -405,10 +412,10 @@ def _sampled_noise(brain: Brain, points: np.ndarray) -> np.ndarray:
     noise = _noise()
     centred = points - np.array([0, -8, -6], np.float32)[:, None, None, None]
     distance = np.sqrt((centred**2).sum(0)) + 1
-    q = np.tensordot(brain.fold_turn, centred * (0.3 + 42 / distance), axes=1) / np.float32(brain.gyri)
+    q = _turned(brain.fold_turn, centred * (0.3 + 42 / distance)) / np.float32(brain.gyri)
     index = np.clip(q + brain.fold_offset[:, None, None, None], -118, 116) / NOISE_STEP + 60
     fold = sample_block(noise[:1], index)
-    index = np.clip(np.tensordot(brain.fold_turn, centred, axes=1), -118, 116) / NOISE_STEP + 60
+    index = np.clip(_turned(brain.fold_turn, centred), -118, 116) / NOISE_STEP + 60
     return np.concatenate([fold, sample_block(noise[1:], index)])
 
 
@@ -452,6 +459,11 @@ def _tumour_parts(
             parts["enhancing"] = core * (1 - parts["cyst"])
     parts["blood"] = core * soft_step(patchy + inner - 2.6 + 2 * tumour.bleeds, 0.5) if tumour.bleeds else none
     return parts
+
+
+def _turned(matrix: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """Points (3, ...) times a matrix (3, 3); einsum starts no threads."""
+    return np.einsum("ij,j...->i...", matrix, points)
 
 
 def _within(pair: Sequence[float], share: float) -> float:
@@ -515,7 +527,7 @@ def acquire(
                 image, shift * int(rng.integers(3, image.shape[axis] // 3)), axis
             )
     rows, columns = (np.arange(n) * step - n * step / 2 for n, step in zip(image.shape, pixel, strict=True))
-    bias = RandomFields(rng, [rows, columns, np.zeros(1)], thin=2).draw(rng.uniform(60, 120))[..., 0]
+    bias = SliceFields(rng, [rows, columns, np.zeros(1)], 2).draw(rng.uniform(60, 120))[..., 0]
     image = image * np.exp(rng.uniform(*ranges.bias) * bias)
     level = math.exp(rng.uniform(*np.log(np.maximum(ranges.noise, 1e-4))))
     real, imaginary = level * rng.standard_normal((2, *image.shape), dtype=np.float32)
@@ -593,13 +605,13 @@ class DrawSlice(Transform):
         Args:
             item: number of the slice, 0 or more; or ``{"slice": number}`` with a ``mri_type`` and a ``plane`` that are wished for.
         """
-        wishes = item if isinstance(item, Mapping) else {"slice": item}
+        wishes: Mapping[str, Any] = item if isinstance(item, Mapping) else {"slice": item}
         number, index = divmod(int(wishes["slice"]), self.slices_per_brain)
         brain = self.brain(number)
         rng = np.random.default_rng([self.seed, number, 2, index])
         mri_type = RANDOM if rng.random() < self.ranges.random_contrast else str(rng.choice(MRI_TYPES))
-        mri_type = wishes.get("mri_type", mri_type)
-        plane = wishes.get("plane", str(rng.choice(list(self.ranges.planes))))
+        plane = str(rng.choice(list(self.ranges.planes)))
+        mri_type, plane = str(wishes.get("mri_type", mri_type)), str(wishes.get("plane", plane))
         image, masks, field = self._draw(brain, mri_type, plane, rng)
         return {
             "image": torch.from_numpy(image[None]),
@@ -655,7 +667,7 @@ class DrawSlice(Transform):
         image = acquire(image, pixel, (blurred[0], blurred[1]), ranges, rng)
         if rng.random() >= ranges.background:
             image *= kept
-        masks[(0, *place)], masks[(1, *place)] = parts["WT"] > 0.5, parts["ET"] > 0.5
+        masks[:, place[0], place[1]] = np.stack([parts["WT"] > 0.5, parts["ET"] > 0.5])
         masks[1] &= masks[0]
         masks *= kept
         top = math.exp(rng.uniform(*np.log(HEADROOM[mri_type])))
@@ -667,8 +679,9 @@ class DrawSlice(Transform):
         if brain.tumours and rng.random() >= self.ranges.tumour_free_slices:
             tumour = brain.tumours[int(rng.integers(len(brain.tumours)))]
             centre = np.linalg.solve(brain.matrix.astype(float), tumour.centre.astype(float))[normal]
-            return float(centre + rng.uniform(-0.9, 0.9) * (tumour.radius + 0.4 * tumour.reach))
-        return float(rng.uniform(-0.92, 0.92) * brain.extent[normal])
+            position = float(centre + rng.uniform(-0.9, 0.9) * (tumour.radius + 0.4 * tumour.reach))
+            return float(np.clip(position, -0.88 * brain.extent[normal], 0.88 * brain.extent[normal]))
+        return float(rng.uniform(-0.88, 0.88) * brain.extent[normal])
 
 
 # ---------------------------------------------------------------------------------------------------------------------
