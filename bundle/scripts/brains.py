@@ -258,7 +258,7 @@ def average_brain() -> BrainMap:
     grey, white, texture, depth = atlas.channels.numpy()
     csf = np.clip(1 - grey - white, 0, 1) * (depth > 0)
     # apart from the cisterns and the depths of the sulci, fluid so deep is in a ventricle
-    found, _ = ndimage.label((csf > 0.5) & (depth > 16))
+    found, _ = ndimage.label((csf > 0.5) & (depth > 12))
     sizes = np.bincount(found.ravel())
     large = np.flatnonzero(sizes > 1000)[1:]  # the first is all that is no fluid
     middles = np.array(ndimage.center_of_mass(csf, found, large))[:, 0] - grey.shape[0] / 2
@@ -301,12 +301,20 @@ def brain_map(
     from_ventricles = ndimage.distance_transform_edt(ventricles < 0.5, sampling=step).astype(np.float32)
     extent = box_size * step / 2
     origin = -(np.array(grey.shape) - 1) * step / 2
-    _, y, z = np.meshgrid(
+    x, y, z = np.meshgrid(
         *[origin[a] + np.arange(n) * step[a] for a, n in enumerate(grey.shape)], indexing="ij", sparse=True
     )
     # folds lie in the cerebrum's outer shell; cerebellum and brain stem are what is behind and low
     low = (z < -0.3 * extent[2] + 0.12 * y) & (y < 0.1 * extent[1])
-    shell = np.clip((26 - depth) / 6, 0, 1) * np.clip((from_ventricles - 4) / 6, 0, 1)
+    # nor do they reach the deep grey nuclei, which the base of the brain is near
+    from_nuclei = np.sqrt(
+        (x / 0.45 / extent[0]) ** 2 + ((y - 5) / 0.5 / extent[1]) ** 2 + ((z + 5) / 0.4 / extent[2]) ** 2
+    )
+    shell = (
+        np.clip((26 - depth) / 6, 0, 1)
+        * np.clip((from_ventricles - 6) / 8, 0, 1)
+        * np.clip(5 * (from_nuclei - 1), 0, 1)
+    )
     folds = ndimage.gaussian_filter(shell * ~low * brain, 1.5 / step)
 
     places = np.argwhere((white > 0.5)[::3, ::3, ::3]) * 3
