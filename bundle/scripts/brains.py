@@ -256,14 +256,24 @@ def average_brain() -> BrainMap:
     from scipy import ndimage
 
     grey, white, texture, depth = atlas.channels.numpy()
-    csf = np.clip(1 - grey - white, 0, 1) * (depth > 0)
+    brain = filled(depth > 0)  # the mask that comes with the template has holes at the ventricles
+    depth = ndimage.distance_transform_edt(brain)
+    csf = np.clip(1 - grey - white, 0, 1) * brain
     # apart from the cisterns and the depths of the sulci, fluid so deep is in a ventricle
     found, _ = ndimage.label((csf > 0.5) & (depth > 12))
     sizes = np.bincount(found.ravel())
     large = np.flatnonzero(sizes > 1000)[1:]  # the first is all that is no fluid
     middles = np.array(ndimage.center_of_mass(csf, found, large))[:, 0] - grey.shape[0] / 2
     ventricles = ndimage.binary_dilation(np.isin(found, large[np.abs(middles) < 30]), iterations=2)
-    return brain_map(grey, white, csf * ventricles, depth > 0, np.diag(atlas.affine)[:3], texture)
+    return brain_map(grey, white, csf * ventricles, brain, np.diag(atlas.affine)[:3], texture)
+
+
+def filled(mask: np.ndarray) -> np.ndarray:
+    """A mask (X, Y, Z) without the holes in it, even such as a narrow way leads to."""
+    from scipy import ndimage
+
+    closed = ndimage.binary_closing(np.pad(mask, 6), iterations=5)[6:-6, 6:-6, 6:-6]
+    return mask | ndimage.binary_erosion(ndimage.binary_fill_holes(closed), iterations=3)
 
 
 def brain_map(
@@ -369,7 +379,7 @@ def _label_map_brain(file: Path, values: Mapping[str, tuple[int, ...]]) -> Brain
             "background"
         )
     step = np.array(image.header.get_zooms()[:3], float)
-    brain = ndimage.binary_fill_holes(~np.isin(labels, values["background"]))
+    brain = filled(~np.isin(labels, values["background"]))
     # labels have hard borders, voxels mix what they hold
     grey, white, ventricles = (
         ndimage.gaussian_filter(np.isin(labels, values[name]).astype(np.float32), 0.5 / step)

@@ -238,7 +238,7 @@ def draw_brain(number: int, rng: np.random.Generator, brain_map: BrainMap, range
         fold_depth=rng.uniform(12, 22),
         fold_turn=rotation(rng.uniform(0, 180, 3)).astype(np.float32),
         fold_offset=rng.uniform(-25, 25, 3).astype(np.float32),
-        lesions=(max(rng.normal(0.1 + 0.5 * age, 0.35), 0.0), rng.uniform(0, 2) + 7 * age * rng.random() ** 2),
+        lesions=(max(rng.normal(0.1 + 0.5 * age, 0.35), 0.0), rng.uniform(0, 3) + 8 * age * rng.random() ** 2),
         vessels=rng.uniform(0.3, 1.1),
         tumours=tumours,
     )

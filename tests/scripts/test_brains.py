@@ -34,6 +34,7 @@ def test_average_brain_has_what_a_brain_has():
     assert (grey[depth < 0] == 0).all()
     assert (white[depth < 0] == 0).all()
     assert depth.min() <= -MARGIN + 1
+    assert depth[ventricle > 0.9].min() > 5, "ventricles are inside of the brain"
     assert (from_ventricles[ventricle > 0.5] == 0).all()
     middle = tuple(n // 2 for n in folds.shape)
     assert folds[middle] < 0.1 < folds.max(), "folds are at the surface"
