@@ -370,7 +370,7 @@ def cut_tissues(brain: Brain, cut: Cut, seed: Sequence[int]) -> dict[str, np.nda
     mottle = drawn.draw(6)
     patches = drawn.draw(24)
     amount, caps = brain.lesions
-    spots = np.clip(drawn.draw(5) + 0.6 * np.clip((14 - from_ventricles) / 14, 0, 1) - 2.7 + amount, 0, 1)
+    spots = np.clip(drawn.draw(6) + 0.6 * np.clip((14 - from_ventricles) / 14, 0, 1) - 2.7 + amount, 0, 1)
     rims = soft_step(caps * (1 + 0.4 * patches) - from_ventricles, 3) * (from_ventricles > 0.3) * (caps > 1)
     lesion = np.clip(spots * (amount > 0) + rims, 0, 1) * white
     near_vessel = np.hypot(first, second) * 2.6
@@ -430,10 +430,10 @@ def _tumour_parts(
 ) -> dict[str, np.ndarray]:
     """Weights of a tumour's tissues."""
     surface, inner, spread, patchy = (
-        drawn.draw(max(0.6 * tumour.radius, 4)),
+        drawn.draw(max(0.6 * tumour.radius, 6)),
         drawn.draw(8),
         drawn.draw(14),
-        drawn.draw(5),
+        drawn.draw(6),
     )
     edge = tumour.radius * (1 + np.clip(tumour.roughness * surface, -0.5, 0.4))
     core = soft_step(edge - radius, 1.5) * inside
