@@ -28,7 +28,6 @@ from .brains import (
     RandomFields,
     SliceFields,
     average_brain,
-    label_map_brains,
     rotation,
     sample_block,
     soft_step,
@@ -312,7 +311,7 @@ AXES = {"sagittal": (0, 1, 2), "coronal": (1, 0, 2), "axial": (2, 0, 1)}
 def _noise() -> torch.Tensor:
     """(3, X, Y, Z): smooth noise of unit variance, from which folds and vessels are made; the same in every process."""
     axis = np.arange(-60, 60) * NOISE_STEP
-    drawn = RandomFields(np.random.default_rng(67), [axis] * 3)
+    drawn = SliceFields(np.random.default_rng(67), [axis] * 3, 0)
     return torch.from_numpy(np.stack([drawn.draw(5), drawn.draw(9), drawn.draw(9)]).astype(np.float32))
 
 
@@ -567,12 +566,11 @@ class DrawSlice(Transform):
         image_size: side of the square picture.
         seed: of everything.
         slices_per_brain: so many slices with successive numbers are of the same brain.
-        label_maps: folder of label maps to draw brains from, see :func:`scripts.brains.label_map_brains`; None for the atlas.
-        label_values: values of the tissues in them; None for those of FreeSurfer and SynthSeg.
+        brain_maps: to draw brains from; that of the atlas by default.
 
     Raises:
         ImportError: nilearn, which carries the atlas, is not installed.
-        ValueError: for sizes below 16, or label maps that can't be used.
+        ValueError: for sizes below 16, less than a slice of a brain, or no map.
     """
 
     def __init__(
@@ -581,8 +579,7 @@ class DrawSlice(Transform):
         image_size: int = 224,
         seed: int = 67,
         slices_per_brain: int = 1,
-        label_maps: str | Path | None = None,
-        label_values: Mapping[str, Sequence[int]] | None = None,
+        brain_maps: Sequence[BrainMap] | None = None,
     ) -> None:
         if image_size < 16 or slices_per_brain < 1:
             raise ValueError(
@@ -590,13 +587,15 @@ class DrawSlice(Transform):
             )
         self.image_size, self.seed, self.slices_per_brain = image_size, seed, slices_per_brain
         self.ranges = ranges
-        # read here, so that processes that are forked share the memory
-        self.brains = label_map_brains(label_maps, label_values) if label_maps else (average_brain(),)
+        self.brain_maps = (average_brain(),) if brain_maps is None else tuple(brain_maps)
+        if not self.brain_maps:
+            raise ValueError("brain_maps is empty; give at least one, or None for the atlas")
+        _noise()  # made here, as the maps are, so that processes that are forked share its memory
 
     def brain(self, number: int) -> Brain:
         """The brain of a number."""
         rng = np.random.default_rng([self.seed, number])
-        return draw_brain(number, rng, self.brains[int(rng.integers(len(self.brains)))], self.ranges)
+        return draw_brain(number, rng, self.brain_maps[int(rng.integers(len(self.brain_maps)))], self.ranges)
 
     def __call__(self, item: int | Mapping[str, Any]) -> dict[str, Any]:
         """``image`` ``(1, H, W)`` in 0…255 and ``label`` ``(2, H, W)`` [WT, ET], both uint8; ``field_of_view`` ``(2,)``, height and

@@ -16,6 +16,7 @@ pytest.importorskip("nilearn", reason="synthetic brains need the extra [phantom]
 
 from custom_transforms import SlicePlanes
 from scripts import cli
+from scripts.brains import label_map_brains
 from scripts.datalists import MRI_TYPES
 from scripts.loading import LoadSlice
 from scripts.synthesis import (
@@ -95,9 +96,9 @@ def test_size_can_be_any(draw):
         assert item["mri_type"] == draw(3)["mri_type"]
 
 
-@pytest.mark.parametrize("settings", [{"image_size": 8}, {"slices_per_brain": 0}])
+@pytest.mark.parametrize("settings", [{"image_size": 8}, {"slices_per_brain": 0}, {"brain_maps": []}])
 def test_sizes_that_are_refused(settings):
-    with pytest.raises(ValueError, match="expected at least 16 pixels and 1 slice"):
+    with pytest.raises(ValueError, match=r"expected at least 16 pixels and 1 slice|give at least one"):
         DrawSlice(RANGES, **settings)
 
 
@@ -232,7 +233,7 @@ def test_slices_are_turned_as_those_of_real_volumes(tmp_path, write_label_map, p
     expected = centre_of(stack[number]) - centre_of(heads.sum(0))
     middle = centre_of(stack.sum((1, 2))[:, None])[0] - centre_of(heads.sum((1, 2))[:, None])[0]
 
-    draw = DrawSlice(STILL, SIZE, label_maps=tmp_path)
+    draw = DrawSlice(STILL, SIZE, brain_maps=label_map_brains(tmp_path))
     brain = replace(draw.brain(0), tumours=(), fold_depth=0.1, lesions=(0, 0))
     line = np.arange(100, -100, -2.0)
     found = cut_tissues(brain, Cut(plane, np.array([3.0 * middle]), line, line), [67, 0])["white"]
@@ -273,12 +274,24 @@ def test_faults_of_the_acquisition_leave_the_look(draw):
 
 def test_brains_of_label_maps(tmp_path, write_label_map):
     write_label_map(tmp_path)
-    draw = DrawSlice(RANGES, SIZE, label_maps=tmp_path)
+    draw = DrawSlice(RANGES, SIZE, brain_maps=label_map_brains(tmp_path))
     items = [draw(number) for number in range(12)]
     assert any(item["label"].any() for item in items)
     assert all(item["image"].any() for item in items)
-    assert same(items[2], DrawSlice(RANGES, SIZE, label_maps=tmp_path)(2))
+    assert same(items[2], DrawSlice(RANGES, SIZE, brain_maps=label_map_brains(tmp_path))(2))
     assert not same(items[2], DrawSlice(RANGES, SIZE)(2))
+
+
+def test_label_maps_by_the_command(tmp_path, write_label_map):
+    write_label_map(tmp_path)
+    settings = {"image_size": 32, "ranges#tumour_free_brains": 0}
+    pictures = [
+        cli.phantom(preview=tmp_path / f"{number}.png", label_maps=folder, **settings).read_bytes()
+        for number, folder in enumerate([None, str(tmp_path)])
+    ]
+    assert pictures[0] != pictures[1]
+    with pytest.raises(ValueError, match="holds no label map"):
+        cli.phantom(preview=tmp_path / "none.png", label_maps=str(tmp_path / "nowhere"), **settings)
 
 
 # The picture
