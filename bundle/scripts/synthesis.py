@@ -545,7 +545,9 @@ def strip(tissues: Mapping[str, np.ndarray], ranges: Randomisation, rng: np.rand
         cut = np.where(tissues["patches"] * rng.choice([-1, 1]) > rng.uniform(0.6, 1.6), -rng.uniform(3, 9), cut)
     kept = tissues["depth"] > cut
     if rng.random() < ranges.no_cerebellum:
-        kept &= tissues["low"] + 6 * tissues["patches"] > rng.uniform(-25, 10)
+        rest = kept & (tissues["low"] + 6 * tissues["patches"] > rng.uniform(-25, 10))
+        if rest.sum() > 0.2 * kept.sum():  # a slice that lies low stays as it is
+            kept = rest
     return kept
 
 
@@ -679,8 +681,8 @@ class DrawSlice(Transform):
             tumour = brain.tumours[int(rng.integers(len(brain.tumours)))]
             centre = np.linalg.solve(brain.matrix.astype(float), tumour.centre.astype(float))[normal]
             position = float(centre + rng.uniform(-0.9, 0.9) * (tumour.radius + 0.4 * tumour.reach))
-            return float(np.clip(position, -0.88 * brain.extent[normal], 0.88 * brain.extent[normal]))
-        return float(rng.uniform(-0.88, 0.88) * brain.extent[normal])
+            return float(np.clip(position, -0.82 * brain.extent[normal], 0.82 * brain.extent[normal]))
+        return float(rng.uniform(-0.82, 0.82) * brain.extent[normal])
 
 
 # ---------------------------------------------------------------------------------------------------------------------
