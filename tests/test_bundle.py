@@ -142,6 +142,7 @@ def test_every_job_has_its_configuration():
         "phantom",
         "prepare_segmentation",
         "train_segmentation",
+        "pretrain_segmentation",
         "evaluate_segmentation",
         "prepare_classification",
         "train_classification",
@@ -154,7 +155,7 @@ def test_every_job_has_its_configuration():
 
 
 def workflow_type(job):
-    if job.startswith("train"):
+    if job.startswith(("train", "pretrain")):
         return "train"
     return "infer" if job.startswith(("inference", "evaluate", "prepare_classification")) else None
 
@@ -197,7 +198,7 @@ def test_properties(job, tmp_path, monkeypatch, weights_files):
 def test_runs_by_its_own_name_too(job):
     config = read(job)
     assert "initialize" not in config, "the bundle root is not importable before the run begins"
-    kinds = {"train": "training", "evaluate": "evaluation", "inference": "inference"}
+    kinds = {"train": "training", "pretrain": "training", "evaluate": "evaluation", "inference": "inference"}
     kind = kinds.get(job.split("_")[0])
     if kind:
         assert config["run"] == [f"$@{kind}"]
@@ -259,7 +260,7 @@ def test_bars_and_curves_are_those_of_the_first_process(job):
             assert part["_disabled_"] == "$not distributed.is_first()"
 
 
-@pytest.mark.parametrize("job", ["train_segmentation", "train_classification"])
+@pytest.mark.parametrize("job", ["train_segmentation", "pretrain_segmentation", "train_classification"])
 def test_only_the_trainer_has_the_parallel_network(job):
     """So that weights and checkpoint have plain keys, and validation needs no step in common."""
     config = read(job)
@@ -371,6 +372,21 @@ def test_training_slices_are_preprocessed_as_held_out_ones():
         deterministic(config["train"]["preprocessing"]["transforms"])
         == config["validate"]["preprocessing"]["transforms"]
     )
+
+
+def test_pretraining_is_a_training_on_other_slices():
+    """The network, its loss and scores, and how slices are normalised are those of a training on prepared slices."""
+    training, pretraining = read("train_segmentation"), read("pretrain_segmentation")
+    for key in ("encoder_name", "decoder_channels", "image_size", "network_def", "network", "loss", "amp", "runtime"):
+        assert training[key] == pretraining[key], key
+    for part in ("inferer", "trainer", "key_metric"):
+        assert training["train"][part] == pretraining["train"][part], part
+    for part in ("inferer", "evaluator", "key_metric", "handlers"):
+        assert training["validate"][part] == pretraining["validate"][part], part
+    transforms = pretraining["validate"]["preprocessing"]["transforms"]
+    assert transforms[0]["_target_"] == "scripts.synthesis.DrawSlice"
+    assert transforms[1:] == training["validate"]["preprocessing"]["transforms"][2:], "but for reading and resizing"
+    assert deterministic(pretraining["train"]["preprocessing"]["transforms"])[1:] == transforms[1:]
 
 
 def test_networks_agree():

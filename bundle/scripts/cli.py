@@ -321,6 +321,44 @@ def train(
     return Path(output)
 
 
+def pretrain(
+    output: str | Path,
+    init: str | None = None,
+    label_maps: str | Path | None = None,
+    device: str | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    **overrides: Any,
+) -> Path:
+    """Train a segmenter on slices of synthetic brains alone, drawn while it trains: a start for `train segmentation --init`.
+
+    `radiogenomics phantom --preview FILE.png` shows such slices. Scores are those of synthetic brains, not of real tumours.
+
+    Args:
+        output: folder of the run; its weights are segmentation.pt.
+        init: imagenet, none (random), or a weights file.
+        label_maps: folder of brain segmentations in NIfTI to draw brains from; the atlas in nilearn by default.
+        device: cpu, cuda, …; found by itself.
+        resume: go on with an interrupted run.
+        overwrite: replace an earlier run.
+        overrides: further settings of configs/pretrain_segmentation.yaml, --image_size 128 for example.
+
+    Returns:
+        The output folder.
+    """
+    run_config(
+        "pretrain_segmentation",
+        output_dir=_path(output),
+        init=init,
+        label_maps=_path(label_maps),
+        device=device,
+        resume=resume,
+        overwrite=overwrite,
+        **overrides,
+    )
+    return Path(output)
+
+
 def evaluate(
     stage: str,
     datalist: str | Path,
@@ -484,19 +522,30 @@ def card(run: str | Path, output: str | Path | None = None, overwrite: bool = Fa
     return file
 
 
-def phantom(output: str | Path, **overrides: Any) -> Path:
+def phantom(output: str | Path | None = None, preview: str | Path | None = None, **overrides: Any) -> Path:
     """Write a synthetic cohort in both of the challenge's layouts, to try everything without real data.
 
     Args:
         output: folder for the cohort.
+        preview: PNG to write instead: slices that `radiogenomics pretrain` draws, with the outlines of their tumours.
         overrides: settings of configs/phantom.yaml: --segmentation_patients, --classification_patients, --test_patients,
-            --signal, --spacing, --seed, …
+            --signal, --spacing, --seed, …; for a preview those of configs/pretrain_segmentation.yaml, --seed for example.
 
     Returns:
-        The folder.
+        The folder, or the picture.
+
+    Raises:
+        ValueError: when not just one of output and preview is given.
     """
+    if (output is None) == (preview is None):
+        raise ValueError(
+            "name either --output FOLDER for a cohort or --preview FILE.png for a picture of synthetic slices"
+        )
+    if preview is not None:
+        run_config("pretrain_segmentation", preview=_path(preview), run=["$@drawing"], **overrides)
+        return Path(preview)
     run_config("phantom", output_dir=_path(output), **overrides)
-    return Path(output)
+    return Path(str(output))
 
 
 def demo(output: str | Path = "demo", signal: float = 1.0, overwrite: bool = False) -> Path:
@@ -616,6 +665,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
         datalist,
         prepare,
         train,
+        pretrain,
         evaluate,
         crossvalidate,
         explain,

@@ -19,7 +19,7 @@ from monai.engines import Evaluator, Trainer
 from monai.transforms import Randomizable
 from torch import nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import ReduceLROnPlateau
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from . import distributed
 from .files import write_csv
@@ -107,7 +107,7 @@ class TrainingProgress:
         output_dir: folder of the run.
         network: the network that trains.
         optimizer: its optimizer.
-        lr_scheduler: ReduceLROnPlateau in mode ``max``; it and the early stop watch the score.
+        lr_scheduler: ReduceLROnPlateau in mode ``max``, which watches the score as the early stop does, or one that goes by epochs.
         evaluator: has validated when this handler is called.
         score: name of a metric of the evaluator; higher is better, or lower with a leading ``-``.
         weights_file: name of the best weights.
@@ -122,7 +122,7 @@ class TrainingProgress:
         output_dir: str | Path,
         network: nn.Module,
         optimizer: Optimizer,
-        lr_scheduler: ReduceLROnPlateau,
+        lr_scheduler: LRScheduler,
         evaluator: Evaluator,
         score: str,
         weights_file: str,
@@ -180,7 +180,10 @@ class TrainingProgress:
             raise ValueError(f"score {self.metric!r} is no metric of the validation; it knows {', '.join(metrics)}")
         value = metrics[self.metric]
         self.best.current = self.sign * float(value) if math.isfinite(value) else -math.inf
-        self.lr_scheduler.step(self.best.current)
+        if isinstance(self.lr_scheduler, ReduceLROnPlateau):
+            self.lr_scheduler.step(self.best.current)
+        else:
+            self.lr_scheduler.step()
         self.early_stop(engine)
         self.best.stopped = bool(engine.should_terminate)
         rate = self.optimizer.param_groups[0]["lr"]

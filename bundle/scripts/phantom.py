@@ -18,17 +18,16 @@ import tempfile
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from functools import lru_cache
 from pathlib import Path
 
 import cv2
 import nibabel as nib
 import numpy as np
-import torch
 from pydicom.dataset import FileDataset, FileMetaDataset, validate_file_meta
 from pydicom.uid import UID, ExplicitVRLittleEndian, MRImageStorage
 from tqdm import tqdm
 
+from .brains import RandomFields, load_atlas, rotation, sample_atlas, soft_step
 from .files import is_dead
 
 __all__ = [
@@ -52,7 +51,6 @@ NO_MEANING = "The MGMT label is a made-up signal without biological meaning."
 
 FIELD_OF_VIEW = (240.0, 240.0, 155.0)  # mm, as BraTS
 SMALLEST_FIELD_OF_VIEW = (165.0, 200.0, 150.0)  # mm, holds the largest brain that is drawn
-LATTICE_EXTENT = 256.0  # mm, side of the cube the random fields are defined on
 
 
 @dataclass(frozen=True)
@@ -122,128 +120,8 @@ class PhantomSeries:
     affine: np.ndarray
 
 
-@dataclass(frozen=True)
-class _Atlas:
-    """The average brain.
-
-    Attributes:
-        channels: (4, X, Y, Z) grey matter, white matter, T1 texture, depth under the brain's surface in mm.
-        affine: (4, 4) voxel index -> MNI152 RAS mm.
-        sites: (N, 4) where a tumour may start: x, y, z and depth in the hemisphere, mm.
-    """
-
-    channels: torch.Tensor
-    affine: np.ndarray
-    sites: np.ndarray
-
-
-@lru_cache(maxsize=1)
-def _load_atlas() -> _Atlas:
-    """Read the MNI152 template and tissue maps that nilearn carries (1 mm, no download).
-
-    Raises:
-        ImportError: nilearn is not installed.
-    """
-    try:
-        from nilearn import datasets
-        from scipy import ndimage  # a requirement of nilearn
-    except ImportError as error:
-        raise ImportError(
-            "The phantom cohort is made from the atlas in nilearn: pip install 'brats-mri-radiogenomics[phantom]'"
-        ) from error
-    template = datasets.load_mni152_template(resolution=1)
-    t1 = template.get_fdata(dtype=np.float32)
-    mask = datasets.load_mni152_brain_mask(resolution=1).get_fdata() > 0
-    components, _ = ndimage.label(mask)
-    # The template shows a scrap of the olfactory bulbs apart from the brain.
-    mask = components == np.bincount(components.ravel())[1:].argmax() + 1
-    box = ndimage.find_objects(mask.astype(np.uint8))[0]
-    box = tuple(slice(max(edge.start - 2, 0), edge.stop + 2) for edge in box)
-    mask, t1 = mask[box], t1[box]
-    grey = datasets.load_mni152_gm_template(resolution=1).get_fdata(dtype=np.float32)[box] * mask
-    white = datasets.load_mni152_wm_template(resolution=1).get_fdata(dtype=np.float32)[box] * mask
-    csf = np.clip(1 - grey - white, 0, 1)
-    mean = [float((t1 * tissue)[mask].sum() / tissue[mask].sum()) for tissue in (csf, grey, white)]
-    texture = (t1 - mean[0] * csf - mean[1] * grey - mean[2] * white) * mask
-    depth = ndimage.distance_transform_edt(mask).astype(np.float32)
-    affine = template.affine.copy()
-    affine[:3, 3] += affine[:3, :3] @ [edge.start for edge in box]
-
-    # A tumour starts in the white matter of one cerebral hemisphere, above the brain stem.
-    indices = np.argwhere(white[::3, ::3, ::3] > 0.5) * 3
-    world = indices @ affine[:3, :3].T + affine[:3, 3]
-    depth_in_hemisphere = np.minimum(depth[tuple(indices.T)], np.abs(world[:, 0]))
-    sites = np.column_stack([world, depth_in_hemisphere])[(world[:, 2] > 2) & (world[:, 2] < 50)]
-    channels = torch.from_numpy(np.stack([grey, white, texture, depth]).astype(np.float32))
-    return _Atlas(channels, affine, sites.astype(np.float32))
-
-
-def _sample_atlas(atlas: _Atlas, points: np.ndarray) -> np.ndarray:
-    """Trilinear values (4, X, Y, Z) of the atlas at points (3, X, Y, Z), RAS mm; 0 outside."""
-    sizes = atlas.channels.shape[1:]
-    step = np.diag(atlas.affine)[:3]
-    # grid_sample wants -1 ... 1 and the last image axis first.
-    normalized = [2 * (points[a] - atlas.affine[a, 3]) / (step[a] * (sizes[a] - 1)) - 1 for a in (2, 1, 0)]
-    grid = torch.from_numpy(np.stack(normalized, axis=-1).astype(np.float32))
-    return torch.nn.functional.grid_sample(atlas.channels[None], grid[None], align_corners=True)[0].numpy()
-
-
-class _RandomFields:
-    """Smooth random fields of unit variance on a grid: cubic B-splines over a lattice of normal coefficients.
-
-    The lattice is fixed in mm, so that a patient is the same at every voxel size (free-form deformation: Rueckert et
-    al., IEEE TMI 18, 1999).
-
-    Args:
-        rng: where the coefficients come from.
-        axes: per axis, voxel centres in mm from the centre of the field of view.
-    """
-
-    def __init__(self, rng: np.random.Generator, axes: Sequence[np.ndarray]) -> None:
-        self.rng = rng
-        self.axes = axes
-
-    def draw(self, lattice: float) -> np.ndarray:
-        """Return a float32 field (X, Y, Z) that varies over about `lattice` mm."""
-        size = math.ceil(LATTICE_EXTENT / lattice) + 4
-        field = self.rng.standard_normal((size, size, size), dtype=np.float32)
-        for axis in self.axes:
-            # Contracts the first axis and appends the new one: after three turns the order is X, Y, Z again.
-            field = np.tensordot(field, self._basis(axis, lattice, size), axes=(0, 1))
-        return field
-
-    @staticmethod
-    def _basis(positions: np.ndarray, lattice: float, size: int) -> np.ndarray:
-        knots = np.clip((positions + LATTICE_EXTENT / 2) / lattice, 0, size - 4)
-        first = np.floor(knots).astype(int)
-        t = knots - first
-        weights = np.stack([(1 - t) ** 3, 3 * t**3 - 6 * t**2 + 4, -3 * t**3 + 3 * t**2 + 3 * t + 1, t**3]) / 6
-        basis = np.zeros((len(positions), size), np.float32)
-        for k in range(4):
-            basis[np.arange(len(positions)), first + k] = weights[k]
-        # 151/315 is the mean over t of the squared weights' sum: divides the variance out of one axis.
-        return basis / np.float32(math.sqrt(151 / 315))
-
-
-def _soft_step(distance: np.ndarray, width: float) -> np.ndarray:
-    """0 ... 1 over about `width` mm around distance 0: the partial volume of a border."""
-    return 1 / (1 + np.exp(np.clip(-4 * distance / width, -30, 30)))
-
-
 def _between(pair: tuple[float, float], trait: float) -> float:
     return pair[0] + trait * (pair[1] - pair[0])
-
-
-def _rotation(degrees: np.ndarray) -> np.ndarray:
-    """Rotation matrix (3, 3) about the x, then y, then z axis."""
-    matrix = np.eye(3)
-    for axis, angle in enumerate(np.deg2rad(degrees)):
-        turn = np.eye(3)
-        i, j = (axis + 1) % 3, (axis + 2) % 3
-        turn[i, i] = turn[j, j] = math.cos(angle)
-        turn[j, i], turn[i, j] = math.sin(angle), -math.sin(angle)
-        matrix = turn @ matrix
-    return matrix
 
 
 def _grid(spacing: float, shape: Sequence[int] | None) -> tuple[tuple[int, ...], np.ndarray]:
@@ -301,16 +179,16 @@ def make_patient(
         raise ValueError(f"label must be 0 or 1, got {label}.")
     _check_signal(signal)
     size, affine = _grid(spacing, shape)
-    atlas = _load_atlas()
+    atlas = load_atlas()
     rng = np.random.default_rng([seed, number])
     trait = 0.5 + signal * (label - 0.5)
 
     # Deformation: where in the atlas each voxel comes from.
     axes = [np.arange(n) * affine[a, a] + affine[a, 3] for a, n in enumerate(size)]
-    random_fields = _RandomFields(rng, axes)
+    random_fields = RandomFields(rng, axes)
     # The MNI152 average is larger than most brains, and would not fit into 155 mm.
     scale = rng.uniform(0.89, 0.97, 3)
-    matrix = _rotation(rng.uniform(-5, 5, 3)) / scale[:, None]
+    matrix = rotation(rng.uniform(-5, 5, 3)) / scale[:, None]
     shift = rng.uniform(-3, 3, 3)
     middle = atlas.affine[:3, :3] @ ((np.array(atlas.channels.shape[1:]) - 1) / 2) + atlas.affine[:3, 3]
     voxels = np.stack(np.meshgrid(*[axis.astype(np.float32) for axis in axes], indexing="ij"))
@@ -324,36 +202,36 @@ def make_patient(
     centre = sites[int(rng.random() * len(sites)), :3]
     side = np.sign(centre[0])
     stretch = np.exp(rng.uniform(-0.2, 0.2, 3))
-    ellipsoid = (_rotation(rng.uniform(0, 180, 3)) * stretch[:, None] / np.cbrt(stretch.prod())).astype(np.float32)
+    ellipsoid = (rotation(rng.uniform(0, 180, 3)) * stretch[:, None] / np.cbrt(stretch.prod())).astype(np.float32)
     offset = points - centre[:, None, None, None].astype(np.float32)
     radius = np.sqrt((np.tensordot(ellipsoid, offset, axes=1) ** 2).sum(0))
     # Mass effect: the tumour pushes the tissue around it outwards.
     push = rng.uniform(0.2, 0.4)
     points -= push * offset * np.exp(-((radius / (1.6 * core_radius)) ** 2))
 
-    grey, white, texture, depth = _sample_atlas(atlas, points)
+    grey, white, texture, depth = sample_atlas(atlas, points)
     brain = depth > 0.5
     # The template is an average of 152 brains; without sharpening its sulci are a haze.
     csf = np.clip(1 - grey - white, 0, 1)
     tissues = np.stack([csf, grey, white]) ** 1.6
     csf, grey, white = tissues / np.maximum(tissues.sum(0), 1e-6)
 
-    inside = _soft_step(np.minimum(depth - 3, side * points[0] - 2), 1.5)
+    inside = soft_step(np.minimum(depth - 3, side * points[0] - 2), 1.5)
     core_edge = core_radius * (1 + np.clip(0.17 * random_fields.draw(11), -0.35, 0.25))
     rim = _between(RIM_FRACTION, trait) + rng.normal(0, 0.02)
     necrosis_edge = core_edge * (1 - rim * np.clip(1 + 0.15 * random_fields.draw(9), 0.7, 1.3))
     reach = rng.uniform(7, 12)
     oedema_edge = core_edge + reach * (0.15 + 0.85 * white) * np.clip(0.9 + 0.5 * random_fields.draw(14), 0.15, 1.3)
-    in_core = _soft_step(core_edge - radius, 1.5) * inside
-    in_necrosis = _soft_step(necrosis_edge - radius, 1.5) * inside
-    in_oedema = _soft_step(oedema_edge - radius, 3) * inside * (1 - csf)
+    in_core = soft_step(core_edge - radius, 1.5) * inside
+    in_necrosis = soft_step(necrosis_edge - radius, 1.5) * inside
+    in_oedema = soft_step(oedema_edge - radius, 3) * inside * (1 - csf)
     seg = np.zeros(size, np.uint8)
     seg[in_oedema > 0.5] = 2
     seg[in_core > 0.5] = 4
     seg[in_necrosis > 0.5] = 1
 
     # Vessels run where the outer fluid is; they keep "brightest in T1wCE" from meaning "tumour".
-    in_vessels = np.clip(random_fields.draw(6) - 1.2, 0, 1) * csf * _soft_step(8 - depth, 3)
+    in_vessels = np.clip(random_fields.draw(6) - 1.2, 0, 1) * csf * soft_step(8 - depth, 3)
     mottle = random_fields.draw(7)
     volumes = {}
     for mri_type, contrast in CONTRASTS.items():

@@ -391,7 +391,7 @@ def test_cohort_refuses_before_it_writes(tmp_path, arguments, message):
 
 
 def test_without_nilearn_the_error_tells_the_way_out(monkeypatch):
-    load_atlas = make_patient.__globals__["_load_atlas"]
+    load_atlas = make_patient.__globals__["load_atlas"]
     monkeypatch.setitem(sys.modules, "nilearn", None)
     with pytest.raises(ImportError, match=r"brats-mri-radiogenomics\[phantom\]"):
         load_atlas.__wrapped__()
