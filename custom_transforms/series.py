@@ -852,6 +852,11 @@ class SliceGeometry:
         return float(row), float(column)
 
     @property
+    def voxel_volume(self) -> float:
+        """Of a voxel, in mm³."""
+        return abs(float(np.linalg.det(self.affine[:3, :3])))
+
+    @property
     def _normal(self) -> np.ndarray:
         affine = self.stack_affine
         normal = np.cross(affine[:3, 0], affine[:3, 1])

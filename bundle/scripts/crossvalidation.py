@@ -16,7 +16,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import yaml
 
 from . import distributed, leakage
@@ -518,8 +517,7 @@ def _tumour_volume(row: Mapping[str, Any]) -> float | None:
     series = PreparedSeries(row["file"])
     if series.geometry is None:
         return None
-    voxel = abs(float(np.linalg.det(np.asarray(series.geometry.affine)[:3, :3])))
-    return float(series.masks()[:, 0].sum()) * voxel / 1000
+    return float(series.masks()[:, 0].sum()) * series.geometry.voxel_volume / 1000
 
 
 def _number(text: str | None) -> float | None:

@@ -326,9 +326,8 @@ def write_segmentation(
         path.unlink(missing_ok=True)
         return None
     # (slices, rows, columns, segments) of the files, whichever way the stack shows them
-    frames = np.stack([np.asarray(geometry.to_volume(_nested(masks)[:, i])).T for i in range(2)], axis=-1).astype(
-        np.uint8
-    )
+    nested = _nested(masks)
+    frames = np.stack([np.asarray(geometry.to_volume(nested[:, i])).T for i in range(2)], axis=-1).astype(np.uint8)
     places = _by_frame(slices)
     # a blank slice has no file; a mask on one is kept at its place, at the price of references from slice to slice
     blank = [place for place, header in enumerate(slices.headers) if header is None and frames[place].any()]
@@ -378,9 +377,8 @@ def write_segmentation(
 
 def volumes(masks: np.ndarray, geometry: SliceGeometry) -> dict[str, float]:
     """Volumes in mm³ of WT and ET in masks ``(N, 2, H, W)``: the marked voxels', those of ET among WT's."""
-    voxel = abs(float(np.linalg.det(geometry.affine[:3, :3])))
     nested = _nested(masks)
-    return {name: float(np.count_nonzero(nested[:, i])) * voxel for i, name in enumerate(_SEGMENTS)}
+    return {name: float(np.count_nonzero(nested[:, i])) * geometry.voxel_volume for i, name in enumerate(_SEGMENTS)}
 
 
 def _nested(masks: np.ndarray) -> np.ndarray:

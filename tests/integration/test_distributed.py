@@ -15,7 +15,6 @@ import nibabel as nib
 import numpy as np
 import pydicom
 import pytest
-import segmentation_models_pytorch as smp
 import torch
 import yaml
 
@@ -225,19 +224,13 @@ def cohort(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def weights(tmp_path_factory):
+def weights(tmp_path_factory, write_segmenter):
     """A segmenter that finds a tumour wherever it looks, and a classifier, both untrained."""
     folder = tmp_path_factory.mktemp("weights")
-    torch.manual_seed(0)
-    network = smp.UnetPlusPlus(
-        SEGMENTER["encoder_name"], encoder_weights=None, decoder_channels=SEGMENTER["decoder_channels"], classes=2
-    )
-    torch.nn.init.zeros_(network.segmentation_head[0].weight)
-    network.segmentation_head[0].bias.data = torch.tensor([5.0, -5.0])
-    save_weights(network, SEGMENTER, folder / "segmentation.pt")
+    segmenter = write_segmenter(SEGMENTER, folder)
     settings = {key: value for key, value in CLASSIFIER.items() if key not in ("image_size", "stride")}
     save_weights(BiLSTMNFNet(**settings), CLASSIFIER, folder / "classifier.pt")
-    return {"segmenter": str(folder / "segmentation.pt"), "classifier": str(folder / "classifier.pt")}
+    return {"segmenter": str(segmenter), "classifier": str(folder / "classifier.pt")}
 
 
 def settings_of(cohort, weights, folder):
