@@ -19,6 +19,7 @@ from .scripts.cli import (
     pretrain,
     report,
     run_config,
+    segment,
     train,
 )
 
@@ -38,5 +39,6 @@ __all__ = [
     "pretrain",
     "report",
     "run_config",
+    "segment",
     "train",
 ]

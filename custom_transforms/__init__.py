@@ -21,7 +21,13 @@ from custom_transforms.filtering import (
     TumorRatioFilterd,
     TumorRatioFilterDict,
 )
-from custom_transforms.intensity import ScaleToUint8, ScaleToUint8D, ScaleToUint8d, ScaleToUint8Dict
+from custom_transforms.intensity import (
+    ScaleToUint8,
+    ScaleToUint8D,
+    ScaleToUint8d,
+    ScaleToUint8Dict,
+    grey_window,
+)
 from custom_transforms.labels import (
     BratsLabelsToWTET,
     BratsLabelsToWTETD,
@@ -104,4 +110,5 @@ __all__ = [
     "TumorRatioFilterDict",
     "TumorRatioFilterd",
     "dicom_slices",
+    "grey_window",
 ]

@@ -13,7 +13,31 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform, Transform
 from monai.utils import TransformBackends
 
-__all__ = ["ScaleToUint8", "ScaleToUint8D", "ScaleToUint8Dict", "ScaleToUint8d"]
+__all__ = ["ScaleToUint8", "ScaleToUint8D", "ScaleToUint8Dict", "ScaleToUint8d", "grey_window"]
+
+WHITE_PERCENTILE = 99.5
+BACKGROUND_SHARE = 0.1
+
+
+def grey_window(values: NdarrayOrTensor) -> tuple[int, int]:
+    """The grey values of an 8-bit series that stand for black and for white, whatever few darker and brighter ones there are.
+
+    Black is the background, which is not 0 where resampling left a few values below it: the most frequent value, if it is darker
+    than the middle and a tenth of all have it, else 0. White is the 99.5th percentile of what is brighter than black.
+
+    Args:
+        values: 0…255, of any shape.
+
+    Returns:
+        black and white, black < white; 0 and 255 where nothing is brighter than black.
+    """
+    counts = torch.bincount(torch.as_tensor(values).detach().flatten().long(), minlength=256)
+    most = int(counts.argmax())
+    black = most if most < 128 and counts[most] >= BACKGROUND_SHARE * counts.sum() else 0
+    brighter = counts[black + 1 :].cumsum(0)
+    if not int(brighter[-1]):
+        return 0, 255
+    return black, black + 1 + int((brighter < WHITE_PERCENTILE / 100 * brighter[-1]).sum())
 
 
 class ScaleToUint8(Transform):

@@ -149,6 +149,7 @@ def test_every_job_has_its_configuration():
         "evaluate_classification",
         "inference",
         "inference_segmentation",
+        "fuse_segmentation",
         "distributed",
         "federated",
     } <= set(JOBS)
@@ -157,7 +158,7 @@ def test_every_job_has_its_configuration():
 def workflow_type(job):
     if job.startswith(("train", "pretrain")):
         return "train"
-    return "infer" if job.startswith(("inference", "evaluate", "prepare_classification")) else None
+    return "infer" if job.startswith(("inference", "fuse", "evaluate", "prepare_classification")) else None
 
 
 @pytest.mark.parametrize("job", [job for job in JOBS if workflow_type(job)])
@@ -318,6 +319,18 @@ def test_segmentation_of_a_volume_is_that_of_prediction():
     assert alone["preprocessing"] == inference["preparation"]["preprocessing"]
 
 
+def test_fusion_computes_as_prediction_does():
+    fuse, inference = read("fuse_segmentation"), read("inference")
+    for key in ("segmenter_file", "segmenter_settings", "zoom", "batch_size", "device", "amp", "compute", "entries"):
+        assert fuse[key] == inference[key], key
+    for key in ("network_def", "dataloader"):
+        expected = json.loads(json.dumps(inference["preparation"][key]).replace("@preparation#", "@"))
+        assert fuse[key] == expected, key
+    expected = {**inference["preparation"]["inferer"]}
+    del expected["coarse_step"]
+    assert fuse["inferer"]["segmenter"] == expected
+
+
 def test_classification_is_the_same_in_evaluation_and_prediction():
     evaluation, inference = read("evaluate_classification"), read("inference")
     for key in (
@@ -427,7 +440,7 @@ NUMBERS = {
         "patience": 10,
         "fold": 0,
         "seed": 67,
-        "init": "imagenet",
+        "init": "synthetic",
         "flip_probability": 0.5,
         "affine_probability": 0.5,
         "shift_range": 0.0625,

@@ -31,7 +31,7 @@ def weights(
         stage: classification or segmentation.
         seed: of what is random in them.
         overwrite: replace an existing file.
-        settings: of configs/train_<stage>.yaml: --mri_type FLAIR, --init imagenet (the default), none or FILE, --backbone, …
+        settings: of configs/train_<stage>.yaml: --mri_type FLAIR, --init imagenet, none, synthetic (stage 1) or FILE, --backbone, …
 
     Returns:
         The file.
@@ -50,7 +50,8 @@ def weights(
         raise ValueError(f"train_{stage} has no setting {', '.join(unknown)}")
     parser.update(settings)
     set_determinism(seed)
-    network = initialise(parser.get_parsed_content("network_def"), parser.get_parsed_content("init"))
+    init, models = parser.get_parsed_content("init"), BUNDLE_ROOT / "models"
+    network = initialise(parser.get_parsed_content("network_def"), init, models)
     save_weights(network, parser.get_parsed_content("settings"), file)
     return file
 
@@ -79,7 +80,7 @@ def _recipe(
     from radiogenomics.scripts.weights import read_weights
 
     file = Path(str(initial)).resolve()
-    made_with = {key: value for key, value in read_weights(file)[1].items() if key != "trained"}
+    made_with = {key: value for key, value in read_weights(file)[1].items() if not key.startswith("trained")}
     if not made_with:
         raise ValueError(f"{file} does not say what it was made with; write the first weights with job.py weights")
     stage = "classification" if "backbone" in made_with else "segmentation"

@@ -111,6 +111,11 @@ def _path(path: str | Path | None) -> str | None:
     return None if path is None else str(Path(str(path)).expanduser().resolve())
 
 
+def _segmenter(segmenter: str | Path | None) -> str | None:
+    """A file's path, or the name of the bundle's own weights."""
+    return str(segmenter) if segmenter in ("synthetic", "released") else _path(segmenter)
+
+
 def _stage(stage: str) -> str:
     if stage not in ("segmentation", "classification"):
         raise ValueError(f"stage {stage!r}: expected segmentation or classification")
@@ -147,7 +152,7 @@ def predict(
     Args:
         input: studies: a folder in the challenge's layout, one study, or BraTS NIfTI folders.
         output: folder for the results.
-        segmenter: segmentation weights; by default those of the bundle.
+        segmenter: segmentation weights: a file, released, or synthetic; by default those of the bundle.
         classifier: classifier weights for all modalities, a folder of model_<mri_type>.pt, or one of a cross-validation, whose folds
             and seeds are averaged; by default those of the bundle.
         mri_types: modalities whose probabilities are averaged, FLAIR,T1wCE for example; all by default.
@@ -174,7 +179,7 @@ def predict(
         "inference",
         dataset_dir=_path(input),
         output_dir=_path(output),
-        segmenter=_path(segmenter),
+        segmenter=_segmenter(segmenter),
         classifier=_path(classifier),
         mri_types=_modalities(mri_types),
         sample_submission=_path(sample_submission),
@@ -190,6 +195,65 @@ def predict(
         deidentify=deidentify,
         overwrite=overwrite,
         **{**_precision(fast, exact), **overrides},
+    )
+    return Path(output)
+
+
+def segment(
+    input: str | Path,
+    output: str | Path,
+    segmenter: str | Path | None = None,
+    fuse: bool = False,
+    device: str | None = None,
+    batch_size: int | None = None,
+    num_workers: int | None = None,
+    runtime: str | None = None,
+    fast: bool = False,
+    exact: bool = False,
+    overwrite: bool = False,
+    **overrides: Any,
+) -> Path:
+    """Segment tumours, and nothing else. Research use only, not for diagnosis.
+
+    Writes masks/<patient>_<mri_type>.nii.gz (1 tumour not enhancing, 2 enhancing) and volumes.csv. An interrupted segmentation goes on
+    when it is started again.
+
+    Args:
+        input: studies: a folder in the challenge's layout, one study, or BraTS NIfTI folders.
+        output: folder for the results.
+        segmenter: segmentation weights: a file, released, or synthetic; by default those of the bundle.
+        fuse: one mask a patient, masks/<patient>.nii.gz, from all series along three planes, on the grid of FLAIR where there is one
+            (--reference); about three times the work.
+        device: cpu, cuda, cuda:1, …; found by itself.
+        batch_size: slices in one forward pass (16).
+        num_workers: processes that read ahead (1).
+        runtime: openvino (CPUs; used by itself where it is installed), torch, inductor or eager.
+        fast: compute in 8 bits (CPUs, OpenVINO), and without fuse pass over slices between two others 4 mm apart that show no tumour.
+        exact: compute in float32.
+        overwrite: replace the results of an earlier segmentation in output.
+        overrides: further settings of configs/inference.yaml, or with fuse of configs/fuse_segmentation.yaml.
+
+    Returns:
+        The output folder.
+    """
+    if not isinstance(fuse, bool):
+        raise ValueError(f"--fuse {fuse!r}: expected no value, True or False")
+    settings = {**_precision(fast, exact), **overrides}
+    if fuse:
+        settings.pop("coarse_step", None)
+    else:
+        settings = {"job": "segmentation", "run": ["$@segmentation"], **settings}
+    run_config(
+        "fuse_segmentation" if fuse else "inference",
+        dataset_dir=_path(input),
+        output_dir=_path(output),
+        segmenter=_segmenter(segmenter),
+        device=device,
+        batch_size=batch_size,
+        num_workers=num_workers,
+        runtime=runtime,
+        overwrite=overwrite,
+        **settings,
     )
     return Path(output)
 
@@ -261,7 +325,7 @@ def prepare(
         prepared_dir=_path(prepared),
         datalist=_path(datalist),
         dataset_dir=_path(input),
-        segmenter=_path(segmenter),
+        segmenter=_segmenter(segmenter),
         mri_types=_modalities(mri_types),
         device=device,
         **overrides,
@@ -291,7 +355,7 @@ def train(
         output: folder of the run; classifiers go to <output>/<mri_type>.
         mri_types: modalities to train a classifier for.
         fold: that is held out (0).
-        init: imagenet, none (random), or a weights file.
+        init: imagenet, none (random), a weights file, or for segmentation synthetic, the default: the shipped weights.
         device: cpu, cuda, …; found by itself.
         resume: go on with an interrupted run.
         overwrite: replace an earlier run.
@@ -397,7 +461,7 @@ def evaluate(
         datalist=_path(datalist),
         prepared_dir=_path(prepared),
         output_dir=_path(output),
-        segmenter=_path(segmenter),
+        segmenter=_segmenter(segmenter),
         classifier=_path(classifier),
         mri_types=_modalities(mri_types),
         fold=fold,
@@ -455,7 +519,7 @@ def crossvalidate(
         output_dir=_path(output),
         datalist=_path(datalist),
         segmentation_datalist=_path(segmentation_datalist),
-        segmenter=_path(segmenter),
+        segmenter=_segmenter(segmenter),
         prepared_dir=_path(prepared),
         stages=stages.split(",") if isinstance(stages, str) else list(stages),
         folds=None if folds is None else _numbers("folds", folds),
@@ -662,6 +726,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     function.__name__: function
     for function in (
         predict,
+        segment,
         datalist,
         prepare,
         train,

@@ -115,6 +115,7 @@ class TrainingProgress:
         patience: validations without a better score before the run stops.
         interval: epochs between validations, and so between checkpoints.
         resume: go on from the last checkpoint, where there is one.
+        half: write the best weights as float16, half the size; the checkpoint stays as it is.
     """
 
     def __init__(
@@ -130,7 +131,9 @@ class TrainingProgress:
         patience: int,
         interval: int = 1,
         resume: bool = False,
+        half: bool = False,
     ) -> None:
+        self.half = half
         self.output_dir, self.network, self.settings = Path(output_dir), network, dict(settings)
         self.lr_scheduler, self.evaluator, self.resume = lr_scheduler, evaluator, resume
         self.metric, self.sign = score.lstrip("-"), -1 if score.startswith("-") else 1
@@ -194,7 +197,8 @@ class TrainingProgress:
             self.best.score, self.best.epoch = self.best.current, engine.state.epoch
             details = {"epoch": engine.state.epoch, self.metric: float(value)}
             if distributed.is_first():
-                save_weights(self.network, {**self.settings, "trained": details}, self.output_dir / self.weights_file)
+                file = self.output_dir / self.weights_file
+                save_weights(self.network, {**self.settings, "trained": details}, file, self.half)
         self.checkpoint(engine)
         logger.info(
             "epoch %d: %s %.4f (best %.4f in epoch %d)",

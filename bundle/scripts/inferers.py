@@ -11,12 +11,14 @@ import torch.nn.functional as F
 from monai.inferers import Inferer
 from torch import nn
 
-from custom_transforms import ChunkSlices
+from custom_transforms import ChunkSlices, grey_window
 
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
 """Mean of ImageNet's three channels, in 0…255."""
 IMAGENET_STD = (58.395, 57.12, 57.375)
 """Standard deviation of ImageNet's three channels, in 0…255."""
+SCALINGS = ("minmax", "window")
+"""What a segmentation network is shown of a series in 0…255: it as it is, or its :func:`grey_window` stretched to 0…255."""
 FLIPS = ((), (-1,), (-2,), (-1, -2))
 """Axes that each view of a slice is mirrored along; training mirrors them alike."""
 
@@ -58,6 +60,12 @@ def normalise(images: torch.Tensor) -> torch.Tensor:
     return (images.float() - mean) / std
 
 
+def stretch(images: torch.Tensor, window: Sequence[int]) -> torch.Tensor:
+    """Floating point images in 0…255 whose window from black to white becomes 0…255; what lies outside is black or white."""
+    black, white = window
+    return images if (black, white) == (0, 255) else ((images - black) * (255 / (white - black))).clamp(0, 255)
+
+
 class AutocastInferer(Inferer):
     """A forward pass in mixed precision on whatever device the inputs are; the prediction comes back as float32.
 
@@ -88,6 +96,7 @@ class SliceSegmenter(Inferer):
         amp: see :func:`autocast`.
         coarse_step: mm; where more than 0, slices this far apart are segmented first, and those between two of them only
             if one of the two shows tumour; the others have none.
+        scaling: one of ``SCALINGS``, that which the network was trained with.
     """
 
     def __init__(
@@ -97,14 +106,17 @@ class SliceSegmenter(Inferer):
         batch_size: int = 16,
         amp: bool | str = "auto",
         coarse_step: float = 0,
+        scaling: str = "minmax",
     ) -> None:
         super().__init__()
         if zoom < 1:
             raise ValueError(f"zoom is {zoom}, expected 1 or more")
+        if scaling not in SCALINGS:
+            raise ValueError(f"scaling is {scaling!r}, expected one of {', '.join(SCALINGS)}")
         if coarse_step < 0:
             raise ValueError(f"coarse_step is {coarse_step}, expected 0 (every slice is segmented) or a distance in mm")
         self.image_size, self.zoom, self.batch_size, self.amp = image_size, zoom, batch_size, amp
-        self.coarse_step = coarse_step
+        self.coarse_step, self.scaling = coarse_step, scaling
 
     def __call__(self, inputs: torch.Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> torch.Tensor:
         """Masks ``(..., 2, H, W)`` uint8 of 0 and 1 of slices ``(..., H, W)`` in 0…255, ``(N, H, W)`` for example.
@@ -115,29 +127,58 @@ class SliceSegmenter(Inferer):
         masks = inputs.new_zeros((len(slices), 2, *inputs.shape[-2:]), dtype=torch.uint8)
         step = max(int(self.coarse_step / kwargs.get("slice_distance", torch.inf)), 1)
         coarse = sorted({*range(0, len(slices), step), *range(len(slices))[-1:]})
-        self._segment(slices, coarse, network, masks)
+        window = self.window(slices)
+        self._segment(slices, coarse, network, masks, window)
         between = [
             index
             for first, last in itertools.pairwise(coarse)
             if last > first + 1 and masks[[first, last], 0].any()
             for index in range(first + 1, last)
         ]
-        self._segment(slices, between, network, masks)
+        self._segment(slices, between, network, masks, window)
         return masks.reshape(*inputs.shape[:-2], 2, *inputs.shape[-2:])
 
+    def probabilities(
+        self, slices: torch.Tensor, network: Callable[..., Any], window: tuple[int, int] | None = None
+    ) -> torch.Tensor:
+        """Probabilities ``(N, 2, H, W)`` float32 of WT and ET; 0 outside what the network is shown.
+
+        Args:
+            slices: ``(N, H, W)`` in 0…255.
+            network: gives logits.
+            window: of the series, where these are not all of its slices.
+        """
+        found = slices.new_zeros((len(slices), 2, *slices.shape[-2:]), dtype=torch.float32)
+        self._segment(slices, range(len(slices)), network, found, window or self.window(slices))
+        return found
+
+    def window(self, series: torch.Tensor) -> tuple[int, int]:
+        """The grey values of a series in 0…255 that the network is shown as black and as white."""
+        return grey_window(series) if self.scaling == "window" else (0, 255)
+
+    def zoomed(self, zoom: float) -> SliceSegmenter:
+        """The same with another zoom."""
+        return SliceSegmenter(self.image_size, zoom, self.batch_size, self.amp, self.coarse_step, self.scaling)
+
     def _segment(
-        self, slices: torch.Tensor, indices: Sequence[int], network: Callable[..., Any], masks: torch.Tensor
+        self,
+        slices: torch.Tensor,
+        indices: Sequence[int],
+        network: Callable[..., Any],
+        found: torch.Tensor,
+        window: tuple[int, int],
     ) -> None:
-        """Write the masks of some of the slices."""
+        """Write the masks, or probabilities where ``found`` has fractions, of some of the slices."""
+        before, after = self._border()
         for start in range(0, len(indices), self.batch_size):
             batch = torch.tensor(indices[start : start + self.batch_size], device=slices.device)
-            centre = self.centre(slices[batch].float())
+            centre = self.centre(stretch(slices[batch].float(), window))
             with autocast(slices.device, self.amp):
-                logits = network(normalise(centre[:, None].expand(-1, 3, -1, -1)))
-            before, after = self._border()
-            found = F.pad((logits.float() > 0).float(), (before, after, before, after))
-            resized = F.interpolate(found, size=slices.shape[1:], mode="bilinear", align_corners=False)
-            masks[batch] = (resized >= 0.5).to(torch.uint8)
+                logits = network(normalise(centre[:, None].expand(-1, 3, -1, -1))).float()
+            parts = logits.sigmoid() if found.is_floating_point() else (logits > 0).float()
+            parts = F.pad(parts, (before, after, before, after))
+            resized = F.interpolate(parts, size=slices.shape[1:], mode="bilinear", align_corners=False)
+            found[batch] = resized if found.is_floating_point() else (resized >= 0.5).to(found.dtype)
 
     def centre(self, slices: torch.Tensor) -> torch.Tensor:
         """What the network is shown of slices ``(B, H, W)``: ``(B, image_size, image_size)``."""

@@ -18,8 +18,9 @@ from monai.transforms import Compose, Transform
 from custom_transforms import ChunkSlices, ConcatMaskChannels
 
 from . import memory
+from .inferers import SCALINGS, stretch
 from .preparation import read_index
-from .prepared import PreparedSeries
+from .prepared import PreparedError, PreparedSeries
 
 logger = logging.getLogger(__name__)
 
@@ -135,14 +136,36 @@ class LoadSlice(_KeepsOpen):
     """Read one prepared slice: ``image`` ``(1, H, W)`` and ``label`` ``(2, H, W)`` [WT, ET], both uint8.
 
     ``field_of_view`` ``(2,)`` float32 is the height and width of the slice in mm; NaN where its file does not tell.
+
+    Args:
+        keep: so many series stay open, for items come in any order.
+        scaling: one of ``scripts.inferers.SCALINGS``: what the network is shown of the series.
     """
 
+    def __init__(self, keep: int = 128, scaling: str = "minmax") -> None:
+        super().__init__(keep)
+        if scaling not in SCALINGS:
+            raise ValueError(f"scaling is {scaling!r}, expected one of {', '.join(SCALINGS)}")
+        self.scaling = scaling
+
     def __call__(self, item: Mapping[str, Any]) -> dict[str, Any]:
-        """The item with ``image`` in 0…255, ``label`` of 0 and 1, and ``field_of_view``."""
+        """The item with ``image`` in 0…255, ``label`` of 0 and 1, and ``field_of_view``.
+
+        Raises:
+            PreparedError: when the series' grey window is to be stretched and it was prepared before those were noted.
+        """
         series = self.series(item["series"])
-        image, masks = series.stacks(item["slice"], item["slice"] + 1)
+        stored, masks = series.stacks(item["slice"], item["slice"] + 1)
+        image = torch.from_numpy(stored)
+        if self.scaling == "window":
+            if "window" not in series.info:
+                raise PreparedError(
+                    f"{series.path}: does not tell its grey window, which weights trained with scaling 'window' ask for; "
+                    "remove it and prepare again"
+                )
+            image = stretch(image.float(), series.info["window"]).to(torch.uint8)
         field = torch.tensor(series.size) * torch.tensor(series.info.get("spacing", (math.nan, math.nan)))
-        return {**item, "image": torch.from_numpy(image), "label": torch.from_numpy(masks[0]), "field_of_view": field}
+        return {**item, "image": image, "label": torch.from_numpy(masks[0]), "field_of_view": field}
 
 
 class LoadSeries(Transform):

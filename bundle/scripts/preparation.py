@@ -18,7 +18,7 @@ from monai.transforms import Transform
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from custom_transforms import SampleSlices, SlicePlanes, TumorRatioFilter
+from custom_transforms import SampleSlices, SlicePlanes, TumorRatioFilter, grey_window
 
 from . import distributed, leakage, memory
 from .datalists import MRI_TYPES
@@ -355,12 +355,13 @@ class SavePlanes(Transform):
             )
         stacks = self.planes(torch.cat([torch.as_tensor(data["image"]), torch.as_tensor(data["seg"])]))
         spacings = self.planes.spacings(data["image"])
+        known = {**data.get("identity", {}), "window": grey_window(data["image"]), "fingerprint": data["fingerprint"]}
         rows = {}
         for plane, stack in stacks.items():
             image, masks = _array(stack[:, 0]), _array(stack[:, 1:])
             slices = np.asarray(self.sample(np.flatnonzero(self.keep(image, masks[:, 0]))))
             row = {**_who({**data, "plane": plane}), "slices": len(image), "kept": len(slices)}
-            info = {**row, **data.get("identity", {}), "spacing": spacings[plane], "fingerprint": data["fingerprint"]}
+            info = {**row, **known, "spacing": spacings[plane]}
             write_series(data["outputs"][plane], image[slices], np.arange(len(slices)), masks[slices] > 0, info)
             rows[plane] = row
         return {"patient": data["patient"], "mri_type": data["mri_type"], "error": "", "planes": rows}

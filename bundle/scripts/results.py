@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -95,6 +96,72 @@ def write_masks(prepared_dir: str | Path, output_dir: str | Path) -> dict[str, s
             save_label_map(volume, series.geometry.affine, target)
         written[name] = target.name
     return written
+
+
+VOLUME_COLUMNS = ("patient", "mri_type", "whole_tumour_ml", "not_enhancing_ml", "enhancing_ml", "file", "reason")
+
+
+def label_volumes(labels: np.ndarray, voxel_volume: float) -> dict[str, str]:
+    """Volumes in ml of a label map's parts, as text.
+
+    Args:
+        labels: values of :func:`label_map`.
+        voxel_volume: in mm³.
+    """
+    rest, enhancing = (np.count_nonzero(labels == value) * voxel_volume / 1000 for value in (1, 2))
+    parts = {"whole_tumour_ml": rest + enhancing, "not_enhancing_ml": rest, "enhancing_ml": enhancing}
+    return {name: f"{value:.3f}" for name, value in parts.items()}
+
+
+def series_volumes(prepared_dir: str | Path) -> list[dict[str, Any]]:
+    """Rows for :func:`write_volumes`: the volumes in the label maps of all prepared series, and why the others have none.
+
+    Args:
+        prepared_dir: folder of prepared series with its index.
+    """
+    rows = []
+    for row in read_index(prepared_dir).values():
+        facts = {"patient": row["patient"], "mri_type": row["mri_type"]}
+        if "file" not in row:
+            rows.append({**facts, "reason": row["error"]})
+            continue
+        series = PreparedSeries(row["file"])
+        assert series.geometry is not None, f"{row['file']}: prepared for training, without geometry"
+        volumes = label_volumes(label_map(series.masks()), series.geometry.voxel_volume)
+        rows.append({**facts, **volumes, "file": f"masks/{row['patient']}_{row['mri_type']}.nii.gz"})
+    return rows
+
+
+def write_volumes(
+    rows: Sequence[Mapping[str, Any]],
+    output_dir: str | Path,
+    entries: Sequence[Mapping[str, Any]] = (),
+    finished: str | Path | None = None,
+) -> Path:
+    """Write ``volumes.csv``, what is marked in the masks of a folder; nobody asked for is left out.
+
+    Several processes must call this together; the first writes what all of them know.
+
+    Args:
+        rows: with ``patient``, ``mri_type``, ``file`` and :func:`label_volumes`, or with a ``reason`` for having none.
+        output_dir: folder of the results.
+        entries: patients asked for.
+        finished: folder that an interrupted run would have needed to go on; it is removed.
+    """
+    known = {(row["patient"], row["mri_type"]): row for part in distributed.gather(list(rows)) for row in part}
+    there = {patient for patient, _ in known}
+    for entry in entries:
+        if entry["patient"] not in there:
+            known[entry["patient"], ""] = {"patient": entry["patient"], "mri_type": "", "reason": "no series"}
+            logger.warning("patient %s: no series", entry["patient"])
+    file = Path(output_dir) / "volumes.csv"
+    if distributed.is_first():
+        write_csv([known[key] for key in sorted(known)], file, VOLUME_COLUMNS)
+        found = sum("file" in row for row in known.values())
+        logger.info("%s: %d masks, %d without one. %s", output_dir, found, len(known) - found, RESEARCH_ONLY)
+        if finished is not None:
+            shutil.rmtree(finished, ignore_errors=True)
+    return file
 
 
 class PatientResults:

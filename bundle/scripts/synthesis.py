@@ -136,8 +136,11 @@ LOOKS: dict[str, tuple[float, ...]] = {
 # Standard deviation of the logarithm of each brightness from series to series.
 SPREAD = (0.14, 0.07, 0.07, 0.13, 0.18, 0.28, 0.16, 0.25, 0.45, 0.15, 0.30, 0.25, 0.40, 0.40)
 TEXTURE = {"FLAIR": -0.25, "T1w": 1.0, "T1wCE": 0.9, "T2w": -0.4}  # how far the map's own T1 texture shows
-# The brightest voxel of a volume against its white level; it decides how dark a series is when it is scaled to 8 bits.
-HEADROOM = {"FLAIR": (1.0, 1.7), "T1w": (1.0, 2.1), "T1wCE": (1.1, 3.6), "T2w": (1.0, 1.9), RANDOM: (1.0, 1.8)}
+# The white level of a volume, which lies at 255, against that of LOOKS: least and most. A FLAIR volume has a lower one where little
+# in it is as bright as a tumour.
+WHITE_LEVELS = {"FLAIR": (0.85, 1.3), "T1w": (0.85, 1.1), "T1wCE": (0.8, 1.45), "T2w": (0.8, 1.1), RANDOM: (0.8, 1.1)}
+WHITE_LEVEL_WITHOUT_TUMOUR = (0.68, 0.95)  # of FLAIR
+LARGE = 14.0  # mm, radius of a tumour that decides the white level
 
 KINDS = {"ring": 0.36, "solid": 0.1, "patchy": 0.14, "not enhancing": 0.26, "cystic": 0.14}
 """How often which tumour is drawn."""
@@ -351,6 +354,7 @@ def cut_tissues(brain: Brain, cut: Cut, seed: Sequence[int]) -> dict[str, np.nda
     csf = np.clip(1 - grey - white, 0, 1)
     tissues = np.stack([csf, grey, white]) ** 2
     csf, grey, white = tissues / np.maximum(tissues.sum(0), 1e-6)
+    inner_white = white  # without the folds of this brain
     fold, first, second = _sampled_noise(brain, points)
     ratio = 2.6 * brain.gyri  # mm from a zero of the noise, about, for each unit of its value
     to_sulcus = np.abs(fold) * ratio
@@ -391,7 +395,7 @@ def cut_tissues(brain: Brain, cut: Cut, seed: Sequence[int]) -> dict[str, np.nda
     whole = enhancing = np.zeros_like(depth)
     inside = soft_step(depth - 1, 1.5) * (1 - 0.9 * ventricle)
     for tumour, offset, radius in shapes:
-        parts = _tumour_parts(tumour, offset, radius, drawn, white, csf, inside)
+        parts = _tumour_parts(tumour, offset, radius, drawn, inner_white, ventricle, inside)
         whole = np.maximum(whole, np.maximum(parts["oedema"], parts["tumour"]))
         for name, part in parts.items():
             layers[name] = np.maximum(layers[name], part)
@@ -424,10 +428,10 @@ def _tumour_parts(
     radius: np.ndarray,
     drawn: RandomFields,
     white: np.ndarray,
-    csf: np.ndarray,
+    ventricle: np.ndarray,
     inside: np.ndarray,
 ) -> dict[str, np.ndarray]:
-    """Weights of a tumour's tissues."""
+    """Weights of a tumour's tissues; its oedema goes along white matter, and as far as the cortex where it is strong."""
     surface, inner, spread, patchy = (
         drawn.draw(max(0.6 * tumour.radius, 6)),
         drawn.draw(8),
@@ -436,8 +440,8 @@ def _tumour_parts(
     )
     edge = tumour.radius * (1 + np.clip(tumour.roughness * surface, -0.5, 0.4))
     core = soft_step(edge - radius, 1.5) * inside
-    reach = tumour.reach * (0.1 + 0.9 * white) * np.clip(0.9 + 0.6 * spread, 0.1, 1.6)
-    oedema = soft_step(edge + reach - radius, 2.5) * inside * (1 - csf)
+    reach = tumour.reach * (0.25 + 0.75 * white) * np.clip(0.9 + 0.4 * spread, 0.2, 1.6)
+    oedema = soft_step(edge + reach - radius, 2.5) * inside * (1 - ventricle)
     none = np.zeros_like(core)
     parts = {"oedema": oedema, "tumour": core, "necrosis": none, "enhancing": none, "cyst": none}
     rim = edge * tumour.rim * np.clip(1 + 0.45 * inner, 0.3, 1.8)
@@ -671,9 +675,10 @@ class DrawSlice(Transform):
         masks[:, place[0], place[1]] = np.stack([parts["WT"] > 0.5, parts["ET"] > 0.5])
         masks[1] &= masks[0]
         masks *= kept
-        top = math.exp(rng.uniform(*np.log(HEADROOM[mri_type])))
-        # as ScaleToUint8 does with the volume, whose brightest voxel is somewhere else as a rule
-        return np.clip(image * (255 / top), 0, 255).astype(np.uint8), masks, (height, width)
+        # the white level is that of the volume, most of which is not in this slice
+        large = any(tumour.radius + 0.4 * tumour.reach > LARGE for tumour in brain.tumours)
+        levels = WHITE_LEVELS[mri_type] if large or mri_type != "FLAIR" else WHITE_LEVEL_WITHOUT_TUMOUR
+        return np.clip(image * (255 / rng.uniform(*levels)), 0, 255).astype(np.uint8), masks, (height, width)
 
     def _position(self, brain: Brain, normal: int, rng: np.random.Generator) -> float:
         """Where along its normal a slice is cut: through the tumour, or anywhere."""

@@ -29,6 +29,7 @@ SEGMENTER_SETTINGS: dict[str, Any] = {
     "encoder_name": "densenet121",
     "decoder_channels": [256, 128, 64, 32, 16],
     "image_size": 224,
+    "scaling": "minmax",
 }
 CLASSIFIER_SETTINGS: dict[str, Any] = {
     "backbone": "eca_nfnet_l0",
@@ -40,11 +41,17 @@ CLASSIFIER_SETTINGS: dict[str, Any] = {
 RELEASED_SEGMENTER = "Fold0_densenet121_2d_segment.pth"
 SEGMENTER_OF_ITS_BUNDLE = "model.pt"
 """What the model zoo calls the weights of a bundle, in the bundle of the segmentation alone."""
+OWN_SEGMENTER = "segmentation.pt"
+"""Weights of one's own, or those that are shipped, which were trained on synthetic brains alone and say so in their settings."""
+SYNTHETIC = "synthetic"
+RELEASED = "released"
 RELEASED_CLASSIFIER = "{mri_type}_Fold0_eca_nfnet_l0_2d_classification.pth"
 GET_WEIGHTS = (
     "train your own with `radiogenomics train`, or fetch the ones that the method's authors released with "
     "`radiogenomics download` (the same as `python -m monai.bundle download_large_files --bundle_path BUNDLE`)"
 )
+TRAINED_ON_SYNTHETIC = "synthetic brains"
+MAKE_SYNTHETIC = "make them with `radiogenomics pretrain`, or reinstall the package"
 
 
 class WeightsError(RuntimeError):
@@ -127,19 +134,62 @@ def classifier_settings(files: Mapping[str, str | Path | None]) -> dict[str, Any
 
 
 def find_segmenter(segmenter: str | Path | None, models: str | Path) -> str | None:
-    """The segmentation weights to use: the file asked for, else our own, else the released ones, else None.
+    """The segmentation weights to use: those asked for, else our own, else the released ones, else the shipped ones, else None.
 
     Args:
-        segmenter: a file, or None to look in ``models``.
+        segmenter: a file; ``"synthetic"``, the weights that are shipped; ``"released"``, those of the method's authors; or None to
+            look in ``models``.
         models: the bundle's folder of weights.
+
+    Raises:
+        WeightsError: when what is asked for is not there.
     """
-    if segmenter:
-        if not Path(segmenter).is_file():
-            raise WeightsError(f"{segmenter}: no such weights file; {GET_WEIGHTS}")
-        return str(segmenter)
-    names = ("segmentation.pt", f"released/{RELEASED_SEGMENTER}", SEGMENTER_OF_ITS_BUNDLE)
-    places = [Path(models) / name for name in names]
-    return next((str(place) for place in places if place.is_file()), None)
+    places = {
+        "own": Path(models) / OWN_SEGMENTER,
+        RELEASED: Path(models) / "released" / RELEASED_SEGMENTER,
+        "zoo": Path(models) / SEGMENTER_OF_ITS_BUNDLE,
+    }
+    there = {name: place for name, place in places.items() if place.is_file()}
+    if "own" in there and is_synthetic(there["own"]):
+        there[SYNTHETIC] = there.pop("own")  # after all others
+    if segmenter is None:
+        return next((str(place) for place in there.values()), None)
+    if str(segmenter) == SYNTHETIC:
+        if SYNTHETIC not in there:
+            raise WeightsError(f"{places['own']}: no weights that were trained on synthetic brains; {MAKE_SYNTHETIC}")
+        return str(there[SYNTHETIC])
+    if str(segmenter) == RELEASED:
+        if RELEASED not in there:
+            raise WeightsError(f"{places[RELEASED]}: no such weights file; fetch it with `radiogenomics download`")
+        return str(there[RELEASED])
+    if not Path(segmenter).is_file():
+        raise WeightsError(f"{segmenter}: no such weights file; {GET_WEIGHTS}")
+    return str(segmenter)
+
+
+def is_synthetic(file: str | Path) -> bool:
+    """Whether weights were trained on synthetic brains alone; False for a file that can't be read."""
+    try:
+        return read_weights(file)[1].get("trained_on") == TRAINED_ON_SYNTHETIC
+    except WeightsError:
+        return False
+
+
+def start_settings(init: str | Path, models: str | Path) -> dict[str, Any]:
+    """Settings of the weights that a training starts from (see :func:`initialise`); empty where these tell none."""
+    file = _start_file(init, models)
+    return read_weights(file)[1] if file else {}
+
+
+def _start_file(init: str | Path, models: str | Path | None) -> str | None:
+    """The file that ``init`` names; None for ``imagenet`` and ``none``."""
+    if str(init) in ("imagenet", "none"):
+        return None
+    if str(init) == SYNTHETIC:
+        if models is None:
+            raise WeightsError("there are no synthetic weights for this network; --init imagenet, none or a file")
+        return find_segmenter(SYNTHETIC, models)
+    return str(init)
 
 
 def find_classifiers(
@@ -244,14 +294,21 @@ def load_classifiers(network: nn.Module, files: Mapping[str, str | Path | None])
     )
 
 
-def announce(segmenter: str, classifiers: Mapping[str, Any]) -> None:
+def announce(segmenter: str, classifiers: Mapping[str, Any] | None = None) -> None:
     """Say in the log which weights are used, and where to get those that are missing.
 
     Args:
         segmenter: the file.
-        classifiers: from :func:`by_modality`.
+        classifiers: from :func:`by_modality`; None where nothing is classified.
     """
     logger.info("segmentation weights: %s", segmenter)
+    if is_synthetic(segmenter):
+        logger.info(
+            "these were trained on synthetic brains alone, never on a patient's: look at every mask. Others: --segmenter FILE, or "
+            "`radiogenomics download` and --segmenter released"
+        )
+    if classifiers is None:
+        return
     for mri_type, file in classifiers.items():
         told = f"{len(file)} members from {file[0]} to {file[-1]}" if isinstance(file, list) else file or "none"
         logger.info("%s classifier weights: %s", mri_type, told)
@@ -289,20 +346,32 @@ def checksums(files: Mapping[str, Any]) -> dict[str, Any]:
     return {mri_type: of(file) for mri_type, file in files.items()}
 
 
-def save_weights(network: nn.Module, settings: Mapping[str, Any], file: str | Path) -> None:
-    """Write ``{"model", "settings"}`` to ``file``, whole or not at all."""
+def save_weights(network: nn.Module, settings: Mapping[str, Any], file: str | Path, half: bool = False) -> None:
+    """Write ``{"model", "settings"}`` to ``file``, whole or not at all.
+
+    Args:
+        network: whose state is written.
+        settings: what a person needs to rebuild it and feed it.
+        file: to write.
+        half: as float16.
+    """
+    state = network.state_dict()
+    if half:
+        state = {name: value.half() if value.is_floating_point() else value for name, value in state.items()}
     with written_whole(file) as temporary:
-        torch.save({"model": network.state_dict(), "settings": dict(settings)}, temporary)
+        torch.save({"model": state, "settings": dict(settings)}, temporary)
 
 
-def initialise(network: nn.Module, init: str | Path = "imagenet") -> nn.Module:
+def initialise(network: nn.Module, init: str | Path = "imagenet", models: str | Path | None = None) -> nn.Module:
     """Give a network its start weights; returns the network.
 
     Args:
         network: a segmentation-models-pytorch network (its ``encoder`` is initialised) or a :class:`BiLSTMNFNet` (its
             ``backbone``).
-        init: ``"imagenet"`` (through segmentation-models-pytorch and timm, from their hubs), ``"none"`` (stays random), or
-            a file: weights of the whole network or of its encoder or backbone alone.
+        init: ``"imagenet"`` (through segmentation-models-pytorch and timm, from their hubs), ``"none"`` (stays random),
+            ``"synthetic"`` (the shipped segmentation weights), or a file: weights of the whole network or of its encoder or
+            backbone alone.
+        models: the bundle's folder of weights, where the shipped ones are.
 
     Raises:
         WeightsError: when ImageNet weights can't be reached, or a file does not fit.
@@ -314,16 +383,17 @@ def initialise(network: nn.Module, init: str | Path = "imagenet") -> nn.Module:
     if str(init) == "imagenet":
         part.load_state_dict(_imagenet_state(network))
         return network
-    state, _ = read_weights(init)
+    file = str(_start_file(init, models))
+    state, _ = read_weights(file)
     if any(key.startswith(f"{part_name}.") for key in state):
-        return load_weights(network, init)
+        return load_weights(network, file)
     heads = ("head.fc.", "fc.", "classifier.")  # the ImageNet classification layer of a backbone's own file
     missing, unexpected = part.load_state_dict(
         {key: value for key, value in state.items() if not key.startswith(heads)}, strict=False
     )
     if missing or unexpected:
         raise WeightsError(
-            f"{init}: holds neither this network's weights nor its {part_name}'s: "
+            f"{file}: holds neither this network's weights nor its {part_name}'s: "
             f"missing {missing[:3]}, unexpected {unexpected[:3]}"
         )
     return network

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from monai.data import MetaTensor
 
-from custom_transforms import ScaleToUint8, ScaleToUint8d
+from custom_transforms import ScaleToUint8, ScaleToUint8d, grey_window
 
 volumes = hnp.arrays(
     np.float32,
@@ -74,3 +74,49 @@ def test_dictionary_form_scales_each_key_by_itself():
     np.testing.assert_array_equal(scaled["b"], [0, 127, 255])
     assert scaled["c"] == "untouched"
     assert data["a"][1] == 1.0
+
+
+@settings(deadline=None, max_examples=100)
+@given(
+    hnp.arrays(
+        np.uint8,
+        hnp.array_shapes(min_dims=1, max_dims=3, max_side=12),
+        elements=st.integers(0, 20) | st.integers(0, 255),
+    )
+)
+def test_window_is_from_the_background_to_the_percentile_of_the_rest(volume):
+    black, white = grey_window(volume)
+    assert (black, white) == grey_window(torch.from_numpy(volume)) == grey_window(volume.astype(np.float32))
+    assert 0 <= black < white <= 255
+    above = volume[volume > black]
+    if not above.size:
+        assert (black, white) == (0, 255)
+        return
+    # the least grey value that so many per cent of the others do not exceed
+    assert (above <= white).mean() >= 0.995
+    assert white == black + 1 or (above <= white - 1).mean() < 0.995
+    if black:
+        assert (volume == black).mean() >= 0.1
+        assert all((volume == black).sum() >= (volume == other).sum() for other in np.unique(volume))
+
+
+def test_window_passes_over_a_few_bright_voxels():
+    volume = np.zeros((100, 100), np.uint8)
+    volume[:50] = 80
+    volume[0, :20] = 255
+    assert grey_window(volume) == (0, 80)
+    volume[0, :30] = 255
+    assert grey_window(volume) == (0, 255)
+
+
+def test_background_that_resampling_left_above_the_minimum_is_black():
+    volume = np.zeros((40, 40, 40), np.float32)
+    volume[10:30, 10:30, 10:30] = np.linspace(300, 700, 8000).reshape(20, 20, 20)
+    volume[10, 10, 10] = -100  # an overshoot beside an edge
+    black, white = grey_window(ScaleToUint8()(volume))
+    assert black == int(100 / 800 * 255)
+    assert white == pytest.approx((0.995 * 400 + 300 + 100) / 800 * 255, abs=1)
+
+
+def test_a_stack_without_background_begins_at_0():
+    assert grey_window(np.arange(256, dtype=np.uint8).repeat(10)) == (0, 254)

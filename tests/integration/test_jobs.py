@@ -21,7 +21,7 @@ pytest.importorskip("nilearn", reason="the phantom cohort needs the extra [phant
 
 import radiogenomics
 from custom_transforms import SeriesReader
-from scripts import datalists, dicom_output, handlers, inferers, weights
+from scripts import datalists, dicom_output, fusion, handlers, inferers, weights
 from scripts.preparation import read_index
 from scripts.prepared import PreparedSeries
 from scripts.weights import read_weights
@@ -222,17 +222,17 @@ def test_a_killed_training_is_resumed_to_the_same_end(cohort, prepared_slices, t
 
 
 def test_resuming_a_run_without_a_checkpoint_starts_from_the_weights_asked_for(
-    cohort, prepared_slices, tmp_path, monkeypatch
+    cohort, prepared_slices, segmenter, tmp_path, monkeypatch
 ):
     begun_with = []
-    monkeypatch.setattr(weights, "initialise", lambda network, init: begun_with.append(init) or network)
-    settings = {**SEGMENTER, **TRAINING, "init": "weights.pt", "resume": True}
+    monkeypatch.setattr(weights, "initialise", lambda network, init, models: begun_with.append(init) or network)
+    settings = {**SEGMENTER, **TRAINING, "init": str(segmenter), "resume": True}
     with killed(handlers.EpochSeed, 0):
         radiogenomics.train("segmentation", cohort / "task1.json", prepared_slices, tmp_path, **settings)
     (tmp_path / handlers.LAST_CHECKPOINT).touch()
     with pytest.raises((RuntimeError, EOFError)):  # no checkpoint can be read from an empty file
         radiogenomics.train("segmentation", cohort / "task1.json", prepared_slices, tmp_path, **settings)
-    assert begun_with == ["weights.pt", "none"]
+    assert begun_with == [str(segmenter), "none"]
 
 
 def test_evaluation_of_the_segmenter(cohort, prepared_slices, segmentation, tmp_path):
@@ -557,3 +557,72 @@ def test_one_volume_is_segmented(cohort, segmenter, tmp_path):
     np.testing.assert_allclose(found[0], expected[0], atol=1e-4)
     assert found[1] == expected[1]
     assert np.asarray(nib.load(written).dataobj).any()
+
+
+# Segmentation alone
+
+
+@pytest.fixture(scope="module")
+def segmented(cohort, hospital, segmenter):
+    """The hospital's studies, segmented series by series."""
+    return radiogenomics.segment(hospital[0], cohort / "segmented", segmenter=segmenter, num_workers=0)
+
+
+def test_segmentation_leaves_masks_and_volumes_and_nothing_else(hospital, prediction, segmented):
+    assert {path.name for path in segmented.iterdir()} == {"masks", "volumes.csv", "resolved_config.yaml"}
+    masks = {path.name for path in (segmented / "masks").iterdir()}
+    assert masks == {path.name for path in (prediction[0] / "masks").iterdir()}
+    for name in masks:
+        found, expected = (nib.load(folder / "masks" / name) for folder in (segmented, prediction[0]))
+        np.testing.assert_array_equal(np.asarray(found.dataobj), np.asarray(expected.dataobj))
+        np.testing.assert_allclose(found.affine, expected.affine)
+
+
+def test_volumes_are_those_of_the_masks_and_nobody_vanishes(hospital, segmented):
+    rows = {(row["patient"], row["mri_type"]): row for row in read_rows(segmented / "volumes.csv")}
+    assert {patient for patient, _ in rows} == {hospital[1], "00901", "00902", "00903", "BraTS2021_00904"}
+    for row in rows.values():
+        assert bool(row["file"]) != bool(row["reason"])
+        if row["file"]:
+            image = nib.load(segmented / row["file"])
+            volume = abs(np.linalg.det(image.affine[:3, :3])) * np.array(
+                [np.count_nonzero(np.asarray(image.dataobj) == value) for value in (1, 2)]
+            )
+            parts = [float(row[name]) * 1000 for name in ("not_enhancing_ml", "enhancing_ml")]
+            np.testing.assert_allclose(parts, volume, atol=1)
+            assert float(row["whole_tumour_ml"]) == pytest.approx(sum(parts) / 1000, abs=2e-3)
+    assert float(rows[hospital[1], "FLAIR"]["whole_tumour_ml"]) > 0
+    assert "Image-" in rows["00901", "FLAIR"]["reason"]
+    assert rows["00903", ""]["reason"] == "no series"
+
+
+def test_a_finished_segmentation_is_not_overwritten_unasked(hospital, segmented, segmenter):
+    with refused("holds an earlier run; replace it (--overwrite)"):
+        radiogenomics.segment(hospital[0], segmented, segmenter=segmenter)
+    with refused("holds the outputs of another job, segmentation"):
+        radiogenomics.segment(hospital[0], segmented, segmenter=segmenter, fuse=True)
+    with refused("--fuse 'T1w'"):
+        radiogenomics.segment(hospital[0], segmented, segmenter=segmenter, fuse="T1w")
+
+
+def test_fused_segmentation_is_one_mask_a_patient_on_the_grid_of_flair(hospital, segmenter, tmp_path):
+    out = tmp_path / "out"
+    with killed(fusion.VolumeSegmenter, 7):
+        radiogenomics.segment(hospital[0], out, segmenter=segmenter, fuse=True, num_workers=0)
+    assert not (out / "volumes.csv").exists()
+    radiogenomics.segment(hospital[0], out, segmenter=segmenter, fuse=True, num_workers=0)
+    assert {path.name for path in out.iterdir()} == {"masks", "volumes.csv", "resolved_config.yaml"}
+    good = hospital[1]
+    assert {path.name for path in (out / "masks").iterdir()} == {
+        f"{good}.nii.gz", "00902.nii.gz", "BraTS2021_00904.nii.gz",
+    }  # fmt: skip
+    volume, meta = SeriesReader().get_data(hospital[0] / good / "FLAIR")
+    affine, shape = affine_and_shape(out / "masks" / f"{good}.nii.gz")
+    np.testing.assert_allclose(affine, meta["affine"], atol=1e-3)
+    assert shape == volume.shape
+    assert np.asarray(nib.load(out / "masks" / f"{good}.nii.gz").dataobj)[volume > 0].mean() > 0.5
+    rows = {row["patient"]: row for row in read_rows(out / "volumes.csv")}
+    assert rows[good]["mri_type"] == "FLAIR+T2w+T1wCE+T1w"
+    assert rows["00902"]["mri_type"] == "T2w", "its FLAIR is broken"
+    assert rows["00901"]["reason"] == "none of the series could be read"
+    assert rows["00903"]["reason"] == "no series"

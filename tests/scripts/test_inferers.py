@@ -10,6 +10,7 @@ from torch import nn
 
 from custom_transforms import ChunkSlices, SliceGeometry
 from scripts.inferers import (
+    SCALINGS,
     AutocastInferer,
     SequenceClassifier,
     SliceSegmenter,
@@ -348,3 +349,29 @@ def test_a_series_with_a_geometry_tells_how_far_apart_its_slices_are():
     batch = {"image": torch.zeros(2, 4, 4), "geometry": geometry}
     assert prepare_series_batch(batch, "cpu")[3] == {"slice_distance": 3.5}
     assert prepare_series_batch({**batch, "geometry": None}, "cpu")[3] == {}
+
+
+def test_the_window_is_that_of_the_whole_series():
+    slices = torch.full((3, 32, 32), 20, dtype=torch.uint8)
+    slices[0, 8:24, 8:24], slices[1, 8:24, 8:24] = 70, 120
+    as_it_is, stretched = (SliceSegmenter(32, 1.0, amp=False, scaling=name)(slices, Threshold()) for name in SCALINGS)
+    by_hand = (slices.float() - 20) * 2.55
+    np.testing.assert_array_equal(stretched, SliceSegmenter(32, 1.0, amp=False)(by_hand, Threshold()))
+    assert stretched.sum() > as_it_is.sum()
+    with pytest.raises(ValueError, match="scaling is 'max', expected one of minmax, window"):
+        SliceSegmenter(scaling="max")
+
+
+def test_probabilities_decide_as_masks_do():
+    slices = torch.from_numpy(smooth_slices(4, 40, 48))
+    segmenter = SliceSegmenter(32, 1.2, 3, amp=False)
+    masks, found = segmenter(slices, Threshold()), segmenter.probabilities(slices, Threshold())
+    assert found.shape == masks.shape
+    assert found.dtype == torch.float32
+    assert 0 <= found.min() <= found.max() <= 1
+    assert (
+        (found >= 0.5) != masks.bool()
+    ).float().mean() < 0.03  # at borders, where masks are cut before they are resized
+    assert segmenter.probabilities(slices[:0], Threshold()).shape == (0, 2, 40, 48)
+    zoomed = segmenter.zoomed(1.0)
+    assert (zoomed.zoom, zoomed.image_size, zoomed.batch_size, zoomed.amp) == (1.0, 32, 3, False)

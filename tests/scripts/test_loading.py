@@ -22,7 +22,7 @@ from scripts.loading import (
     series_items,
     slice_items,
 )
-from scripts.prepared import write_series
+from scripts.prepared import PreparedError, write_series
 
 RNG = np.random.default_rng(5)
 IMAGE = RNG.integers(0, 256, (4, 6, 5), dtype=np.uint8)
@@ -142,3 +142,19 @@ def test_a_sequence_is_black_where_the_series_is_too_short(prepared, length):
     np.testing.assert_array_equal(loaded["image"][:there].numpy(), STACK[1 : item["stop"]])
     assert not loaded["image"][there:].any()
     assert loaded["label"].tolist() == [1.0]
+
+
+def test_slices_are_shown_with_the_grey_window_of_their_volume(tmp_path):
+    image = np.array([[[0, 10, 50, 100]] * 4], np.uint8)
+    masks = np.zeros((1, 2, 4, 4), bool)
+    item = {"series": str(tmp_path / "a.h5"), "slice": 0}
+    write_series(tmp_path / "a.h5", image, np.arange(1), masks, {"window": [5, 56]})
+    np.testing.assert_array_equal(LoadSlice()(item)["image"][0], image[0])
+    stretched = LoadSlice(scaling="window")(item)["image"][0]
+    np.testing.assert_array_equal(stretched, [[0, 25, 225, 255]] * 4)
+    assert stretched.dtype == torch.uint8
+    write_series(tmp_path / "old.h5", image, np.arange(1), masks, {})
+    with pytest.raises(PreparedError, match=r"old\.h5: does not tell its grey window.*prepare again"):
+        LoadSlice(scaling="window")({"series": str(tmp_path / "old.h5"), "slice": 0})
+    with pytest.raises(ValueError, match="scaling is 'black', expected one of minmax, window"):
+        LoadSlice(scaling="black")

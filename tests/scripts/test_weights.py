@@ -145,6 +145,7 @@ def test_another_shape_is_refused(tmp_path):
 
 def test_settings_of_a_segmenter(tmp_path):
     method = {"encoder_name": "densenet121", "decoder_channels": [256, 128, 64, 32, 16], "image_size": 224}
+    method["scaling"] = "minmax"
     assert weights.segmenter_settings(None) == method
     torch.save(segmenter().state_dict(), tmp_path / "flat.pth")
     assert weights.segmenter_settings(tmp_path / "flat.pth") == method
@@ -214,6 +215,66 @@ def test_segmenter_own_before_released(tmp_path):
     assert weights.find_segmenter(None, tmp_path) == own
     named = touch(tmp_path / "elsewhere" / "mine.pt")
     assert weights.find_segmenter(named, tmp_path) == named
+
+
+def test_shipped_segmenter_after_all_others_and_each_by_its_name(tmp_path):
+    shipped = tmp_path / "segmentation.pt"
+    with pytest.raises(
+        WeightsError, match=r"segmentation\.pt: no weights .* synthetic brains; make them with .*pretrain"
+    ):
+        weights.find_segmenter("synthetic", tmp_path)
+    weights.save_weights(segmenter(), {"trained_on": weights.TRAINED_ON_SYNTHETIC, "scaling": "window"}, shipped)
+    assert weights.is_synthetic(shipped)
+    assert weights.find_segmenter(None, tmp_path) == weights.find_segmenter("synthetic", tmp_path) == str(shipped)
+    with pytest.raises(WeightsError, match=r"Fold0_densenet121.*no such weights file; .*radiogenomics download"):
+        weights.find_segmenter("released", tmp_path)
+    released = touch(tmp_path / "released" / "Fold0_densenet121_2d_segment.pth")
+    assert weights.find_segmenter(None, tmp_path) == weights.find_segmenter("released", tmp_path) == released
+    assert weights.find_segmenter("synthetic", tmp_path) == str(shipped)
+    weights.save_weights(segmenter(), {}, shipped)  # one's own are put in their place
+    assert weights.find_segmenter(None, tmp_path) == str(shipped)
+    with pytest.raises(WeightsError, match="no weights that were trained on synthetic brains"):
+        weights.find_segmenter("synthetic", tmp_path)
+
+
+def test_training_starts_from_the_shipped_weights_and_their_scaling(tmp_path):
+    trained = segmenter()
+    settings = {"trained_on": weights.TRAINED_ON_SYNTHETIC, "scaling": "window"}
+    weights.save_weights(trained, settings, tmp_path / "segmentation.pt", half=True)
+    assert weights.start_settings("synthetic", tmp_path) == settings
+    assert weights.start_settings(tmp_path / "segmentation.pt", tmp_path) == settings
+    assert weights.start_settings("imagenet", tmp_path) == weights.start_settings("none", tmp_path) == {}
+    found = weights.initialise(segmenter(), "synthetic", tmp_path).state_dict()
+    for name, value in trained.state_dict().items():
+        assert found[name].dtype == value.dtype
+        torch.testing.assert_close(found[name], value.half().to(value.dtype) if value.is_floating_point() else value)
+    with pytest.raises(WeightsError, match="no synthetic weights for this network"):
+        weights.initialise(segmenter(), "synthetic")
+
+
+def test_half_precision_takes_half_the_space(tmp_path):
+    network = segmenter()
+    for name, half in (("whole", False), ("half", True)):
+        weights.save_weights(network, {"image_size": 64}, tmp_path / name, half)
+    assert (tmp_path / "half").stat().st_size < 0.6 * (tmp_path / "whole").stat().st_size
+    state, settings = weights.read_weights(tmp_path / "half")
+    assert settings == {"image_size": 64}
+    assert {value.dtype for value in state.values()} == {torch.float16, torch.int64}
+    assert {value.dtype for value in network.state_dict().values()} == {torch.float32, torch.int64}
+
+
+def test_synthetic_weights_are_announced_as_such(tmp_path, caplog):
+    caplog.set_level("INFO")
+    file = tmp_path / "segmentation.pt"
+    weights.save_weights(segmenter(), {"trained_on": weights.TRAINED_ON_SYNTHETIC}, file)
+    weights.announce(str(file))
+    assert "trained on synthetic brains alone" in caplog.text
+    assert "classifier" not in caplog.text
+    caplog.clear()
+    weights.save_weights(segmenter(), {}, file)
+    weights.announce(str(file), {"FLAIR": None})
+    assert "trained on synthetic brains" not in caplog.text
+    assert "FLAIR classifier weights: none" in caplog.text
 
 
 def test_segmenter_that_is_named_but_not_there(tmp_path):

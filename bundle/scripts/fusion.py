@@ -1,0 +1,235 @@
+"""One tumour mask of a patient: every series is segmented along three planes, and what they find is averaged where they overlap.
+
+For people who want a segmentation. The classification keeps the masks that its method makes of each series by itself.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from ignite.engine import Engine, Events
+from monai.data import MetaTensor
+from monai.inferers import Inferer
+from monai.transforms import SpatialResample
+
+from custom_transforms import SlicePlanes
+from custom_transforms.slicing import AXIS_OF_PLANE
+
+from .datalists import MRI_TYPES
+from .files import write_json
+from .inferers import SliceSegmenter
+from .preparation import fingerprint
+from .results import label_volumes, save_label_map, write_volumes
+
+logger = logging.getLogger(__name__)
+
+REFERENCES = ("FLAIR", "T2w", "T1wCE", "T1w")
+"""Whose geometry the mask of a patient gets: that of the first that there is; the whole tumour shows best in it."""
+
+
+def series_items(
+    entries: Sequence[Mapping[str, Any]], mri_types: Sequence[str] = MRI_TYPES, reference: str | None = None
+) -> list[dict[str, Any]]:
+    """One item for each series of the patients, ``{"patient", "mri_type", "image"}``, the reference of each patient first.
+
+    Args:
+        entries: of the data list.
+        mri_types: modalities that are used.
+        reference: modality that the mask gets the geometry of, where a patient has it; the first of ``REFERENCES`` by default.
+
+    Raises:
+        ValueError: for unknown modalities, or when no patient has a series of those asked for.
+    """
+    unknown = sorted({*mri_types, *([reference] if reference else [])} - set(MRI_TYPES))
+    if unknown or not mri_types:
+        raise ValueError(f"mri_types {list(mri_types)}, reference {reference}: expected some of {', '.join(MRI_TYPES)}")
+    order = [name for name in dict.fromkeys([reference or REFERENCES[0], *REFERENCES]) if name in mri_types]
+    items = [
+        {"patient": entry["patient"], "mri_type": name, "image": entry[name]}
+        for entry in entries
+        for name in order
+        if name in entry
+    ]
+    if not items:
+        raise ValueError(f"none of {len(entries)} patients has a series of {', '.join(mri_types)}")
+    return items
+
+
+class VolumeSegmenter(Inferer):
+    """Probabilities of a volume's voxels: the mean over its slices along several planes.
+
+    Args:
+        segmenter: of slices; its zoom is for axial slices.
+        planes: that are cut.
+        zoom: of the slices along the other planes, which a brain fills from top to bottom.
+        min_foreground: share of pixels brighter than the background that a slice must exceed to have a say.
+    """
+
+    def __init__(
+        self,
+        segmenter: SliceSegmenter,
+        planes: Sequence[str] = ("axial", "coronal", "sagittal"),
+        zoom: float = 1.0,
+        min_foreground: float = 0.02,
+    ) -> None:
+        super().__init__()
+        self.slicer = SlicePlanes(planes, radiological=True)
+        self.segmenters = {plane: segmenter if plane == "axial" else segmenter.zoomed(zoom) for plane in planes}
+        self.min_foreground = min_foreground
+
+    def __call__(self, inputs: torch.Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> torch.Tensor:
+        """Probabilities ``(2, X, Y, Z)`` float32 of WT and ET in a volume ``(1, X, Y, Z)`` in 0…255, RAS; 0 where no slice has a say."""
+        if inputs.ndim != 4:  # a series that could not be read
+            return torch.zeros((2, 0, 0, 0))
+        total = torch.zeros((2, *inputs.shape[1:]), device=inputs.device)
+        votes = torch.zeros(inputs.shape[1:], device=inputs.device)
+        window = self.segmenters[self.slicer.planes[0]].window(inputs)
+        for plane, stack in self.slicer(inputs).items():
+            slices = torch.as_tensor(stack)[:, 0]
+            filled = (slices > window[0]).float().mean((1, 2)) > self.min_foreground
+            found = self.segmenters[plane].probabilities(slices[filled], network, window)
+            # slices are shown transposed and flipped; the axis along which they lie comes back to its place
+            axis = AXIS_OF_PLANE[plane]
+            placed = torch.zeros_like(total.movedim(axis + 1, 0))
+            placed[filled] = found.flip(2, 3).transpose(2, 3)
+            total += placed.movedim(0, axis + 1)
+            shape = [1, 1, 1]
+            shape[axis] = len(filled)
+            votes += filled.float().reshape(shape)
+        return total / votes.clamp(min=1)
+
+
+class FuseSeries:
+    """Ignite handler that averages the series of each patient in the geometry of the first and writes its mask.
+
+    Writes ``masks/<patient>.nii.gz`` (1 tumour not enhancing, 2 enhancing) when the patient's last series is done, and then
+    ``done/<patient>.json``, by which an interrupted run goes on.
+
+    Args:
+        output_dir: folder for the masks and ``volumes.csv``.
+        weights: how much each modality's probability of ``WT`` and of ``ET`` counts, ``{"WT": {"FLAIR": 1, …}, "ET": …}``.
+        threshold: probability from which a voxel is tumour.
+        configuration: all else that changes the result.
+
+    Raises:
+        ValueError: for weights of other regions or below 0, or a threshold that is no probability.
+    """
+
+    def __init__(
+        self,
+        output_dir: str | Path,
+        weights: Mapping[str, Mapping[str, float]],
+        threshold: float = 0.5,
+        configuration: Mapping[str, Any] | None = None,
+    ) -> None:
+        if set(weights) != {"WT", "ET"} or any(value < 0 for those in weights.values() for value in those.values()):
+            raise ValueError(f"weights are {dict(weights)}, expected numbers from 0 by modality, of WT and of ET")
+        if not 0 < threshold < 1:
+            raise ValueError(f"threshold is {threshold}, expected a probability between 0 and 1")
+        self.output_dir, self.weights, self.threshold = Path(output_dir), weights, threshold
+        self.configuration = {**(configuration or {}), "weights": weights, "threshold": threshold}
+        self.rows: list[dict[str, Any]] = []
+        self._left: dict[str, list[str]] = {}  # modalities by patient
+        self._fingerprints: dict[str, str] = {}
+        self._sums: torch.Tensor | None = None
+        self._used: list[str] = []
+
+    def pending(self, items: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """The items of the patients that no mask of the same configuration and files is there of; the rows of the others are kept.
+
+        Args:
+            items: from :func:`series_items`, those of this process.
+        """
+        patients = dict.fromkeys(item["patient"] for item in items)
+        for patient in patients:
+            series = [item for item in items if item["patient"] == patient]
+            known = {**self.configuration, "series": [item["mri_type"] for item in series]}
+            self._fingerprints[patient] = fingerprint(known, *(item["image"] for item in series))
+            row = self._done(patient)
+            if row is None:
+                self._left[patient] = [item["mri_type"] for item in series]
+            else:
+                self.rows.append(row)
+        logger.info("%d patients: %d segmented before, %d to segment", len(patients), len(self.rows), len(self._left))
+        return [dict(item) for item in items if item["patient"] in self._left]
+
+    def _note(self, patient: str) -> Path:
+        return self.output_dir / "done" / f"{patient}.json"
+
+    def _done(self, patient: str) -> dict[str, Any] | None:
+        """The row of a patient's mask, None where there is none that is still true."""
+        try:
+            stored = json.loads(self._note(patient).read_text(encoding="utf-8"))
+            row: dict[str, Any] = stored["row"]
+            there = "file" not in row or (self.output_dir / row["file"]).is_file()
+            return row if there and stored["fingerprint"] == self._fingerprints[patient] else None
+        except (OSError, ValueError, TypeError, KeyError):  # none, half of one, or somebody else's
+            return None
+
+    def attach(self, engine: Engine) -> None:
+        """Add each series; a patient's series come one after the other."""
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        """Add a series, and write the mask with a patient's last one."""
+        batch: Any = engine.state.batch
+        output: Any = engine.state.output
+        self.add(batch, torch.as_tensor(output["pred"]).cpu())
+
+    def add(self, item: Mapping[str, Any], probabilities: torch.Tensor) -> None:
+        """Add a series.
+
+        Args:
+            item: with ``patient``, ``mri_type``, the volume ``image`` (MetaTensor) and, where it could not be read, ``error``.
+            probabilities: ``(2, X, Y, Z)`` on the grid of ``image``.
+        """
+        name = f"{item['patient']}/{item['mri_type']}"
+        if item["error"]:
+            logger.warning("%s: %s", name, item["error"])
+        else:
+            self._sum(item, probabilities)
+        self._left[item["patient"]].remove(item["mri_type"])
+        if not self._left[item["patient"]]:
+            row = self._finish(item["patient"])
+            self.rows.append(row)
+            write_json({"fingerprint": self._fingerprints[item["patient"]], "row": row}, self._note(item["patient"]))
+
+    def _sum(self, item: Mapping[str, Any], probabilities: torch.Tensor) -> None:
+        factors = torch.tensor([float(self.weights[region].get(item["mri_type"], 0)) for region in ("WT", "ET")])
+        there = torch.ones_like(probabilities)
+        weighted = torch.cat([probabilities, there]) * factors.repeat(2)[:, None, None, None]
+        series = MetaTensor(weighted, affine=item["image"].affine)
+        if self._sums is None:  # the reference, whose grid as it was read the mask gets
+            self._affine = torch.as_tensor(np.asarray(item["image"].meta["original_affine"], dtype=float))
+            self._shape = tuple(int(side) for side in item["image"].meta["spatial_shape"])
+        resample = SpatialResample(mode="bilinear", padding_mode="zeros", dtype=np.float32)
+        on_grid = cast(MetaTensor, resample(series, dst_affine=self._affine, spatial_size=self._shape)).as_tensor()
+        self._sums = on_grid if self._sums is None else self._sums + on_grid
+        self._used.append(item["mri_type"])
+
+    def _finish(self, patient: str) -> dict[str, Any]:
+        """Write the mask of a patient; its row."""
+        sums, used, self._sums, self._used = self._sums, self._used, None, []
+        if sums is None:
+            return {"patient": patient, "mri_type": "", "reason": "none of the series could be read"}
+        whole, enhancing = (sums[:2] / sums[2:].clamp(min=1e-6) >= self.threshold).numpy()
+        labels = np.where(whole & enhancing, 2, whole).astype(np.uint8)
+        affine = self._affine.numpy()
+        file = self.output_dir / "masks" / f"{patient}.nii.gz"
+        save_label_map(labels, affine, file)
+        volumes = label_volumes(labels, abs(float(np.linalg.det(affine[:3, :3]))))
+        return {"patient": patient, "mri_type": "+".join(used), **volumes, "file": f"masks/{file.name}"}
+
+    def write(self, entries: Sequence[Mapping[str, Any]] = ()) -> Path:
+        """Write ``volumes.csv``, one row a patient; several processes must call this together, when each has done its share.
+
+        Args:
+            entries: patients asked for; who has no series gets a row that says so.
+        """
+        return write_volumes(self.rows, self.output_dir, entries, self.output_dir / "done")

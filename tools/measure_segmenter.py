@@ -1,0 +1,189 @@
+"""Measure segmentation weights that were trained on synthetic brains: on slices and brains they never saw, and on real studies.
+
+python tools/measure_segmenter.py --weights bundle/models/segmentation.pt --studies STUDIES --output FIGURES [--draws 1000]
+
+STUDIES: folder of BraTS studies (<name>/<name>_flair.nii.gz, …) with labels (<name>_seg.nii.gz); without labels nothing is compared.
+FIGURES: folder for figures.json and the masks. Nothing that is measured here chooses anything.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import fire
+import nibabel as nib
+import numpy as np
+import torch
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT / "bundle"), str(ROOT)]
+import segmentation_models_pytorch as smp  # noqa: E402
+from monai.bundle import ConfigParser  # noqa: E402
+
+from custom_transforms import BratsLabelsToWTET, SlicePlanes  # noqa: E402
+from scripts import cli, datalists, synthesis, weights  # noqa: E402
+from scripts.brains import load_atlas  # noqa: E402
+from scripts.inferers import SliceSegmenter, normalise  # noqa: E402
+from scripts.runtimes import Runtime  # noqa: E402
+
+REGIONS = ("WT", "ET")
+MARKED = 0.005  # share of pixels from which a slice without tumour counts as marked
+SEED = 4067  # of brains that neither trained nor validated
+
+
+def dice(found: np.ndarray, true: np.ndarray) -> float | None:
+    """Dice of two masks, None where both are empty."""
+    total = np.count_nonzero(found) + np.count_nonzero(true)
+    return 2 * np.count_nonzero(found & true) / total if total else None
+
+
+class Measure:
+    """The network of a weights file, and what is asked of it."""
+
+    def __init__(self, file: str) -> None:
+        self.settings = weights.segmenter_settings(file)
+        network = smp.UnetPlusPlus(
+            self.settings["encoder_name"],
+            encoder_weights=None,
+            decoder_channels=self.settings["decoder_channels"],
+            classes=2,
+        )
+        self.compute = Runtime("cpu")
+        trained = weights.load_weights(network, file).eval()
+        self.network = self.compute.accelerate(trained, self.settings["image_size"])
+        config = ConfigParser.load_config_file(ROOT / "bundle" / "configs" / "pretrain_segmentation.yaml")["ranges"]
+        self.ranges = {name: value for name, value in config.items() if name != "_target_"}
+
+    def drawer(self, slices_per_brain: int, **ranges: Any) -> synthesis.DrawSlice:
+        """Of brains that the network has not seen."""
+        drawn = synthesis.Randomisation(**{**self.ranges, **ranges})
+        return synthesis.DrawSlice(drawn, self.settings["image_size"], SEED, slices_per_brain)
+
+    def masks(self, items: list[dict[str, Any]]) -> Iterator[tuple[dict[str, Any], np.ndarray]]:
+        """Each drawn slice with its masks (2, H, W)."""
+        for start in range(0, len(items), 16):
+            batch = items[start : start + 16]
+            images = torch.cat([item["image"] for item in batch])
+            with torch.no_grad():
+                found = self.network(normalise(images[:, None].expand(-1, 3, -1, -1))) > 0
+            yield from zip(batch, found.numpy(), strict=True)
+
+    def synthetic(self, count: int) -> dict[str, Any]:
+        """Dice over all pixels of unseen slices, by modality and by plane."""
+        draw = self.drawer(1)
+        sums: dict[str, np.ndarray] = {}
+        for start in range(0, count, 64):
+            for item, found in self.masks([draw(number) for number in range(start, min(start + 64, count))]):
+                true = item["label"].numpy() > 0
+                counts = np.array([[(a & b).sum(), a.sum() + b.sum()] for a, b in zip(found, true, strict=True)])
+                for key in ("all", item["mri_type"], item["plane"]):
+                    sums[key] = sums.get(key, 0) + counts
+        return {
+            key: {region: float(2 * both / total) for region, (both, total) in zip(REGIONS, value, strict=True)}
+            for key, value in sorted(sums.items())
+        }
+
+    def without_tumour(self, brains: int, slices: int) -> dict[str, float]:
+        """Share of slices of tumour-free synthetic brains that are marked, and what share of all pixels."""
+        draw = self.drawer(slices, tumour_free_brains=1.0)
+        shares = []
+        for brain in range(brains):
+            items = [draw(brain * slices + index) for index in range(slices)]
+            shares += [found[0].mean() for _, found in self.masks(items)]
+        return self._shares(shares)
+
+    def template(self) -> dict[str, float]:
+        """The same on the bare MNI152 template: all slices of three planes."""
+        from nilearn import datasets
+
+        load_atlas()  # an error that tells what to install
+        image = datasets.load_mni152_template(resolution=1).get_fdata(dtype=np.float32)
+        image = image * (datasets.load_mni152_brain_mask(resolution=1).get_fdata() > 0)
+        volume = torch.from_numpy((image / image.max() * 255).astype(np.uint8))[None]
+        shares = []
+        for plane, stack in SlicePlanes(radiological=True)(volume).items():
+            segmenter = SliceSegmenter(
+                self.settings["image_size"], 1.2 if plane == "axial" else 1.0, amp=False,
+                scaling=self.settings["scaling"],
+            )  # fmt: skip
+            slices = torch.as_tensor(stack)[:, 0]
+            slices = slices[(slices > 0).float().mean((1, 2)) > 0.02]
+            found = segmenter.probabilities(slices, self.network, segmenter.window(volume))[:, 0] >= 0.5
+            shares += list(found.float().mean((1, 2)).numpy())
+        return self._shares(shares)
+
+    @staticmethod
+    def _shares(shares: list[float]) -> dict[str, float]:
+        values = np.array(shares)
+        return {
+            "slices": len(values),
+            "share of slices marked": float((values > MARKED).mean()),
+            "share of pixels marked": float(values.mean()),
+        }
+
+
+def real(file: str, studies: str, output: Path) -> dict[str, Any]:
+    """Dice over volumes of each series by itself, and of all series and planes together, as `radiogenomics segment` gives them."""
+    figures: dict[str, Any] = {}
+    for name, fuse in (("series", False), ("fused", True)):
+        cli.segment(studies, output / name, segmenter=file, fuse=fuse, overwrite=True)
+    for study in datalists.find_studies(studies):
+        if "seg" not in study:
+            continue
+        labels = np.asarray(nib.load(study["seg"]).dataobj)
+        true = np.asarray(BratsLabelsToWTET()(torch.from_numpy(labels.astype(np.float32))[None])) > 0
+        scores: dict[str, Any] = {}
+        masks = {mri_type: f"series/masks/{study['patient']}_{mri_type}.nii.gz" for mri_type in datalists.MRI_TYPES}
+        for which, mask in {**masks, "fused": f"fused/masks/{study['patient']}.nii.gz"}.items():
+            if (output / mask).is_file():
+                found = np.asarray(nib.load(output / mask).dataobj)
+                pairs = zip(REGIONS, (found > 0, found == 2), true, strict=True)
+                scores[which] = {region: dice(mine, label) for region, mine, label in pairs}
+        means = [scores[mri_type]["WT"] for mri_type in datalists.MRI_TYPES if mri_type in scores]
+        figures[study["patient"]] = {**scores, "mean WT of the modalities": float(np.mean(means))}
+    return figures
+
+
+def main(
+    weights: str,
+    output: str,
+    studies: str | None = None,
+    draws: int = 1000,
+    brains: int = 40,
+    slices: int = 24,
+) -> None:
+    """Write figures.json.
+
+    Args:
+        weights: file of the network.
+        output: folder for the figures and masks.
+        studies: folder of real studies; none by default.
+        draws: synthetic slices with and without tumour.
+        brains: synthetic brains without tumour.
+        slices: of each of these.
+    """
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    folder = Path(output)
+    folder.mkdir(parents=True, exist_ok=True)
+    measure = Measure(weights)
+    figures: dict[str, Any] = {
+        "weights": str(weights),
+        "settings": measure.settings,
+        "computed in": str(measure.compute),
+        "synthetic": measure.synthetic(draws),
+        "synthetic without tumour": measure.without_tumour(brains, slices),
+        "MNI152 template": measure.template(),
+    }
+    if studies:
+        figures["real"] = real(weights, studies, folder)
+    (folder / "figures.json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    print(json.dumps(figures, indent=1))
+
+
+if __name__ == "__main__":
+    fire.Fire(main)
