@@ -60,7 +60,7 @@ def test_card_and_licence_come_with_it():
 def test_it_finds_the_tumours_of_synthetic_brains_that_it_was_not_trained_on(network):
     config = yaml.safe_load((BUNDLE / "configs" / "pretrain_segmentation.yaml").read_text(encoding="utf-8"))
     ranges = {name: value for name, value in config["ranges"].items() if name != "_target_"}
-    ranges |= {"tumour_free_brains": 0.0, "tumour_free_slices": 0.0}
+    ranges |= {"tumour_free_brains": 0.0, "anywhere": 0.0}
     draw = synthesis.DrawSlice(synthesis.Randomisation(**ranges), 224, seed=5067)
     items = [draw({"slice": number, "mri_type": "FLAIR"}) for number in range(10)]
     images = torch.cat([item["image"] for item in items])[:, None].expand(-1, 3, -1, -1)

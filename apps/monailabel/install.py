@@ -87,7 +87,7 @@ def lay_weights(bundle: Path, segmenter: Path | None = None, overwrite: bool = F
 
     Args:
         bundle: folder of the bundle.
-        segmenter: weights file of the project, or as the method's authors released it; None: those that are there.
+        segmenter: weights file of the project, or as the method's authors released it; None: those that are there, else the shipped ones.
         overwrite: replace weights that are there.
 
     Returns:
@@ -98,6 +98,8 @@ def lay_weights(bundle: Path, segmenter: Path | None = None, overwrite: bool = F
         FileExistsError: when others are there and ``overwrite`` was not asked for.
     """
     target = bundle / "models" / "model.pt"
+    if segmenter is None and not target.is_file():
+        segmenter = weights.find_segmenter(None, bundle / "models")
     if segmenter is None and not target.is_file():
         raise weights.WeightsError(
             f"{bundle} has no weights yet: give a file (--segmenter FILE). {weights.GET_WEIGHTS}"

@@ -48,7 +48,7 @@ class Randomisation:
 
     Attributes:
         tumour_free_brains: share of brains without a tumour.
-        tumour_free_slices: share of slices of the other brains that are cut anywhere, mostly beside the tumour.
+        anywhere: share of slices of the other brains that are cut anywhere, mostly beside the tumour.
         random_contrast: share of slices whose tissues have any brightness at all.
         planes: that slices are cut in, each as often as it stands here.
         core_radius: of a tumour without its oedema.
@@ -79,7 +79,7 @@ class Randomisation:
     """
 
     tumour_free_brains: float
-    tumour_free_slices: float
+    anywhere: float
     random_contrast: float
     planes: Sequence[str]
     core_radius: tuple[float, float]
@@ -141,6 +141,9 @@ TEXTURE = {"FLAIR": -0.25, "T1w": 1.0, "T1wCE": 0.9, "T2w": -0.4}  # how far the
 WHITE_LEVELS = {"FLAIR": (0.85, 1.3), "T1w": (0.85, 1.1), "T1wCE": (0.8, 1.45), "T2w": (0.8, 1.1), RANDOM: (0.8, 1.1)}
 WHITE_LEVEL_WITHOUT_TUMOUR = (0.68, 0.95)  # of FLAIR
 LARGE = 14.0  # mm, radius of a tumour that decides the white level
+
+# Middle and half axes of parts of the brain, mm from its middle, whose brightness is not just that of their share of grey and white.
+PARTS = {"nuclei": ((0, 12, 0), (32, 32, 20)), "stem": ((0, -13, -40), (19, 21, 34))}
 
 KINDS = {"ring": 0.36, "solid": 0.1, "patchy": 0.14, "not enhancing": 0.26, "cystic": 0.14}
 """How often which tumour is drawn."""
@@ -328,7 +331,8 @@ def cut_tissues(brain: Brain, cut: Cut, seed: Sequence[int]) -> dict[str, np.nda
 
     Returns:
         float32 (H, W) each: the weights of ``TISSUES``, to be laid over each other in this order, ``texture``, ``mottle``, ``depth``
-        (mm), ``low`` (mm above the tentorium), ``WT`` and ``ET`` (share of the slice's thickness).
+        (mm), ``low`` (mm above the tentorium), ``nuclei`` and ``stem`` (where ``PARTS`` are), ``shades`` (a smooth field), ``WT`` and ``ET``
+        (share of the slice's thickness).
     """
     drawn = SliceFields(np.random.default_rng([*seed, 1]), cut.axes, AXES[cut.plane][0])
     grid = np.stack(np.meshgrid(*[axis.astype(np.float32) for axis in cut.axes], indexing="ij"))
@@ -405,6 +409,11 @@ def cut_tissues(brain: Brain, cut: Cut, seed: Sequence[int]) -> dict[str, np.nda
         layers[name] = layers[name] * (1 - whole)
     layers["vessel"] = vessel * (1 - 0.7 * whole)
     layers |= {"texture": texture * (1 - whole), "mottle": mottle, "depth": depth, "patches": patches}
+    for name, (middle, axes) in PARTS.items():
+        offset = points - np.array(middle, np.float32)[:, None, None, None]
+        far = np.sqrt(((offset / np.array(axes, np.float32)[:, None, None, None]) ** 2).sum(0))
+        layers[name] = soft_step(1 - far, 0.35)
+    layers["shades"] = drawn.draw(45)
     layers |= {"low": points[2] + 0.3 * brain.brain_map.extent[2] - 0.12 * points[1], "WT": whole, "ET": enhancing}
     nothing = np.zeros(tuple(len(line) for line in (cut.rows, cut.columns)), np.float32)
     return {name: cut.mean(layer) if np.ndim(layer) else nothing for name, layer in layers.items()}
@@ -493,7 +502,11 @@ def draw_look(mri_type: str, rng: np.random.Generator) -> dict[str, float]:
 
 def paint(tissues: Mapping[str, np.ndarray], look: Mapping[str, float], rng: np.random.Generator) -> np.ndarray:
     """The slice (H, W) without faults, 1 at the white level."""
-    image = sum(look[name] * tissues[name] for name in ("csf", "grey", "white")) + look["texture"] * tissues["texture"]
+    solid = sum(look[name] * tissues[name] for name in ("grey", "white")) + look["texture"] * tissues["texture"]
+    shade = 1 + rng.uniform(0, 0.06) * tissues["shades"]
+    for name, (least, most) in (("nuclei", (-0.15, 0.15)), ("stem", (-0.12, 0.28))):
+        shade = shade * (1 + rng.uniform(least, most) * tissues[name])
+    image = look["csf"] * tissues["csf"] + solid * shade
     mottled = 1 + rng.uniform(0.02, 0.16) * tissues["mottle"]
     for name in TISSUES[3:]:
         weight = tissues[name] * (rng.uniform(0.6, 1) if name in ("oedema", "lesion") else 1)
@@ -682,12 +695,12 @@ class DrawSlice(Transform):
 
     def _position(self, brain: Brain, normal: int, rng: np.random.Generator) -> float:
         """Where along its normal a slice is cut: through the tumour, or anywhere."""
-        if brain.tumours and rng.random() >= self.ranges.tumour_free_slices:
+        if brain.tumours and rng.random() >= self.ranges.anywhere:
             tumour = brain.tumours[int(rng.integers(len(brain.tumours)))]
             centre = np.linalg.solve(brain.matrix.astype(float), tumour.centre.astype(float))[normal]
             position = float(centre + rng.uniform(-0.9, 0.9) * (tumour.radius + 0.4 * tumour.reach))
             return float(np.clip(position, -0.82 * brain.extent[normal], 0.82 * brain.extent[normal]))
-        return float(rng.uniform(-0.82, 0.82) * brain.extent[normal])
+        return float(rng.uniform(-0.95, 0.95) * brain.extent[normal])
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -143,7 +143,7 @@ def test_batches_do_not_depend_on_the_number_of_workers(draw, workers):
 
 
 def test_slices_of_a_brain_show_the_same_brain():
-    draw = DrawSlice(replace(RANGES, tumour_free_brains=0, tumour_free_slices=0), SIZE, slices_per_brain=3)
+    draw = DrawSlice(replace(RANGES, tumour_free_brains=0, anywhere=0), SIZE, slices_per_brain=3)
     items = [draw(item) for item in slice_items(6, 3)]
     assert [item["patient"] for item in items] == [item["patient"] for item in slice_items(6, 3)]
     assert len({item["patient"] for item in items}) == 2
