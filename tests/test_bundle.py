@@ -440,7 +440,7 @@ NUMBERS = {
         "patience": 10,
         "fold": 0,
         "seed": 67,
-        "init": "synthetic",
+        "init": "imagenet",
         "flip_probability": 0.5,
         "affine_probability": 0.5,
         "shift_range": 0.0625,

@@ -1,6 +1,6 @@
 """Measure segmentation weights that were trained on synthetic brains: on slices and brains they never saw, and on real studies.
 
-python tools/measure_segmenter.py --weights bundle/models/segmentation.pt --studies STUDIES --output FIGURES [--draws 1000]
+python tools/measure_segmenter.py --weights runs/synthetic/segmentation.pt --studies STUDIES --output FIGURES [--draws 1000]
 
 STUDIES: folder of BraTS studies (<name>/<name>_flair.nii.gz, …) with labels (<name>_seg.nii.gz); without labels nothing is compared.
 FIGURES: folder for figures.json and the masks. Nothing that is measured here chooses anything.

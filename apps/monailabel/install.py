@@ -87,7 +87,7 @@ def lay_weights(bundle: Path, segmenter: Path | None = None, overwrite: bool = F
 
     Args:
         bundle: folder of the bundle.
-        segmenter: weights file of the project, or as the method's authors released it; None: those that are there, else the shipped ones.
+        segmenter: weights file of the project, or as the method's authors released it; None: those that are there, synthetic ones last.
         overwrite: replace weights that are there.
 
     Returns:

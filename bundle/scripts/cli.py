@@ -355,7 +355,7 @@ def train(
         output: folder of the run; classifiers go to <output>/<mri_type>.
         mri_types: modalities to train a classifier for.
         fold: that is held out (0).
-        init: imagenet, none (random), a weights file, or for segmentation synthetic, the default: the shipped weights.
+        init: imagenet (the default), none (random), a weights file, or for segmentation synthetic: the bundle's, trained on synthetic brains.
         device: cpu, cuda, …; found by itself.
         resume: go on with an interrupted run.
         overwrite: replace an earlier run.

@@ -42,7 +42,7 @@ RELEASED_SEGMENTER = "Fold0_densenet121_2d_segment.pth"
 SEGMENTER_OF_ITS_BUNDLE = "model.pt"
 """What the model zoo calls the weights of a bundle, in the bundle of the segmentation alone."""
 OWN_SEGMENTER = "segmentation.pt"
-"""Weights of one's own, or those that are shipped, which were trained on synthetic brains alone and say so in their settings."""
+"""Weights of one's own; those that were trained on synthetic brains alone say so in their settings."""
 SYNTHETIC = "synthetic"
 RELEASED = "released"
 RELEASED_CLASSIFIER = "{mri_type}_Fold0_eca_nfnet_l0_2d_classification.pth"
@@ -51,7 +51,7 @@ GET_WEIGHTS = (
     "`radiogenomics download` (the same as `python -m monai.bundle download_large_files --bundle_path BUNDLE`)"
 )
 TRAINED_ON_SYNTHETIC = "synthetic brains"
-MAKE_SYNTHETIC = "make them with `radiogenomics pretrain`, or reinstall the package"
+MAKE_SYNTHETIC = "make them with `radiogenomics pretrain` and copy them there"
 
 
 class WeightsError(RuntimeError):
@@ -134,10 +134,10 @@ def classifier_settings(files: Mapping[str, str | Path | None]) -> dict[str, Any
 
 
 def find_segmenter(segmenter: str | Path | None, models: str | Path) -> str | None:
-    """The segmentation weights to use: those asked for, else our own, else the released ones, else the shipped ones, else None.
+    """The segmentation weights to use: those asked for, else our own, else the released ones, else synthetic ones, else None.
 
     Args:
-        segmenter: a file; ``"synthetic"``, the weights that are shipped; ``"released"``, those of the method's authors; or None to
+        segmenter: a file; ``"synthetic"``, those in ``models`` that were trained on synthetic brains alone; ``"released"``, those of the method's authors; or None to
             look in ``models``.
         models: the bundle's folder of weights.
 
@@ -369,9 +369,9 @@ def initialise(network: nn.Module, init: str | Path = "imagenet", models: str | 
         network: a segmentation-models-pytorch network (its ``encoder`` is initialised) or a :class:`BiLSTMNFNet` (its
             ``backbone``).
         init: ``"imagenet"`` (through segmentation-models-pytorch and timm, from their hubs), ``"none"`` (stays random),
-            ``"synthetic"`` (the shipped segmentation weights), or a file: weights of the whole network or of its encoder or
+            ``"synthetic"`` (segmentation weights that were trained on synthetic brains), or a file: weights of the whole network or of its encoder or
             backbone alone.
-        models: the bundle's folder of weights, where the shipped ones are.
+        models: the bundle's folder of weights, where these are.
 
     Raises:
         WeightsError: when ImageNet weights can't be reached, or a file does not fit.

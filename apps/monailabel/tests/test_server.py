@@ -253,10 +253,12 @@ def test_weights_of_another_network_are_refused(server):
     assert answer.status_code == 200
 
 
-def test_the_command_says_what_is_missing(studies, tmp_path):
-    options = ["--studies", studies, "--app", tmp_path / "app", "--segmenter", "missing.pt"]
-    command = [sys.executable, APP / "start.py", *options]
+@pytest.mark.parametrize(
+    ("options", "told"), [(["--segmenter", "missing.pt"], "no such weights file"), ([], "no weights yet")]
+)
+def test_the_command_says_what_is_missing(studies, tmp_path, options, told):
+    command = [sys.executable, APP / "start.py", "--studies", studies, "--app", tmp_path / "app", *options]
     done = subprocess.run([*map(str, command)], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 1
-    assert "no such weights file" in done.stderr
+    assert told in done.stderr
     assert "Traceback" not in done.stderr
