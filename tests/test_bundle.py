@@ -199,7 +199,8 @@ def test_properties(job, tmp_path, monkeypatch, weights_files):
 def test_runs_by_its_own_name_too(job):
     config = read(job)
     assert "initialize" not in config, "the bundle root is not importable before the run begins"
-    kinds = {"train": "training", "pretrain": "training", "evaluate": "evaluation", "inference": "inference"}
+    kinds = {"train": "training", "pretrain": "training", "evaluate": "evaluation"}
+    kinds |= {"inference": "inference", "fuse": "inference"}
     kind = kinds.get(job.split("_")[0])
     if kind:
         assert config["run"] == [f"$@{kind}"]
@@ -413,7 +414,10 @@ def test_networks_agree():
 
 def test_settings_of_flat_weights_are_those_of_training():
     segmentation, classification = read("train_segmentation"), read("train_classification")
-    assert {key: segmentation[key] for key in weights.SEGMENTER_SETTINGS} == weights.SEGMENTER_SETTINGS
+    settings = {**weights.SEGMENTER_SETTINGS}
+    assert "start_settings(@init, @models_dir).get('scaling', 'minmax')" in segmentation["scaling"]
+    assert settings.pop("scaling") == "minmax"
+    assert {key: segmentation[key] for key in settings} == settings
     assert {key: classification[key] for key in weights.CLASSIFIER_SETTINGS} == weights.CLASSIFIER_SETTINGS
 
 

@@ -98,8 +98,8 @@ def lay_weights(bundle: Path, segmenter: Path | None = None, overwrite: bool = F
         FileExistsError: when others are there and ``overwrite`` was not asked for.
     """
     target = bundle / "models" / "model.pt"
-    if segmenter is None and not target.is_file():
-        segmenter = weights.find_segmenter(None, bundle / "models")
+    if segmenter is None and not target.is_file() and (there := weights.find_segmenter(None, bundle / "models")):
+        segmenter = Path(there)
     if segmenter is None and not target.is_file():
         raise weights.WeightsError(
             f"{bundle} has no weights yet: give a file (--segmenter FILE). {weights.GET_WEIGHTS}"

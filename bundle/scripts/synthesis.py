@@ -700,7 +700,7 @@ class DrawSlice(Transform):
             centre = np.linalg.solve(brain.matrix.astype(float), tumour.centre.astype(float))[normal]
             position = float(centre + rng.uniform(-0.9, 0.9) * (tumour.radius + 0.4 * tumour.reach))
             return float(np.clip(position, -0.82 * brain.extent[normal], 0.82 * brain.extent[normal]))
-        return float(rng.uniform(-0.95, 0.95) * brain.extent[normal])
+        return float(rng.uniform(-0.85, 0.85) * brain.extent[normal])
 
 
 # ---------------------------------------------------------------------------------------------------------------------

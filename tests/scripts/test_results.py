@@ -11,7 +11,7 @@ from monai.transforms import Compose, LoadImaged
 
 from custom_transforms import AcquisitionSlicesd, SeriesReader, SliceGeometry
 from scripts import loading, results
-from scripts.files import write_json
+from scripts.files import read_csv, write_json
 from scripts.metrics import RegionOverlap
 from scripts.prepared import write_series
 
@@ -449,3 +449,22 @@ def test_overlap(tmp_path):
     assert set(table[0]) == {
         "patient", "mri_type", "plane", "region", "dice", "iou", "volume_error", "hd95_mm",
     }  # fmt: skip
+
+
+def test_volumes_name_everybody_asked_for(tmp_path):
+    labels = np.zeros((4, 5, 6), np.uint8)
+    labels[:2], labels[0, 0] = 1, 2
+    found = results.label_volumes(labels, 10.0)
+    assert found == {"whole_tumour_ml": "0.600", "not_enhancing_ml": "0.540", "enhancing_ml": "0.060"}
+    rows = [
+        {"patient": "b", "mri_type": "FLAIR", "file": "masks/b_FLAIR.nii.gz", **found},
+        {"patient": "b", "mri_type": "T1w", "reason": "ValueError: half a file"},
+    ]
+    (tmp_path / "prepared").mkdir()
+    file = results.write_volumes(rows, tmp_path, [{"patient": "a"}, {"patient": "b"}], tmp_path / "prepared")
+    written = read_csv(file)
+    assert [(row["patient"], row["mri_type"], row["reason"]) for row in written] == [
+        ("a", "", "no series"), ("b", "FLAIR", ""), ("b", "T1w", "ValueError: half a file"),
+    ]  # fmt: skip
+    assert written[1]["whole_tumour_ml"] == "0.600"
+    assert not (tmp_path / "prepared").exists()

@@ -168,7 +168,7 @@ def test_tumour_lies_in_the_head(items):
 
 
 def test_some_slices_show_no_tumour(items):
-    assert 0.06 < np.mean([not item["label"].any() for item in items]) < 0.22
+    assert 0.15 < np.mean([not item["label"].any() for item in items]) < 0.4
 
 
 def test_brains_without_tumours_have_empty_masks():
