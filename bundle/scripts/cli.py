@@ -238,6 +238,9 @@ def segment(
     """
     if not isinstance(fuse, bool):
         raise ValueError(f"--fuse {fuse!r}: expected no value, True or False")
+    of_predict = sorted({"classifier", "deidentify", "dicom", "flips", "prior", "sample_submission"} & set(overrides))
+    if of_predict:
+        raise ValueError(f"segment has no setting {', '.join(of_predict)}: use predict, which segments too")
     settings = {**_precision(fast, exact), **overrides}
     if fuse:
         settings.pop("coarse_step", None)

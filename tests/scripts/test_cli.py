@@ -229,6 +229,12 @@ def test_dicom_is_asked_for_clearly(monkeypatch, capsys, tmp_path, studies, segm
     assert not (tmp_path / "out").exists()
 
 
+def test_segment_refuses_what_only_prediction_does(monkeypatch, capsys, tmp_path, studies):
+    words = ("segment", "--input", studies, "--output", tmp_path / "out")
+    assert "segment has no setting dicom: use predict" in mistake(monkeypatch, capsys, *words, "--dicom")
+    assert not (tmp_path / "out").exists()
+
+
 def test_unknown_option(monkeypatch, capsys, tmp_path, studies):
     said = mistake(monkeypatch, capsys, "predict", "--input", studies, "--output", tmp_path / "out", "--zom", "1.0")
     assert "inference has no setting 'zom'; did you mean --zoom?" in said
