@@ -137,13 +137,17 @@ def find_segmenter(segmenter: str | Path | None, models: str | Path) -> str | No
     """The segmentation weights to use: those asked for, else our own, else the released ones, else synthetic ones, else None.
 
     Args:
-        segmenter: a file; ``"synthetic"``, those in ``models`` that were trained on synthetic brains alone; ``"released"``, those of the method's authors; or None to
-            look in ``models``.
+        segmenter: a file; ``"synthetic"``, those in ``models`` that were trained on synthetic brains alone; ``"released"``, those of
+            the method's authors; or None to look in ``models``.
         models: the bundle's folder of weights.
 
     Raises:
         WeightsError: when what is asked for is not there.
     """
+    if segmenter is not None and str(segmenter) not in (SYNTHETIC, RELEASED):
+        if not Path(segmenter).is_file():
+            raise WeightsError(f"{segmenter}: no such weights file; {GET_WEIGHTS}")
+        return str(segmenter)
     places = {
         "own": Path(models) / OWN_SEGMENTER,
         RELEASED: Path(models) / "released" / RELEASED_SEGMENTER,
@@ -158,13 +162,9 @@ def find_segmenter(segmenter: str | Path | None, models: str | Path) -> str | No
         if SYNTHETIC not in there:
             raise WeightsError(f"{places['own']}: no weights that were trained on synthetic brains; {MAKE_SYNTHETIC}")
         return str(there[SYNTHETIC])
-    if str(segmenter) == RELEASED:
-        if RELEASED not in there:
-            raise WeightsError(f"{places[RELEASED]}: no such weights file; fetch it with `radiogenomics download`")
-        return str(there[RELEASED])
-    if not Path(segmenter).is_file():
-        raise WeightsError(f"{segmenter}: no such weights file; {GET_WEIGHTS}")
-    return str(segmenter)
+    if RELEASED not in there:
+        raise WeightsError(f"{places[RELEASED]}: no such weights file; fetch it with `radiogenomics download`")
+    return str(there[RELEASED])
 
 
 def is_synthetic(file: str | Path) -> bool:
@@ -369,8 +369,8 @@ def initialise(network: nn.Module, init: str | Path = "imagenet", models: str | 
         network: a segmentation-models-pytorch network (its ``encoder`` is initialised) or a :class:`BiLSTMNFNet` (its
             ``backbone``).
         init: ``"imagenet"`` (through segmentation-models-pytorch and timm, from their hubs), ``"none"`` (stays random),
-            ``"synthetic"`` (segmentation weights that were trained on synthetic brains), or a file: weights of the whole network or of its encoder or
-            backbone alone.
+            ``"synthetic"`` (segmentation weights that were trained on synthetic brains), or a file: weights of the whole
+            network or of its encoder or backbone alone.
         models: the bundle's folder of weights, where these are.
 
     Raises:
