@@ -23,7 +23,7 @@ from custom_transforms import AcquisitionSlices, SeriesReader, grey_window  # no
 from custom_transforms.intensity import ScaleToUint8  # noqa: E402
 from scripts.datalists import MRI_TYPES, find_studies  # noqa: E402
 from scripts.inferers import stretch  # noqa: E402
-from scripts.synthesis import OUTLINES  # noqa: E402
+from scripts.synthesis import outlined  # noqa: E402
 
 SIDE = 200
 TITLE = "Whole tumour yellow, enhancing tumour red. Research use only, not for diagnosis."
@@ -43,12 +43,9 @@ def row(image: np.ndarray, labels: np.ndarray, spacing: tuple[float, float], col
     tiles = []
     for index in chosen:
         grey = cv2.resize(image[index, top:bottom, left:right], size, interpolation=cv2.INTER_AREA)
-        tile = cv2.cvtColor(grey, cv2.COLOR_GRAY2BGR)
-        for region, colour in enumerate(OUTLINES):
-            mask = (labels[index, top:bottom, left:right] > region).astype(np.uint8)
-            mask = cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST)
-            contours, _ = cv2.findContours(mask, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
-            cv2.drawContours(tile, contours, -1, colour, 1, cv2.LINE_AA)
+        masks = (labels[index, top:bottom, left:right] > region for region in range(2))
+        shown = [cv2.resize(mask.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST) for mask in masks]
+        tile = outlined(grey, np.stack(shown))
         canvas = np.zeros((SIDE, SIDE, 3), np.uint8)
         y, x = (SIDE - tile.shape[0]) // 2, (SIDE - tile.shape[1]) // 2
         canvas[y : y + tile.shape[0], x : x + tile.shape[1]] = tile

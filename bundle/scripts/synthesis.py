@@ -741,7 +741,8 @@ def write_contact_sheet(draw: DrawSlice, file: str | Path, overwrite: bool = Fal
                 item |= {"mri_type": row, "plane": plane}
             else:
                 item["slice"] += len(SHEET_PLANES) * draw.slices_per_brain
-            tiles.append(_tile(draw(item)))
+            drawn = draw(item)
+            tiles.append(outlined(drawn["image"][0].numpy(), drawn["label"].numpy()))
         rows.append(np.hstack(tiles))
     sheet = np.vstack(rows)
     title = np.zeros((24, sheet.shape[1], 3), np.uint8)
@@ -756,10 +757,10 @@ def write_contact_sheet(draw: DrawSlice, file: str | Path, overwrite: bool = Fal
     return path
 
 
-def _tile(item: Mapping[str, Any]) -> np.ndarray:
-    """A slice with outlines, (H, W, 3) uint8, BGR."""
-    tile = cv2.cvtColor(item["image"][0].numpy(), cv2.COLOR_GRAY2BGR)
-    for mask, colour in zip(item["label"].numpy(), OUTLINES, strict=True):
+def outlined(image: np.ndarray, masks: np.ndarray) -> np.ndarray:
+    """A slice (H, W) uint8 with the outlines of its masks (2, H, W) uint8 [WT, ET], (H, W, 3) uint8, BGR."""
+    tile = cv2.cvtColor(image, cv2.COLOR_GRAY2BGR)
+    for mask, colour in zip(masks, OUTLINES, strict=True):
         contours, _ = cv2.findContours(mask, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
         cv2.drawContours(tile, contours, -1, colour, 1)
     return tile
