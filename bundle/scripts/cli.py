@@ -44,7 +44,8 @@ def run_config(config: str, **overrides: Any) -> None:
 
     Args:
         config: its name, ``train_segmentation`` for example.
-        overrides: values for ids of the configuration; None leaves the configuration's own.
+        overrides: values for ids of the configuration, in which MONAI's signs mean what they do there: ``$`` an expression, ``@`` a
+            reference, ``%`` a macro, ``#`` a step down; None leaves the configuration's own.
 
     Raises:
         ValueError: when the configuration has no such id.
@@ -79,6 +80,17 @@ def run_config(config: str, **overrides: Any) -> None:
         if mistake is None:
             raise
         raise mistake from None
+
+
+def _run(config: str, run: Sequence[str] | None = None, **values: Any) -> None:
+    """:func:`run_config` with what a person typed, every text of which is taken as it is.
+
+    Args:
+        config: name of the configuration.
+        run: what is run of it, where that is not its own ``run``.
+        values: for ids of the configuration.
+    """
+    run_config(config, run=run, **_scripts("runs").as_values(values))
 
 
 def _settings(config: Mapping[str, Any]) -> list[str]:
@@ -175,7 +187,7 @@ def predict(
     Returns:
         The output folder.
     """
-    run_config(
+    _run(
         "inference",
         dataset_dir=_path(input),
         output_dir=_path(output),
@@ -245,9 +257,10 @@ def segment(
     if fuse:
         settings.pop("coarse_step", None)
     else:
-        settings = {"job": "segmentation", "run": ["$@segmentation"], **settings}
-    run_config(
+        settings = {"job": "segmentation", **settings}
+    _run(
         "fuse_segmentation" if fuse else "inference",
+        run=None if fuse else ["$@segmentation"],
         dataset_dir=_path(input),
         output_dir=_path(output),
         segmenter=_segmenter(segmenter),
@@ -323,7 +336,7 @@ def prepare(
     Returns:
         The folder.
     """
-    run_config(
+    _run(
         f"prepare_{_stage(stage)}",
         prepared_dir=_path(prepared),
         datalist=_path(datalist),
@@ -372,7 +385,7 @@ def train(
         names = _modalities(mri_types) or []
         places[stage] = [(Path(output) / name, {"mri_type": name}) for name in names]
     for folder, settings in places[stage]:
-        run_config(
+        _run(
             f"train_{stage}",
             datalist=_path(datalist),
             prepared_dir=_path(prepared),
@@ -413,7 +426,7 @@ def pretrain(
     Returns:
         The output folder.
     """
-    run_config(
+    _run(
         "pretrain_segmentation",
         output_dir=_path(output),
         init=init,
@@ -459,7 +472,7 @@ def evaluate(
     """
     import json
 
-    run_config(
+    _run(
         f"evaluate_{_stage(stage)}",
         datalist=_path(datalist),
         prepared_dir=_path(prepared),
@@ -517,7 +530,7 @@ def crossvalidate(
     """
     import json
 
-    run_config(
+    _run(
         "crossvalidate",
         output_dir=_path(output),
         datalist=_path(datalist),
@@ -609,9 +622,9 @@ def phantom(output: str | Path | None = None, preview: str | Path | None = None,
             "name either --output FOLDER for a cohort or --preview FILE.png for a picture of synthetic slices"
         )
     if preview is not None:
-        run_config("pretrain_segmentation", preview=_path(preview), run=["$@drawing"], **overrides)
+        _run("pretrain_segmentation", preview=_path(preview), run=["$@drawing"], **overrides)
         return Path(preview)
-    run_config("phantom", output_dir=_path(output), **overrides)
+    _run("phantom", output_dir=_path(output), **overrides)
     return Path(str(output))
 
 
@@ -759,7 +772,8 @@ def main() -> None:
     logging.getLogger("monai.data.nvimgcodec_pydicom_plugin").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", message=".*nvImageCodec")
     try:
-        fire.Fire(COMMANDS, name="radiogenomics", serialize=_shown)
+        commands = {name: _reads_paths_as_typed(command) for name, command in COMMANDS.items()}
+        fire.Fire(commands, name="radiogenomics", serialize=_shown)
     except fire.core.FireExit as done:
         # where arguments that must be given are missing, Fire shows the help that was asked for and calls it a mistake
         sys.exit(0 if {"--help", "-h"} & set(sys.argv[1:]) else done.code)
@@ -773,6 +787,18 @@ def main() -> None:
         if isinstance(known, ImportError) and "pip install" not in str(known):
             hint = ". Optional packages: pip install 'brats-mri-radiogenomics[demo]'"
         sys.exit(f"error: {known}{hint}\n(RADIOGENOMICS_DEBUG=1 shows where)")
+
+
+def _reads_paths_as_typed(command: Callable[..., Any]) -> Callable[..., Any]:
+    """A command whose paths Fire does not read as numbers (``1e3``), lists (``a,b``) or with a comment (``a#b``)."""
+    from fire import decorators, parser
+
+    def value(text: str) -> Any:
+        return text if "#" in text and text[0] not in "[{(\"'" else parser.DefaultParseValue(text)
+
+    paths = [name for name, kind in command.__annotations__.items() if "Path" in str(kind) and name != "return"]
+    command = decorators.SetParseFn(value)(command)
+    return decorators.SetParseFn(str, *paths)(command) if paths else command
 
 
 def _shown(result: Any) -> Any:

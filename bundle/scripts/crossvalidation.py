@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import shutil
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -18,7 +19,7 @@ from typing import Any
 
 import yaml
 
-from . import distributed, leakage
+from . import distributed, leakage, runs
 from .cli import run_config
 from .datalists import EXCLUDED_PATIENTS, MRI_TYPES, classification_split, load_datalist, segmentation_split
 from .files import read_csv, write_csv, write_json
@@ -153,8 +154,13 @@ class CrossValidation:
         Raises:
             ValueError: naming what differs.
         """
-        if not overwrite:
+        try:
             self._state()
+        except ValueError:
+            if not overwrite:
+                raise
+            if runs.is_replacement(self.folder):  # one that began with other settings is of no use to this run
+                shutil.rmtree(self.folder)
 
     def _state(self) -> dict[str, Any]:
         """What is done of a run with the same settings; folds, seeds and modalities may be more than before."""
@@ -162,7 +168,7 @@ class CrossValidation:
         given = {
             "selection": self.selection,
             "settings": self.settings,
-            "segmenter": str(self.segmenter),
+            "segmenter": self._segmenter_name(),
             "datalists": {file: hashlib.sha256(Path(file).read_bytes()).hexdigest() for file in lists},
         }
         file = self.folder / STATE_FILE
@@ -176,6 +182,11 @@ class CrossValidation:
                 "(--overwrite), or name another folder (--output)"
             )
         return state
+
+    def _segmenter_name(self) -> str:
+        """The segmenter's file; relative where it is the run's own, whose folder may move."""
+        file = Path(str(self.segmenter))
+        return file.relative_to(self.folder).as_posix() if self.folder in file.parents else str(file)
 
     def _datalist(self, stage: str) -> str:
         return str(self.segmentation_datalist if stage == "segmentation" else self.datalist)
@@ -229,11 +240,15 @@ class CrossValidation:
             config,
             **{
                 **self._known_to(config),
-                "datalist": str(datalist),
-                "dataset_dir": None if root is None else str(root),
-                "prepared_dir": str(self.prepared / stage),
+                **runs.as_values(
+                    {
+                        "datalist": str(datalist),
+                        "dataset_dir": None if root is None else str(root),
+                        "prepared_dir": str(self.prepared / stage),
+                    }
+                ),
                 **self.settings[config],
-                **values,
+                **runs.as_values(values),
             },
         )
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from .files import write_json
+from .outputs import check_identifier
 
 logger = logging.getLogger(__name__)
 
@@ -280,6 +281,7 @@ def load_datalist(file: str | Path, dataset_dir: str | Path | None = None) -> di
         for entry in content.get(section, []):
             if not isinstance(entry, dict) or "patient" not in entry:
                 raise DataListError(f"{file}: an entry of {section!r} has no 'patient': {entry}")
+            check_identifier(entry["patient"], file)
             paths = {key: str(root / entry[key]) for key in (*MRI_TYPES, "seg") if key in entry}
             datalist[section].append({**entry, **paths})
     names = Counter(entry["patient"] for section in sections for entry in datalist[section])

@@ -23,6 +23,7 @@ from .files import write_json
 from .overview import draw_overview
 from .report import write_report
 from .results import RESEARCH_ONLY
+from .runs import as_values
 from .statistics import bootstrap_interval, roc_auc
 
 logger = logging.getLogger(__name__)
@@ -86,6 +87,12 @@ WORKERS = 1  # with one thread for the network, both of two cores are busy and n
 EXPLAINED = 6  # series: enough to see what it looks like
 STATE_FILE = "demo_state.json"
 METRICS_FILE = "metrics.json"
+PREDICTION = "prediction"
+PARTS = (
+    *(METRICS_FILE, "overview.png", "task1.json", "task2.json", "phantom", "prepared", "runs", PREDICTION, "report"),
+    *("evaluation_segmentation", "evaluation_classification", STATE_FILE),
+)
+"""Files and folders of a demo."""
 
 
 def run(output: str | Path, signal: float, overwrite: bool) -> Path:
@@ -140,7 +147,7 @@ def _start(folder: Path, signal: float, overwrite: bool) -> dict[str, Any]:
     earlier = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     if earlier.keys() == state.keys():
         if overwrite:
-            shutil.rmtree(folder)
+            _remove(folder)
         elif (folder / METRICS_FILE).is_file():
             raise FileExistsError(f"{folder} holds a demo; replace it (--overwrite) or name another folder (--output)")
         elif {**earlier, "starts": {}, "seconds": {}} != state:
@@ -156,9 +163,19 @@ def _start(folder: Path, signal: float, overwrite: bool) -> dict[str, Any]:
     return state
 
 
+def _remove(folder: Path) -> None:
+    """Remove a demo; what somebody put beside its parts stays."""
+    for name in PARTS:
+        part = folder / name
+        if part.is_dir():
+            shutil.rmtree(part)
+        else:
+            part.unlink(missing_ok=True)
+
+
 def _steps(folder: Path, signal: float) -> dict[str, Callable[[], Any]]:
     """What is done, in order, by title; every step may be started again after an interruption."""
-    phantom, prepared, runs = folder / "phantom", folder / "prepared", folder / "runs"
+    phantom, prepared, runs, prediction = (folder / name for name in ("phantom", "prepared", "runs", PREDICTION))
     task1: dict[str, Any] = {"datalist": str(folder / "task1.json"), "num_workers": WORKERS}
     task2: dict[str, Any] = {"datalist": str(folder / "task2.json"), "num_workers": WORKERS}
     of_segmentation = {"prepared_dir": str(prepared / "segmentation")}
@@ -168,7 +185,7 @@ def _steps(folder: Path, signal: float) -> dict[str, Callable[[], Any]]:
     classifiers = {"classifier": str(runs), "mri_types": MRI_TYPES}
 
     def job(config: str, **values: Any) -> None:
-        run_config(config, **SETTINGS[config], **values)
+        run_config(config, **{**SETTINGS[config], **as_values(values)})
 
     def write_phantom() -> None:
         shutil.rmtree(phantom, ignore_errors=True)  # what an interruption left of it
@@ -191,14 +208,13 @@ def _steps(folder: Path, signal: float) -> dict[str, Callable[[], Any]]:
 
     def predict() -> None:
         # A prediction is complete when this file is there, and goes on as long as it is not.
-        (folder / "patients.json").unlink(missing_ok=True)
+        (prediction / "patients.json").unlink(missing_ok=True)
         test = phantom / "task2" / "test"
         job(
             "inference",
             dataset_dir=str(test),
             sample_submission=str(phantom / "task2" / "sample_submission.csv"),
-            output_dir=str(folder),
-            prepared_dir=str(prepared / "prediction"),
+            output_dir=str(prediction),
             num_workers=WORKERS,
             **segmenter,
             **classifiers,
@@ -244,12 +260,12 @@ def _steps(folder: Path, signal: float) -> dict[str, Callable[[], Any]]:
             folder / "overview.png",
             studies=phantom / "task2" / "test",
             true_masks=phantom / "task2_masks",
-            predicted_masks=folder / "masks",
+            predicted_masks=prediction / "masks",
             segmentation_run=runs / "segmentation",
             classification_runs={mri_type: runs / mri_type for mri_type in MRI_TYPES},
             predictions=folder / "evaluation_classification" / "predictions.csv",
         ),
-        "explain": lambda: explain_run(folder, limit=EXPLAINED),
+        "explain": lambda: explain_run(prediction, limit=EXPLAINED),
         "report": lambda: write_report(folder, overwrite=(folder / "report").exists()),
     }
 
@@ -266,7 +282,7 @@ def summarise(folder: Path, state: dict[str, Any]) -> dict[str, Any]:
     segmentation = json.loads((folder / "evaluation_segmentation" / METRICS_FILE).read_text(encoding="utf-8"))
     classification = json.loads((folder / "evaluation_classification" / METRICS_FILE).read_text(encoding="utf-8"))
     labels = read_labels(folder / "phantom" / "task2" / "test_labels.csv")
-    with open(folder / "submission.csv", newline="", encoding="utf-8") as stream:
+    with open(folder / PREDICTION / "submission.csv", newline="", encoding="utf-8") as stream:
         submitted = [(row["BraTS21ID"], float(row["MGMT_value"])) for row in csv.DictReader(stream)]
     truth = [labels[patient] for patient, _ in submitted]  # both name them as the phantom does
     chance = [value for _, value in submitted]
@@ -297,8 +313,8 @@ def _report(folder: Path, metrics: dict[str, Any]) -> str:
     places = {
         "report/report.html": "everything, for a browser: curves, scores, every patient's slices with masks and heat maps",
         "overview.png": "masks, learning curves and ROC in one picture",
-        "submission.csv": "probability of every test patient (patients.json: how it came about)",
-        "masks/": "predicted tumours as NIfTI label maps: 1 not enhancing, 2 enhancing",
+        f"{PREDICTION}/submission.csv": "probability of every test patient (patients.json: how it came about)",
+        f"{PREDICTION}/masks/": "predicted tumours as NIfTI label maps: 1 not enhancing, 2 enhancing",
         METRICS_FILE: "the figures above and the seconds of each step",
         "evaluation_*/": "metrics and tables of both stages",
         "runs/": f"weights, history and TensorBoard logs (tensorboard --logdir {folder / 'runs'})",
@@ -311,6 +327,6 @@ def _report(folder: Path, metrics: dict[str, Any]) -> str:
         f"made-up signal of strength {metrics['signal']:g}",
         f"{metrics['seconds']['total']:.0f} seconds{without}. {metrics['note']}",
         f"In {folder}:",
-        *(f"  {name:<20}{what}" for name, what in places.items()),
+        *(f"  {name:<28}{what}" for name, what in places.items()),
     ]
     return "\n".join(lines)

@@ -31,6 +31,7 @@ from custom_transforms import DicomSlices, SeriesError, SliceGeometry, dicom_sli
 from . import distributed
 from .datalists import MRI_TYPES
 from .files import written_whole
+from .outputs import inside
 from .preparation import read_index
 from .prepared import PreparedSeries
 from .results import RESEARCH_ONLY
@@ -548,7 +549,7 @@ def write_dicom(
     left_out: dict[str, str] = {}
     for entry in distributed.share(entries):
         patient = entry["patient"]
-        files = _write_patient(entry, index, row_of[patient], Path(output_dir) / patient, deidentify, left_out)
+        files = _write_patient(entry, index, row_of[patient], inside(output_dir, patient), deidentify, left_out)
         if files:
             written[patient] = [file.relative_to(output_dir).as_posix() for file in files]
     parts = distributed.gather((written, left_out))

@@ -45,6 +45,7 @@ from .finished import (
 from .inferers import SequenceClassifier, normalise
 from .loading import LoadSeries
 from .networks import BiLSTMNFNet
+from .outputs import inside
 from .preparation import fingerprint, read_index
 from .prepared import PreparedError, PreparedSeries
 from .results import RESEARCH_ONLY
@@ -285,9 +286,9 @@ def _blanked(slices: torch.Tensor) -> Iterator[tuple[str, torch.Tensor]]:
     grey = (image.float() * brain).sum((1, 2)) / brain.sum((1, 2)).clamp(min=1)
     filling = grey.round().to(slices.dtype)[:, None, None].expand_as(image)
     regions = (enhancing, whole & ~enhancing, brain & ~whole & ~enhancing)
-    for region, inside in zip(BLANKED[:3], regions, strict=True):
+    for region, area in zip(BLANKED[:3], regions, strict=True):
         without = slices.clone()
-        without[:, 0] = torch.where(inside, filling, image)
+        without[:, 0] = torch.where(area, filling, image)
         yield region, without
     without = slices.clone()
     without[:, 1:] = 0
@@ -476,7 +477,7 @@ class Explanation:
         Returns:
             The JSON file. Both files hold the fingerprint, so that two that do not belong together are found out.
         """
-        file = Path(folder) / f"{self.patient}_{self.mri_type}.json"
+        file = inside(folder, f"{self.patient}_{self.mri_type}.json")
         arrays = {name: getattr(self, name) for name in self.ARRAYS}
         with written_whole(file.with_name(file.stem + ".npz")) as temporary:
             np.savez_compressed(temporary, fingerprint=np.array(self.made_with["fingerprint"]), **arrays)
@@ -690,7 +691,7 @@ def explain_run(
 def _explained(file: str | Path, classifier: _Classifier, zoom: float, batch_size: int, output: Path) -> dict[str, Any]:
     """Explain a series unless that is done; the row of its explanation."""
     series = PreparedSeries(file)
-    target = output / f"{series.info['patient']}_{series.info['mri_type']}.json"
+    target = inside(output, f"{series.info['patient']}_{series.info['mri_type']}.json")
     explanation = _stored(target, classifier.made_with(series, zoom)["fingerprint"])
     if explanation is None:
         explanation = _explain(file, classifier, zoom, batch_size)

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 import yaml
 
+from .outputs import CONFIG_FILE
 from .statistics import agreement_interval
 
-CONFIG_FILE = "resolved_config.yaml"
 PATIENTS_FILE = "patients.json"
 PREDICTIONS_FILE = "predictions.csv"
 """Beside the ``patients.json`` of an evaluation, and not beside that of a prediction."""

@@ -24,6 +24,7 @@ from custom_transforms.slicing import AXIS_OF_PLANE
 from .datalists import MRI_TYPES
 from .files import write_json
 from .inferers import SliceSegmenter
+from .outputs import inside
 from .preparation import fingerprint
 from .results import label_volumes, save_label_map, write_volumes
 
@@ -160,7 +161,7 @@ class FuseSeries:
         return [dict(item) for item in items if item["patient"] in self._left]
 
     def _note(self, patient: str) -> Path:
-        return self.output_dir / "done" / f"{patient}.json"
+        return inside(self.output_dir, "done", f"{patient}.json")
 
     def _done(self, patient: str) -> dict[str, Any] | None:
         """The row of a patient's mask, None where there is none that is still true."""
@@ -221,7 +222,7 @@ class FuseSeries:
         whole, enhancing = (sums[:2] / sums[2:].clamp(min=1e-6) >= self.threshold).numpy()
         labels = np.where(whole & enhancing, 2, whole).astype(np.uint8)
         affine = self._affine.numpy()
-        file = self.output_dir / "masks" / f"{patient}.nii.gz"
+        file = inside(self.output_dir, "masks", f"{patient}.nii.gz")
         save_label_map(labels, affine, file)
         volumes = label_volumes(labels, abs(float(np.linalg.det(affine[:3, :3]))))
         return {"patient": patient, "mri_type": "+".join(used), **volumes, "file": f"masks/{file.name}"}

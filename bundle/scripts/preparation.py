@@ -23,6 +23,7 @@ from custom_transforms import SampleSlices, SlicePlanes, TumorRatioFilter, grey_
 from . import distributed, leakage, memory
 from .datalists import MRI_TYPES
 from .files import write_json
+from .outputs import inside
 from .prepared import PreparedError, PreparedSeries, write_series
 
 logger = logging.getLogger(__name__)
@@ -49,7 +50,7 @@ def series_items(
             "patient": entry["patient"],
             "mri_type": mri_type,
             "image": entry[mri_type],
-            "output": str(Path(prepared_dir) / entry["patient"] / f"{mri_type}.h5"),
+            "output": str(inside(prepared_dir, entry["patient"], f"{mri_type}.h5")),
             "fingerprint": fingerprint(configuration, entry[mri_type]),
         }
         for entry in entries
@@ -314,7 +315,7 @@ def segmentation_items(
             "image": entry[mri_type],
             "seg": entry["seg"],
             "outputs": {
-                plane: str(Path(prepared_dir) / entry["patient"] / f"{mri_type}_{plane}.h5")
+                plane: str(inside(prepared_dir, entry["patient"], f"{mri_type}_{plane}.h5"))
                 for plane in configuration["planes"]
             },
             "fingerprint": fingerprint(configuration, entry[mri_type], entry["seg"]),

@@ -124,6 +124,7 @@ class Run:
 
     folder: Path
     config: dict[str, Any]
+    predicted: Path
     prediction: dict[str, Any] | None = None
     evaluations: list[Evaluation] = field(default_factory=list)
     trainings: list[Training] = field(default_factory=list)
@@ -132,7 +133,7 @@ class Run:
     def shown(self) -> tuple[Path, dict[str, Any], Evaluation | None] | None:
         """Whose patients have pages: the folder, content of ``patients.json``, and the evaluation unless it is a prediction."""
         if self.prediction is not None:
-            return self.folder, self.prediction, None
+            return self.predicted, self.prediction, None
         part = next((part for part in self.evaluations if part.predictions or part.overlap), None)
         return (part.folder, part.patients or {"patients": []}, part) if part else None
 
@@ -163,14 +164,15 @@ def read_run(folder: str | Path) -> Run:
 
 def _read_run(root: Path) -> Run:
     evaluated = (root / PREDICTIONS_FILE).is_file()
-    prediction = read_patients(root) if (root / "patients.json").is_file() and not evaluated else None
+    places = [place for place in (root, root / "prediction") if (place / "patients.json").is_file() and not evaluated]
+    predicted = places[0] if places else root  # a demo's is in a folder of its own
+    prediction = read_patients(predicted) if places else None
     places = [root, *sorted(path for path in root.iterdir() if path.is_dir() and path.name not in _NOT_RUNS)]
     if evaluated or (root / "overlap.csv").is_file():
         places = places[:1]  # evaluations below are its parts, folds for example
     evaluations = [found for place in places if (found := _read_evaluation(place, root)) is not None]
-    return Run(
-        root, read_config(root), prediction, evaluations, [_read_training(file, root) for file in _histories(root)]
-    )
+    trainings = [_read_training(file, root) for file in _histories(root)]
+    return Run(root, read_config(root) or read_config(predicted), predicted, prediction, evaluations, trainings)
 
 
 def _histories(root: Path) -> Iterator[Path]:

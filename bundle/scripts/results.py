@@ -22,6 +22,7 @@ from .datalists import MRI_TYPES, lookup
 from .files import write_csv, write_json, written_whole
 from .finished import PATIENTS_FILE, PREDICTIONS_FILE
 from .metrics import PATIENT_SCORES, PatientProbabilities, RegionOverlap
+from .outputs import inside
 from .preparation import fingerprint, read_index
 from .prepared import PreparedSeries
 from .statistics import bootstrap_interval
@@ -87,7 +88,7 @@ def write_masks(prepared_dir: str | Path, output_dir: str | Path) -> dict[str, s
     for name, row in distributed.share(list(read_index(prepared_dir).items())):
         if "file" not in row:
             continue
-        target = Path(output_dir) / f"{row['patient']}_{row['mri_type']}.nii.gz"
+        target = inside(output_dir, f"{row['patient']}_{row['mri_type']}.nii.gz")
         # a resumed prediction has written the masks of the series that it does not prepare again
         if not target.is_file() or target.stat().st_mtime < Path(row["file"]).stat().st_mtime:
             series = PreparedSeries(row["file"])

@@ -1,10 +1,16 @@
-"""A run's folder: nothing in it is overwritten unasked, and the resolved configuration lies beside the outputs."""
+"""A run's folder: nothing in it is overwritten unasked, and the resolved configuration lies beside the outputs.
+
+A run that replaces another is written into a hidden folder beside it, and takes its place when it is complete.
+"""
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import inspect
+import json
 import logging
+import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,19 +21,64 @@ from monai.bundle import ConfigParser
 
 from . import distributed
 from .environment import versions
-from .files import remove_leftovers, written_whole
-from .finished import CONFIG_FILE
+from .files import remove_leftovers, write_json, written_whole
+from .finished import CONFIG_FILE, read_config
+from .outputs import keep_apart, remove_own_files
 
 logger = logging.getLogger(__name__)
+
+_SUFFIX = ".replacement"
+COMPLETE = ".complete"
+"""File in the folder of a replacement that only needs to be moved into place."""
 
 
 class RunExistsError(FileExistsError):
     """A folder that holds the outputs of an earlier run."""
 
 
+def replacement(output_dir: str | Path) -> Path:
+    """The hidden folder in which a run is written that is to replace the one in ``output_dir``."""
+    folder = Path(os.path.abspath(output_dir))
+    return folder.with_name(f".{folder.name}{_SUFFIX}")
+
+
+def is_replacement(folder: str | Path) -> bool:
+    """Whether a folder is one of :func:`replacement`."""
+    name = Path(folder).name
+    return name.startswith(".") and name.endswith(_SUFFIX)
+
+
+@distributed.by_first
+def place(output_dir: str | Path, resume: bool = False, overwrite: bool = False) -> str:
+    """The folder that a run writes into: its own, or that of a replacement where it overwrites another run.
+
+    Args:
+        output_dir: folder of the run.
+        resume: the run goes on with what is there: with a replacement that was interrupted, if there is one.
+        overwrite: the run replaces what is there.
+    """
+    folder, new = Path(output_dir), replacement(output_dir)
+    if (new / COMPLETE).is_file():  # the process died while it was moved into place
+        _move_into_place(new, folder)
+    there = read_config(folder)
+    if overwrite is True and there and not _is_own(there):
+        return str(new)
+    return str(new if resume is True and (new / CONFIG_FILE).is_file() else folder)
+
+
+def _is_own(config: Mapping[str, Any]) -> bool:
+    """Whether a configuration is of an earlier attempt of the launch that this process belongs to."""
+    launch = distributed.launch()
+    return distributed.restarted() and launch is not None and config.get("launch") == launch
+
+
 @distributed.by_first
 def start(
-    output_dir: str | Path, resume: bool = False, overwrite: bool = False, last_output: str | None = None
+    output_dir: str | Path,
+    resume: bool = False,
+    overwrite: bool = False,
+    last_output: str | None = None,
+    run_dir: str | Path | None = None,
 ) -> Path:
     """Make the folder of a run and save the running bundle configuration in it.
 
@@ -36,14 +87,17 @@ def start(
     Args:
         output_dir: folder of the run.
         resume: go on with the run that is there, if any.
-        overwrite: remove what an earlier run left there.
+        overwrite: replace what an earlier run left there.
         last_output: name of the file that a run writes last; without it the run was interrupted and goes on unasked.
+        run_dir: where the run is written, from :func:`place`, until :func:`finish` moves it to ``output_dir``; by default it is
+            written into ``output_dir`` itself, from which an earlier run is removed now.
 
     Returns:
-        The folder.
+        The folder that the run is written into.
 
     Raises:
         RunExistsError: when a run is there and neither was asked for, or the outputs are another job's.
+        OutputError: when the folder is mixed up with what the job reads.
         ValueError: when both were asked for, or one is neither True nor False.
     """
     for name, value in (("resume", resume), ("overwrite", overwrite)):
@@ -52,37 +106,101 @@ def start(
     folder = Path(output_dir)
     if resume and overwrite:
         raise ValueError(f"{folder}: both resume and overwrite are asked for; choose one")
-    if last_output is not None and not (folder / last_output).exists():
-        resume = resume or not overwrite
     config = running_config()
-    launch = distributed.launch()
-    if (folder / CONFIG_FILE).is_file():
-        found = yaml.safe_load((folder / CONFIG_FILE).read_text(encoding="utf-8"))
-        job = found.get("job")
-        if config is not None and job != config.get("job"):
-            raise RunExistsError(f"{folder} holds the outputs of another job, {job}; name another folder")
-        if distributed.restarted() and launch is not None and found.get("launch") == launch:
-            resume, overwrite = True, False
-        if not resume and not overwrite:
-            go_on = "" if last_output else "go on with it (--resume), "
-            raise RunExistsError(
-                f"{folder} holds an earlier run; {go_on}replace it (--overwrite), or name another folder"
-            )
-        if overwrite:
-            shutil.rmtree(folder)
-        else:
-            remove_leftovers(folder)
-    elif folder.is_dir() and overwrite and any(folder.iterdir()):
-        raise RunExistsError(f"{folder} is not empty, but holds no run of this project; it is not overwritten")
-    folder.mkdir(parents=True, exist_ok=True)
+    if config is not None:
+        keep_apart(folder, config)
+    _check(folder, resume, overwrite, last_output, config)
+    written = Path(run_dir or folder)
+    there = read_config(written)
+    if written != folder:
+        # a replacement that was interrupted goes on as a run in its own place would
+        goes_on = resume or last_output is not None or _is_own(there)
+        if there and not (goes_on and (config is None or there.get("job") == config.get("job"))):
+            shutil.rmtree(written)  # nothing but a replacement is ever written there
+    elif there and overwrite and not _is_own(there):
+        remove_own_files(written, there)
+    if written.is_dir():
+        remove_leftovers(written)
+    written.mkdir(parents=True, exist_ok=True)
     if config is not None:
         config |= {"versions": versions(), "datalists_sha256": _checksums(config)}  # for whoever reads it later
-        if launch is not None:
+        if (launch := distributed.launch()) is not None:
             config["launch"] = launch  # by which a later attempt knows that this folder is its own
-        with written_whole(folder / CONFIG_FILE) as temporary:
+        with written_whole(written / CONFIG_FILE) as temporary:
             temporary.write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True), encoding="utf-8")
-    logger.info("outputs go to %s", folder)
-    return folder
+    if written == folder:
+        logger.info("outputs go to %s", folder)
+    else:
+        logger.info("outputs go to %s, and replace %s when they are complete", written, folder)
+    return written
+
+
+def _check(
+    folder: Path, resume: bool, overwrite: bool, last_output: str | None, config: Mapping[str, Any] | None
+) -> None:
+    """Refuse to touch an earlier run that was not to be touched, and what is no run."""
+    found = read_config(folder)
+    if not found:
+        if folder.is_dir() and overwrite and any(folder.iterdir()):
+            raise RunExistsError(f"{folder} is not empty, but holds no run of this project; it is not overwritten")
+        return
+    if config is not None and found.get("job") != config.get("job"):
+        raise RunExistsError(f"{folder} holds the outputs of another job, {found.get('job')}; name another folder")
+    interrupted = last_output is not None and not (folder / last_output).exists()
+    if not (resume or overwrite or interrupted or _is_own(found)):
+        go_on = "" if last_output else "go on with it (--resume), "
+        raise RunExistsError(f"{folder} holds an earlier run; {go_on}replace it (--overwrite), or name another folder")
+
+
+@distributed.by_first
+def finish(output_dir: str | Path, run_dir: str | Path) -> None:
+    """Move a complete run to where it was asked for; the earlier run goes, and what is not of this project stays.
+
+    Args:
+        output_dir: folder of the run.
+        run_dir: where it was written, from :func:`place`.
+    """
+    folder, new = Path(output_dir), Path(run_dir)
+    if folder == new:
+        return
+    _rename_in_files(new, folder)
+    (new / COMPLETE).touch()
+    _move_into_place(new, folder)
+    logger.info("%s: the earlier run was replaced", folder)
+
+
+def _move_into_place(new: Path, folder: Path) -> None:
+    """Replace a run file by file; started again after a crash it goes on."""
+    files = [path.relative_to(new) for path in sorted(new.rglob("*")) if path.is_file() and path.name != COMPLETE]
+    earlier = read_config(folder)
+    if earlier:
+        remove_own_files(folder, earlier, but=frozenset([CONFIG_FILE, *(path.as_posix() for path in files)]))
+    for path in sorted(files, key=lambda path: path.name == CONFIG_FILE):  # its own configuration goes last
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        os.replace(new / path, folder / path)
+    shutil.rmtree(new)
+
+
+def _rename_in_files(new: Path, folder: Path) -> None:
+    """Paths of the folder that a run was written in, in what the runs below it say of themselves, become those it will have."""
+
+    def renamed(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: renamed(one) for key, one in value.items()}
+        if isinstance(value, list):
+            return [renamed(one) for one in value]
+        return value.replace(str(new), str(folder)) if isinstance(value, str) else value
+
+    for path in [*new.rglob(CONFIG_FILE), *new.rglob("patients.json"), *new.glob("state.json")]:
+        text = path.read_text(encoding="utf-8")
+        if new.name not in text:
+            continue
+        if path.name == CONFIG_FILE:
+            with written_whole(path) as temporary:
+                changed = yaml.safe_dump(renamed(yaml.safe_load(text)), sort_keys=False, allow_unicode=True)
+                temporary.write_text(changed, encoding="utf-8")
+        else:
+            write_json(renamed(json.loads(text)), path)
 
 
 def _checksums(config: Mapping[str, Any]) -> dict[str, str]:
@@ -91,15 +209,52 @@ def _checksums(config: Mapping[str, Any]) -> dict[str, str]:
     return {name: hashlib.sha256(Path(name).read_bytes()).hexdigest() for name in named if Path(name).is_file()}
 
 
-def running_config() -> dict[str, Any] | None:
+def as_values(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings whose texts reach a configuration as they are, though MONAI gives ``#``, ``@``, ``$`` and ``%`` a meaning.
+
+    Such a text becomes an expression that gives it; :func:`running_config` tells the text itself.
+    """
+
+    def escaped(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {key: escaped(one) for key, one in value.items()}
+        if isinstance(value, (list, tuple)):
+            return [escaped(one) for one in value]
+        if isinstance(value, str) and any(sign in value for sign in "#@$%"):
+            return "$" + "".join(f"\\x{ord(sign):02x}" if sign in "#@$%" else sign for sign in repr(value))
+        return value
+
+    return {key: escaped(value) for key, value in settings.items()}
+
+
+def _as_typed(value: Any) -> Any:
+    """What :func:`as_values` was given; other values stay."""
+    if isinstance(value, dict):
+        return {key: _as_typed(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_as_typed(one) for one in value]
+    if isinstance(value, str) and value[:2] in ("$'", '$"'):
+        try:
+            text = ast.literal_eval(value[1:])
+        except (SyntaxError, ValueError):
+            return value
+        return text if isinstance(text, str) else value
+    return value
+
+
+def running_config(as_written: bool = False) -> dict[str, Any] | None:
     """The content of the bundle configuration, overrides included, that is evaluating the caller; None outside of one.
 
     MONAI gives expressions no handle on their own configuration, so it is looked for among the callers.
+
+    Args:
+        as_written: for a configuration that hands parts of it on to others: expressions for values that were typed stay.
     """
     frame = inspect.currentframe()
     while frame is not None:
         parser = frame.f_locals.get("self")
         if isinstance(parser, ConfigParser):
-            return {key: value for key, value in parser.get().items() if key != parser.meta_key}
+            content = {key: value for key, value in parser.get().items() if key != parser.meta_key}
+            return content if as_written else _as_typed(content)
         frame = frame.f_back
     return None

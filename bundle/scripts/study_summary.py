@@ -11,6 +11,7 @@ from typing import Any
 from .datalists import MRI_TYPES
 from .dicom_output import volumes
 from .files import written_whole
+from .outputs import inside
 from .preparation import read_index
 from .prepared import PreparedSeries
 from .report import RESEARCH_ONLY, failures_of, jinja_environment, patient_interval
@@ -55,7 +56,7 @@ def write_summaries(
         patient = study["patient"]
         found = _page(study, rows.get(patient), index, series_of.get(patient, {}))
         common = {"title": f"Study {patient}", "subtitle": "", "phantom": PHANTOM if study["phantom"] else ""}
-        target = Path(output_dir) / patient / SUMMARY
+        target = inside(output_dir, patient, SUMMARY)
         with written_whole(target) as temporary:
             temporary.write_text(jinja.get_template(SUMMARY).render(**common, found=found), encoding="utf-8")
         written[patient] = f"{patient}/{SUMMARY}"

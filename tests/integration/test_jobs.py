@@ -559,6 +559,86 @@ def test_one_volume_is_segmented(cohort, segmenter, tmp_path):
     assert np.asarray(nib.load(written).dataobj).any()
 
 
+# What a prediction must never do
+
+
+@pytest.fixture
+def one_study(cohort, tmp_path):
+    """A folder of studies with one patient's FLAIR in it, and something else that is somebody's."""
+    shutil.copytree(cohort / "data" / "task2" / "test", tmp_path / "x" / "studies")
+    for path in (tmp_path / "x" / "studies").glob("*/*"):
+        if path.name != "FLAIR":
+            shutil.rmtree(path)
+    (tmp_path / "x" / "thesis.txt").write_text("mine")
+    return tmp_path / "x" / "studies"
+
+
+def contents(folder):
+    return {path.relative_to(folder): path.read_bytes() for path in Path(folder).rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("output", ["..", ".", "out"])
+def test_results_are_never_mixed_with_the_studies(one_study, segmenter, output):
+    before = contents(one_study.parent)
+    for overwrite in (False, True):
+        with refused("results are kept apart"):
+            radiogenomics.segment(
+                one_study, one_study / output, segmenter=segmenter, overwrite=overwrite, num_workers=0
+            )
+    assert contents(one_study.parent) == before
+
+
+def test_weights_that_fail_leave_the_earlier_results(one_study, segmenter, tmp_path):
+    out = radiogenomics.segment(one_study, tmp_path / "out", segmenter=segmenter, num_workers=0)
+    before = contents(out)
+    torch.save({"weight": torch.zeros(1)}, tmp_path / "other.pt")
+    (tmp_path / "none.pt").write_bytes(b"")
+    for file in ("other.pt", "none.pt", "missing.pt"):
+        with refused(file):
+            radiogenomics.segment(one_study, out, segmenter=tmp_path / file, overwrite=True, num_workers=0)
+    assert contents(out) == before
+    assert {path.name for path in tmp_path.iterdir()} == {"x", "out", "other.pt", "none.pt"}
+
+
+def test_overwriting_replaces_results_whole_and_keeps_what_is_not_ours(one_study, segmenter, tmp_path):
+    out = radiogenomics.segment(one_study, tmp_path / "out", segmenter=segmenter, num_workers=0)
+    (out / "masks" / "notes.txt").write_text("mine")
+    (mask,) = (out / "masks").glob("*.nii.gz")
+    mask.with_name("99999_FLAIR.nii.gz").write_bytes(b"of a patient that is gone")
+    before = contents(out)
+    with killed(inferers.SliceSegmenter, 0):
+        radiogenomics.segment(one_study, out, segmenter=segmenter, overwrite=True, num_workers=0)
+    assert contents(out) == before
+    radiogenomics.segment(one_study, out, segmenter=segmenter, overwrite=True, num_workers=0)
+    assert {path.name for path in (out / "masks").iterdir()} == {mask.name, "notes.txt"}
+    assert {path.name for path in tmp_path.iterdir()} == {"x", "out"}
+
+
+def test_a_data_list_cannot_write_outside_the_output_folder(one_study, segmenter, tmp_path):
+    (study,) = datalists.find_studies(one_study)
+    listed = {"test": [{**study, "patient": "../../../x"}]}
+    (tmp_path / "list.json").write_text(json.dumps(listed))
+    with refused("patient '../../../x' can't be used in file names"):
+        radiogenomics.segment(
+            one_study, tmp_path / "out", segmenter=segmenter, datalist=str(tmp_path / "list.json"), num_workers=0
+        )
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["1e3", "run#2,@#a $b 50%"])
+def test_paths_are_taken_as_they_are_typed(one_study, segmenter, tmp_path, name):
+    studies = tmp_path / f"in {name}"
+    one_study.rename(studies)
+    done = subprocess.run(
+        [sys.executable, "-m", "radiogenomics.scripts.cli", "segment", f"--input={studies.name}", f"--output={name}",
+         f"--segmenter={segmenter}", "--num_workers=0"],
+        cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert len(list((tmp_path / name / "masks").iterdir())) == 1
+    assert {path.name for path in tmp_path.iterdir()} == {"x", studies.name, name}
+
+
 # Segmentation alone
 
 

@@ -1,6 +1,11 @@
+import os
+from pathlib import Path
+
 import pytest
 import yaml
-from monai.bundle import ConfigWorkflow
+from hypothesis import given
+from hypothesis import strategies as st
+from monai.bundle import ConfigParser, ConfigWorkflow
 
 from scripts import runs
 from scripts.runs import RunExistsError
@@ -20,7 +25,7 @@ run:
 def run_of(folder, *files):
     """A folder as an earlier run leaves it."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / runs.CONFIG_FILE).write_text("rate: 1\n")
+    (folder / runs.CONFIG_FILE).write_text("job: evaluate_segmentation\nweights_file: last.pt\n")
     for file in files:
         (folder / file).write_text("earlier")
     return folder
@@ -36,7 +41,7 @@ def test_an_earlier_run_is_not_touched_unasked(tmp_path):
     with pytest.raises(RunExistsError, match=r"run holds an earlier run; .*--resume.*--overwrite.*another folder"):
         runs.start(folder)
     assert (folder / "last.pt").read_text() == "earlier"
-    assert (folder / runs.CONFIG_FILE).read_text() == "rate: 1\n"
+    assert "last.pt" in (folder / runs.CONFIG_FILE).read_text()
 
 
 def test_resume_keeps_everything(tmp_path):
@@ -50,6 +55,12 @@ def test_overwrite_empties_a_run(tmp_path):
     folder = run_of(tmp_path / "run", "last.pt")
     runs.start(folder, overwrite=True)
     assert not list(folder.iterdir())
+    run_of(folder, "last.pt")
+    (folder / "notes.txt").write_text("mine")
+    (folder / "studies").mkdir()
+    (folder / "studies" / "last.pt").write_text("mine")
+    runs.start(folder, overwrite=True)
+    assert sorted(path.name for path in folder.rglob("*")) == ["last.pt", "notes.txt", "studies"]
     assert runs.start(tmp_path / "new", overwrite=True).is_dir()
 
 
@@ -71,20 +82,20 @@ def test_resume_and_overwrite_exclude_each_other(tmp_path):
 
 
 def test_an_interrupted_run_goes_on_unasked_and_a_complete_one_does_not(tmp_path):
-    folder = run_of(tmp_path / "run", "half.json")
-    runs.start(folder, last_output="result.json")
-    assert (folder / "half.json").is_file()
-    (folder / "result.json").write_text("done")
+    folder = run_of(tmp_path / "run", "last.pt")
+    runs.start(folder, last_output="metrics.json")
+    assert (folder / "last.pt").is_file()
+    (folder / "metrics.json").write_text("done")
     with pytest.raises(RunExistsError):
-        runs.start(folder, last_output="result.json")
-    runs.start(folder, overwrite=True, last_output="result.json")
-    assert not (folder / "result.json").exists()
+        runs.start(folder, last_output="metrics.json")
+    runs.start(folder, overwrite=True, last_output="metrics.json")
+    assert not (folder / "metrics.json").exists()
 
 
 def test_an_interrupted_run_can_be_overwritten(tmp_path):
-    folder = run_of(tmp_path / "run", "half.json")
-    runs.start(folder, overwrite=True, last_output="result.json")
-    assert not (folder / "half.json").exists()
+    folder = run_of(tmp_path / "run", "last.pt")
+    runs.start(folder, overwrite=True, last_output="metrics.json")
+    assert not (folder / "last.pt").exists()
 
 
 def test_config_is_saved_with_its_overrides(tmp_path):
@@ -114,3 +125,84 @@ def test_config_is_saved_with_its_overrides(tmp_path):
 
 def test_no_config_is_running():
     assert runs.running_config() is None
+
+
+REPLACING = """
+job: evaluate_segmentation
+imports:
+- $import pathlib
+- $import scripts.runs as runs
+output_dir: null
+overwrite: false
+table: new
+fails: false
+run_dir: "$runs.place(@output_dir, overwrite=@overwrite)"
+run:
+- "$runs.start(@output_dir, overwrite=@overwrite, last_output='metrics.json', run_dir=@run_dir)"
+- "$pathlib.Path(@run_dir, 'metrics.json').write_text(@table)"
+- "$1 / 0 if @fails else None"
+- "$runs.finish(@output_dir, @run_dir)"
+"""
+
+
+def replace(tmp_path, **settings):
+    (tmp_path / "job.yaml").write_text(REPLACING)
+    workflow = ConfigWorkflow(
+        config_file=str(tmp_path / "job.yaml"), meta_file=None, logging_file=False, workflow_type=None,
+        **runs.as_values({"output_dir": str(tmp_path / "run"), **settings}),
+    )  # fmt: skip
+    workflow.initialize()
+    workflow.run()
+    return tmp_path / "run"
+
+
+def test_the_earlier_run_stays_until_the_new_one_is_complete_and_then_goes_whole(tmp_path):
+    folder = replace(tmp_path, table="old")
+    (folder / "overlap.csv").write_text("old")
+    (folder / "mine.csv").write_text("mine")
+    with pytest.raises(RuntimeError):
+        replace(tmp_path, overwrite=True, fails=True)
+    assert {path.name: path.read_text() for path in folder.glob("*.csv")} == {"overlap.csv": "old", "mine.csv": "mine"}
+    assert (folder / "metrics.json").read_text() == "old"
+    replace(tmp_path, overwrite=True)
+    assert (folder / "metrics.json").read_text() == "new"
+    assert [path.name for path in folder.glob("*.csv")] == ["mine.csv"]
+    assert {path.name for path in tmp_path.iterdir()} == {"run", "job.yaml"}, "nothing hidden stays"
+
+
+def test_a_replacement_that_was_cut_off_while_it_was_moved_is_moved_the_next_time(tmp_path, monkeypatch):
+    folder = replace(tmp_path, table="old")
+    (folder / "overlap.csv").write_text("old")
+    rename = os.replace
+
+    def dies(source, target):
+        if Path(target) == folder / "metrics.json":
+            raise KeyboardInterrupt
+        rename(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(runs.os, "replace", dies)
+        with pytest.raises(KeyboardInterrupt):
+            replace(tmp_path, overwrite=True)
+    with pytest.raises(RuntimeError):  # whatever comes next
+        replace(tmp_path, overwrite=True, fails=True)
+    assert (folder / "metrics.json").read_text() == "new"
+    assert not (folder / "overlap.csv").exists()
+
+
+def test_texts_reach_a_configuration_and_its_record_as_they_were_typed(tmp_path):
+    for name in ("a#b", "@#c", "$d", "%e", "it's @output_dir", 'a"#\\n', "50%"):
+        folder = tmp_path / name
+        folder.mkdir()
+        run = replace(folder, table=name)
+        assert (run / "metrics.json").read_text() == name
+        assert yaml.safe_load((run / runs.CONFIG_FILE).read_text())["table"] == name
+        assert yaml.safe_load((run / runs.CONFIG_FILE).read_text())["output_dir"] == str(run)
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"])))
+def test_any_text_is_a_value(text):
+    parser = ConfigParser({"other": 1, **runs.as_values({"value": text, "listed": [text, {"deep": text}]})})
+    parser.parse()
+    assert parser.get_parsed_content("value") == text
+    assert parser.get_parsed_content("listed") == [text, {"deep": text}]

@@ -1,0 +1,181 @@
+"""Where a job writes: paths that never leave its folder, folders that are kept apart, and what of a folder is this project's.
+
+Standard library and YAML only.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+CONFIG_FILE = "resolved_config.yaml"
+"""The configuration that a run was started with, in its folder."""
+
+_FORBIDDEN = re.compile(r"[\x00-\x1f\x7f/\\]|^[A-Za-z]:|^\.{0,2}$")
+
+_PREPARED = ("index.json", CONFIG_FILE, "*/*.h5", "*/*.logits.json")
+_TRAINING = (CONFIG_FILE, "history.csv", "last.pt", "segmentation.pt", "model_*.pt", "events.out.tfevents.*")
+_EVALUATION = (CONFIG_FILE, "overlap.csv", "predictions.csv", "patients.json", "metrics.json")
+_MASKS = tuple(f"masks/*_{mri_type}.nii.gz" for mri_type in ("FLAIR", "T1w", "T1wCE", "T2w"))
+_REPORT = tuple(
+    f"report/{name}"
+    for name in ("report.html", "patients/*.html", "figures/*.png", "figures/*.svg", "tables/*.csv", "tables/*.json")
+)
+_EXPLANATIONS = ("explanations/*.json", "explanations/*.npz", "explanations/*.png")
+_ABOUT = (*_REPORT, *_EXPLANATIONS, "MODEL_CARD.md")
+"""What `report`, `explain` and `card` write into the folder of a run."""
+
+
+def _below(folder: str, patterns: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(f"{folder}/{pattern}" for pattern in patterns)
+
+
+_SEGMENTED = (CONFIG_FILE, "volumes.csv", *_MASKS, *_below("prepared", _PREPARED))
+OUTPUTS: dict[str, tuple[str, ...]] = {
+    "inference": (*_SEGMENTED, "submission.csv", "patients.json", "dicom/*/*_seg.dcm", "dicom/*/report_sr.dcm"),
+    "segmentation": _SEGMENTED,
+    "fuse_segmentation": (CONFIG_FILE, "volumes.csv", "masks/*.nii.gz", "done/*.json"),
+    "inference_segmentation": (CONFIG_FILE, "*_seg.nii.gz", "**/*_seg.nii.gz"),
+    "crossvalidate": (
+        *_EVALUATION,
+        "state.json",
+        "tables/*.csv",
+        "tables/*.json",
+        *_below("prepared/*", _PREPARED),
+        *_below("segmentation/fold*", _TRAINING),
+        *_below("segmentation/fold*/evaluation", _EVALUATION),
+        *_below("classification/seed*/fold*/*", _TRAINING),
+        *_below("classification/seed*/fold*/evaluation", _EVALUATION),
+    ),
+    **dict.fromkeys(("evaluate_segmentation", "evaluate_classification"), _EVALUATION),
+    **dict.fromkeys(("train_segmentation", "train_classification", "pretrain_segmentation"), _TRAINING),
+}
+"""Files that a job writes into its folder, as patterns relative to it, by the job's name."""
+
+
+class OutputError(ValueError):
+    """An identifier or a folder that nothing may be written to."""
+
+
+def check_identifier(patient: Any, source: str | Path) -> str:
+    """A patient's identifier, of which file names are made.
+
+    Args:
+        patient: the identifier.
+        source: where it was found, for the message.
+
+    Raises:
+        OutputError: when it is no text, empty, ``.`` or ``..``, begins with a drive, or holds a path separator or a control
+            character.
+    """
+    if not isinstance(patient, str) or _FORBIDDEN.search(patient):
+        raise OutputError(
+            f"{source}: patient {patient!r} can't be used in file names; expected text without /, \\, control characters or a drive, "
+            "and not . or ..; rename the patient"
+        )
+    return patient
+
+
+def inside(folder: str | Path, *parts: str) -> Path:
+    """The path of an output; all outputs that are named after something from data are made here.
+
+    Raises:
+        OutputError: when the path would leave the folder.
+    """
+    root = Path(os.path.abspath(folder))
+    path = Path(os.path.abspath(root.joinpath(*parts)))
+    if root not in path.parents:
+        raise OutputError(
+            f"{'/'.join(parts)}: an output of this name would leave its folder {root}; rename the patient"
+        )
+    return path
+
+
+def own_files(folder: str | Path, config: Mapping[str, Any]) -> Iterator[Path]:
+    """The files in a run's folder that its job wrote, and what `report`, `explain` and `card` made of it.
+
+    Args:
+        folder: of the run.
+        config: its configuration.
+    """
+    weights = config.get("weights_file")
+    named = [weights] if isinstance(weights, str) and not _FORBIDDEN.search(weights) else []
+    patterns = [*OUTPUTS.get(str(config.get("job")), (CONFIG_FILE,)), *_ABOUT, *named]
+    found = {path for pattern in patterns for path in Path(folder).glob(pattern) if path.is_file()}
+    yield from sorted(found)
+
+
+def remove_own_files(folder: str | Path, config: Mapping[str, Any], but: frozenset[str] = frozenset()) -> None:
+    """Remove what a job wrote into its folder, and folders that are empty then; all else stays.
+
+    Args:
+        folder: of the run.
+        config: its configuration.
+        but: files that stay, relative to the folder.
+    """
+    root = Path(folder)
+    for path in own_files(root, config):
+        if path.relative_to(root).as_posix() not in but:
+            path.unlink()
+            for parent in path.parents:
+                if parent == root or any(parent.iterdir()):
+                    break
+                parent.rmdir()
+
+
+_FOLDERS = ("dataset_dir", "segmentation_dataset_dir", "label_maps", "prepared_dir")
+_DATALISTS = ("datalist", "segmentation_datalist", "classification_datalist")
+_FILES = ("image", "sample_submission", "labels", "segmenter", "init")
+
+
+def keep_apart(output: str | Path, config: Mapping[str, Any]) -> None:
+    """Refuse an output folder in which results and what they are made from would get mixed.
+
+    Args:
+        output: folder for the results.
+        config: of the job; settings that are expressions are its own defaults and are passed over.
+
+    Raises:
+        OutputError: when the output folder is, holds, or lies in a folder of studies, a data list's or one of prepared series; or is
+            or holds weights or another file that is read.
+    """
+    given = {key: Path(value) for key, value in config.items() if isinstance(value, str) and not value.startswith("$")}
+    folders = {key: given[key] for key in _FOLDERS if key in given}
+    if str(config.get("job")).startswith("prepare_"):
+        folders.pop("prepared_dir", None)  # is what they write
+    files = {key: given[key] for key in (*_DATALISTS, *_FILES) if key in given}
+    for key in _DATALISTS:
+        if key in files and (root := _dataset_dir(files[key])) is not None:
+            folders.setdefault(f"folder of {key}", root)
+    if "classifier" in given:
+        files["classifier"] = given["classifier"]
+    target = Path(output).resolve()
+    for name, path in folders.items():
+        place = path.resolve()
+        if target == place or target in place.parents or place in target.parents:
+            raise _mixed(target, place, name)
+    for name, path in files.items():
+        place = path.resolve()
+        if path.exists() and (target == place or target in place.parents):
+            raise _mixed(target, place, name)
+
+
+def _mixed(output: Path, place: Path, name: str) -> OutputError:
+    relation = "is" if output == place else "holds" if output in place.parents else "lies in"
+    return OutputError(
+        f"{output}: this output folder {relation} {place} ({name}), which the job reads; results are kept apart from it, so that "
+        "nothing of it is replaced or taken for a study. Name another folder"
+    )
+
+
+def _dataset_dir(datalist: Path) -> Path | None:
+    """The folder of studies that a data list names; None where it names none."""
+    try:
+        named = json.loads(datalist.read_text(encoding="utf-8")).get("dataset_dir")
+    except (OSError, ValueError, AttributeError):
+        return None  # whoever reads it says what is wrong
+    return datalist.parent / named if isinstance(named, str) and named else None
