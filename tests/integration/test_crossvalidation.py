@@ -244,11 +244,14 @@ def test_a_finished_run_is_not_run_again_unasked(cohort, finished, segmenter):
 
 
 def test_both_stages(cohort, tmp_path):
-    metrics = radiogenomics.crossvalidate(
-        tmp_path / "run", datalist=cohort / "task2.json", segmentation_datalist=cohort / "task1.json",
-        stages="segmentation,classification", mri_types="FLAIR", num_workers=0, device="cpu",
+    # references in settings are for configurations, so this is what the bundle command runs
+    radiogenomics.run_config(
+        "crossvalidate", output_dir=str(tmp_path / "run"), datalist=str(cohort / "task2.json"),
+        segmentation_datalist=str(cohort / "task1.json"), stages=["segmentation", "classification"], mri_types=["FLAIR"],
+        num_workers=0, device="cpu",
         **{**SETTINGS, "prepare_segmentation": {"planes": ["axial"], "min_tumor_ratio": 0.001}},
     )  # fmt: skip
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert set(metrics["segmentation"]["fold"]) == {"0", "1", "2"}
     # the patient who is in both tasks is on neither side of stage 1
     assert metrics["segmentation"]["patients"] == 5
