@@ -25,7 +25,7 @@ import yaml
 from . import environment
 from . import report_figures as figures
 from .datalists import MRI_TYPES, select
-from .files import folder_written_whole, read_csv, write_json, written_whole
+from .files import RESEARCH_ONLY, folder_written_whole, read_csv, write_json, written_whole
 from .finished import (
     CONFIG_FILE,
     PREDICTIONS_FILE,
@@ -59,7 +59,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-RESEARCH_ONLY = "Research use only. Not for diagnosis."
 NOT_FINISHED = "Not finished: figures are of the patients who have been predicted so far."
 PHANTOM = "Phantom data: synthetic, no biological meaning."
 GENERATOR = "radiogenomics report"
