@@ -29,12 +29,12 @@ from pydicom.valuerep import DA, DS, TM
 from custom_transforms import DicomSlices, SeriesError, SliceGeometry, dicom_slices
 
 from . import distributed
-from .datalists import MRI_TYPES
+from .datalists import ENHANCING_ON, MRI_TYPES
 from .files import written_whole
 from .outputs import inside
 from .preparation import read_index
 from .prepared import PreparedSeries
-from .results import RESEARCH_ONLY
+from .results import RESEARCH_ONLY, claimed, nested
 
 logger = logging.getLogger(__name__)
 
@@ -295,13 +295,14 @@ def write_segmentation(
 ) -> Path | None:
     """Write the DICOM SEG of one DICOM series, whole or not at all.
 
-    Segment 1 is WT, segment 2 is ET, which is part of WT as in label maps; both are described, and only frames that show them are written. Where no voxel is
-    marked nothing is written, for DICOM knows no SEG without frames, and what was at ``path`` is removed.
+    Segment 1 is WT, segment 2 is ET, which is part of WT as in label maps; both are described where there are masks of both, and
+    only frames that show them are written. Where no voxel is marked nothing is written, for DICOM knows no SEG without frames,
+    and what was at ``path`` is removed.
 
     Args:
         series_dir: the source: a folder of DICOM files, or one multi-frame file.
-        masks: ``(N, 2, H, W)`` of 0 and 1, WT and ET of every slice, as
-            :meth:`~scripts.prepared.PreparedSeries.masks` gives them.
+        masks: ``(N, 2, H, W)`` of 0 and 1, WT and ET of every slice, or ``(N, 1, H, W)``, WT alone, as
+            :func:`~scripts.results.claimed` gives them.
         path: file to write; folders are made.
         geometry: of the series that the masks were made on.
         patient: its name in the data list, the PatientID of deidentified objects.
@@ -327,8 +328,8 @@ def write_segmentation(
         path.unlink(missing_ok=True)
         return None
     # (slices, rows, columns, segments) of the files, whichever way the stack shows them
-    nested = _nested(masks)
-    frames = np.stack([np.asarray(geometry.to_volume(nested[:, i])).T for i in range(2)], axis=-1).astype(np.uint8)
+    regions = np.moveaxis(nested(masks), 1, 0)
+    frames = np.stack([np.asarray(geometry.to_volume(region)).T for region in regions], axis=-1).astype(np.uint8)
     places = _by_frame(slices)
     # a blank slice has no file; a mask on one is kept at its place, at the price of references from slice to slice
     blank = [place for place, header in enumerate(slices.headers) if header is None and frames[place].any()]
@@ -353,7 +354,7 @@ def write_segmentation(
             tracking_id=f"{name} in {mri_type}",
             anatomic_regions=[_BRAIN],
         )
-        for number, (name, (label, kind)) in enumerate(_SEGMENTS.items(), 1)
+        for number, (name, (label, kind)) in enumerate(list(_SEGMENTS.items())[: len(regions)], 1)
     ]
     with _making(f"{series_dir}: no SEG can refer to this series"):
         made = Segmentation(
@@ -377,14 +378,12 @@ def write_segmentation(
 
 
 def volumes(masks: np.ndarray, geometry: SliceGeometry) -> dict[str, float]:
-    """Volumes in mm³ of WT and ET in masks ``(N, 2, H, W)``: the marked voxels', those of ET among WT's."""
-    nested = _nested(masks)
-    return {name: float(np.count_nonzero(nested[:, i])) * geometry.voxel_volume for i, name in enumerate(_SEGMENTS)}
-
-
-def _nested(masks: np.ndarray) -> np.ndarray:
-    """Masks with ET inside WT, as label maps have it too; a network may mark ET outside."""
-    return np.stack([masks.any(axis=1), masks[:, 1] > 0], axis=1)
+    """Volumes in mm³ of WT and ET in masks ``(N, 2, H, W)``, or of WT alone: the marked voxels', those of ET among WT's."""
+    regions = np.moveaxis(nested(masks), 1, 0)
+    return {
+        name: float(np.count_nonzero(region)) * geometry.voxel_volume
+        for name, region in zip(_SEGMENTS, regions, strict=False)  # of ET where there is a mask of it
+    }
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -405,8 +404,8 @@ def write_report(
     out, and a comment says so.
 
     Args:
-        study: by modality the facts of its series: ``source``, the path of the DICOM series; ``WT`` and ``ET``, volumes
-            in mm³; ``reason``, why there is no SEG.
+        study: by modality the facts of its series: ``source``, the path of the DICOM series; ``WT`` and, where it is told,
+            ``ET``, volumes in mm³; ``reason``, why there is no SEG.
         path: file to write; folders are made.
         patient_row: the patient's row of patients.json: ``patient``, ``probability``, ``interval``, ``used``.
         segmentations: SEG files by modality, of those that have one.
@@ -441,9 +440,15 @@ def write_report(
         made = None if file is None else pydicom.dcmread(file)
         if made is not None:
             evidence.append(made)
+            if alone := made.SharedFunctionalGroupsSequence[0].get("SegmentIdentificationSequence"):
+                # highdicom writes a single segment's number once for all frames, and looks for it in each
+                for frame in made.PerFrameFunctionalGroupsSequence:
+                    frame.SegmentIdentificationSequence = alone
         else:
             comments.append(f"{mri_type}: no segmentation is stored, for {facts['reason']}.")
         for number, (name, (_, kind)) in enumerate(_SEGMENTS.items(), 1):
+            if name not in facts:
+                continue
             known: dict[str, Any] = {
                 "tracking_identifier": sr.TrackingIdentifier(highdicom.UID(), f"{name} in {mri_type}"),
                 "finding_type": kind,
@@ -528,6 +533,7 @@ def write_dicom(
     entries: Sequence[Mapping[str, Any]],
     output_dir: str | Path,
     deidentify: bool = False,
+    enhancing_on: Sequence[str] = ENHANCING_ON,
 ) -> dict[str, list[str]]:
     """Write the SEG of every prepared series whose source is DICOM, and an SR for every patient with such a series.
 
@@ -540,6 +546,7 @@ def write_dicom(
         entries: of the data list.
         output_dir: folder for ``<patient>/<mri_type>_seg.dcm`` and ``<patient>/report_sr.dcm``.
         deidentify: leave out what identifies the patients.
+        enhancing_on: modalities in which enhancing tumour is told.
 
     Returns:
         Files written, relative to the folder, by patient; only patients with any.
@@ -549,7 +556,8 @@ def write_dicom(
     left_out: dict[str, str] = {}
     for entry in distributed.share(entries):
         patient = entry["patient"]
-        files = _write_patient(entry, index, row_of[patient], inside(output_dir, patient), deidentify, left_out)
+        folder = inside(output_dir, patient)
+        files = _write_patient(entry, index, row_of[patient], folder, deidentify, enhancing_on, left_out)
         if files:
             written[patient] = [file.relative_to(output_dir).as_posix() for file in files]
     parts = distributed.gather((written, left_out))
@@ -567,6 +575,7 @@ def _write_patient(
     row: Mapping[str, Any],
     folder: Path,
     deidentify: bool,
+    enhancing_on: Sequence[str],
     left_out: dict[str, str],
 ) -> list[Path]:
     """Write the objects of one patient; what is left out goes into ``left_out`` with its reason."""
@@ -586,7 +595,7 @@ def _write_patient(
             continue
         series = PreparedSeries(prepared)
         assert series.geometry is not None, f"{prepared}: prepared for training, without geometry"
-        masks = series.masks()
+        masks = claimed(series.masks(), mri_type, enhancing_on)
         study[mri_type] = {"source": entry[mri_type], **volumes(masks, series.geometry), "reason": NO_TUMOUR}
         try:
             made = write_segmentation(

@@ -13,6 +13,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+RESEARCH_ONLY = "Research use only. Not for diagnosis."
+"""What every table, page and mask says; in the header of a NIfTI file, ``descrip``, it tells our masks from images."""
+
 
 @contextmanager
 def written_whole(path: str | Path) -> Iterator[Path]:
@@ -97,13 +100,34 @@ def write_json(content: Any, file: str | Path) -> None:
         temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
+# Text that a spreadsheet would run, of which OWASP warns; a negative number that was written as text is none.
+_FORMULA = re.compile(r"(?!-(\d+\.?\d*(e[+-]?\d+)?|inf)$)'*[=+\-@\t\r]")
+
+
+def is_formula(text: Any) -> bool:
+    """Whether a spreadsheet would run what a cell holds, ``=1+1`` or ``@name``, instead of showing it."""
+    return isinstance(text, str) and not text.startswith("'") and _FORMULA.match(text) is not None
+
+
+def _shielded(cell: Any) -> Any:
+    """A cell that a spreadsheet shows as it is: an apostrophe stands before what it would run, and before such apostrophes."""
+    return f"'{cell}" if isinstance(cell, str) and _FORMULA.match(cell) else cell
+
+
+def _restored(cell: Any) -> Any:
+    """What :func:`_shielded` was given."""
+    return cell[1:] if isinstance(cell, str) and cell.startswith("'") and _FORMULA.match(cell) else cell
+
+
 def read_csv(file: str | Path) -> list[dict[str, str]]:
-    """Rows of a CSV by column."""
+    """Rows by column of a CSV that :func:`write_csv` wrote, as it was given them."""
     with open(file, newline="", encoding="utf-8-sig") as stream:
-        return list(csv.DictReader(stream))
+        return [{_restored(key): _restored(value) for key, value in row.items()} for row in csv.DictReader(stream)]
 
 
-def write_csv(rows: Sequence[Mapping[str, Any]], file: str | Path, columns: Sequence[str] | None = None) -> None:
+def write_csv(
+    rows: Sequence[Mapping[str, Any]], file: str | Path, columns: Sequence[str] | None = None, verbatim: bool = False
+) -> None:
     """Write rows as CSV, whole or not at all.
 
     Args:
@@ -111,12 +135,14 @@ def write_csv(rows: Sequence[Mapping[str, Any]], file: str | Path, columns: Sequ
         file: file to write; folders are made.
         columns: those that are written, whatever else the rows hold; by default those of the first row, and no row may hold
             others.
+        verbatim: for programs that compare texts: no apostrophe before texts that a spreadsheet would run (:func:`is_formula`).
 
     Raises:
         ValueError: when no columns are named and a row holds one that the first row does not.
     """
     names = list(columns or rows[0])
+    shown = (lambda cell: cell) if verbatim else _shielded
     with written_whole(file) as temporary, open(temporary, "w", newline="", encoding="utf-8") as stream:
         writer = csv.DictWriter(stream, fieldnames=names, extrasaction="ignore" if columns else "raise")
-        writer.writeheader()
-        writer.writerows(rows)
+        writer.writerow({name: shown(name) for name in names})
+        writer.writerows({name: shown(value) for name, value in row.items()} for row in rows)

@@ -19,6 +19,8 @@ from .outputs import CONFIG_FILE
 from .statistics import agreement_interval
 
 PATIENTS_FILE = "patients.json"
+NOT_ASKED = "not asked for"
+"""Reason of a series that nobody wanted."""
 PREDICTIONS_FILE = "predictions.csv"
 """Beside the ``patients.json`` of an evaluation, and not beside that of a prediction."""
 
@@ -244,3 +246,26 @@ def _configs(folder: Path) -> Iterator[dict[str, Any]]:
     yield read_config(folder)
     for place in sorted(folder.glob("classification/seed*/fold*/evaluation")):
         yield read_config(place)
+
+
+def failures_of(row: Mapping[str, Any]) -> list[dict[str, str]]:
+    """Reasons and warnings of a patient and the series, one a row."""
+    found = (
+        [{"patient": row["patient"], "series": "", "kind": "failure", "text": str(row["reason"])}]
+        if row.get("reason")
+        else []
+    )
+    for mri_type, facts in (row.get("series") or {}).items():
+        if facts.get("reason") and facts["reason"] != NOT_ASKED:
+            found.append(
+                {"patient": row["patient"], "series": mri_type, "kind": "failure", "text": str(facts["reason"])}
+            )
+        found += [
+            {"patient": row["patient"], "series": mri_type, "kind": "warning", "text": str(warning)}
+            for warning in facts.get("warnings") or []
+        ]
+    found += [
+        {"patient": row["patient"], "series": "", "kind": "warning", "text": str(warning)}
+        for warning in row.get("warnings") or []
+    ]
+    return found

@@ -224,7 +224,8 @@ class FuseSeries:
         affine = self._affine.numpy()
         file = inside(self.output_dir, "masks", f"{patient}.nii.gz")
         save_label_map(labels, affine, file)
-        volumes = label_volumes(labels, abs(float(np.linalg.det(affine[:3, :3]))))
+        told = any(self.weights["ET"].get(name, 0) > 0 for name in used)  # of enhancing tumour, by any series
+        volumes = label_volumes(labels, abs(float(np.linalg.det(affine[:3, :3]))), told)
         return {"patient": patient, "mri_type": "+".join(used), **volumes, "file": f"masks/{file.name}"}
 
     def write(self, entries: Sequence[Mapping[str, Any]] = ()) -> Path:

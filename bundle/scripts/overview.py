@@ -5,7 +5,6 @@ Functions that compute come first, functions that draw on given axes after them,
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +17,7 @@ from monai.transforms import LoadImage
 from custom_transforms import AcquisitionSlices, SeriesReader, SliceGeometry
 
 from .datalists import find_studies
+from .files import read_csv
 from .statistics import bootstrap_interval, roc_auc, roc_curve
 
 if TYPE_CHECKING:
@@ -96,8 +96,7 @@ def read_predictions(file: str | Path) -> Predictions:
 def _read_rows(file: str | Path, what: str) -> list[dict[str, str]]:
     if not Path(file).is_file():
         raise FileNotFoundError(f"{file}: no such file; it should hold {what}, which has to be run first")
-    with open(file, newline="", encoding="utf-8") as stream:
-        return list(csv.DictReader(stream))
+    return read_csv(file)
 
 
 def read_label_map(file: str | Path) -> np.ndarray:

@@ -25,11 +25,12 @@ import yaml
 from . import environment
 from . import report_figures as figures
 from .datalists import MRI_TYPES, select
-from .files import folder_written_whole, read_csv, write_json, written_whole
+from .files import RESEARCH_ONLY, folder_written_whole, read_csv, write_json, written_whole
 from .finished import (
     CONFIG_FILE,
     PREDICTIONS_FILE,
     RunError,
+    failures_of,
     is_crossvalidation,
     plain_settings,
     prepared_dir,
@@ -59,7 +60,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-RESEARCH_ONLY = "Research use only. Not for diagnosis."
 NOT_FINISHED = "Not finished: figures are of the patients who have been predicted so far."
 PHANTOM = "Phantom data: synthetic, no biological meaning."
 GENERATOR = "radiogenomics report"
@@ -77,7 +77,6 @@ TEMPLATES = Path(__file__).resolve().parent / "templates"
 
 _NOT_RUNS = {"prepared", "masks", "phantom", "explanations", *PARTS}
 _INTERVALS = ("interval", "interval_95", "probability_95", "probability_interval")
-_NOT_ASKED = "not asked for"
 _SEEDS_SHOWN = 5  # with a column each in the table of a patient's series
 _BIN_KEYS = {
     "predicted": ("predicted", "mean_predicted", "mean_probability", "probability"),
@@ -606,29 +605,6 @@ def patient_interval(row: Mapping[str, Any]) -> list[float] | None:
         if isinstance(found, list) and len(found) == 2 and all(isinstance(end, (int, float)) for end in found):
             return [float(end) for end in found]
     return None
-
-
-def failures_of(row: Mapping[str, Any]) -> list[dict[str, str]]:
-    """Reasons and warnings of a patient and the series, one a row."""
-    found = (
-        [{"patient": row["patient"], "series": "", "kind": "failure", "text": str(row["reason"])}]
-        if row.get("reason")
-        else []
-    )
-    for mri_type, facts in (row.get("series") or {}).items():
-        if facts.get("reason") and facts["reason"] != _NOT_ASKED:
-            found.append(
-                {"patient": row["patient"], "series": mri_type, "kind": "failure", "text": str(facts["reason"])}
-            )
-        found += [
-            {"patient": row["patient"], "series": mri_type, "kind": "warning", "text": str(warning)}
-            for warning in facts.get("warnings") or []
-        ]
-    found += [
-        {"patient": row["patient"], "series": "", "kind": "warning", "text": str(warning)}
-        for warning in row.get("warnings") or []
-    ]
-    return found
 
 
 def series_table(row: Mapping[str, Any]) -> Table:

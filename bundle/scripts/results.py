@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,9 +19,9 @@ from monai.data import MetaTensor
 from monai.transforms import Transform
 
 from . import distributed, evaluation
-from .datalists import MRI_TYPES, lookup
-from .files import write_csv, write_json, written_whole
-from .finished import PATIENTS_FILE, PREDICTIONS_FILE
+from .datalists import ENHANCING_ON, MRI_TYPES, lookup, some
+from .files import RESEARCH_ONLY, is_formula, write_csv, write_json, written_whole
+from .finished import NOT_ASKED, PATIENTS_FILE, PREDICTIONS_FILE, failures_of
 from .metrics import PATIENT_SCORES, PatientProbabilities, RegionOverlap
 from .outputs import inside
 from .preparation import fingerprint, read_index
@@ -29,12 +30,34 @@ from .statistics import bootstrap_interval
 
 logger = logging.getLogger(__name__)
 
-RESEARCH_ONLY = "Research use only. Not for diagnosis."
+
+def nested(masks: np.ndarray) -> np.ndarray:
+    """Masks ``(N, 2, H, W)``, or of WT alone ``(N, 1, H, W)``, with ET inside WT, bool; a network may mark ET outside."""
+    return np.concatenate([masks.any(axis=1, keepdims=True), masks[:, 1:] > 0], axis=1)
+
+
+def claimed(masks: np.ndarray, mri_type: str, enhancing_on: Sequence[str] = ENHANCING_ON) -> np.ndarray:
+    """What people are told of a series' masks; the classification has the masks as they are.
+
+    Without contrast agent nobody can tell enhancing tumour from the rest, so what is marked as such is tumour and no more.
+
+    Args:
+        masks: ``(N, 2, H, W)``, WT and ET.
+        mri_type: modality of the series.
+        enhancing_on: modalities in which enhancing tumour is told.
+
+    Returns:
+        :func:`nested` masks ``(N, 2, H, W)`` bool, or ``(N, 1, H, W)``, WT alone.
+    """
+    return nested(masks)[:, : 2 if mri_type in enhancing_on else 1]
 
 
 def label_map(masks: np.ndarray) -> np.ndarray:
-    """WT and ET masks ``(N, 2, H, W)`` to labels ``(N, H, W)`` uint8: 1 tumour that does not enhance, 2 enhancing tumour."""
-    whole, enhancing = masks[:, 0] > 0, masks[:, 1] > 0
+    """WT and ET masks ``(N, 2, H, W)`` to labels ``(N, H, W)`` uint8: 1 tumour that does not enhance, 2 enhancing tumour.
+
+    Of WT alone, ``(N, 1, H, W)``, 1 is all of the tumour.
+    """
+    whole, enhancing = masks[:, 0] > 0, masks[:, 1:].any(axis=1)
     return np.where(enhancing, 2, whole).astype(np.uint8)
 
 
@@ -72,14 +95,17 @@ def save_label_map(labels: np.ndarray, affine: np.ndarray, path: str | Path) -> 
         nib.save(image, temporary)
 
 
-def write_masks(prepared_dir: str | Path, output_dir: str | Path) -> dict[str, str]:
-    """Write the label map of every prepared series in the geometry of the series as it was read.
+def write_masks(
+    prepared_dir: str | Path, output_dir: str | Path, enhancing_on: Sequence[str] = ENHANCING_ON
+) -> dict[str, str]:
+    """Write the label map of every prepared series, as it is :func:`claimed`, in the geometry of the series as it was read.
 
     Each of several processes writes those of its share.
 
     Args:
         prepared_dir: folder of prepared series with its index.
         output_dir: folder for ``<patient>_<mri_type>.nii.gz``.
+        enhancing_on: modalities in which enhancing tumour is told.
 
     Returns:
         File names by ``"<patient>/<mri_type>"``.
@@ -93,44 +119,76 @@ def write_masks(prepared_dir: str | Path, output_dir: str | Path) -> dict[str, s
         if not target.is_file() or target.stat().st_mtime < Path(row["file"]).stat().st_mtime:
             series = PreparedSeries(row["file"])
             assert series.geometry is not None, f"{row['file']}: prepared for training, without geometry"
-            volume = np.asarray(series.geometry.to_volume(label_map(series.masks())))
+            labels = label_map(claimed(series.masks(), row["mri_type"], enhancing_on))
+            volume = np.asarray(series.geometry.to_volume(labels))
             save_label_map(volume, series.geometry.affine, target)
         written[name] = target.name
     return written
 
 
-VOLUME_COLUMNS = ("patient", "mri_type", "whole_tumour_ml", "not_enhancing_ml", "enhancing_ml", "file", "reason")
+VOLUME_COLUMNS = (
+    "patient", "mri_type", "whole_tumour_ml", "not_enhancing_ml", "enhancing_ml", "file", "reason", "remark",
+)  # fmt: skip
+DISAGREEMENT = (2.0, 5.0)
+"""Factor, and ml, by which a patient's largest and smallest volume must differ to be remarked upon."""
 
 
-def label_volumes(labels: np.ndarray, voxel_volume: float) -> dict[str, str]:
+def label_volumes(labels: np.ndarray, voxel_volume: float, enhancing: bool = True) -> dict[str, str]:
     """Volumes in ml of a label map's parts, as text.
 
     Args:
         labels: values of :func:`label_map`.
         voxel_volume: in mm³.
+        enhancing: whether enhancing tumour is told from the rest; otherwise neither of the two has a volume.
     """
-    rest, enhancing = (np.count_nonzero(labels == value) * voxel_volume / 1000 for value in (1, 2))
-    parts = {"whole_tumour_ml": rest + enhancing, "not_enhancing_ml": rest, "enhancing_ml": enhancing}
-    return {name: f"{value:.3f}" for name, value in parts.items()}
+    rest, bright = (np.count_nonzero(labels == value) * voxel_volume / 1000 for value in (1, 2))
+    parts = {"not_enhancing_ml": rest, "enhancing_ml": bright} if enhancing else {}
+    return {name: f"{value:.3f}" for name, value in {"whole_tumour_ml": rest + bright, **parts}.items()}
 
 
-def series_volumes(prepared_dir: str | Path) -> list[dict[str, Any]]:
+def series_volumes(prepared_dir: str | Path, enhancing_on: Sequence[str] = ENHANCING_ON) -> list[dict[str, Any]]:
     """Rows for :func:`write_volumes`: the volumes in the label maps of all prepared series, and why the others have none.
+
+    Several processes must call this together; each reads its share, and all know the rows.
 
     Args:
         prepared_dir: folder of prepared series with its index.
+        enhancing_on: modalities in which enhancing tumour is told.
     """
     rows = []
-    for row in read_index(prepared_dir).values():
+    for row in distributed.share(list(read_index(prepared_dir).values())):
         facts = {"patient": row["patient"], "mri_type": row["mri_type"]}
         if "file" not in row:
             rows.append({**facts, "reason": row["error"]})
             continue
         series = PreparedSeries(row["file"])
         assert series.geometry is not None, f"{row['file']}: prepared for training, without geometry"
-        volumes = label_volumes(label_map(series.masks()), series.geometry.voxel_volume)
+        masks = claimed(series.masks(), row["mri_type"], enhancing_on)
+        volumes = label_volumes(label_map(masks), series.geometry.voxel_volume, masks.shape[1] == 2)
         rows.append({**facts, **volumes, "file": f"masks/{row['patient']}_{row['mri_type']}.nii.gz"})
-    return rows
+    return [row for part in distributed.gather(rows) for row in part]
+
+
+def _by_patient(volumes: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
+    """Volumes of the whole tumour in ml by patient and modality."""
+    found: dict[str, dict[str, float]] = {}
+    for row in volumes:
+        if "whole_tumour_ml" in row:
+            found.setdefault(row["patient"], {})[row["mri_type"]] = float(row["whole_tumour_ml"])
+    return found
+
+
+def _remarks(volumes: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """What there is to say, and is said in the log, of patients whose series disagree on the tumour."""
+    remarks = {}
+    factor, difference = DISAGREEMENT
+    for patient, found in _by_patient(volumes).items():
+        low, high = min(found.values()), max(found.values())
+        if high > factor * low and high - low > difference:
+            told = ", ".join(f"{mri_type} {value:.1f} ml" for mri_type, value in sorted(found.items()))
+            remarks[patient] = f"the series disagree on the volume of the tumour: {told}; look at the masks"
+            logger.warning("patient %s: %s", patient, remarks[patient])
+    return remarks
 
 
 def write_volumes(
@@ -139,7 +197,7 @@ def write_volumes(
     entries: Sequence[Mapping[str, Any]] = (),
     finished: str | Path | None = None,
 ) -> Path:
-    """Write ``volumes.csv``, what is marked in the masks of a folder; nobody asked for is left out.
+    """Write ``volumes.csv``, what is marked in the masks of a folder, and show it; nobody asked for is left out.
 
     Several processes must call this together; the first writes what all of them know.
 
@@ -153,16 +211,69 @@ def write_volumes(
     there = {patient for patient, _ in known}
     for entry in entries:
         if entry["patient"] not in there:
-            known[entry["patient"], ""] = {"patient": entry["patient"], "mri_type": "", "reason": "no series"}
-            logger.warning("patient %s: no series", entry["patient"])
+            reason = entry.get("reason", "no series")
+            known[entry["patient"], ""] = {"patient": entry["patient"], "mri_type": "", "reason": reason}
+            logger.warning("patient %s: %s", entry["patient"], reason)
     file = Path(output_dir) / "volumes.csv"
     if distributed.is_first():
-        write_csv([known[key] for key in sorted(known)], file, VOLUME_COLUMNS)
+        volumes = [known[key] for key in sorted(known)]
+        remarks = _remarks(volumes)
+        told = [{**row, "remark": remarks.get(row["patient"])} if "file" in row else row for row in volumes]
+        write_csv(told, file, VOLUME_COLUMNS)
         found = sum("file" in row for row in known.values())
-        logger.info("%s: %d masks, %d without one. %s", output_dir, found, len(known) - found, RESEARCH_ONLY)
+        logger.info("%d masks, %d series without one. %s", found, len(known) - found, RESEARCH_ONLY)
+        people: dict[str, dict[str, Any]] = {}
+        for row in volumes:
+            person = people.setdefault(row["patient"], {"patient": row["patient"], "used": [], "series": {}})
+            person["series"][row["mri_type"]] = {"reason": row.get("reason")}
+            person["used"] += [row["mri_type"]] if "file" in row else []
+            person["warnings"] = [remarks[row["patient"]]] if row["patient"] in remarks else []
+        show_patients(list(people.values()), volumes, file.name)
         if finished is not None:
             shutil.rmtree(finished, ignore_errors=True)
     return file
+
+
+SHOWN_PATIENTS = 20
+
+
+def show_patients(rows: Sequence[Mapping[str, Any]], volumes: Sequence[Mapping[str, Any]], file: str) -> None:
+    """Print the first patients of a result as a table.
+
+    Args:
+        rows: as :meth:`PatientResults.patient_rows` gives them; without ``probability`` where none was predicted.
+        volumes: from :func:`series_volumes`; that of FLAIR is shown, or else of the first series.
+        file: name of the one that has all of them.
+    """
+    predicted = any("probability" in row for row in rows)
+    lines = [["patient", *(["probability"] if predicted else []), "series", "tumour, ml", "remarks"]]
+    of_patient = _by_patient(volumes)
+    for row in rows[:SHOWN_PATIENTS]:
+        found = of_patient.get(row["patient"], {})
+        volume = found.get("FLAIR", next(iter(found.values()), None))
+        remarks = [failure["text"] for failure in failures_of(row)]
+        more = f" and {len(remarks) - 1} more" if len(remarks) > 1 else ""
+        lines.append(
+            [
+                _shortened(row["patient"], 24, end=10),
+                *([f"{row['probability']:11.3f}"] if predicted else []),
+                "+".join(row["used"]) or "none",
+                "" if volume is None else f"{volume:10.1f}",
+                _shortened(remarks[0], 60) + more if remarks else "",
+            ]
+        )
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    text = "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
+    if len(rows) > SHOWN_PATIENTS:
+        text += f"\nand {len(rows) - SHOWN_PATIENTS} more patients: {file}"
+    encoding = sys.stdout.encoding or "utf-8"  # a terminal may lack the letters of a name
+    print(text.encode(encoding, "replace").decode(encoding))
+
+
+def _shortened(text: str, width: int, end: int = 0) -> str:
+    """A text on one line; where it is wider, its beginning and as many letters of its end as asked for."""
+    line = " ".join(text.split())
+    return line if len(line) <= width else f"{line[: width - 1 - end]}…{line[len(line) - end :]}"
 
 
 class PatientResults:
@@ -257,7 +368,7 @@ class PatientResults:
             row = index.get(f"{patient}/{mri_type}")
             facts: dict[str, Any] = {"warnings": list(row.get("warnings", [])) if row else []}
             if row is None:
-                facts["reason"] = "no such series" if mri_type not in entry else "not asked for"
+                facts["reason"] = "no such series" if mri_type not in entry else NOT_ASKED
             elif "error" in row:
                 facts["reason"] = row["error"]
             else:
@@ -269,7 +380,7 @@ class PatientResults:
                     facts["reason"] = "no slice shows enough tumour"
                 elif not values:
                     facts["reason"] = (
-                        "not asked for" if mri_type not in classifiers else f"no classifier weights for {mri_type}"
+                        NOT_ASKED if mri_type not in classifiers else f"no classifier weights for {mri_type}"
                     )
             series[mri_type] = facts
         used = [mri_type for mri_type, facts in series.items() if facts.get("probability") is not None]
@@ -281,11 +392,10 @@ class PatientResults:
         }
         if not used:
             asked = {mri_type: series[mri_type].get("reason", "") for mri_type in classifiers}
-            reasons = "; ".join(f"{mri_type}: {reason}" for mri_type, reason in asked.items())
+            reasons = entry.get("reason") or "; ".join(f"{mri_type}: {reason}" for mri_type, reason in asked.items())
             result["reason"] = f"cohort prior {self.probabilities.prior}: {reasons}"
             logger.warning("patient %s gets the %s", patient, result["reason"])
-        if "label" in entry:
-            result["label"] = entry["label"]
+        result |= {key: entry[key] for key in ("label", "warnings") if key in entry}
         return {**result, "series": series}
 
 
@@ -310,8 +420,9 @@ def write_predictions(
     asked: Sequence[str] | None = None,
     prior: float = 0.5,
     runtime: str | None = None,
+    volumes: Sequence[Mapping[str, Any]] = (),
 ) -> None:
-    """Write ``submission.csv`` and ``patients.json``.
+    """Write ``submission.csv`` and ``patients.json``, and show the patients.
 
     Args:
         rows: from :meth:`PatientResults.patient_rows`.
@@ -321,7 +432,13 @@ def write_predictions(
             has no study, gets the prior.
         prior: probability of the latter.
         runtime: what the networks computed in.
+        volumes: from :func:`series_volumes`.
     """
+    remarks = _remarks(volumes)
+    rows = [
+        {**row, "warnings": [*row.get("warnings", []), remarks[row["patient"]]]} if row["patient"] in remarks else row
+        for row in rows
+    ]
     row_of = lookup({row["patient"]: row for row in rows})
     submission, patients = [], []
     for name in asked or [row["patient"] for row in rows]:
@@ -339,9 +456,16 @@ def write_predictions(
         patients.append(row)
     asked_for = {row["patient"] for row in patients}
     patients += [row for row in rows if row["patient"] not in asked_for]
-    write_csv(submission, Path(output_dir) / "submission.csv", ("BraTS21ID", "MGMT_value"))
+    write_csv(submission, Path(output_dir) / "submission.csv", ("BraTS21ID", "MGMT_value"), verbatim=True)
+    formulas = [row["BraTS21ID"] for row in submission if is_formula(row["BraTS21ID"])]
+    if formulas:
+        logger.warning(
+            "submission.csv names patients as they were asked for, also those that a spreadsheet would run: %s; do not open it in one",
+            some(formulas, 5),
+        )
     _write_patients(patients, output_dir, weights, runtime)
-    logger.info("%s: %d patients in submission.csv. %s", output_dir, len(submission), RESEARCH_ONLY)
+    logger.info("%d patients in submission.csv. %s", len(submission), RESEARCH_ONLY)
+    show_patients(patients, volumes, PATIENTS_FILE)
 
 
 def _write_patients(

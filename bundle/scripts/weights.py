@@ -20,7 +20,7 @@ import timm
 import torch
 from torch import nn
 
-from .datalists import MRI_TYPES
+from .datalists import ENHANCING_ON, MRI_TYPES
 from .files import written_whole
 
 logger = logging.getLogger(__name__)
@@ -101,7 +101,27 @@ def load_weights(network: nn.Module, file: str | Path) -> nn.Module:
 
 def segmenter_settings(file: str | Path | None) -> dict[str, Any]:
     """Settings of the segmentation network in a weights file; the method's own without a file or in a flat one."""
-    return {**SEGMENTER_SETTINGS, **(read_weights(file)[1] if file else {})}
+    settings = {**SEGMENTER_SETTINGS, **(read_weights(file)[1] if file else {})}
+    enhancing_on(settings)  # a mistake must not be found after hours of segmentation
+    return settings
+
+
+def enhancing_on(settings: Mapping[str, Any]) -> list[str]:
+    """The modalities in which enhancing tumour is claimed: ``enhancing_on`` of the settings, else those with contrast agent.
+
+    Args:
+        settings: from :func:`segmenter_settings`.
+
+    Raises:
+        WeightsError: when it is no list of modalities.
+    """
+    names = settings.get("enhancing_on", list(ENHANCING_ON))
+    if not isinstance(names, (list, tuple)) or not all(name in MRI_TYPES for name in names):
+        raise WeightsError(
+            f"the segmentation weights' setting enhancing_on is {names!r}, expected a list of {', '.join(MRI_TYPES)}; write the "
+            "weights file with such a list, or without it"
+        )
+    return list(names)
 
 
 def classifier_settings(files: Mapping[str, str | Path | None]) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from pydicom.uid import EnhancedMRImageStorage, ExplicitVRLittleEndian, MRImageS
 from custom_transforms import SeriesReader, SliceGeometry
 from scripts import dicom_output
 from scripts.dicom_output import DicomError, write_dicom, write_report, write_segmentation
-from scripts.prepared import write_series
+from scripts.prepared import PreparedSeries, write_series
 
 highdicom = pytest.importorskip("highdicom", reason="DICOM output needs the extra [dicom]")
 
@@ -714,6 +714,26 @@ def test_after_a_prediction(tmp_path, caplog):
     seg, report = (pydicom.dcmread(tmp_path / "dicom" / "a" / name) for name in ("FLAIR_seg.dcm", "report_sr.dcm"))
     (referenced,) = items(measured(report, "WT in FLAIR")[1], "Referenced Segment")
     assert referenced.ReferencedSOPSequence[0].ReferencedSOPInstanceUID == seg.SOPInstanceUID
+
+
+@pytest.mark.parametrize(("on", "told"), [(None, ["T1wCE"]), (["FLAIR", "T1wCE"], ["FLAIR", "T1wCE"])])
+def test_enhancing_tumour_is_claimed_with_contrast_agent_alone(tmp_path, on, told):
+    for mri_type in ("FLAIR", "T1wCE"):
+        make_series(tmp_path / mri_type, study="a", series=mri_type)
+    entries = [{"patient": "a", **{mri_type: str(tmp_path / mri_type) for mri_type in ("FLAIR", "T1wCE")}}]
+    rows = prepare(tmp_path / "prepared", entries)
+    write_dicom(tmp_path / "prepared", rows, entries, tmp_path / "dicom", **({"enhancing_on": on} if on else {}))
+    report = pydicom.dcmread(tmp_path / "dicom" / "a" / "report_sr.dcm")
+    named = [item.TextValue for item in items(report, "Tracking Identifier")]
+    for mri_type in ("FLAIR", "T1wCE"):
+        file = tmp_path / "dicom" / "a" / f"{mri_type}_seg.dcm"
+        segments = [segment.SegmentLabel for segment in pydicom.dcmread(file).SegmentSequence]
+        assert segments == ["Whole tumour (WT)", "Enhancing tumour (ET)"][: 2 if mri_type in told else 1]
+        assert f"WT in {mri_type}" in named
+        assert (f"ET in {mri_type}" in named) == (mri_type in told)
+        masks = PreparedSeries(tmp_path / "prepared" / "a" / f"{mri_type}.h5").masks()
+        assert pydicom.dcmread(file).pixel_array[: len(masks)].sum() == masks.any(axis=1).sum()  # what is ET is WT
+        assert errors_of(file) == []
 
 
 def test_a_source_that_changed_stops_nobody_else(tmp_path, caplog):

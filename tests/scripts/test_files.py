@@ -16,7 +16,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scripts import handlers, results, weights
-from scripts.files import folder_written_whole, is_dead, remove_leftovers, write_csv, write_json, written_whole
+from scripts.files import (
+    folder_written_whole,
+    is_dead,
+    is_formula,
+    read_csv,
+    remove_leftovers,
+    write_csv,
+    write_json,
+    written_whole,
+)
 
 EXAMPLES = settings(deadline=None, max_examples=50)
 NAMES = (
@@ -121,6 +130,9 @@ def test_json_is_written_whole_or_not_at_all(tmp_path):
 
 
 CELLS = st.text(st.characters(exclude_categories=["Cs", "Cc"]), max_size=20)
+CELLS |= st.builds(
+    "".join, st.tuples(st.sampled_from(["", "'", "''"]), st.sampled_from("=+-@\t"), st.sampled_from(["", "1", "x"]))
+)
 
 
 @given(st.lists(st.fixed_dictionaries({"a": CELLS, "b, with a comma": CELLS}), min_size=1, max_size=5))
@@ -129,11 +141,28 @@ def test_csv_reads_back(rows):
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "a.csv"
         write_csv(rows, file)
+        assert read_csv(file) == rows
+        write_csv(rows, file, ["a"])
+        assert read_csv(file) == [{"a": row["a"]} for row in rows]
+        write_csv(rows, file, verbatim=True)
         with open(file, newline="", encoding="utf-8") as stream:
             assert list(csv.DictReader(stream)) == rows
-        write_csv(rows, file, ["a"])
-        with open(file, newline="", encoding="utf-8") as stream:
-            assert list(csv.DictReader(stream)) == [{"a": row["a"]} for row in rows]
+
+
+@pytest.mark.parametrize("text", ["=cmd|'/c calc'!A1", "@x", "-rf", "+1", "-", "-1+1", "\t=1", "\r=1"])
+def test_a_spreadsheet_runs_nothing_of_a_table(tmp_path, text):
+    assert is_formula(text)
+    write_csv([{"patient": text, text: 1}], tmp_path / "a.csv")
+    with open(tmp_path / "a.csv", newline="", encoding="utf-8") as stream:
+        assert list(csv.reader(stream)) == [["patient", f"'{text}"], [f"'{text}", "1"]]
+    assert read_csv(tmp_path / "a.csv") == [{"patient": text, text: "1"}]
+
+
+@pytest.mark.parametrize("value", [-0.5, -3, float("-inf"), "-0.5", "-1e-05", "-inf", "a=b", "00012", "", None])
+def test_numbers_and_plain_texts_stay_as_they_are(tmp_path, value):
+    assert not is_formula(value)
+    write_csv([{"a": value, "b": 1}], tmp_path / "a.csv")
+    assert (tmp_path / "a.csv").read_text().split()[1] == f"{'' if value is None else value},1"
 
 
 def test_csv_without_rows_has_its_columns(tmp_path):

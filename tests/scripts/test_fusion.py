@@ -126,6 +126,7 @@ def test_modalities_count_by_their_weights_and_only_where_they_lie(tmp_path):
         series("T1wCE", constant(0.1, 0.9), moved),
     ]
     fused(tmp_path, parts, weights={"WT": {"FLAIR": 1, "T1wCE": 1}, "ET": {"T1wCE": 1}})
+    assert "enhancing_ml" in json.loads((tmp_path / "done" / "00001.json").read_text())["row"]
     labels = np.asarray(nib.load(tmp_path / "masks" / "00001.nii.gz").dataobj)
     assert set(np.unique(labels[:3])) == {1}  # FLAIR alone
     assert set(np.unique(labels[5:])) == {0}  # (0.6 + 0.1) / 2
@@ -172,6 +173,7 @@ def test_an_unreadable_series_is_told_and_the_next_is_the_reference(tmp_path, ca
     fuse = fused(tmp_path, [(broken, torch.zeros((2, 0, 0, 0))), series("T2w", ones, AFFINE)])
     assert "00001/FLAIR: ValueError: half a file" in caplog.text
     assert fuse.rows[0]["mri_type"] == "T2w"
+    assert "enhancing_ml" not in fuse.rows[0]
     assert np.asarray(nib.load(tmp_path / "masks" / "00001.nii.gz").dataobj).min() == 1  # nobody tells of ET
 
 

@@ -287,6 +287,12 @@ def test_table_files_hold_all_digits_and_no_nan(tmp_path):
     assert row == {"auc": "0.123456789", "auc_95_low": "0.1", "auc_95_high": "0.2"}
 
 
+def test_no_table_file_holds_what_a_spreadsheet_would_run(tmp_path):
+    table = report_tables.table_of_records("Patients", [{"patient": "=1+1", "error": -0.5, "files": ["@a", "b"]}])
+    report_tables.write_table(table, tmp_path)
+    assert (tmp_path / "patients.csv").read_text().splitlines() == ["patient,error,files", "'=1+1,-0.5,'@a; b"]
+
+
 def test_a_single_wide_row_is_turned_into_a_column():
     table = report_tables.table_of_records("Seconds", [{f"step {number}": number for number in range(9)}])
     assert table.columns == ["", "value"]

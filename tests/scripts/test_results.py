@@ -1,4 +1,5 @@
 import csv
+import io
 import json
 import logging
 
@@ -13,7 +14,7 @@ from custom_transforms import AcquisitionSlicesd, SeriesReader, SliceGeometry
 from scripts import loading, results
 from scripts.files import read_csv, write_json
 from scripts.metrics import RegionOverlap
-from scripts.prepared import write_series
+from scripts.prepared import PreparedSeries, write_series
 
 TURN = np.array([[0.96, -0.28, 0], [0.28, 0.96, 0], [0, 0, 1]]) @ np.array([[1, 0, 0], [0, 0.8, -0.6], [0, 0.6, 0.8]])
 AFFINES = {
@@ -128,17 +129,36 @@ def add_error(folder, patient, mri_type, error):
     add_row(folder, f"{patient}/{mri_type}", row)
 
 
+@pytest.mark.parametrize(("mri_type", "on", "told"), [
+    ("T1wCE", None, True), ("FLAIR", None, False), ("T1w", None, False), ("T1w", ["T1w"], True), ("T1wCE", [], False),
+])  # fmt: skip
+def test_enhancing_tumour_is_claimed_with_contrast_agent_alone(tmp_path, mri_type, on, told):
+    geometry = SliceGeometry.from_affine(np.diag([10.0, 10, 10, 1]), (2, 2, 2))
+    masks = np.zeros((2, 2, 2, 2), bool)
+    masks[0, 0], masks[0, 1, 0, 0], masks[1, 1, 0, 0] = True, True, True  # one voxel of ET is outside WT
+    write_prepared(tmp_path, "1", mri_type, masks, geometry)
+    settings = {} if on is None else {"enhancing_on": on}
+    results.write_masks(tmp_path, tmp_path / "masks", **settings)
+    labels = np.asarray(nib.load(tmp_path / "masks" / f"1_{mri_type}.nii.gz").dataobj)
+    assert (np.count_nonzero(labels == 1), np.count_nonzero(labels == 2)) == ((3, 2) if told else (5, 0))
+    (row,) = results.series_volumes(tmp_path, **settings)
+    assert row["whole_tumour_ml"] == "5.000"
+    assert (row.get("not_enhancing_ml"), row.get("enhancing_ml")) == (("3.000", "2.000") if told else (None, None))
+    # the classification's masks stay
+    np.testing.assert_array_equal(PreparedSeries(tmp_path / "1" / f"{mri_type}.h5").masks(), masks)
+
+
 def test_masks_are_written_again_only_when_the_series_is(tmp_path):
     geometry = SliceGeometry.from_affine(np.eye(4), (2, 2, 2))
     masks = np.zeros((2, 2, 2, 2), bool)
-    write_prepared(tmp_path, "1", "FLAIR", masks, geometry)
+    write_prepared(tmp_path, "1", "T1wCE", masks, geometry)
     add_error(tmp_path, "2", "FLAIR", "broken")
-    target = tmp_path / "masks" / "1_FLAIR.nii.gz"
-    assert list(results.write_masks(tmp_path, tmp_path / "masks")) == ["1/FLAIR"]
+    target = tmp_path / "masks" / "1_T1wCE.nii.gz"
+    assert list(results.write_masks(tmp_path, tmp_path / "masks")) == ["1/T1wCE"]
     before = target.stat().st_mtime_ns
     results.write_masks(tmp_path, tmp_path / "masks")
     assert target.stat().st_mtime_ns == before
-    write_prepared(tmp_path, "1", "FLAIR", ~masks, geometry)
+    write_prepared(tmp_path, "1", "T1wCE", ~masks, geometry)
     results.write_masks(tmp_path, tmp_path / "masks")
     assert (np.asarray(nib.load(target).dataobj) == 2).all()
 
@@ -204,6 +224,23 @@ def test_whoever_gets_the_prior_has_a_reason(tmp_path, caplog):
         assert part in by_patient[patient]["reason"]
         assert f"patient {patient} gets the cohort prior 0.4" in caplog.text
     assert by_patient["00007"]["series"]["FLAIR"]["warnings"] == ["odd"]
+
+
+def test_a_patient_of_whom_nothing_was_understood_has_a_row_with_the_reason(tmp_path, caplog):
+    prepared_cohort(tmp_path)
+    entries = [{"patient": "P", "reason": "none of its series was understood: found AX FLAIR"}]
+    (row,) = results.PatientResults(prior=0.4).patient_rows(entries, tmp_path, {"FLAIR": "flair.pt"})
+    assert (row["probability"], row["used"]) == (0.4, [])
+    assert row["reason"] == "cohort prior 0.4: none of its series was understood: found AX FLAIR"
+    assert "patient P gets the cohort prior 0.4: none of its series" in caplog.text
+
+
+def test_what_was_not_understood_beside_is_a_warning_of_the_patient(tmp_path):
+    prepared_cohort(tmp_path)
+    entries = [entry("00003", "FLAIR", warnings=["not understood: AX T1"]), entry("00007", "FLAIR")]
+    first, second = results.PatientResults().patient_rows(entries, tmp_path, {"FLAIR": "flair.pt"})
+    assert first["warnings"] == ["not understood: AX T1"]
+    assert "warnings" not in second
 
 
 def test_prior_must_be_a_probability():
@@ -356,6 +393,113 @@ def test_submission_knows_brats_names(tmp_path):
     assert read_rows(tmp_path / "submission.csv") == [{"BraTS21ID": "00012", "MGMT_value": "0.700000"}]
 
 
+def test_submission_keeps_identifiers_and_warns_of_spreadsheets(tmp_path, caplog):
+    names = ["=cmd|'/c calc'!A1", "@x", "-rf", "00001"]
+    rows = [{"patient": name, "probability": 0.7, "used": ["FLAIR"], "series": {}} for name in names]
+    results.write_predictions(rows, tmp_path, {})
+    assert [row["BraTS21ID"] for row in read_rows(tmp_path / "submission.csv")] == names
+    (warning,) = [record.message for record in caplog.records if record.levelname == "WARNING"]
+    assert warning.startswith("submission.csv names patients as they were asked for")
+    assert all((name in warning) == (name != "00001") for name in names)
+    caplog.clear()
+    results.write_predictions(rows[-1:], tmp_path, {})
+    assert "spreadsheet" not in caplog.text
+
+
+# What is shown at the end
+
+
+def volume_rows(patient, **volumes):
+    return [
+        {
+            "patient": patient,
+            "mri_type": name,
+            "whole_tumour_ml": f"{value:.3f}",
+            "file": f"masks/{patient}_{name}.nii.gz",
+        }
+        for name, value in volumes.items()
+    ]
+
+
+def test_prediction_ends_with_a_table(tmp_path, capsys):
+    _, rows = prepared_cohort(tmp_path / "prepared")
+    volumes = [*volume_rows("00012", T1w=1.5, FLAIR=1.25), *volume_rows("00001", T1w=0)]
+    results.write_predictions(rows, tmp_path, {}, volumes=volumes)
+    head, *lines = capsys.readouterr().out.splitlines()
+    assert head.split("  ")[0] == "patient"
+    columns = [head.index(name) for name in ("patient", "probability", "series", "tumour, ml", "remarks")]
+    cells = [[line[a:b].strip() for a, b in zip(columns, [*columns[1:], None], strict=True)] for line in lines]
+    assert [row[:4] for row in cells] == [
+        ["00012", "0.300", "FLAIR", "1.2"], ["00007", "0.400", "none", ""],
+        ["00003", "0.400", "none", ""], ["00001", "0.400", "none", "0.0"],
+    ]  # fmt: skip
+    assert cells[0][4] == "a gap and 1 more"
+    assert cells[1][4].startswith("cohort prior 0.4: FLAIR: SeriesError: no pixel data")
+    assert max(map(len, lines)) < 160
+
+
+def test_a_large_cohort_shows_its_first_patients_and_where_the_others_are(tmp_path, capsys):
+    rows = [{"patient": f"{i:05d}", "probability": 0.7, "used": ["FLAIR"], "series": {}} for i in range(50)]
+    results.write_predictions(rows[:20], tmp_path, {})
+    assert len(capsys.readouterr().out.splitlines()) == 21
+    results.write_predictions(rows, tmp_path, {})
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 22
+    assert lines[20].startswith("00019")
+    assert lines[21] == f"and 30 more patients: {tmp_path / 'patients.json'}"
+
+
+def test_wide_and_foreign_names_are_shown_as_far_as_the_terminal_can(tmp_path, monkeypatch):
+    rows = [
+        {"patient": "begin" + "x" * 90 + "end", "probability": 0.5, "used": [], "series": {}},
+        {"patient": "\u65e5\u672c", "probability": 0.5, "used": [], "series": {}},
+    ]
+    terminal = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr("sys.stdout", terminal)
+    results.write_predictions(rows, tmp_path, {})
+    terminal.flush()
+    lines = terminal.buffer.getvalue().decode("ascii").splitlines()
+    assert lines[1].split()[0] == "beginxxxxxxxx?xxxxxxxend"
+    assert lines[2].split()[0] == "??"
+
+
+def test_segmentation_ends_with_a_table(tmp_path, capsys):
+    rows = [
+        *volume_rows("a", T1w=3, FLAIR=20),
+        {"patient": "a", "mri_type": "T2w", "reason": "ValueError: half a file"},
+    ]
+    results.write_volumes(
+        rows, tmp_path, [{"patient": "a"}, {"patient": "b", "reason": "none of its series was understood"}]
+    )
+    head, first, second = capsys.readouterr().out.splitlines()
+    assert "probability" not in head
+    assert first.split()[:3] == ["a", "FLAIR+T1w", "20.0"]
+    assert first.endswith("half a file and 1 more")
+    assert second.split("  ")[0] == "b"
+    assert "none of its series was understood" in second
+
+
+# Volumes that disagree
+
+
+def test_series_that_disagree_on_the_volume_are_remarked_upon(tmp_path, caplog):
+    rows = [
+        *volume_rows("a", FLAIR=51, T1w=13, T1wCE=0, T2w=54),
+        *volume_rows("b", FLAIR=51, T2w=26),  # less than twice
+        *volume_rows("c", FLAIR=4.9, T2w=0),  # less than 5 ml
+        {"patient": "a", "mri_type": "x", "reason": "broken"},
+    ]
+    said = "the series disagree on the volume of the tumour: FLAIR 51.0 ml, T1w 13.0 ml, T1wCE 0.0 ml, T2w 54.0 ml; look at the masks"
+    written = read_csv(results.write_volumes(rows, tmp_path))
+    assert [row["remark"] for row in written] == [said] * 4 + [""] * 5
+    assert caplog.text.count("disagree") == 1
+    assert f"patient a: {said}" in caplog.text
+    predicted = [{"patient": name, "probability": 0.5, "used": ["FLAIR"], "series": {}} for name in "abc"]
+    results.write_predictions(predicted, tmp_path, {}, volumes=rows)
+    details = json.loads((tmp_path / "patients.json").read_text())["patients"]
+    assert [row.get("warnings") for row in details] == [[said], None, None]
+
+
 # Evaluation
 
 
@@ -461,10 +605,13 @@ def test_volumes_name_everybody_asked_for(tmp_path):
         {"patient": "b", "mri_type": "T1w", "reason": "ValueError: half a file"},
     ]
     (tmp_path / "prepared").mkdir()
-    file = results.write_volumes(rows, tmp_path, [{"patient": "a"}, {"patient": "b"}], tmp_path / "prepared")
+    entries = [{"patient": "a"}, {"patient": "b"}, {"patient": "c", "reason": "none of its series was understood"}]
+    file = results.write_volumes(rows, tmp_path, entries, tmp_path / "prepared")
     written = read_csv(file)
     assert [(row["patient"], row["mri_type"], row["reason"]) for row in written] == [
         ("a", "", "no series"), ("b", "FLAIR", ""), ("b", "T1w", "ValueError: half a file"),
+        ("c", "", "none of its series was understood"),
     ]  # fmt: skip
     assert written[1]["whole_tumour_ml"] == "0.600"
+    assert results.label_volumes(labels, 10.0, enhancing=False) == {"whole_tumour_ml": "0.600"}
     assert not (tmp_path / "prepared").exists()

@@ -155,6 +155,22 @@ def test_settings_of_a_segmenter(tmp_path):
     }  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("stored", "expected"), [({}, ["T1wCE"]), ({"enhancing_on": ["T1w", "T1wCE"]}, ["T1w", "T1wCE"])]
+)
+def test_weights_say_where_they_tell_enhancing_tumour(tmp_path, stored, expected):
+    weights.save_weights(torch.nn.Linear(1, 1), stored, tmp_path / "own.pt")
+    assert weights.enhancing_on(weights.segmenter_settings(tmp_path / "own.pt")) == expected
+    assert weights.enhancing_on(weights.segmenter_settings(None)) == ["T1wCE"]
+
+
+@pytest.mark.parametrize("value", ["T1wCE", ["T1c"], [["T1w"]], None])
+def test_where_they_tell_it_is_a_list_of_modalities(tmp_path, value):
+    weights.save_weights(torch.nn.Linear(1, 1), {"enhancing_on": value}, tmp_path / "own.pt")
+    with pytest.raises(weights.WeightsError, match=r"enhancing_on is .* expected a list of FLAIR, T1w, T1wCE, T2w"):
+        weights.segmenter_settings(tmp_path / "own.pt")
+
+
 def test_settings_of_classifiers(tmp_path):
     method = {
         "backbone": "eca_nfnet_l0", "image_size": 224, "sequence_length": 35, "stride": 5, "hidden_size": 128,
