@@ -39,7 +39,7 @@ from custom_transforms import AcquisitionSlices, SeriesReader, SliceGeometry
 from scripts import weights
 from scripts.datalists import MRI_TYPES, find_studies, write_json
 from scripts.networks import BiLSTMNFNet
-from scripts.results import label_map, save_label_map, write_csv
+from scripts.results import claimed, label_map, save_label_map, write_csv
 
 MEAN = torch.tensor([123.675, 116.28, 103.53]).view(3, 1, 1)
 STD = torch.tensor([58.395, 57.12, 57.375]).view(3, 1, 1)
@@ -246,7 +246,7 @@ def write_label_maps(patient: str, study: Sequence[Series], small: np.ndarray, z
         for index, slice_index in enumerate(series.foreground):
             masks[slice_index] = restore(small[start + index], (height, width), zoom)
         start += len(series.images)
-        volume = np.asarray(series.geometry.to_volume(label_map(masks)))
+        volume = np.asarray(series.geometry.to_volume(label_map(claimed(masks, series.mri_type))))
         save_label_map(volume, series.geometry.affine, Path(folder) / f"{patient}_{series.mri_type}.nii.gz")
 
 

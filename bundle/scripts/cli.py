@@ -158,8 +158,8 @@ def predict(
 ) -> Path:
     """Segment tumours and predict MGMT promoter methylation. Research use only, not for diagnosis.
 
-    Writes masks/<patient>_<mri_type>.nii.gz (1 tumour not enhancing, 2 enhancing), submission.csv and patients.json. An
-    interrupted prediction goes on when it is started again.
+    Writes masks/<patient>_<mri_type>.nii.gz (1 tumour, 2 enhancing tumour, told in T1wCE alone), submission.csv and patients.json,
+    and prints a table of the patients. An interrupted prediction goes on when it is started again.
 
     Args:
         input: studies: a folder in the challenge's layout, one study, or BraTS NIfTI folders.
@@ -227,8 +227,8 @@ def segment(
 ) -> Path:
     """Segment tumours, and nothing else. Research use only, not for diagnosis.
 
-    Writes masks/<patient>_<mri_type>.nii.gz (1 tumour not enhancing, 2 enhancing) and volumes.csv. An interrupted segmentation goes on
-    when it is started again.
+    Writes masks/<patient>_<mri_type>.nii.gz (1 tumour, 2 enhancing tumour, told in T1wCE alone) and volumes.csv, and prints a table of
+    the patients. An interrupted segmentation goes on when it is started again.
 
     Args:
         input: studies: a folder in the challenge's layout, one study, or BraTS NIfTI folders.

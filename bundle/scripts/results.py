@@ -246,12 +246,15 @@ def show_patients(rows: Sequence[Mapping[str, Any]], volumes: Sequence[Mapping[s
         file: name of the one that has all of them.
     """
     predicted = any("probability" in row for row in rows)
-    lines = [["patient", *(["probability"] if predicted else []), "series", "tumour, ml", "remarks"]]
+    lines = [["patient", *(["probability"] if predicted else []), "modalities", "tumour, ml", "remarks"]]
     of_patient = _by_patient(volumes)
     for row in rows[:SHOWN_PATIENTS]:
         found = of_patient.get(row["patient"], {})
         volume = found.get("FLAIR", next(iter(found.values()), None))
-        remarks = [failure["text"] for failure in failures_of(row)]
+        told = failures_of(row)
+        if row.get("reason"):  # which names those of the series
+            told = [one for one in told if one["kind"] == "warning" or not one["series"]]
+        remarks = [one["text"] for one in told]
         more = f" and {len(remarks) - 1} more" if len(remarks) > 1 else ""
         lines.append(
             [
@@ -259,7 +262,7 @@ def show_patients(rows: Sequence[Mapping[str, Any]], volumes: Sequence[Mapping[s
                 *([f"{row['probability']:11.3f}"] if predicted else []),
                 "+".join(row["used"]) or "none",
                 "" if volume is None else f"{volume:10.1f}",
-                _shortened(remarks[0], 60) + more if remarks else "",
+                _shortened(remarks[0], 80) + more if remarks else "",
             ]
         )
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]

@@ -668,12 +668,40 @@ def test_volumes_are_those_of_the_masks_and_nobody_vanishes(hospital, segmented)
             volume = abs(np.linalg.det(image.affine[:3, :3])) * np.array(
                 [np.count_nonzero(np.asarray(image.dataobj) == value) for value in (1, 2)]
             )
-            parts = [float(row[name]) * 1000 for name in ("not_enhancing_ml", "enhancing_ml")]
-            np.testing.assert_allclose(parts, volume, atol=1)
-            assert float(row["whole_tumour_ml"]) == pytest.approx(sum(parts) / 1000, abs=2e-3)
+            assert float(row["whole_tumour_ml"]) == pytest.approx(volume.sum() / 1000, abs=2e-3)
+            parts = [row[name] for name in ("not_enhancing_ml", "enhancing_ml")]
+            if row["mri_type"] == "T1wCE":
+                np.testing.assert_allclose([float(part) * 1000 for part in parts], volume, atol=1)
+            else:  # nobody can tell without contrast agent
+                assert parts == ["", ""]
+                assert volume[1] == 0
     assert float(rows[hospital[1], "FLAIR"]["whole_tumour_ml"]) > 0
     assert "Image-" in rows["00901", "FLAIR"]["reason"]
     assert "00903" in rows["00903", "FLAIR"]["reason"]
+
+
+def test_nobody_vanishes_whose_series_are_not_understood(hospital, segmenter, classifiers, tmp_path, capsys):
+    studies, good = tmp_path / "studies", hospital[1]
+    shutil.copytree(hospital[0] / good / "FLAIR", studies / good / "FLAIR")
+    shutil.copytree(hospital[0] / good / "FLAIR", studies / "P" / "AX FLAIR")
+    (studies / good / "AX T1").mkdir()
+    predict(studies, tmp_path / "out", segmenter, classifiers, prior=0.45)
+    table = capsys.readouterr().out.splitlines()
+    said = "none of its series was understood: found AX FLAIR; expected folders FLAIR, T1w, T1wCE, T2w"
+    rows = patients(tmp_path / "out")
+    assert {row["BraTS21ID"]: float(row["MGMT_value"]) for row in read_rows(tmp_path / "out" / "submission.csv")}[
+        "P"
+    ] == 0.45
+    assert rows["P"]["reason"].startswith(f"cohort prior 0.45: {said}")
+    assert rows[good]["warnings"][0].startswith("not understood: AX T1; expected")
+    assert [line.split()[0] for line in table] == ["patient", good, "P"]
+    assert float(table[1].split()[1]) == pytest.approx(rows[good]["probability"], abs=1e-3)
+    for fuse in (False, True):
+        out = radiogenomics.segment(studies, tmp_path / f"fuse {fuse}", segmenter=segmenter, fuse=fuse, num_workers=0)
+        volumes = {row["patient"]: row for row in read_rows(out / "volumes.csv")}
+        assert volumes["P"]["reason"].startswith(said)
+        assert volumes[good]["file"]
+        assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["patient", good, "P"]
 
 
 def test_a_finished_segmentation_is_not_overwritten_unasked(hospital, segmented, segmenter):

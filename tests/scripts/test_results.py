@@ -427,7 +427,7 @@ def test_prediction_ends_with_a_table(tmp_path, capsys):
     results.write_predictions(rows, tmp_path, {}, volumes=volumes)
     head, *lines = capsys.readouterr().out.splitlines()
     assert head.split("  ")[0] == "patient"
-    columns = [head.index(name) for name in ("patient", "probability", "series", "tumour, ml", "remarks")]
+    columns = [head.index(name) for name in ("patient", "probability", "modalities", "tumour, ml", "remarks")]
     cells = [[line[a:b].strip() for a, b in zip(columns, [*columns[1:], None], strict=True)] for line in lines]
     assert [row[:4] for row in cells] == [
         ["00012", "0.300", "FLAIR", "1.2"], ["00007", "0.400", "none", ""],
@@ -435,6 +435,7 @@ def test_prediction_ends_with_a_table(tmp_path, capsys):
     ]  # fmt: skip
     assert cells[0][4] == "a gap and 1 more"
     assert cells[1][4].startswith("cohort prior 0.4: FLAIR: SeriesError: no pixel data")
+    assert cells[2][4] == "cohort prior 0.4: FLAIR: no slice shows enough tumour; T1w: no such series"
     assert max(map(len, lines)) < 160
 
 
