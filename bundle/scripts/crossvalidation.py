@@ -19,6 +19,7 @@ from typing import Any
 import yaml
 
 from . import distributed, leakage
+from .checks import SELECTIONS, STAGES
 from .cli import run_config
 from .datalists import EXCLUDED_PATIENTS, MRI_TYPES, classification_split, load_datalist, segmentation_split
 from .files import read_csv, write_csv, write_json
@@ -29,8 +30,6 @@ from .results import write_crossvalidation
 
 logger = logging.getLogger(__name__)
 
-STAGES = ("segmentation", "classification")
-SELECTIONS = ("inner", "outer")
 STATE_FILE = "state.json"
 COLUMNS = ("patient", "fold", "seed", "mri_type", "probability", "label", "kept", "tumour_volume", "scanner", "site")
 """Of the out-of-fold predictions. ``kept``: slices that were classified; ``tumour_volume``: ml, as stage 1 segments it."""
