@@ -6,7 +6,6 @@ imported before a command needs it.
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import logging
 import os
@@ -18,8 +17,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from . import checks
 from .datalists import MRI_TYPES
 from .environment import NEEDED, OPTIONAL, installed
+from .outputs import keep_apart
 
 BUNDLE_ROOT = Path(__file__).resolve().parents[1]
 
@@ -48,22 +49,19 @@ def run_config(config: str, **overrides: Any) -> None:
             reference, ``%`` a macro, ``#`` a step down; None leaves the configuration's own.
 
     Raises:
-        ValueError: when the configuration has no such id.
+        ValueError: when the configuration has no such id, or a value can't be meant.
     """
+    values = {key: value for key, value in overrides.items() if value is not None}
+    typed = checks.as_typed(values)
+    checks.settings(config, typed)
+    if "output_dir" in typed:
+        keep_apart(typed["output_dir"], typed)
     _scripts("runs")
-    from monai.bundle import ConfigParser, ConfigWorkflow
+    from monai.bundle import ConfigWorkflow
 
     files = [str(BUNDLE_ROOT / "configs" / f"{config}.yaml")]
     if int(os.environ.get("WORLD_SIZE") or 1) > 1:
         files.append(str(BUNDLE_ROOT / "configs" / "distributed.yaml"))
-    parser = ConfigParser()
-    parser.read_config(files)
-    values = {key: value for key, value in overrides.items() if value is not None}
-    for key in values:
-        if key.replace("#", "::") not in parser:
-            close = difflib.get_close_matches(key, list(parser.get()), n=1)
-            hint = f"; did you mean --{close[0]}?" if close else f"; it knows {', '.join(_settings(parser.get()))}"
-            raise ValueError(f"{config} has no setting {key!r}{hint}")
     workflow = ConfigWorkflow(
         config_file=files,
         meta_file=str(BUNDLE_ROOT / "configs" / "metadata.json"),
@@ -90,33 +88,15 @@ def _run(config: str, run: Sequence[str] | None = None, **values: Any) -> None:
         run: what is run of it, where that is not its own ``run``.
         values: for ids of the configuration.
     """
-    run_config(config, run=run, **_scripts("runs").as_values(values))
-
-
-def _settings(config: Mapping[str, Any]) -> list[str]:
-    """The ids of a configuration that a person may want to set: plain values, lists of them, and folders."""
-
-    def plain(value: Any) -> bool:
-        return isinstance(value, (str, int, float, type(None))) and not str(value).startswith(("$", "@"))
-
-    return [
-        key
-        for key, value in config.items()
-        if (plain(value) and key != "job")
-        or (isinstance(value, list) and all(map(plain, value)))
-        or key == "device"
-        or key.endswith("_dir")
-    ]
+    run_config(config, run=run, **checks.as_values(values))
 
 
 def _modalities(mri_types: str | Sequence[str] | None) -> list[str] | None:
     if mri_types is None:
         return None
-    names = mri_types.split(",") if isinstance(mri_types, str) else list(mri_types)
-    unknown = [name for name in names if name not in MRI_TYPES]
-    if unknown or not names:
-        raise ValueError(f"--mri_types {','.join(map(str, names))}: expected some of {','.join(MRI_TYPES)}")
-    return names
+    names = mri_types.split(",") if isinstance(mri_types, str) else mri_types
+    checks.some_of(MRI_TYPES)("mri_types", names)
+    return list(names)
 
 
 def _path(path: str | Path | None) -> str | None:
@@ -248,8 +228,7 @@ def segment(
     Returns:
         The output folder.
     """
-    if not isinstance(fuse, bool):
-        raise ValueError(f"--fuse {fuse!r}: expected no value, True or False")
+    checks.flag("fuse", fuse)
     of_predict = sorted({"classifier", "deidentify", "dicom", "flips", "prior", "sample_submission"} & set(overrides))
     if of_predict:
         raise ValueError(f"segment has no setting {', '.join(of_predict)}: use predict, which segments too")
@@ -276,9 +255,8 @@ def segment(
 
 def _precision(fast: bool, exact: bool) -> dict[str, Any]:
     """Settings behind --fast and --exact."""
-    for name, value in (("fast", fast), ("exact", exact)):
-        if not isinstance(value, bool):
-            raise ValueError(f"--{name} {value!r}: expected no value, True or False")
+    checks.flag("fast", fast)
+    checks.flag("exact", exact)
     if fast and exact:
         raise ValueError("--fast and --exact exclude each other; choose one")
     return {"precision": "int8", "coarse_step": 4.0} if fast else {"precision": "fp32"} if exact else {}
@@ -305,6 +283,9 @@ def datalist(
     Returns:
         The file.
     """
+    for name, value, least in (("folds", folds, 2), ("seed", seed, 0)):
+        checks.number(least, whole=True)(name, value)
+    checks.output_file("output", output)
     listed = _scripts("datalists").build_datalist(str(input), str(output), labels, folds, seed, overwrite)
     counts = ", ".join(f"{len(listed[section])} in {section}" for section in ("training", "test"))
     logging.getLogger(__name__).info("%s: %s", output, counts)
@@ -581,10 +562,21 @@ def explain(
     """
     names = [patients] if isinstance(patients, (str, int)) else patients
     asked = None if names is None else [name for one in names for name in str(one).split(",")]
+    modalities = _modalities(mri_types)
+    _finished_run(run)
+    if limit is not None:
+        checks.number(1, whole=True)("limit", limit)
+    checks.device("device", device)
     found: dict[str, Any] = _scripts("explanations").explain_run(
-        Path(run), None, asked, _modalities(mri_types), limit, device=device
+        Path(run), None, asked, modalities, limit, device=device
     )
     return found
+
+
+def _finished_run(run: str | Path, output: str | Path | None = None) -> None:
+    """Check that there is a run's folder, and that what is made of it can be written."""
+    checks.folder("folder of a run")("run", run)
+    checks.output("output", run if output is None else Path(output).parent)
 
 
 def card(run: str | Path, output: str | Path | None = None, overwrite: bool = False) -> Path:
@@ -598,6 +590,7 @@ def card(run: str | Path, output: str | Path | None = None, overwrite: bool = Fa
     Returns:
         The file.
     """
+    _finished_run(run, output)
     file: Path = _scripts("card").fill(run, output, overwrite)
     return file
 
@@ -639,6 +632,9 @@ def demo(output: str | Path = "demo", signal: float = 1.0, overwrite: bool = Fal
     Returns:
         The folder.
     """
+    checks.output("output", output)
+    checks.number(0, 1)("signal", signal)
+    checks.flag("overwrite", overwrite)
     folder: Path = _scripts("demo").run(Path(output).resolve(), signal, overwrite)
     return folder
 
@@ -662,6 +658,7 @@ def report(
     Returns:
         The first page; open it in a browser.
     """
+    _finished_run(run, output)
     page: Path = _scripts("report").write_report(str(run), None if output is None else str(output), overwrite, images)
     return page
 
@@ -688,6 +685,10 @@ def export(
     Returns:
         The file.
     """
+    checks.one_of(checks.NETWORKS)("what", what)
+    checks.one_of(list(checks.SUFFIXES))("format", format)
+    checks.file("weights file", checks.GET_WEIGHTS)("weights", weights)
+    checks.output_file("output", output)
     file: Path = _scripts("exports").export(what, format, weights, output, overwrite)
     return file
 
@@ -711,19 +712,39 @@ def download() -> Path:
     return BUNDLE_ROOT / "models"
 
 
-def doctor() -> dict[str, Any]:
-    """Show what a bug report needs: versions, devices, and the weights that are found.
+def doctor(segmenter: str | Path | None = None, classifier: str | Path | None = None) -> dict[str, Any]:
+    """Show what a bug report needs: versions, devices, and the weights that are found, each of which is tried.
+
+    Args:
+        segmenter: segmentation weights, as for predict; by default those of the bundle.
+        classifier: classifier weights or a folder of them, as for predict; by default those of the bundle.
 
     Returns:
-        The same as a dictionary.
+        The same as a dictionary; where weights can't be used, with their ``problems``.
     """
     import torch
 
-    inferers, weights = _scripts("inferers"), _scripts("weights")
+    inferers, weights, exports = _scripts("inferers"), _scripts("weights"), _scripts("exports")
+    problems: list[str] = []
+
+    def attempt(function: Callable[..., Any], *args: Any) -> Any:
+        try:
+            return function(*args)
+        except Exception as error:
+            problems.append(str(error))
+            return None
 
     devices = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
     models = BUNDLE_ROOT / "models"
-    found = {"segmentation": weights.find_segmenter(None, models), **weights.find_classifiers(None, models)}
+    members = attempt(weights.find_members, _path(classifier), models) or [dict.fromkeys(MRI_TYPES)]
+    found = {
+        "segmentation": attempt(weights.find_segmenter, _segmenter(segmenter), models),
+        **weights.by_modality(members),
+    }
+    networks = {found["segmentation"]: "segmenter", **{file: "classifier" for one in members for file in one.values()}}
+    tried = {file: attempt(exports.describe, what, file) for file, what in networks.items() if file}
+    if all(tried.values()):
+        attempt(weights.member_settings, members)
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
@@ -733,8 +754,10 @@ def doctor() -> dict[str, Any]:
         "devices": {name: f"fast bfloat16: {inferers.has_fast_bf16(torch.device(name))}" for name in devices},
         "bundle": str(BUNDLE_ROOT),
         "weights": {name: file or "none" for name, file in found.items()},
+        "tried": {file: told or "can't be used, see problems" for file, told in tried.items()},
         "to get weights": weights.GET_WEIGHTS,
         "use": "Research use only. Not for diagnosis.",
+        **({"problems": problems} if problems else {}),
     }
 
 
@@ -765,23 +788,26 @@ def main() -> None:
     """Entry point of the command ``radiogenomics``; mistakes of use end in one line, not in a traceback."""
     import fire
 
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    # the engines' and the workflow's own messages and a decoder plug-in that is not there say nothing to a user
-    logging.getLogger("monai.bundle.workflows").setLevel(logging.ERROR)
-    logging.getLogger("ignite").setLevel(logging.WARNING)
-    logging.getLogger("monai.data.nvimgcodec_pydicom_plugin").setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", message=".*nvImageCodec")
+    debug = bool(os.environ.get("RADIOGENOMICS_DEBUG"))
+    logging.basicConfig(level=logging.INFO if debug else logging.WARNING, format="%(message)s", stream=sys.stderr)
+    for name in (__name__, "radiogenomics", "scripts", "custom_transforms"):
+        logging.getLogger(name).setLevel(logging.INFO)
+    if not debug:
+        _quieten()
+    words = sys.argv[1:]
+    if {"--help", "-h"} & set(words):  # so that Fire does not tell how it reads them
+        words = [*(word for word in words[:1] if word in COMMANDS), "--", "--help"]
     try:
         commands = {name: _reads_paths_as_typed(command) for name, command in COMMANDS.items()}
-        fire.Fire(commands, name="radiogenomics", serialize=_shown)
-    except fire.core.FireExit as done:
-        # where arguments that must be given are missing, Fire shows the help that was asked for and calls it a mistake
-        sys.exit(0 if {"--help", "-h"} & set(sys.argv[1:]) else done.code)
+        result = fire.Fire(commands, command=words, name="radiogenomics", serialize=_shown)
+        if isinstance(result, Mapping) and result.get("problems"):
+            first, *more = result["problems"]
+            sys.exit(f"error: {first}" + (f" (and {len(more)} more)" if more else ""))
     except KeyboardInterrupt:
         sys.exit("interrupted; the same command goes on where it stopped")
     except Exception as error:
         known = _mistake(error)
-        if known is None or os.environ.get("RADIOGENOMICS_DEBUG"):
+        if known is None or debug:
             raise
         hint = ""
         if isinstance(known, ImportError) and "pip install" not in str(known):
@@ -799,6 +825,20 @@ def _reads_paths_as_typed(command: Callable[..., Any]) -> Callable[..., Any]:
     paths = [name for name, kind in command.__annotations__.items() if "Path" in str(kind) and name != "return"]
     command = decorators.SetParseFn(value)(command)
     return decorators.SetParseFn(str, *paths)(command) if paths else command
+
+
+def _quieten() -> None:
+    """Leave out what other packages have to say: to a user it tells nothing."""
+    warnings.simplefilter("ignore")
+    os.environ.setdefault("PYTHONWARNINGS", "ignore")  # of the processes that read ahead
+    for name in ("monai", "ignite", "torch", "nncf", "timm"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    for name in ("monai.bundle.workflows", "monai.data.nvimgcodec_pydicom_plugin", "nncf"):
+        logging.getLogger(name).addFilter(_is_error)  # they set their level themselves
+
+
+def _is_error(record: logging.LogRecord) -> bool:
+    return record.levelno >= logging.ERROR
 
 
 def _shown(result: Any) -> Any:

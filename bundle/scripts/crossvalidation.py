@@ -19,7 +19,8 @@ from typing import Any
 
 import yaml
 
-from . import distributed, leakage, runs
+from . import checks, distributed, leakage, runs
+from .checks import SELECTIONS, STAGES
 from .cli import run_config
 from .datalists import EXCLUDED_PATIENTS, MRI_TYPES, classification_split, load_datalist, segmentation_split
 from .files import read_csv, write_csv, write_json
@@ -30,8 +31,6 @@ from .results import write_crossvalidation
 
 logger = logging.getLogger(__name__)
 
-STAGES = ("segmentation", "classification")
-SELECTIONS = ("inner", "outer")
 STATE_FILE = "state.json"
 COLUMNS = ("patient", "fold", "seed", "mri_type", "probability", "label", "kept", "tumour_volume", "scanner", "site")
 """Of the out-of-fold predictions. ``kept``: slices that were classified; ``tumour_volume``: ml, as stage 1 segments it."""
@@ -240,7 +239,7 @@ class CrossValidation:
             config,
             **{
                 **self._known_to(config),
-                **runs.as_values(
+                **checks.as_values(
                     {
                         "datalist": str(datalist),
                         "dataset_dir": None if root is None else str(root),
@@ -248,7 +247,7 @@ class CrossValidation:
                     }
                 ),
                 **self.settings[config],
-                **runs.as_values(values),
+                **checks.as_values(values),
             },
         )
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from .checks import as_values
 from .cli import run_config
 from .datalists import build_datalist, read_labels
 from .explanations import explain_run
@@ -23,7 +24,6 @@ from .files import write_json
 from .overview import draw_overview
 from .report import write_report
 from .results import RESEARCH_ONLY
-from .runs import as_values
 from .statistics import bootstrap_interval, roc_auc
 
 logger = logging.getLogger(__name__)

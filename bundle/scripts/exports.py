@@ -27,6 +27,7 @@ from monai.networks.utils import convert_to_onnx, convert_to_torchscript
 from torch import nn
 
 from . import weights
+from .checks import SUFFIXES
 from .files import written_whole
 from .folding import fold_constants
 from .networks import BiLSTMNFNet
@@ -34,7 +35,6 @@ from .runtimes import _openvino
 
 logger = logging.getLogger(__name__)
 
-SUFFIXES = {"torchscript": ".ts", "onnx": ".onnx", "openvino": ".xml"}
 EXTRAS = {"onnx": ("export", ("onnx", "onnxruntime")), "openvino": ("openvino", ("openvino",))}
 TOLERANCE = 1e-4
 """Greatest difference from the network, beside the greatest value of its answer."""
@@ -128,6 +128,31 @@ def read_network(what: str, weights_file: str | Path) -> tuple[nn.Module, tuple[
     shape: tuple[int, ...] = (3, settings["image_size"], settings["image_size"])
     network = weights.load_weights(network_of(what, settings), weights_file)
     return network.eval(), (settings["sequence_length"], *shape) if classifier else shape
+
+
+def describe(what: str, weights_file: str | Path) -> str:
+    """What a weights file is, once its network is built and its weights are loaded.
+
+    Args:
+        what: ``segmenter`` or ``classifier``.
+        weights_file: to try.
+
+    Raises:
+        WeightsError: when the weights are not those of such a network.
+    """
+    try:
+        read_network(what, weights_file)
+    except weights.WeightsError:
+        raise
+    except Exception as error:  # from the packages that build networks
+        raise weights.WeightsError(
+            f"{weights_file}: no {what} can be built from its settings {weights.read_weights(weights_file)[1]} ({error}); expected those "
+            "that training writes"
+        ) from error
+    settings = dict(weights.read_weights(weights_file)[1])
+    on = settings.pop("trained_on", "patients, or it does not tell")
+    told = ", ".join(f"{name} {value}" for name, value in settings.items()) or "none, so those of the method"
+    return f"ok, a {what}; settings: {told}; trained on {on}"
 
 
 def _described(what: str, shape: tuple[int, ...]) -> tuple[dict[str, Any], dict[str, Any]]:

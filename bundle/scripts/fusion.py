@@ -140,6 +140,7 @@ class FuseSeries:
         self._fingerprints: dict[str, str] = {}
         self._sums: torch.Tensor | None = None
         self._used: list[str] = []
+        self._reasons: list[str] = []  # of the series that are not used
 
     def pending(self, items: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         """The items of the patients that no mask of the same configuration and files is there of; the rows of the others are kept.
@@ -187,12 +188,13 @@ class FuseSeries:
         """Add a series.
 
         Args:
-            item: with ``patient``, ``mri_type``, the volume ``image`` (MetaTensor) and, where it could not be read, ``error``.
+            item: with ``patient``, ``mri_type``, the volume ``image`` (MetaTensor) and, where nothing came of it, ``error``.
             probabilities: ``(2, X, Y, Z)`` on the grid of ``image``.
         """
         name = f"{item['patient']}/{item['mri_type']}"
         if item["error"]:
             logger.warning("%s: %s", name, item["error"])
+            self._reasons.append(f"{item['mri_type']}: {item['error']}")
         else:
             self._sum(item, probabilities)
         self._left[item["patient"]].remove(item["mri_type"])
@@ -216,9 +218,10 @@ class FuseSeries:
 
     def _finish(self, patient: str) -> dict[str, Any]:
         """Write the mask of a patient; its row."""
-        sums, used, self._sums, self._used = self._sums, self._used, None, []
+        sums, used, reasons = self._sums, self._used, self._reasons
+        self._sums, self._used, self._reasons = None, [], []
         if sums is None:
-            return {"patient": patient, "mri_type": "", "reason": "none of the series could be read"}
+            return {"patient": patient, "mri_type": "", "reason": "; ".join(reasons)}
         whole, enhancing = (sums[:2] / sums[2:].clamp(min=1e-6) >= self.threshold).numpy()
         labels = np.where(whole & enhancing, 2, whole).astype(np.uint8)
         affine = self._affine.numpy()

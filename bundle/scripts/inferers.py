@@ -23,6 +23,10 @@ FLIPS = ((), (-1,), (-2,), (-1, -2))
 """Axes that each view of a slice is mirrored along; training mirrors them alike."""
 
 
+class NonFiniteError(ValueError):
+    """A network that answers with NaN or infinity, from which no mask can be made."""
+
+
 def has_fast_bf16(device: torch.device) -> bool:
     """Whether a processor has matrix units for bfloat16: AMX, or tensor cores from Ampere on."""
     if device.type == "cuda":
@@ -64,6 +68,20 @@ def stretch(images: torch.Tensor, window: Sequence[int]) -> torch.Tensor:
     """Floating point images in 0…255 whose window from black to white becomes 0…255; what lies outside is black or white."""
     black, white = window
     return images if (black, white) == (0, 255) else ((images - black) * (255 / (white - black))).clamp(0, 255)
+
+
+def is_finite(values: torch.Tensor) -> bool:
+    """Whether none of the values is NaN or infinite."""
+    # a sum of one is neither; it takes a tenth of the time of looking at each value, but may overflow by itself
+    return bool(values.sum().isfinite()) or bool(values.isfinite().all())
+
+
+def not_finite(what: str) -> str:
+    """Why a series has no result, where the ``what`` of it gave numbers that are none."""
+    return (
+        f"the {what} answered with NaN or infinity, expected finite numbers; compute in float32 (--exact, or --amp False), or use "
+        "other weights"
+    )
 
 
 class AutocastInferer(Inferer):
@@ -122,6 +140,9 @@ class SliceSegmenter(Inferer):
         """Masks ``(..., 2, H, W)`` uint8 of 0 and 1 of slices ``(..., H, W)`` in 0…255, ``(N, H, W)`` for example.
 
         ``slice_distance`` among the keyword arguments tells how far apart the slices are, in mm (``coarse_step``).
+
+        Raises:
+            NonFiniteError: when the network answers with NaN or infinity.
         """
         slices = inputs.flatten(0, -3)
         masks = inputs.new_zeros((len(slices), 2, *inputs.shape[-2:]), dtype=torch.uint8)
@@ -147,6 +168,9 @@ class SliceSegmenter(Inferer):
             slices: ``(N, H, W)`` in 0…255.
             network: gives logits.
             window: of the series, where these are not all of its slices.
+
+        Raises:
+            NonFiniteError: when the network answers with NaN or infinity.
         """
         found = slices.new_zeros((len(slices), 2, *slices.shape[-2:]), dtype=torch.float32)
         self._segment(slices, range(len(slices)), network, found, window or self.window(slices))
@@ -175,6 +199,8 @@ class SliceSegmenter(Inferer):
             centre = self.centre(stretch(slices[batch].float(), window))
             with autocast(slices.device, self.amp):
                 logits = network(normalise(centre[:, None].expand(-1, 3, -1, -1))).float()
+            if not is_finite(logits):
+                raise NonFiniteError(not_finite("segmenter"))
             parts = logits.sigmoid() if found.is_floating_point() else (logits > 0).float()
             parts = F.pad(parts, (before, after, before, after))
             resized = F.interpolate(parts, size=slices.shape[1:], mode="bilinear", align_corners=False)

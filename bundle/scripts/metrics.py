@@ -15,7 +15,8 @@ from ignite.metrics import Metric
 from monai.metrics import compute_hausdorff_distance
 
 from . import distributed
-from .statistics import agreement_interval, log_loss, roc_auc
+from .inferers import not_finite
+from .statistics import NAN, agreement_interval, log_loss, roc_auc
 
 REGIONS = ("WT", "ET")
 """Order of the regions in the channels of masks and predictions."""
@@ -32,7 +33,7 @@ class EngineMetric(Metric):
 class RegionOverlap(EngineMetric):
     """Dice or IoU of a region, over all slices of a patient, modality and plane together, then averaged.
 
-    Groups without the region in truth and prediction do not count. The groups are those of all processes, which must ask for
+    Groups without the region in truth and prediction do not count; one with a prediction that is not finite has failed. The groups are those of all processes, which must ask for
     table and value together.
 
     Args:
@@ -81,13 +82,14 @@ class RegionOverlap(EngineMetric):
                     spacing=spacing[i].tolist(),
                 )
                 sums[i, j, 3:] = float(one), 1
+        sums[~result["pred"].isfinite().flatten(1).all(1).cpu().numpy()] = NAN
         for group, values in zip(
             zip(batch["patient"], batch["mri_type"], batch["plane"], strict=True), sums, strict=True
         ):
             self._sums[group] += values
 
     def table(self) -> list[dict[str, Any]]:
-        """One row per patient, modality, plane and region, ``{…, "dice", "iou", "volume_error"}``; None where not defined.
+        """One row per patient, modality, plane and region, ``{…, "dice", "iou", "volume_error"}``; None where not defined or failed.
 
         - ``dice``, ``iou``: not defined where neither truth nor prediction has the region.
         - ``volume_error``: pixels of the prediction that are too many, as a share of the truth's; 0 is right, -1 finds none.
@@ -96,13 +98,9 @@ class RegionOverlap(EngineMetric):
           (Hausdorff) within a slice, mean of the slices where truth and prediction have the region. Slices where one of them
           lacks it do not count, so read it beside the Dice; neither do slices of unknown size.
         """
-        groups: dict[tuple[str, str, str], np.ndarray] = defaultdict(_no_sums)
-        for part in distributed.gather(dict(self._sums)):
-            for group, sums in part.items():
-                groups[group] += sums
         rows = []
-        for (patient, mri_type, plane), sums in sorted(groups.items()):
-            for region, (both, pred, true, distance, slices) in zip(REGIONS, sums, strict=True):
+        for (patient, mri_type, plane), sums in self._groups().items():
+            for region, (both, pred, true, distance, slices) in zip(REGIONS, np.nan_to_num(sums), strict=True):
                 row: dict[str, Any] = {"patient": patient, "mri_type": mri_type, "plane": plane, "region": region}
                 row["dice"] = 2 * both / (pred + true) if pred + true else None
                 row["iou"] = both / (pred + true - both) if pred + true else None
@@ -112,8 +110,24 @@ class RegionOverlap(EngineMetric):
                 rows.append(row)
         return rows
 
+    def failures(self) -> dict[str, str]:
+        """Reasons of the groups with a prediction that is not finite, by ``"<patient>/<mri_type>/<plane>"``."""
+        return {
+            "/".join(group): not_finite("segmenter") for group, sums in self._groups().items() if np.isnan(sums).any()
+        }
+
+    def _groups(self) -> dict[tuple[str, str, str], np.ndarray]:
+        """Sums by group, those of all processes, in order."""
+        groups: dict[tuple[str, str, str], np.ndarray] = defaultdict(_no_sums)
+        for part in distributed.gather(dict(self._sums)):
+            for group, sums in part.items():
+                groups[group] += sums
+        return dict(sorted(groups.items()))
+
     def compute(self) -> float:
-        """Mean of the score over the groups."""
+        """Mean of the score over the groups; NaN where one has failed."""
+        if self.failures():
+            return NAN
         values = [
             row[self.score]
             for row in self.table()
@@ -241,9 +255,11 @@ class PatientScore(EngineMetric):
         self.patients.add(batch["patient"], batch["mri_type"], result["pred"].detach().cpu(), float(batch["label"]))
 
     def compute(self) -> float:
-        """The score; NaN for an AUC of patients who all have the same label."""
+        """The score; NaN for an AUC of patients who all have the same label, and where a probability is NaN."""
         patients = self.patients.gathered()
         probabilities = [patients.of_patient(patient) for patient in patients.labels]
+        if np.isnan(probabilities).any():
+            return NAN
         return PATIENT_SCORES[self.score](list(patients.labels.values()), probabilities)
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from ignite.engine import Engine, Events
 from monai.data import Dataset
+from monai.engines import SupervisedEvaluator
 from monai.transforms import Transform
 from torch.utils.data import DataLoader
 from tqdm import tqdm
@@ -23,6 +24,7 @@ from custom_transforms import SampleSlices, SlicePlanes, TumorRatioFilter, grey_
 from . import distributed, leakage, memory
 from .datalists import MRI_TYPES
 from .files import write_json
+from .inferers import NonFiniteError
 from .outputs import inside
 from .prepared import PreparedError, PreparedSeries, write_series
 
@@ -89,18 +91,36 @@ class SeriesDataset(Dataset):
             item = self.transform(item)
             return {**item, "ready": time.time(), "read_seconds": time.time() - started}
         except Exception as error:
-            reason = _innermost(error)
-            return {
-                **item,
-                "image": torch.zeros((0, 1, 1), dtype=torch.uint8),
-                "slices": torch.zeros(0, dtype=torch.int64),
-                "geometry": None,
-                "n_slices": 0,
-                "warnings": [],
-                "error": f"{type(reason).__name__}: {reason}",
-            }
+            return _failed(item, _innermost(error))
         finally:
             memory.release()
+
+
+def _failed(item: Mapping[str, Any], error: BaseException) -> dict[str, Any]:
+    """An item of a series that nothing came of, with the reason."""
+    return {
+        **item,
+        "image": torch.zeros((0, 1, 1), dtype=torch.uint8),
+        "slices": torch.zeros(0, dtype=torch.int64),
+        "geometry": None,
+        "n_slices": 0,
+        "warnings": list(item.get("warnings", [])),
+        "error": f"{type(error).__name__}: {error}",
+    }
+
+
+class SeriesEvaluator(SupervisedEvaluator):
+    """MONAI's evaluator of series one by one, which goes on where the network's answer to one of them is not finite.
+
+    Such a series comes out as one that can't be read does, see :class:`SeriesDataset`.
+    """
+
+    def _iteration(self, engine: SupervisedEvaluator, batchdata: dict[str, Any]) -> dict:
+        try:
+            return super()._iteration(engine, batchdata)
+        except NonFiniteError as error:
+            engine.state.batch = _failed(batchdata, error)
+            return super()._iteration(engine, engine.state.batch)
 
 
 def _innermost(error: BaseException) -> BaseException:

@@ -22,6 +22,7 @@ from . import distributed, evaluation
 from .datalists import ENHANCING_ON, MRI_TYPES, lookup, some
 from .files import RESEARCH_ONLY, is_formula, write_csv, write_json, written_whole
 from .finished import NOT_ASKED, PATIENTS_FILE, PREDICTIONS_FILE, failures_of
+from .inferers import is_finite, not_finite
 from .metrics import PATIENT_SCORES, PatientProbabilities, RegionOverlap
 from .outputs import inside
 from .preparation import fingerprint, read_index
@@ -295,6 +296,7 @@ class PatientResults:
         self.store = store
         self.probabilities = PatientProbabilities(prior)
         self.seconds: dict[tuple[str, str], float] = {}
+        self.failed: dict[tuple[str, str], str] = {}  # reasons of series whose logits are not finite
 
     def pending(self, items: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         """The series that are to be classified; the kept logits of the others are gathered here and now.
@@ -330,10 +332,15 @@ class PatientResults:
         self._started = time.time()
 
     def __call__(self, engine: Engine) -> None:
-        """Add a series' logits, and keep them if they are to be kept."""
+        """Add a series' logits, and keep them if they are to be kept; NaN or infinity is a failure of the series."""
         batch: Any = engine.state.batch
         output: Any = engine.state.output
         logits, seconds = output["pred"].detach().cpu().float(), time.time() - self._started
+        if not is_finite(logits):
+            name = batch["patient"], batch["mri_type"]
+            self.failed[name] = not_finite("classifier")
+            logger.warning("%s/%s: %s", *name, self.failed[name])
+            return
         if "logits" in batch:
             content = {"fingerprint": batch["fingerprint"], "seconds": seconds, "logits": logits.tolist()}
             write_json(content, batch["logits"])
@@ -357,6 +364,7 @@ class PatientResults:
         """
         self.probabilities = self.probabilities.gathered()
         self.seconds = {who: value for part in distributed.gather(self.seconds) for who, value in part.items()}
+        self.failed = {who: reason for part in distributed.gather(self.failed) for who, reason in part.items()}
         index = read_index(prepared_dir)
         return [self._patient_row(entry, index, classifiers) for entry in entries]
 
@@ -382,7 +390,7 @@ class PatientResults:
                 if not row["kept"]:
                     facts["reason"] = "no slice shows enough tumour"
                 elif not values:
-                    facts["reason"] = (
+                    facts["reason"] = self.failed.get((patient, mri_type)) or (
                         NOT_ASKED if mri_type not in classifiers else f"no classifier weights for {mri_type}"
                     )
             series[mri_type] = facts
@@ -410,6 +418,8 @@ def _read_logits(file: Path, expected: str) -> tuple[torch.Tensor, float] | None
             return None
         # float32 numbers come through JSON as they are, for they are written as the float64 that they equal
         logits = torch.tensor(stored["logits"], dtype=torch.float32)
+        if not is_finite(logits):
+            return None
         return logits.reshape(len(logits), -1) if len(logits) else logits.reshape(0, 1), float(stored["seconds"])
     except (OSError, ValueError, TypeError, KeyError):  # none, half of one, or somebody else's
         return None
@@ -576,22 +586,27 @@ def write_overlap(metric: RegionOverlap, output_dir: str | Path) -> dict[str, An
         output_dir: folder for both.
 
     Returns:
-        What the metric's table holds, by region: overall, and per modality and per plane.
+        What the metric's table holds, by region: overall, and per modality and per plane; and who failed.
     """
-    return _write_overlap(metric.table(), output_dir)
+    return _write_overlap(metric.table(), output_dir, metric.failures())
 
 
 @distributed.by_first
-def _write_overlap(rows: Sequence[Mapping[str, Any]], output_dir: str | Path) -> dict[str, Any]:
+def _write_overlap(
+    rows: Sequence[Mapping[str, Any]], output_dir: str | Path, failures: Mapping[str, str]
+) -> dict[str, Any]:
     write_csv(rows, Path(output_dir) / "overlap.csv")
     metrics = {"note": RESEARCH_ONLY, **_overlap_metrics(rows)}
-    write_json(metrics, Path(output_dir) / "metrics.json")
+    told = {**metrics, "failed": dict(failures)} if failures else metrics
+    write_json(told, Path(output_dir) / "metrics.json")
+    for name, reason in failures.items():
+        logger.warning("%s: %s", name, reason)
     for name, scores in metrics.items():
         if isinstance(scores, dict):
             logger.info(
                 "%s: %s", name, ", ".join(f"{key} {value:.3f}" for key, value in scores.items() if value is not None)
             )
-    return metrics
+    return told
 
 
 def _overlap_metrics(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

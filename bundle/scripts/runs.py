@@ -5,7 +5,6 @@ A run that replaces another is written into a hidden folder beside it, and takes
 
 from __future__ import annotations
 
-import ast
 import hashlib
 import inspect
 import json
@@ -20,6 +19,7 @@ import yaml
 from monai.bundle import ConfigParser
 
 from . import distributed
+from .checks import as_typed
 from .environment import versions
 from .files import remove_leftovers, write_json, written_whole
 from .finished import CONFIG_FILE, read_config
@@ -209,39 +209,6 @@ def _checksums(config: Mapping[str, Any]) -> dict[str, str]:
     return {name: hashlib.sha256(Path(name).read_bytes()).hexdigest() for name in named if Path(name).is_file()}
 
 
-def as_values(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings whose texts reach a configuration as they are, though MONAI gives ``#``, ``@``, ``$`` and ``%`` a meaning.
-
-    Such a text becomes an expression that gives it; :func:`running_config` tells the text itself.
-    """
-
-    def escaped(value: Any) -> Any:
-        if isinstance(value, Mapping):
-            return {key: escaped(one) for key, one in value.items()}
-        if isinstance(value, (list, tuple)):
-            return [escaped(one) for one in value]
-        if isinstance(value, str) and any(sign in value for sign in "#@$%"):
-            return "$" + "".join(f"\\x{ord(sign):02x}" if sign in "#@$%" else sign for sign in repr(value))
-        return value
-
-    return {key: escaped(value) for key, value in settings.items()}
-
-
-def _as_typed(value: Any) -> Any:
-    """What :func:`as_values` was given; other values stay."""
-    if isinstance(value, dict):
-        return {key: _as_typed(one) for key, one in value.items()}
-    if isinstance(value, list):
-        return [_as_typed(one) for one in value]
-    if isinstance(value, str) and value[:2] in ("$'", '$"'):
-        try:
-            text = ast.literal_eval(value[1:])
-        except (SyntaxError, ValueError):
-            return value
-        return text if isinstance(text, str) else value
-    return value
-
-
 def running_config(as_written: bool = False) -> dict[str, Any] | None:
     """The content of the bundle configuration, overrides included, that is evaluating the caller; None outside of one.
 
@@ -255,6 +222,6 @@ def running_config(as_written: bool = False) -> dict[str, Any] | None:
         parser = frame.f_locals.get("self")
         if isinstance(parser, ConfigParser):
             content = {key: value for key, value in parser.get().items() if key != parser.meta_key}
-            return content if as_written else _as_typed(content)
+            return content if as_written else as_typed(content)
         frame = frame.f_back
     return None

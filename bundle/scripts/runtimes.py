@@ -24,22 +24,20 @@ import torch
 from filelock import FileLock
 from torch import nn
 
+from .checks import PRECISIONS, RUNTIMES, TRAINING_RUNTIMES
 from .folding import fold_constants, fold_decoder
 from .inferers import has_fast_bf16, normalise
 from .networks import BiLSTMNFNet
 
 logger = logging.getLogger(__name__)
 
-RUNTIMES = ("auto", "eager", "torch", "inductor", "openvino")
-TRAINING_RUNTIMES = ("eager", "torch", "inductor")
-PRECISIONS = ("auto", "fp32", "bf16", "int8")
 CALIBRATION = Path(__file__).resolve().parents[1] / "models" / "calibration.npz"
 """Phantom slices whose activations set the ranges of 8-bit arithmetic, so that a weights file always gives the same network."""
 _FORMAT = "1"  # of the compiled networks that are kept: another one whenever the way they are made changes
 _INSTALL = "pip install 'brats-mri-radiogenomics[openvino]'"
 
 
-class RuntimeMissingError(RuntimeError):
+class RuntimeMissingError(ImportError):
     """A runtime, or a precision of it, that is not there on this machine."""
 
 

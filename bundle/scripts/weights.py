@@ -10,7 +10,9 @@ from __future__ import annotations
 import copy
 import hashlib
 import logging
+import re
 import textwrap
+import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,8 +22,10 @@ import timm
 import torch
 from torch import nn
 
+from .checks import GET_WEIGHTS
 from .datalists import ENHANCING_ON, MRI_TYPES
 from .files import written_whole
+from .inferers import is_finite
 
 logger = logging.getLogger(__name__)
 
@@ -46,10 +50,6 @@ OWN_SEGMENTER = "segmentation.pt"
 SYNTHETIC = "synthetic"
 RELEASED = "released"
 RELEASED_CLASSIFIER = "{mri_type}_Fold0_eca_nfnet_l0_2d_classification.pth"
-GET_WEIGHTS = (
-    "train your own with `radiogenomics train`, or fetch the ones that the method's authors released with "
-    "`radiogenomics download` (the same as `python -m monai.bundle download_large_files --bundle_path BUNDLE`)"
-)
 TRAINED_ON_SYNTHETIC = "synthetic brains"
 MAKE_SYNTHETIC = "make them with `radiogenomics pretrain` and copy them there"
 
@@ -62,22 +62,65 @@ def read_weights(file: str | Path) -> tuple[dict[str, torch.Tensor], dict[str, A
     """The state dict and the settings (empty for a flat file) of a weights file, read with ``weights_only=True``.
 
     Raises:
-        WeightsError: when there is no such file or it is not a file of weights.
+        WeightsError: when there is no such file, it is not a file of weights, or a weight is NaN or infinite.
     """
     path = Path(file)
+    if path.is_dir():
+        raise WeightsError(f"{path}: is a folder, expected a weights file; name the file in it")
     if not path.is_file():
         raise WeightsError(f"{path}: no such weights file; {GET_WEIGHTS}")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise WeightsError(f"{path}: not a weights file that can be read safely ({error})") from error
+        # torch's own words run over many lines and advise to load the file unsafely
+        raise WeightsError(
+            f"{path}: not a weights file that can be read safely: {_unreadable(path, str(error))}"
+        ) from None
     settings: dict[str, Any] = {}
     if isinstance(content, Mapping) and isinstance(content.get("model"), Mapping):
         settings = dict(content.get("settings", {}))
         content = content["model"]
     if not isinstance(content, Mapping) or not all(isinstance(value, torch.Tensor) for value in content.values()):
         raise WeightsError(f"{path}: holds no state dict; expected a mapping from parameter names to tensors")
+    broken = [name for name, value in content.items() if not is_finite(value)]
+    if broken:
+        first = ", ".join(broken[:3]) + (", …" if len(broken) > 3 else "")
+        raise WeightsError(
+            f"{path}: {len(broken)} of {len(content)} parameters hold NaN or infinity ({first}), expected finite numbers: the training "
+            "that wrote it diverged, or the file is damaged; use other weights, or train again with a smaller --learning_rate"
+        )
     return dict(content), settings
+
+
+def _unreadable(path: Path, said: str) -> str:
+    """What is wrong with a file that torch can't load, and what to do about it.
+
+    Args:
+        path: the file.
+        said: torch's own message.
+    """
+    again = "download or copy it again"
+    with open(path, "rb") as stream:
+        head = stream.read(60)
+    if not head:
+        return f"it is empty (0 bytes); {again}"
+    refused = re.search(r"GLOBAL (\S+)|(?:class|global|function) (\w[\w.]*\.\w+)", said)
+    if refused:
+        return (
+            f"it holds {refused[1] or refused[2]}, which is no tensor, and loading it could run code; where you trust its origin, "
+            'write its tensors alone: torch.save({"model": state_dict, "settings": {...}}, FILE)'
+        )
+    size = path.stat().st_size
+    if head.startswith(b"PK") and not zipfile.is_zipfile(path):
+        return f"it is cut short: {size} bytes, and the end of the archive is missing; {again}"
+    if head.startswith(b"PK"):
+        return (
+            "it is an archive, but not one of weights, or it is damaged; expected what torch.save writes (TorchScript can't be read); "
+            + again
+        )
+    if head.isascii() and head.decode("ascii").replace("\n", " ").replace("\r", " ").replace("\t", " ").isprintable():
+        return f"it is a text that begins with {head.decode('ascii').splitlines()[0]!r}; expected what torch.save writes; {again}"
+    return f"its {size} bytes are damaged, or something else than what torch.save writes; {again}"
 
 
 def load_weights(network: nn.Module, file: str | Path) -> nn.Module:

@@ -4,6 +4,7 @@ import csv
 import json
 import logging
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -732,5 +733,119 @@ def test_fused_segmentation_is_one_mask_a_patient_on_the_grid_of_flair(hospital,
     rows = {row["patient"]: row for row in read_rows(out / "volumes.csv")}
     assert rows[good]["mri_type"] == "FLAIR+T2w+T1wCE+T1w"
     assert rows["00902"]["mri_type"] == "T2w", "its FLAIR is broken"
-    assert rows["00901"]["reason"] == "none of the series could be read"
-    assert rows["00903"]["reason"] == "none of the series could be read"
+    assert "Image-" in rows["00901"]["reason"]
+    assert "00903" in rows["00903"]["reason"]
+
+
+# Networks that give no numbers
+
+
+def overflowing(file, target):
+    """A copy of a weights file, all of it finite, whose network overflows."""
+    content = torch.load(file, weights_only=True)
+    for name, value in content["model"].items():
+        if "bias" in name:  # so that the last layer's inputs are greater than 0
+            value.fill_(10)
+        elif name in ("segmentation_head.0.weight", "clf_head.weight"):
+            value.fill_(3e38)
+    torch.save(content, target)
+    return target
+
+
+@pytest.fixture(scope="module")
+def two_studies(hospital, tmp_path_factory):
+    """One good study, and one whose series can't be read."""
+    folder = tmp_path_factory.mktemp("studies")
+    for patient in (hospital[1], "00901"):
+        shutil.copytree(hospital[0] / patient, folder / patient)
+    return folder, hospital[1]
+
+
+def test_a_segmenter_that_overflows_is_a_reason_and_no_mask(two_studies, segmenter, classifiers, tmp_path):
+    folder, good = two_studies
+    broken = overflowing(segmenter, tmp_path / "broken.pt")
+    predict(folder, tmp_path / "predicted", broken, classifiers)
+    row = patients(tmp_path / "predicted")[good]
+    assert (row["probability"], row["used"]) == (0.5, [])
+    for facts in row["series"].values():
+        assert "the segmenter answered with NaN or infinity" in facts["reason"]
+    assert not list((tmp_path / "predicted").rglob("*.nii.gz"))
+    for fuse in (False, True):
+        out = radiogenomics.segment(folder, tmp_path / f"fused {fuse}", segmenter=broken, fuse=fuse, num_workers=0)
+        rows = [row for row in read_rows(out / "volumes.csv") if row["patient"] == good]
+        assert len(rows) == (1 if fuse else 4)
+        for row in rows:
+            assert (row["file"], row["whole_tumour_ml"]) == ("", "")
+            assert "the segmenter answered with NaN or infinity" in row["reason"]
+        assert not list(out.rglob("*.nii.gz"))
+
+
+def test_a_classifier_that_overflows_leaves_its_modality_out(two_studies, segmenter, classifiers, tmp_path):
+    folder, good = two_studies
+    weights_dir = tmp_path / "classifiers"
+    weights_dir.mkdir()
+    files = {name: next(classifiers.rglob(f"model_{name}.pt")) for name in TRAINED}
+    overflowing(files["FLAIR"], weights_dir / "model_FLAIR.pt")
+    shutil.copy(files["T1wCE"], weights_dir)
+    predict(folder, tmp_path / "out", segmenter, weights_dir)
+    row = patients(tmp_path / "out")[good]
+    assert row["used"] == ["T1wCE"]
+    assert row["probability"] == row["series"]["T1wCE"]["probability"]
+    assert row["series"]["FLAIR"]["probability"] is None
+    assert "the classifier answered with NaN or infinity" in row["series"]["FLAIR"]["reason"]
+    assert {path.name for path in (tmp_path / "out").rglob("*.logits.json")} == {"T1wCE.logits.json"}
+    assert "NaN" not in (tmp_path / "out" / "patients.json").read_text().replace("NaN or infinity", "")
+
+
+def test_an_evaluation_of_a_segmenter_that_overflows_has_no_scores(cohort, prepared_slices, segmenter, tmp_path):
+    metrics = radiogenomics.evaluate(
+        "segmentation", cohort / "task1.json", prepared_slices, tmp_path / "out",
+        segmenter=overflowing(segmenter, tmp_path / "broken.pt"), num_workers=0,
+    )  # fmt: skip
+    assert metrics["all"]["WT_dice"] is None
+    assert len(metrics["failed"]) == metrics["patients"] * 4 * 3
+    assert not any(row["dice"] for row in read_rows(tmp_path / "out" / "overlap.csv"))
+
+
+def test_weights_that_are_not_finite_are_refused(two_studies, segmenter, classifiers, tmp_path):
+    content = torch.load(segmenter, weights_only=True)
+    content["model"]["segmentation_head.0.bias"][0] = float("nan")
+    torch.save(content, tmp_path / "nan.pt")
+    with refused("nan.pt: 1 of"):
+        predict(two_studies[0], tmp_path / "out", tmp_path / "nan.pt", classifiers)
+    assert not (tmp_path / "out").exists()
+
+
+# What is shown
+
+
+def test_a_prediction_shows_its_own_words_alone(two_studies, segmenter, classifiers, tmp_path):
+    words = [
+        "--segmenter",
+        segmenter,
+        "--classifier",
+        classifiers,
+        "--min_tumor_ratio=-1",
+        "--cache_dir",
+        tmp_path / "cache",
+    ]
+    done = subprocess.run(
+        [
+            sys.executable, "-c", "from radiogenomics.scripts.cli import main; main()",
+            "predict", "--input", two_studies[0], "--output", tmp_path / "out", *words,
+        ],
+        capture_output=True, text=True, timeout=300, check=False,
+        env={key: value for key, value in os.environ.items() if key not in ("PYTHONWARNINGS", "RADIOGENOMICS_DEBUG")},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    ours = (
+        "outputs go to ", "segmentation weights: ", r"\w+ classifier weights: ", "for the modalities without classifier weights: ",
+        r"\d+ series: \d+ (prepared|classified) before", r"\w+ computes in ", "preparing a network for ",
+        r"00901/\w+: ", "patient 00901 gets the cohort prior ", str(tmp_path / "out"), r"(prepare|classify)[:\[]",
+    )  # fmt: skip
+    strange = [
+        line
+        for line in done.stderr.replace("\r", "\n").splitlines()
+        if line.strip() and not any(re.match(pattern, line.strip()) for pattern in ours)
+    ]
+    assert strange == []

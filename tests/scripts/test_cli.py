@@ -1,13 +1,16 @@
 import json
+import os
 import subprocess
 import sys
 from importlib.metadata import version
 
 import pytest
 import segmentation_models_pytorch as smp
+import torch
 import yaml
 
 from scripts import cli
+from scripts.networks import BiLSTMNFNet
 from scripts.weights import save_weights
 
 ENCODER = {"encoder_name": "tu-test_efficientnet", "decoder_channels": [16, 8, 8, 4, 4], "image_size": 32}
@@ -60,6 +63,7 @@ assert not heavy, heavy
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
     shown = done.stdout + done.stderr
+    assert "INFO" not in shown
     commands = ("predict", "prepare", "train", "evaluate", "phantom", "datalist", "report", "doctor")
     for expected in commands if len(words) == 1 else ("INPUT", "OUTPUT", "not for diagnosis"):
         assert expected in shown
@@ -83,6 +87,44 @@ def test_doctor_tells_what_a_bug_report_needs(monkeypatch, capsys):
     assert "cpu" in told["devices"]
     assert set(told["weights"]) == {"segmentation", "FLAIR", "T1w", "T1wCE", "T2w"}
     assert "Research use only" in told["use"]
+
+
+@pytest.fixture
+def classifier(tmp_path):
+    settings = {"backbone": "test_efficientnet", "image_size": 32, "sequence_length": 6, "stride": 3, "hidden_size": 4}
+    network = BiLSTMNFNet(**{key: settings[key] for key in ("backbone", "sequence_length", "hidden_size")})
+    file = tmp_path / "classifiers" / "model_FLAIR.pt"
+    save_weights(network, {**settings, "mri_type": "FLAIR"}, file)
+    return file
+
+
+def test_doctor_tries_weights(monkeypatch, capsys, segmenter, classifier):
+    assert run(monkeypatch, "doctor", "--segmenter", segmenter, "--classifier", classifier.parent) == 0
+    told = yaml.safe_load(capsys.readouterr().out)
+    assert told["weights"]["segmentation"] == str(segmenter)
+    assert (told["weights"]["FLAIR"], told["weights"]["T2w"]) == (str(classifier), "none")
+    assert set(told["tried"]) == {str(segmenter), str(classifier)}
+    assert "ok, a segmenter; settings: encoder_name tu-test_efficientnet" in told["tried"][str(segmenter)]
+    assert "ok, a classifier" in told["tried"][str(classifier)]
+    assert "problems" not in told
+
+
+def test_doctor_tells_weights_that_cant_be_used(monkeypatch, capsys, segmenter, classifier, tmp_path):
+    """With status 1, and with all the rest."""
+    end = run(monkeypatch, "doctor", "--segmenter", classifier, "--classifier", tmp_path / "gone")
+    told = yaml.safe_load(capsys.readouterr().out)
+    assert told["packages"]["torch"] == version("torch")
+    assert end.startswith("error: ")
+    assert "\n" not in end
+    assert "gone: no such file or folder of classifier weights" in told["problems"][0]
+    assert f"{classifier}: these weights are not for this network" in told["problems"][1]
+    strange = tmp_path / "strange.pt"
+    save_weights(torch.nn.Linear(2, 2), {**ENCODER, "encoder_name": "no such encoder"}, strange)
+    end = run(monkeypatch, "doctor", "--segmenter", strange, "--classifier", classifier)
+    assert "strange.pt: no segmenter can be built from its settings" in end
+    empty = tmp_path / "empty.pt"
+    empty.touch()
+    assert "empty (0 bytes)" in run(monkeypatch, "doctor", "--segmenter", empty)
 
 
 # Settings
@@ -221,7 +263,7 @@ def test_dicom_without_highdicom(monkeypatch, capsys, tmp_path, studies, segment
 
 @pytest.mark.parametrize(
     ("option", "reason"),
-    [("--deidentify", "add --dicom"), ("--dicom=yes", "dicom is 'yes', expected True or False")],
+    [("--deidentify", "add --dicom"), ("--dicom=yes", "--dicom yes: expected True or False")],
 )
 def test_dicom_is_asked_for_clearly(monkeypatch, capsys, tmp_path, studies, segmenter, option, reason):
     words = ("predict", "--input", studies, "--output", tmp_path / "out", "--segmenter", segmenter)
@@ -263,6 +305,137 @@ def test_an_error_of_the_program_is_shown_whole(monkeypatch):
     monkeypatch.setitem(cli.COMMANDS, "phantom", broken)
     with pytest.raises(RuntimeError, match="not the user's fault"):
         run(monkeypatch, "phantom", "--output", "x")
+
+
+REFUSED = [  # words after those that are right, and what is said of them
+    (("predict", "--prior", "nan"), "--prior nan: expected a number from 0 to 1"),
+    (("predict", "--prior", "inf"), "--prior inf: expected a number from 0 to 1"),
+    (("predict", "--prior=1e999"), "--prior inf: expected a number from 0 to 1"),
+    (("predict", "--prior", "half"), "--prior half: expected a number from 0 to 1"),
+    (("predict", "--prior", "True"), "--prior True: expected a number from 0 to 1"),
+    (("predict", "--prior=-0.1"), "--prior -0.1: expected a number from 0 to 1"),
+    (("predict", "--batch_size", "0"), "--batch_size 0: expected a whole number from 1"),
+    (("predict", "--batch_size=-1"), "--batch_size -1: expected a whole number from 1"),
+    (("segment", "--batch_size", "many"), "--batch_size many: expected a whole number from 1"),
+    (("segment", "--num_workers=-1"), "--num_workers -1: expected a whole number from 0"),
+    (("predict", "--zoom", "0"), "--zoom 0: expected a number from 1"),
+    (("predict", "--zoom", "nan"), "--zoom nan: expected a number from 1"),
+    (("predict", "--min_tumor_ratio", "nan"), "--min_tumor_ratio nan: expected a number"),
+    (("predict", "--min_tumor_ratio", "small"), "--min_tumor_ratio small: expected a number"),
+    (("predict", "--max_contours", "few"), "--max_contours few: expected a whole number from 0"),
+    (("predict", "--coarse_step", "nan"), "--coarse_step nan: expected a number from 0"),
+    (("segment", "--fuse", "--threshold", "2"), "--threshold 2: expected a number from 0 to 1"),
+    (("segment", "--fuse", "--reference", "T1"), "--reference T1: expected one of FLAIR, T1w, T1wCE, T2w"),
+    (("segment", "--fuse=T1w"), "--fuse T1w: expected True or False"),
+    (("segment", "--fast=yes"), "--fast yes: expected True or False"),
+    (("predict", "--runtime", "quick"), "--runtime quick: expected one of auto, eager, torch, inductor, openvino"),
+    (("predict", "--precision", "int4"), "--precision int4: expected one of auto, fp32, bf16, int8"),
+    (("predict", "--mri_types", "FLAIR,T1"), "--mri_types FLAIR,T1: expected some of FLAIR,T1w,T1wCE,T2w"),
+    (("predict", "--mri_types", "3"), "--mri_types 3: expected some of FLAIR,T1w,T1wCE,T2w"),
+    (("predict", "--device", "nonsense"), "--device nonsense: expected cpu, cuda, cuda:1"),
+    (("predict", "--amp", "1"), "--amp 1: expected one of auto, True, False"),
+    (("predict", "--zom", "1"), "inference has no setting 'zom'; did you mean --zoom?"),
+    (("predict", "--overwrite=yes"), "--overwrite yes: expected True or False"),
+    (("predict", "--input", "GONE"), "--input GONE: no such folder of studies"),
+    (("predict", "--input", "FILE"), "--input FILE: is a file, expected a folder of studies"),
+    (("predict", "--output", "FILE/out"), "--output FILE/out: FILE is a file, expected a folder; name another"),
+    (("predict", "--segmenter", "GONE"), "--segmenter GONE: no such weights file; train your own"),
+    (("segment", "--segmenter", "."), "--segmenter DIR: is a folder, expected a weights file"),
+    (("predict", "--classifier", "GONE"), "--classifier GONE: no such file or folder of classifier weights"),
+    (("predict", "--sample_submission", "GONE"), "--sample_submission GONE: no such file"),
+    (("predict", "--datalist", "GONE"), "--datalist GONE: no such data list"),
+    (("prepare", "classification", "--prepared", "out", "--datalist", "GONE"), "--datalist GONE: no such data list; make"),
+    (("prepare", "segmentation", "--prepared", "out", "--input", "GONE"), "--input GONE: no such folder of studies"),
+    (("train", "segmentation", "FILE", "GONE", "out"), "--prepared GONE/index.json: no such index of prepared series"),
+    (("train", "classification", "FILE", ".", "out", "--init", "GONE"), "--init GONE: no such weights file; or give"),
+    (("train", "classification", "FILE", ".", "out", "--runtime", "openvino"), "--runtime openvino: expected one of eager"),
+    (("train", "segmentation", "FILE", ".", "out", "--max_epoch", "2"), "did you mean --max_epochs?"),
+    (("evaluate", "segmentation", "GONE", ".", "out"), "--datalist GONE: no such data list"),
+    (("crossvalidate", "out", "--datalist", "GONE"), "--datalist GONE: no such data list"),
+    (("crossvalidate", "out", "--stages", "all"), "--stages all: expected some of segmentation,classification"),
+    (("crossvalidate", "out", "--train_classification", "{max_epoch: 2}"), "did you mean --max_epochs?"),
+    (("crossvalidate", "out", "--train_classification", "{max_epochs: few}"), "--max_epochs few: expected a whole number"),
+    (("explain", "GONE"), "--run GONE: no such folder of a run"),
+    (("explain", ".", "--limit", "0"), "--limit 0: expected a whole number from 1"),
+    (("explain", ".", "--device", "gpu"), "--device gpu: expected cpu, cuda, cuda:1"),
+    (("report", "GONE"), "--run GONE: no such folder of a run"),
+    (("report", ".", "--output", "FILE/report"), "--output FILE: FILE is a file, expected a folder"),
+    (("card", "GONE"), "--run GONE: no such folder of a run"),
+    (("export", "segmenter", "onnx", "GONE", "a.onnx"), "--weights GONE: no such weights file"),
+    (("export", "both", "onnx", "FILE", "a.onnx"), "--what both: expected one of segmenter, classifier"),
+    (("export", "segmenter", "keras", "FILE", "a"), "--format keras: expected one of torchscript, onnx, openvino"),
+    (("datalist", "GONE", "a.json"), "GONE: no such folder of studies"),
+    (("datalist", ".", "a.json", "--folds", "two"), "--folds two: expected a whole number from 2"),
+    (("datalist", ".", "FILE/a.json"), "--output FILE: FILE is a file, expected a folder"),
+    (("pretrain", "out", "--label_maps", "GONE"), "--label_maps GONE: no such folder of brain segmentations"),
+    (("pretrain", "FILE"), "--output FILE: FILE is a file, expected a folder"),
+    (("phantom", "FILE"), "--output FILE: FILE is a file, expected a folder"),
+    (("phantom", "out", "--spacing", "wide"), "--spacing wide: expected a number"),
+    (("phantom", "--preview", "FILE/a.png"), "--preview FILE: FILE is a file, expected a folder"),
+    (("demo", "FILE"), "--output FILE: FILE is a file, expected a folder"),
+    (("demo", "out", "--signal", "much"), "--signal much: expected a number from 0 to 1"),
+]  # fmt: skip
+
+
+def test_mistakes_are_refused_before_anything_heavy_is_imported(tmp_path):
+    """Each in one line that names the option and its value, with nothing written, and at once."""
+    file, gone = tmp_path / "file", tmp_path / "gone"
+    (tmp_path / "index.json").write_text("{}")
+    file.touch()
+
+    def placed(text):
+        return text.replace("GONE", str(gone)).replace("FILE", str(file)).replace("DIR", str(tmp_path))
+
+    commands = []
+    for (name, *words), _ in REFUSED:
+        right = {"predict": (".", "out"), "segment": (".", "out")}.get(name, ())
+        named = {word for word in words if word in ("--input", "--output")}
+        given = [
+            f"--{key}={value}"
+            for key, value in zip(("input", "output"), right, strict=False)
+            if f"--{key}" not in named
+        ]
+        commands.append([name, *given, *map(placed, words)])
+    code = f"""
+import json, sys, time
+from radiogenomics.scripts.cli import main
+for words in {commands!r}:
+    sys.argv = ["radiogenomics", *words]
+    started = time.process_time()
+    try:
+        main()
+        said = "nothing"
+    except SystemExit as end:
+        said = end.code
+    print(json.dumps([said, time.process_time() - started, sorted({{"torch", "monai", "numpy"}} & set(sys.modules))]))
+"""
+    environment = {key: value for key, value in os.environ.items() if key != "RADIOGENOMICS_DEBUG"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300, check=False
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    for (words, expected), line in zip(REFUSED, done.stdout.splitlines(), strict=True):
+        said, seconds, heavy = json.loads(line)
+        first, hint = said.splitlines()
+        assert first.startswith("error: "), words
+        assert placed(expected) in first, words
+        assert hint == "(RADIOGENOMICS_DEBUG=1 shows where)"
+        assert not heavy, words
+        assert seconds < 1, words
+    assert {path.name for path in tmp_path.iterdir()} == {"file", "index.json"}
+
+
+def test_a_device_that_is_not_there(monkeypatch, capsys, tmp_path, studies, segmenter):
+    words = ("predict", "--input", studies, "--output", tmp_path / "out", "--segmenter", segmenter)
+    said = mistake(monkeypatch, capsys, *words, "--device", "cuda:99")
+    assert "--device cuda:99: there is no such device on this machine, possible: cpu" in said
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_of_a_forbidden_place_is_refused(monkeypatch, tmp_path):
+    monkeypatch.setattr(os, "access", lambda place, mode: False)
+    with pytest.raises(ValueError, match=r"--output .*out: .* can't be written to; name another folder"):
+        cli.segment(tmp_path, tmp_path / "out")
 
 
 def test_debugging_shows_where(monkeypatch, tmp_path):

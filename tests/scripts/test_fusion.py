@@ -181,7 +181,7 @@ def test_a_patient_without_a_readable_series_has_a_row_with_the_reason(tmp_path)
     broken = {"patient": "00007", "mri_type": "FLAIR", "image": torch.zeros((0, 1, 1)), "error": "OSError: gone"}
     fused(tmp_path, [(broken, torch.zeros((2, 0, 0, 0)))]).write()
     (row,) = read_csv(tmp_path / "volumes.csv")
-    assert (row["patient"], row["reason"], row["file"]) == ("00007", "none of the series could be read", "")
+    assert (row["patient"], row["reason"], row["file"]) == ("00007", "FLAIR: OSError: gone", "")
     assert VolumeSegmenter(segmenter())(torch.zeros((0, 1, 1)), Brightness()).shape == (2, 0, 0, 0)
 
 

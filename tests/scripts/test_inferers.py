@@ -12,9 +12,11 @@ from custom_transforms import ChunkSlices, SliceGeometry
 from scripts.inferers import (
     SCALINGS,
     AutocastInferer,
+    NonFiniteError,
     SequenceClassifier,
     SliceSegmenter,
     autocast,
+    is_finite,
     normalise,
     prepare_series_batch,
 )
@@ -375,3 +377,32 @@ def test_probabilities_decide_as_masks_do():
     assert segmenter.probabilities(slices[:0], Threshold()).shape == (0, 2, 40, 48)
     zoomed = segmenter.zoomed(1.0)
     assert (zoomed.zoom, zoomed.image_size, zoomed.batch_size, zoomed.amp) == (1.0, 32, 3, False)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_an_answer_that_is_not_finite_is_no_mask(value):
+    segmenter = SliceSegmenter(image_size=32, zoom=1.0, amp=False, batch_size=2)
+    slices = torch.from_numpy(smooth_slices(3, 32, 32))
+
+    def network(images):
+        logits = images[:, :2] * 0
+        logits[-1, 1, 3, 4] = value
+        return logits
+
+    for function in (segmenter, segmenter.probabilities):
+        with pytest.raises(
+            NonFiniteError, match="the segmenter answered with NaN or infinity, expected finite numbers"
+        ):
+            function(slices, network)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.bfloat16, torch.int64])
+def test_great_numbers_are_finite_and_their_sum_need_not_be(dtype):
+    greatest = torch.finfo(dtype).max if dtype.is_floating_point else 2**62
+    values = torch.full((5,), greatest, dtype=dtype)
+    assert is_finite(values)
+    assert is_finite(values[:0])
+    if dtype.is_floating_point:
+        for value in (float("nan"), float("inf"), float("-inf")):
+            values[3] = value
+            assert not is_finite(values)

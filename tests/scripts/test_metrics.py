@@ -310,3 +310,29 @@ def test_interval_lies_within_what_was_predicted(modalities):
     else:
         values = [value for modality in modalities for value in modality]
         assert min(values) - 1e-6 <= interval[0] <= interval[1] <= max(values) + 1e-6
+
+
+# Networks that give no numbers
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_overlap_of_a_prediction_that_is_not_finite_is_no_number(value):
+    metric = RegionOverlap()
+    batch = {"patient": ["a", "b"], "mri_type": ["FLAIR", "FLAIR"], "plane": ["axial", "axial"]}
+    pred, label = torch.ones(2, 2, 4, 4), torch.ones(2, 2, 4, 4)
+    pred[0, 1, 2, 3] = value
+    metric.update((batch, {"pred": pred, "label": label}))
+    scores = {(row["patient"], row["region"]): (row["dice"], row["iou"], row["volume_error"]) for row in metric.table()}
+    assert scores["a", "WT"] == scores["a", "ET"] == (None, None, None)
+    assert scores["b", "WT"] == (1, 1, 0)
+    assert list(metric.failures()) == ["a/FLAIR/axial"]
+    assert "NaN or infinity" in metric.failures()["a/FLAIR/axial"]
+    assert np.isnan(metric.compute()), "which a training takes for the worst of scores"
+
+
+@pytest.mark.parametrize("score", ["auc", "log_loss"])
+def test_score_of_a_probability_that_is_none_is_no_number(score):
+    metric = PatientScore(score)
+    for patient, value, label in (("a", float("nan"), 0), ("b", 1.0, 1), ("c", -1.0, 0)):
+        metric.update(({"patient": patient, "mri_type": "FLAIR", "label": label}, {"pred": torch.tensor([[value]])}))
+    assert np.isnan(metric.compute())

@@ -19,6 +19,7 @@ from custom_transforms import (
     TumorRatioFilter,
 )
 from scripts import preparation
+from scripts.inferers import SliceSegmenter, prepare_series_batch
 from scripts.prepared import PreparedError, PreparedSeries, write_series
 
 PLANES = ("sagittal", "coronal", "axial")
@@ -385,3 +386,46 @@ def test_asking_again_costs_nothing_and_another_configuration_everything(tmp_pat
 def test_as_is():
     item = {"image": object()}
     assert preparation.as_is(item) is item
+
+
+# Networks that give no numbers
+
+
+def test_a_series_that_the_network_fails_on_is_told_and_the_others_go_on(tmp_path, caplog):
+    loader = [
+        {
+            "patient": name,
+            "mri_type": "FLAIR",
+            "image": torch.full((3, 32, 32), value),
+            "error": "",
+            "warnings": ["a gap"],
+        }
+        for name, value in (("00001", 10), ("00002", 200), ("00003", 10))
+    ]
+
+    def network(images):
+        return images[:, :2] * (float("nan") if images.max() > 1 else 1)
+
+    summarise = Compose([preparation.SaveSeries()])
+    shown = []
+
+    def postprocessing(data):
+        shown.append((data["patient"], tuple(data["pred"].shape)))
+        return summarise(data) if data["error"] else {**data, "summary": {}}
+
+    index = preparation.PreparationIndex(tmp_path, {}, [])
+    preparation.SeriesEvaluator(
+        device="cpu",
+        val_data_loader=loader,
+        network=network,
+        inferer=SliceSegmenter(image_size=32, zoom=1.0, amp=False),
+        prepare_batch=prepare_series_batch,
+        postprocessing=postprocessing,
+        val_handlers=[index],
+        decollate=False,
+    ).run()
+    assert shown == [("00001", (3, 2, 32, 32)), ("00002", (0, 2, 1, 1)), ("00003", (3, 2, 32, 32))]
+    (row,) = index.errors.values()
+    assert (row["patient"], row["warnings"]) == ("00002", ["a gap"])
+    assert "the segmenter answered with NaN or infinity" in row["error"]
+    assert "00002/FLAIR: NonFiniteError" in caplog.text

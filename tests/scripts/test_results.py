@@ -249,6 +249,50 @@ def test_prior_must_be_a_probability():
             results.PatientResults(prior)
 
 
+# Networks that give no numbers
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_logits_that_are_not_finite_are_a_failure_of_their_series(tmp_path, caplog, value):
+    logits = {"FLAIR": torch.tensor([[0.0], [value]]), "T1w": torch.tensor([[1.0]])}
+    items = stored_cohort(tmp_path)
+    patients, _ = classify(items, logits)
+    assert not (tmp_path / "1" / "FLAIR.logits.json").exists()
+    assert "1/FLAIR: the classifier answered with NaN or infinity" in caplog.text
+    (row,) = patients.patient_rows([entry("1", "FLAIR", "T1w")], tmp_path, {"FLAIR": "f.pt", "T1w": "t.pt"})
+    assert row["series"]["FLAIR"]["probability"] is None
+    assert "NaN or infinity" in row["series"]["FLAIR"]["reason"]
+    assert (row["used"], row["probability"]) == (["T1w"], pytest.approx(torch.sigmoid(torch.tensor(1.0)).item()))
+    patients, _ = classify(items, {"FLAIR": torch.tensor([[value]]), "T1w": torch.zeros(0, 1)}, store=None)
+    (row,) = patients.patient_rows([entry("1", "FLAIR", "T1w")], tmp_path, {"FLAIR": "f.pt", "T1w": "t.pt"})
+    assert (row["probability"], row["used"]) == (0.5, [])
+    assert "FLAIR: the classifier answered with NaN or infinity" in row["reason"]
+    json.dumps(row, allow_nan=False)
+
+
+def test_kept_logits_that_are_not_finite_are_computed_anew(tmp_path):
+    items = stored_cohort(tmp_path)
+    classify(items, LOGITS)
+    file = tmp_path / "1" / "FLAIR.logits.json"
+    stored = json.loads(file.read_text())
+    file.write_text(json.dumps({**stored, "logits": [[float("nan")]]}))
+    assert classify(items, LOGITS)[1] == ["FLAIR"]
+    assert json.loads(file.read_text())["logits"] == stored["logits"]
+
+
+def test_overlap_names_the_series_that_failed(tmp_path, caplog):
+    metric = RegionOverlap()
+    pred = torch.ones(2, 2, 4, 4)
+    pred[1] = float("nan")
+    batch = {"patient": ["a", "b"], "mri_type": ["FLAIR", "T2w"], "plane": ["axial", "axial"]}
+    metric.update((batch, {"pred": pred, "label": torch.ones(2, 2, 4, 4)}))
+    metrics = results.write_overlap(metric, tmp_path)
+    assert metrics == json.loads((tmp_path / "metrics.json").read_text())
+    assert (metrics["all"]["WT_dice"], metrics["T2w"]["WT_dice"]) == (1, None)
+    assert list(metrics["failed"]) == ["b/T2w/axial"]
+    assert "b/T2w/axial: the segmenter answered with NaN or infinity" in caplog.text
+
+
 # Logits that are kept
 
 STORE = {

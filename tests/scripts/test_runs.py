@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from monai.bundle import ConfigParser, ConfigWorkflow
 
-from scripts import runs
+from scripts import checks, runs
 from scripts.runs import RunExistsError
 
 CONFIG = """
@@ -149,7 +149,7 @@ def replace(tmp_path, **settings):
     (tmp_path / "job.yaml").write_text(REPLACING)
     workflow = ConfigWorkflow(
         config_file=str(tmp_path / "job.yaml"), meta_file=None, logging_file=False, workflow_type=None,
-        **runs.as_values({"output_dir": str(tmp_path / "run"), **settings}),
+        **checks.as_values({"output_dir": str(tmp_path / "run"), **settings}),
     )  # fmt: skip
     workflow.initialize()
     workflow.run()
@@ -202,7 +202,7 @@ def test_texts_reach_a_configuration_and_its_record_as_they_were_typed(tmp_path)
 
 @given(st.text(st.characters(exclude_categories=["Cs"])))
 def test_any_text_is_a_value(text):
-    parser = ConfigParser({"other": 1, **runs.as_values({"value": text, "listed": [text, {"deep": text}]})})
+    parser = ConfigParser({"other": 1, **checks.as_values({"value": text, "listed": [text, {"deep": text}]})})
     parser.parse()
     assert parser.get_parsed_content("value") == text
     assert parser.get_parsed_content("listed") == [text, {"deep": text}]

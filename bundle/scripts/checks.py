@@ -1,0 +1,312 @@
+"""What can be told of a command's options before anything heavy is imported: names, numbers and paths.
+
+Needs the standard library and PyYAML alone, so that a mistyped word is refused at once.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import math
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
+from numbers import Integral, Real
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from .datalists import MRI_TYPES
+
+CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+STAGES = ("segmentation", "classification")
+SELECTIONS = ("inner", "outer")
+RUNTIMES = ("auto", "eager", "torch", "inductor", "openvino")
+TRAINING_RUNTIMES = ("eager", "torch", "inductor")
+PRECISIONS = ("auto", "fp32", "bf16", "int8")
+NETWORKS = ("segmenter", "classifier")
+SUFFIXES = {"torchscript": ".ts", "onnx": ".onnx", "openvino": ".xml"}
+GET_WEIGHTS = (
+    "train your own with `radiogenomics train`, or fetch the ones that the method's authors released with "
+    "`radiogenomics download` (the same as `python -m monai.bundle download_large_files --bundle_path BUNDLE`)"
+)
+_OPTIONS = {"dataset_dir": "input", "output_dir": "output", "prepared_dir": "prepared"}
+"""What the commands call settings of the configurations."""
+
+Check = Callable[[str, Any], None]
+"""Raises a ValueError for an option's value."""
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# values
+
+
+def as_values(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings whose texts reach a configuration as they are, though MONAI gives ``#``, ``@``, ``$`` and ``%`` a meaning.
+
+    Such a text becomes an expression that gives it; :func:`as_typed` tells the text itself.
+    """
+
+    def escaped(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {key: escaped(one) for key, one in value.items()}
+        if isinstance(value, (list, tuple)):
+            return [escaped(one) for one in value]
+        if isinstance(value, str) and any(sign in value for sign in "#@$%"):
+            return "$" + "".join(f"\\x{ord(sign):02x}" if sign in "#@$%" else sign for sign in repr(value))
+        return value
+
+    return {key: escaped(value) for key, value in settings.items()}
+
+
+def as_typed(value: Any) -> Any:
+    """What :func:`as_values` was given; other values stay as they are."""
+    if isinstance(value, dict):
+        return {key: as_typed(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [as_typed(one) for one in value]
+    if isinstance(value, str) and value[:2] in ("$'", '$"'):
+        try:
+            text = ast.literal_eval(value[1:])
+        except (SyntaxError, ValueError):
+            return value
+        return text if isinstance(text, str) else value
+    return value
+
+
+def number(least: float = -math.inf, most: float = math.inf, whole: bool = False) -> Check:
+    """A check that a value is a finite number from ``least`` to ``most``."""
+
+    kind: Any = Integral if whole else Real
+    ends = (f" {word} {end:g}" for word, end in (("from", least), ("to", most)) if math.isfinite(end))
+    expected = f"a {'whole ' if whole else ''}number{''.join(ends)}"
+
+    def check(option: str, value: Any) -> None:
+        good = isinstance(value, kind) and not isinstance(value, bool) and least <= value <= most
+        if not good or abs(value) == math.inf:
+            raise ValueError(f"--{option} {value}: expected {expected}")
+
+    return check
+
+
+def one_of(known: Sequence[Any]) -> Check:
+    """A check that a value is one of those known."""
+
+    def check(option: str, value: Any) -> None:
+        if not any(value == one and isinstance(value, bool) == isinstance(one, bool) for one in known):
+            raise ValueError(f"--{option} {value}: expected one of {', '.join(map(str, known))}")
+
+    return check
+
+
+def some_of(known: Sequence[str]) -> Check:
+    """A check that a value is a list of those known."""
+
+    def check(option: str, value: Any) -> None:
+        names = [value] if isinstance(value, str) else value
+        if not isinstance(names, Sequence) or not names or not set(names) <= set(known):
+            told = ",".join(map(str, names)) if isinstance(names, Sequence) else names
+            raise ValueError(f"--{option} {told}: expected some of {','.join(known)}")
+
+    return check
+
+
+def flag(option: str, value: Any) -> None:
+    """Check that a value is True or False: any text would count as true."""
+    if not isinstance(value, bool):
+        raise ValueError(f"--{option} {value}: expected True or False")
+
+
+def device(option: str, value: Any) -> None:
+    """Check that a device is there. Of all checks this one alone imports torch, and only for another device than the CPU."""
+    match = re.fullmatch(r"(cpu|cuda|mps|xpu)(?::(\d+))?", str(value))
+    if not match:
+        raise ValueError(f"--{option} {value}: expected cpu, cuda, cuda:1, …")
+    kind, index = match[1], int(match[2] or 0)
+    if kind == "cpu":
+        return
+    import torch
+
+    there = getattr(torch, kind).device_count()
+    if index >= there:
+        possible = ", ".join(["cpu", *(f"{kind}:{i}" for i in range(there))])
+        raise ValueError(f"--{option} {value}: there is no such device on this machine, possible: {possible}")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# paths
+
+
+def folder(what: str) -> Check:
+    """A check that there is a folder, ``what`` it is called."""
+
+    def check(option: str, value: Any) -> None:
+        if not Path(value).is_dir():
+            raise ValueError(
+                f"--{option} {value}: {'is a file, expected a' if Path(value).exists() else 'no such'} {what}"
+            )
+
+    return check
+
+
+def file(what: str, remedy: str = "", names: Sequence[str] = ()) -> Check:
+    """A check that there is a file, ``what`` it is called, where the value is none of the names; ``{file}`` in the remedy is the file."""
+
+    def check(option: str, value: Any) -> None:
+        if value not in names and not Path(value).is_file():
+            found = "is a folder, expected a" if Path(value).exists() else "no such"
+            raise ValueError(f"--{option} {value}: {found} {what}" + (remedy and f"; {remedy.format(file=value)}"))
+
+    return check
+
+
+def exists(what: str, remedy: str = "") -> Check:
+    """A check that there is a file or a folder, ``what`` it is called."""
+
+    def check(option: str, value: Any) -> None:
+        if not Path(value).exists():
+            raise ValueError(f"--{option} {value}: no such {what}" + (remedy and f"; {remedy}"))
+
+    return check
+
+
+def output(option: str, value: Any) -> None:
+    """Check that a folder can be made, or written to where it is there."""
+    path = Path(value).absolute()
+    place = next(one for one in (path, *path.parents) if one.exists())
+    if not place.is_dir():
+        raise ValueError(f"--{option} {value}: {place} is a file, expected a folder; name another")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise ValueError(
+            f"--{option} {value}: {place} can't be written to; name another folder, or get the right to write there"
+        )
+
+
+def output_file(option: str, value: Any) -> None:
+    """Check that a file can be written."""
+    if Path(value).is_dir():
+        raise ValueError(f"--{option} {value}: is a folder, expected a file to write")
+    output(option, Path(value).absolute().parent)
+
+
+def prepared(option: str, value: Any) -> None:
+    """Check that series were prepared into a folder."""
+    remedy = f"run the preparation into {value} first (`radiogenomics prepare`)"
+    file("index of prepared series", remedy)(option, Path(value) / "index.json")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# settings of the configurations
+
+_WEIGHTS = file("weights file", GET_WEIGHTS, ("synthetic", "released"))
+_DATALIST = file("data list", "make one with `radiogenomics datalist --input DIR --output {file}`")
+_STUDIES = folder("folder of studies")
+_COUNT, _FROM_0 = number(1, whole=True), number(0, whole=True)
+_SETTINGS: dict[str, Check] = {
+    **dict.fromkeys(("dataset_dir", "segmentation_dataset_dir"), _STUDIES),
+    **dict.fromkeys(("datalist", "segmentation_datalist", "classification_datalist"), _DATALIST),
+    **dict.fromkeys(("sample_submission", "labels"), file("file")),
+    "image": exists("file or folder of a series"),
+    "segmenter": _WEIGHTS,
+    "init": file("weights file", "or give imagenet, none (random) or synthetic", ("imagenet", "none", "synthetic")),
+    "classifier": exists("file or folder of classifier weights", GET_WEIGHTS),
+    "models_dir": folder("folder of weights"),
+    "label_maps": folder("folder of brain segmentations"),
+    **dict.fromkeys(("output_dir", "prepared_dir"), output),
+    "preview": output_file,
+    "mri_types": some_of(MRI_TYPES),
+    "stages": some_of(STAGES),
+    **dict.fromkeys(("mri_type", "reference"), one_of(MRI_TYPES)),
+    "selection": one_of(SELECTIONS),
+    "runtime": one_of(RUNTIMES),
+    "precision": one_of(PRECISIONS),
+    "amp": one_of(("auto", True, False)),
+    "device": device,
+    **dict.fromkeys(
+        ("batch_size", "image_size", "sequence_length", "stride", "hidden_size", "val_interval", "steps"), _COUNT
+    ),
+    **dict.fromkeys(("num_workers", "fold", "seed", "max_contours", "warmup_epochs", "max_epochs"), _FROM_0),
+    **dict.fromkeys(("zoom", "other_zoom"), number(1)),
+    **dict.fromkeys(("prior", "threshold", "keep_rate", "signal"), number(0, 1)),
+    **dict.fromkeys(("coarse_step", "learning_rate"), number(0)),
+}
+"""Checks by the name of a setting. What is not among them is as its default is: True or False, a number, or anything."""
+_TRAINING = {"runtime": one_of(TRAINING_RUNTIMES), "prepared_dir": prepared}
+
+
+def settings(config: str, values: Mapping[str, Any]) -> None:
+    """Check the names and values that a configuration is given, before it is read in earnest.
+
+    Args:
+        config: its name.
+        values: by id, ``a#b`` for ``b`` in ``a``.
+
+    Raises:
+        ValueError: for an unknown name, or a value that can't be meant.
+    """
+    known = _known(config)
+    checks = {**_SETTINGS, **(_TRAINING if config.startswith("train_") else {})}
+    if config.startswith("pretrain_"):
+        checks["runtime"] = _TRAINING["runtime"]
+    if config.startswith("evaluate_"):
+        checks["prepared_dir"] = prepared
+    for key, value in values.items():
+        default = _default(config, known, key)
+        if value is None or str(value)[:1] in "$@%":  # an expression, which is known only later
+            continue
+        option = _OPTIONS.get(key, key)
+        if key in checks:
+            checks[key](option, value)
+        elif isinstance(default, bool):
+            flag(option, value)
+        elif isinstance(default, (int, float)):
+            number()(option, value)
+        elif (
+            isinstance(value, Mapping) and (CONFIGS / f"{key}.yaml").is_file()
+        ):  # a cross-validation's settings of its jobs
+            settings(key, value)
+
+
+def _known(config: str) -> dict[str, Any]:
+    """Defaults by id, with those of ``distributed.yaml`` where it is laid over."""
+    names = [config, *(["distributed"] if int(os.environ.get("WORLD_SIZE") or 1) > 1 else [])]
+    found: dict[str, Any] = {}
+    for name in names:
+        found |= yaml.safe_load((CONFIGS / f"{name}.yaml").read_text(encoding="utf-8"))
+    return found
+
+
+def _default(config: str, known: Mapping[str, Any], key: str) -> Any:
+    """The value that a setting has unasked.
+
+    Raises:
+        ValueError: when the configuration has no such setting.
+    """
+    found: Any = known
+    for part in key.replace("::", "#").split("#"):
+        if isinstance(found, Mapping) and part in found:
+            found = found[part]
+        elif isinstance(found, list) and part.isdecimal() and int(part) < len(found):
+            found = found[int(part)]
+        else:
+            close = difflib.get_close_matches(key, list(known), n=1)
+            hint = f"; did you mean --{close[0]}?" if close else f"; it knows {', '.join(_offered(known))}"
+            raise ValueError(f"{config} has no setting {key!r}{hint}")
+    return found
+
+
+def _offered(known: Mapping[str, Any]) -> list[str]:
+    """The ids that a person may want to set: plain values, lists of them, and folders."""
+
+    def plain(value: Any) -> bool:
+        return isinstance(value, (str, int, float, type(None))) and not str(value).startswith(("$", "@"))
+
+    return [
+        key
+        for key, value in known.items()
+        if (plain(value) and key != "job")
+        or (isinstance(value, list) and all(map(plain, value)))
+        or key == "device"
+        or key.endswith("_dir")
+    ]
