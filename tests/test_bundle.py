@@ -290,7 +290,7 @@ def test_what_is_laid_over_a_site_is_there(job, tmp_path):
         meta_file=str(METADATA),
         logging_file=False,
         workflow_type="train",
-        **{"output_dir": str(tmp_path / "run"), "prepared_dir": str(tmp_path), "split": [[], []]},
+        **{"output_dir": str(tmp_path / "run"), "prepared_dir": str(tmp_path / "prepared"), "split": [[], []]},
         **{"train#dataset#data": [{}], "validate#dataset#data": [{}]},
     )
     workflow.initialize()

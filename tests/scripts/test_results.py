@@ -491,7 +491,7 @@ def test_a_large_cohort_shows_its_first_patients_and_where_the_others_are(tmp_pa
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 22
     assert lines[20].startswith("00019")
-    assert lines[21] == f"and 30 more patients: {tmp_path / 'patients.json'}"
+    assert lines[21] == "and 30 more patients: patients.json"
 
 
 def test_wide_and_foreign_names_are_shown_as_far_as_the_terminal_can(tmp_path, monkeypatch):
