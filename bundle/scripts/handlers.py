@@ -96,6 +96,37 @@ class FrozenWarmup:
             self.lr_scheduler.load_state_dict(self.initial_schedule)
 
 
+class Averaging:
+    """Keep the average of a network over its steps, which finds more on unseen patients than any single step's.
+
+    The decay begins low, so that the random start is forgotten.
+
+    Args:
+        network: that trains.
+        averaged: a copy of it, which is changed in place.
+        decay: share of the average that a step leaves as it is.
+    """
+
+    def __init__(self, network: nn.Module, averaged: nn.Module, decay: float = 0.998) -> None:
+        self.network, self.averaged, self.decay = network, averaged.requires_grad_(False).eval(), decay
+
+    def attach(self, engine: Engine) -> None:
+        """Average after every step."""
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self)
+
+    @torch.no_grad()
+    def __call__(self, engine: Engine) -> None:
+        """Average parameters, and statistics alike."""
+        step = engine.state.iteration
+        share = 1 - min(self.decay, (1 + step) / (10 + step))
+        mine, theirs = self.averaged.state_dict(), self.network.state_dict()
+        floats = [name for name, value in mine.items() if value.is_floating_point()]
+        torch._foreach_lerp_([mine[name] for name in floats], [theirs[name] for name in floats], share)
+        for name, value in mine.items():
+            if not value.is_floating_point():
+                value.copy_(theirs[name])
+
+
 class TrainingProgress:
     """After each epoch's validation: schedule, early stop, best weights, last checkpoint and history, in this order.
 
@@ -116,6 +147,7 @@ class TrainingProgress:
         interval: epochs between validations, and so between checkpoints.
         resume: go on from the last checkpoint, where there is one.
         half: write the best weights as float16, half the size; the checkpoint stays as it is.
+        averaged: the network that is validated and written, where it is not the one that trains: an average of it over steps.
     """
 
     def __init__(
@@ -132,8 +164,9 @@ class TrainingProgress:
         interval: int = 1,
         resume: bool = False,
         half: bool = False,
+        averaged: nn.Module | None = None,
     ) -> None:
-        self.half = half
+        self.half, self.averaged = half, averaged
         self.output_dir, self.network, self.settings = Path(output_dir), network, dict(settings)
         self.lr_scheduler, self.evaluator, self.resume = lr_scheduler, evaluator, resume
         self.metric, self.sign = score.lstrip("-"), -1 if score.startswith("-") else 1
@@ -154,6 +187,8 @@ class TrainingProgress:
             "early_stop": self.early_stop,
             "best": self.best,
         }
+        if self.averaged is not None:
+            self.objects["averaged"] = self.averaged
         saver = DiskSaver(str(self.output_dir), create_dir=True, require_empty=False)
         self.checkpoint = Checkpoint(self.objects, saver, filename_pattern=LAST_CHECKPOINT, n_saved=None)
         engine.add_event_handler(Events.STARTED, self.load)
@@ -198,7 +233,7 @@ class TrainingProgress:
             details = {"epoch": engine.state.epoch, self.metric: float(value)}
             if distributed.is_first():
                 file = self.output_dir / self.weights_file
-                save_weights(self.network, {**self.settings, "trained": details}, file, self.half)
+                save_weights(self.averaged or self.network, {**self.settings, "trained": details}, file, self.half)
         self.checkpoint(engine)
         logger.info(
             "epoch %d: %s %.4f (best %.4f in epoch %d)",

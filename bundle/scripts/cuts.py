@@ -1,0 +1,486 @@
+"""Slices cut anew from labelled volumes while a network trains: at any angle, warped, mended, with the tumours of other patients.
+
+A prepared slice is seen again in every epoch; a cut comes once. Each is one plane through a volume, so that turning the head costs
+no more than reading it straight. Few labelled patients go further this way: a tumour is moved into another patient's brain
+(after CarveMix, Zhang et al., NeuroImage 271, 2023), half a brain without tumour is mirrored to make a whole one, grey values are
+bent, and the faults of an acquisition added.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from monai.data import MetaTensor
+from monai.transforms import Compose, LoadImage, Orientation, Transform
+from scipy import ndimage
+
+from custom_transforms import BratsLabelsToWTET, ScaleToUint8, SeriesReader, grey_window
+
+from .datalists import MRI_TYPES
+
+logger = logging.getLogger(__name__)
+
+# directions in RAS towards which column, row and slice index grow, as DICOM shows each plane
+AXES_OF_PLANE = {
+    "axial": ((-1, 0, 0), (0, -1, 0), (0, 0, 1)),
+    "coronal": ((-1, 0, 0), (0, 0, -1), (0, 1, 0)),
+    "sagittal": ((0, -1, 0), (0, 0, -1), (1, 0, 0)),
+}
+FIELD_OF_VIEW = 200.0  # mm, what a network is shown of a slice of 240 mm that is enlarged by 1.2
+FAR = 30  # mm, distances from a tumour are told up to here
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """What is drawn, and from which range. Shares lie in 0 to 1, pairs are ranges, lengths are in mm.
+
+    Attributes:
+        tumour: share of slices that are cut through a tumour.
+        enhancing: share of these that are cut through enhancing tumour, where there is any.
+        donated: share of slices that get another patient's tumour.
+        mended: share of slices of brains whose tumour is covered with the mirrored other half, where it is on one side.
+        planes: that slices are cut in, each as often as it stands here.
+        mri_types: modalities, each as often as it stands here.
+        tilt: standard deviation of the plane's tilt, degrees.
+        rotation: within the plane, degrees at most.
+        field: field of view, as a share of 200 mm.
+        aspect: standard deviation of the logarithm of height over width.
+        squeezed: share of sagittal and coronal slices that are stretched to a square as whole BraTS slices are.
+        off_centre: standard deviation of the displacement of the picture's middle.
+        warp: standard deviation of the elastic displacement, at most.
+        thickness: of the slice.
+        bend: standard deviation of the logarithm of the contrast within five bands of grey.
+        gamma: standard deviation of the logarithm of the exponent.
+        white: factor of all grey values.
+        bias: standard deviation of the logarithm of the bias field, at most.
+        noise: standard deviation of the noise as a share of white, at most.
+        blur: standard deviation of the blur, pixels, at most.
+        coarse: share of slices whose rows or columns are those of a thicker acquisition.
+        inverted: share of slices whose grey values are turned round.
+        flips: shares that are mirrored left to right, and top to bottom.
+    """
+
+    tumour: float
+    enhancing: float
+    donated: float
+    mended: float
+    planes: Sequence[str]
+    mri_types: Sequence[str]
+    tilt: float
+    rotation: float
+    field: tuple[float, float]
+    aspect: float
+    squeezed: float
+    off_centre: float
+    warp: float
+    thickness: tuple[float, float]
+    bend: float
+    gamma: float
+    white: tuple[float, float]
+    bias: float
+    noise: float
+    blur: float
+    coarse: float
+    inverted: float
+    flips: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class LabelledVolume:
+    """A patient's co-registered series and labels in RAS, voxels of 1 mm, without the empty space around the head.
+
+    Attributes:
+        patient: its name.
+        images: grey window of each modality, 0…255, ``(X, Y, Z)`` uint8.
+        labels: 0, 1 tumour that does not enhance, 2 enhancing tumour, ``(X, Y, Z)`` uint8.
+        distance: from the tumour, mm, up to 30; ``(X, Y, Z)`` uint8, 0 in it.
+        centre: index of the middle of the uncropped volume.
+        tumour: indices of up to 20,000 tumour voxels, ``(N, 3)``, and of enhancing ones.
+        enhancing: the same of enhancing tumour.
+        levels: 25th, 50th and 75th percentile of each modality's brain without tumour.
+        one_sided: -1 or 1 where no tumour reaches beyond the middle to the left or to the right, else 0.
+    """
+
+    patient: str
+    images: dict[str, np.ndarray]
+    labels: np.ndarray
+    distance: np.ndarray
+    centre: np.ndarray
+    tumour: np.ndarray
+    enhancing: np.ndarray
+    levels: dict[str, np.ndarray]
+    one_sided: int
+
+
+def load_volumes(entries: Sequence[Mapping[str, Any]], seed: int = 67) -> list[LabelledVolume]:
+    """Read the labelled patients of a data list; about 15 MB each.
+
+    Args:
+        entries: of the data list; those without labels are passed over.
+        seed: of the choice of tumour voxels.
+
+    Raises:
+        ValueError: when none has labels, a patient's series differ in shape, or voxels are not of 1 mm.
+    """
+    labelled = [entry for entry in entries if "seg" in entry]
+    if not labelled:
+        raise ValueError(f"none of {len(entries)} patients has labels (seg); slices can't be cut from them")
+    volumes = [_load(entry, np.random.default_rng([seed, i])) for i, entry in enumerate(labelled)]
+    logger.info("%d labelled patients were read", len(volumes))
+    return volumes
+
+
+def _load(entry: Mapping[str, Any], rng: np.random.Generator) -> LabelledVolume:
+    read = Compose([LoadImage(reader=SeriesReader(), ensure_channel_first=True), Orientation("RAS", labels=None)])
+    labels = read(entry["seg"])
+    spacing = np.abs(np.linalg.norm(np.asarray(labels.affine)[:3, :3], axis=0))
+    if not np.allclose(spacing, 1, atol=0.05):
+        raise ValueError(f"{entry['seg']}: voxels of {spacing.round(2)} mm, expected 1 mm as BraTS has them; resample the study")
+    whole, enhancing = BratsLabelsToWTET()(labels).numpy() > 0
+    images: dict[str, np.ndarray] = {}
+    for mri_type in MRI_TYPES:
+        if mri_type not in entry:
+            continue
+        image = read(entry[mri_type])
+        if image.shape != labels.shape:
+            raise ValueError(
+                f"{entry[mri_type]}: {tuple(image.shape[1:])} voxels, but its labels have {tuple(labels.shape[1:])}; both must "
+                "be on one grid"
+            )
+        images[mri_type] = _windowed(image)
+    head = np.any([image > 0 for image in images.values()], axis=0) | whole
+    box = tuple(
+        slice(max(int(line[0]) - 2, 0), int(line[-1]) + 3)
+        for line in (np.flatnonzero(head.any(tuple({0, 1, 2} - {axis}))) for axis in range(3))
+    )
+    centre = (np.array(head.shape) - 1) / 2 - [part.start for part in box]
+    whole, enhancing = whole[box], enhancing[box] & whole[box]
+    images = {name: np.ascontiguousarray(image[box]) for name, image in images.items()}
+    levels = {name: np.percentile(image[(image > 0) & ~whole], (25, 50, 75)) for name, image in images.items()}
+    distance = np.minimum(ndimage.distance_transform_edt(~whole), FAR) if whole.any() else np.full(whole.shape, FAR)
+    beyond = [int(whole[: max(int(centre[0]) - 1, 0)].sum()), int(whole[int(centre[0]) + 2 :].sum())]
+    one_sided = 0 if min(beyond) > 0.002 * sum(beyond) else (-1, 1)[int(beyond[1] > beyond[0])]
+    return LabelledVolume(
+        str(entry["patient"]),
+        images,
+        (whole.astype(np.uint8) + enhancing),
+        distance.astype(np.uint8),
+        centre,
+        _some_of(np.argwhere(whole), rng),
+        _some_of(np.argwhere(enhancing), rng),
+        levels,
+        one_sided,
+    )
+
+
+def _windowed(image: MetaTensor) -> np.ndarray:
+    """What a network with scaling ``window`` is shown of a series, without the loss of a scale of 256 steps before it."""
+    values = image.numpy()[0]
+    scaled = np.asarray(ScaleToUint8()(values))
+    black, white = grey_window(scaled)
+    low, high = float(values.min()), float(values.max())
+    span = (high - low) / 255
+    return np.clip(((values - low) / span - black) * (255 / (white - black)), 0, 255).astype(np.uint8)
+
+
+def _some_of(indices: np.ndarray, rng: np.random.Generator, most: int = 20_000) -> np.ndarray:
+    chosen = indices if len(indices) <= most else indices[rng.choice(len(indices), most, replace=False)]
+    return chosen.astype(np.int16)
+
+
+class CutSlice(Transform):
+    """Cut the slice of a number from labelled volumes: what :class:`scripts.loading.LoadSlice` reads from prepared series.
+
+    Args:
+        volumes: of :func:`load_volumes`.
+        augmentation: what is drawn; None cuts straight slices as they are.
+        image_size: side of the square picture.
+        seed: of everything.
+    """
+
+    def __init__(
+        self,
+        volumes: Sequence[LabelledVolume],
+        augmentation: Augmentation | None,
+        image_size: int = 224,
+        seed: int = 67,
+    ) -> None:
+        self.volumes, self.ranges, self.image_size, self.seed = list(volumes), augmentation, image_size, seed
+        self._by_name = {volume.patient: volume for volume in volumes}
+
+    def __call__(self, item: int | Mapping[str, Any]) -> dict[str, Any]:
+        """``image`` ``(1, H, W)`` in 0…255 and ``label`` ``(2, H, W)`` [WT, ET], both uint8; ``field_of_view`` ``(2,)``, height and
+        width in mm; ``patient``, ``mri_type`` and ``plane``.
+
+        Args:
+            item: number of the slice; or ``{"patient", "mri_type", "plane", "depth"}``, ``depth`` in mm from the volume's middle,
+                which is cut as it is.
+        """
+        if isinstance(item, Mapping) and "depth" in item:
+            volume = self._by_name[item["patient"]]
+            points = _points(item["plane"], self.image_size, (FIELD_OF_VIEW,) * 2, np.eye(2)) + volume.centre
+            points += np.array(AXES_OF_PLANE[item["plane"]][2]) * item["depth"]
+            image = _sample(volume.images[item["mri_type"]], points[None])
+            labels = _sample_labels(volume.labels, points)
+            return self._item(image, labels, dict(item), (FIELD_OF_VIEW,) * 2)
+        number = int(item["slice"] if isinstance(item, Mapping) else item)
+        return self._draw(np.random.default_rng([self.seed, number]))
+
+    def _item(
+        self, image: np.ndarray, labels: np.ndarray, known: dict[str, Any], field: tuple[float, float]
+    ) -> dict[str, Any]:
+        masks = np.stack([labels > 0, labels == 2]).astype(np.uint8)
+        return {
+            "image": torch.from_numpy(np.clip(image, 0, 255).astype(np.uint8)[None]),
+            "label": torch.from_numpy(masks),
+            "field_of_view": torch.tensor(field, dtype=torch.float32),
+            "patient": known["patient"],
+            "mri_type": known["mri_type"],
+            "plane": known["plane"],
+        }
+
+    def _draw(self, rng: np.random.Generator) -> dict[str, Any]:
+        ranges = self.ranges
+        assert ranges is not None
+        volume = self.volumes[int(rng.integers(len(self.volumes)))]
+        mri_type = str(rng.choice([name for name in ranges.mri_types if name in volume.images]))
+        plane = str(rng.choice(list(ranges.planes)))
+        donor = self._donor(volume, mri_type, rng)
+        mirrored = bool(rng.random() < 0.5)
+        mended = volume.one_sided != 0 and rng.random() < (0.5 if donor else ranges.mended)
+
+        # the plane through the head
+        width = FIELD_OF_VIEW * math.exp(rng.uniform(*np.log(ranges.field)))
+        height = width * math.exp(rng.normal(0, ranges.aspect))
+        if plane != "axial" and rng.random() < ranges.squeezed:
+            height *= rng.uniform(0.65, 0.9)
+        points = _points(plane, self.image_size, (height, width), _turn(rng.uniform(-1, 1) * ranges.rotation))
+        points = points @ _tilt(rng.normal(0, ranges.tilt, 3)).T
+        points += rng.normal(0, ranges.off_centre, 3)
+        points += self._warp(rng)
+        normal = np.array(AXES_OF_PLANE[plane][2], float)
+        source = donor if donor is not None else volume
+        target = self._target(source, donor is not None and mirrored, rng)
+        if target is None or (mended and donor is None):
+            target = np.array([rng.uniform(-0.42, 0.42) * side for side in volume.labels.shape])
+        middle = points[self.image_size // 2, self.image_size // 2]
+        points += normal * float((target - middle) @ normal)
+        thickness = rng.uniform(*ranges.thickness)
+        count = max(math.ceil(thickness / 1.7), 1)
+        offsets = ((np.arange(count) + 0.5) / count - 0.5) * thickness
+
+        stack = points[None] + offsets[:, None, None, None] * normal
+        image, labels = self._of(volume, mri_type, stack, points, mended, False)
+        if donor is not None:
+            image, labels = self._transplant(image, labels, volume, donor, mri_type, stack, points, mirrored, rng)
+        image = self._acquire(image, rng)
+        for axis, share in zip((1, 0), ranges.flips, strict=True):
+            if rng.random() < share:
+                image, labels = np.flip(image, axis), np.flip(labels, axis)
+        known = {"patient": volume.patient, "mri_type": mri_type, "plane": plane}
+        return self._item(image, labels, known, (height, width))
+
+    def _donor(self, volume: LabelledVolume, mri_type: str, rng: np.random.Generator) -> LabelledVolume | None:
+        assert self.ranges is not None
+        if rng.random() >= self.ranges.donated:
+            return None
+        donor = self.volumes[int(rng.integers(len(self.volumes)))]
+        return donor if donor is not volume and mri_type in donor.images and len(donor.tumour) else None
+
+    def _target(self, volume: LabelledVolume, mirrored: bool, rng: np.random.Generator) -> np.ndarray | None:
+        """A point that the plane goes through, from the middle of the volume; None for any."""
+        assert self.ranges is not None
+        if not len(volume.tumour) or rng.random() >= self.ranges.tumour:
+            return None
+        enhancing = len(volume.enhancing) and rng.random() < self.ranges.enhancing
+        voxels = volume.enhancing if enhancing else volume.tumour
+        if rng.random() < 0.5:  # anywhere between its ends, for thin ones are as many as thick ones
+            low, high = voxels.min(0), voxels.max(0)
+            point = low + rng.random(3) * (high - low)
+        else:
+            point = voxels[int(rng.integers(len(voxels)))].astype(float)
+        point = point - volume.centre
+        return point * [-1, 1, 1] if mirrored else point
+
+    def _of(
+        self,
+        volume: LabelledVolume,
+        mri_type: str,
+        stack: np.ndarray,
+        points: np.ndarray,
+        mended: bool,
+        mirrored: bool,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Grey values and labels of a volume at points from its middle."""
+
+        def placed(where: np.ndarray) -> np.ndarray:
+            if mended:  # everything is on the side without tumour
+                where = where.copy()
+                where[..., 0] = -volume.one_sided * np.abs(where[..., 0])
+            elif mirrored:
+                where = where * [-1, 1, 1]
+            return where + volume.centre
+
+        return _sample(volume.images[mri_type], placed(stack)), _sample_labels(volume.labels, placed(points))
+
+    def _transplant(
+        self,
+        image: np.ndarray,
+        labels: np.ndarray,
+        volume: LabelledVolume,
+        donor: LabelledVolume,
+        mri_type: str,
+        stack: np.ndarray,
+        points: np.ndarray,
+        mirrored: bool,
+        rng: np.random.Generator,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The slice with the donor's tumour in it, its grey values fitted to those of the brain that it comes to."""
+        there = points * [-1, 1, 1] if mirrored else points
+        given, given_labels = self._of(donor, mri_type, stack, points, False, mirrored)
+        distance = ndimage.map_coordinates(
+            donor.distance, np.moveaxis(there + donor.centre, -1, 0), order=1, mode="constant", cval=FAR, output=np.float32
+        )
+        inside = (image > 0) & (given > 0)
+        mine, theirs = volume.levels[mri_type], donor.levels[mri_type]
+        slope = np.clip((mine[2] - mine[0]) / max(theirs[2] - theirs[0], 1), 0.4, 2.5)
+        fitted = np.clip((given - theirs[1]) * slope + mine[1], 0, 255)
+        margin, softness = rng.uniform(0, 6), rng.uniform(0.7, 2.5)
+        share = inside / (1 + np.exp(np.clip((distance - margin) / softness, -30, 30)))
+        taken = inside & (distance <= margin + softness)
+        return image + share * (fitted - image), np.where(taken, np.where(given_labels > 0, given_labels, labels), labels)
+
+    def _warp(self, rng: np.random.Generator) -> np.ndarray:
+        assert self.ranges is not None
+        size = self.image_size
+        knots = int(rng.integers(3, 8))
+        field = rng.normal(0, rng.uniform(0, self.ranges.warp), (knots, knots, 3)).astype(np.float32)
+        return cv2.resize(field, (size, size), interpolation=cv2.INTER_CUBIC)
+
+    def _acquire(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Another contrast, and the faults of an acquisition; the background stays 0 but for blur and noise."""
+        ranges = self.ranges
+        assert ranges is not None
+        head = image > 1
+        values = np.clip(image, 0, 255) / 255
+        if rng.random() < 0.7:
+            steps = np.exp(rng.normal(0, ranges.bend, 5))
+            knots = np.concatenate([[0.0], np.cumsum(steps / steps.sum())])
+            values = np.interp(values, np.linspace(0, 1, 6), knots)
+        values = values ** math.exp(rng.normal(0, ranges.gamma))
+        if rng.random() < ranges.inverted:
+            values = np.where(head, values.max() * 1.05 - values, 0)
+        if rng.random() < 0.6:
+            knots = int(rng.integers(2, 5))
+            field = rng.normal(0, rng.uniform(0, ranges.bias), (knots, knots)).astype(np.float32)
+            values = values * np.exp(cv2.resize(field, values.shape[::-1], interpolation=cv2.INTER_CUBIC))
+        values = (values * rng.uniform(*ranges.white)).astype(np.float32)
+        side = self.image_size
+        if rng.random() < 0.4:
+            width = rng.uniform(0, ranges.blur) * side / 160
+            values = cv2.GaussianBlur(values, (0, 0), max(width, 0.05))
+        if rng.random() < ranges.coarse:
+            factors = np.where(rng.random(2) < (0.7, 0.5), rng.uniform(1, (5.0, 2.5)), 1)
+            if plane_turned := rng.random() < 0.5:
+                factors = factors[::-1]
+            small = (max(int(side / factors[1]), 8), max(int(side / factors[0]), 8))
+            way = cv2.INTER_LINEAR if rng.random() < 0.7 or plane_turned else cv2.INTER_NEAREST
+            values = cv2.resize(cv2.resize(values, small, interpolation=cv2.INTER_AREA), (side, side), interpolation=way)
+        if rng.random() < 0.15:
+            values = values + rng.uniform(0.2, 1.2) * (values - cv2.GaussianBlur(values, (0, 0), 1.0))
+        if rng.random() < 0.5:
+            spread = rng.uniform(0, ranges.noise)
+            noise = rng.standard_normal((2, side, side), dtype=np.float32) * spread
+            noisy = np.hypot(values + noise[0], noise[1])  # Rician
+            values = noisy if rng.random() < 0.1 else np.where(head, noisy, values)
+        return values * 255
+
+
+def _points(plane: str, size: int, field: tuple[float, float], turn: np.ndarray) -> np.ndarray:
+    """Points ``(size, size, 3)`` in mm, RAS, of a plane's pixels, from its middle."""
+    line = (np.arange(size) + 0.5) / size - 0.5
+    rows, columns = np.meshgrid(line * field[0], line * field[1], indexing="ij")
+    columns, rows = turn[0, 0] * columns + turn[0, 1] * rows, turn[1, 0] * columns + turn[1, 1] * rows
+    across, along, _ = np.array(AXES_OF_PLANE[plane], float)
+    return columns[..., None] * across + rows[..., None] * along
+
+
+def _turn(degrees: float) -> np.ndarray:
+    c, s = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+    return np.array([[c, -s], [s, c]])
+
+
+def _tilt(degrees: np.ndarray) -> np.ndarray:
+    """A rotation about three axes."""
+    matrix = np.eye(3)
+    for axis, angle in enumerate(degrees):
+        one = np.eye(3)
+        rest = [i for i in range(3) if i != axis]
+        one[np.ix_(rest, rest)] = _turn(float(angle))
+        matrix = one @ matrix
+    return matrix
+
+
+def _sample(image: np.ndarray, stack: np.ndarray) -> np.ndarray:
+    """Mean over a stack of planes of points, linear between voxels."""
+    values = ndimage.map_coordinates(
+        image, np.moveaxis(stack, -1, 0), order=1, mode="constant", cval=0, output=np.float32, prefilter=False
+    )
+    return values.mean(0)
+
+
+def _sample_labels(labels: np.ndarray, points: np.ndarray) -> np.ndarray:
+    return ndimage.map_coordinates(
+        labels, np.moveaxis(points, -1, 0), order=0, mode="constant", cval=0, prefilter=False
+    )
+
+
+class DrawMixed(Transform):
+    """Draw slices from two sources in a chosen proportion, by their numbers alone.
+
+    Args:
+        cut: of labelled volumes; None draws all from the other.
+        synthetic: of synthetic brains; None draws all from the first.
+        synthetic_share: share of slices that are synthetic, where there are both.
+        seed: of the choice.
+
+    Raises:
+        ValueError: without any source, or for a share outside 0 to 1.
+    """
+
+    def __init__(
+        self, cut: Transform | None, synthetic: Transform | None, synthetic_share: float = 0.5, seed: int = 67
+    ) -> None:
+        if (cut is None and synthetic is None) or not 0 <= synthetic_share <= 1:
+            raise ValueError(f"sources {cut}, {synthetic}, synthetic share {synthetic_share}: expected one source, 0 to 1")
+        self.cut, self.synthetic, self.synthetic_share, self.seed = cut, synthetic, synthetic_share, seed
+
+    def __call__(self, item: int) -> dict[str, Any]:
+        """The slice of a number, as :class:`CutSlice` and :class:`scripts.synthesis.DrawSlice` give it."""
+        rng = np.random.default_rng([self.seed, int(item), 3])
+        if self.cut is None or (self.synthetic is not None and rng.random() < self.synthetic_share):
+            assert self.synthetic is not None
+            return self.synthetic(item)
+        return self.cut(item)
+
+
+def cut_items(volumes: Sequence[LabelledVolume], step: float = 8) -> list[dict[str, Any]]:
+    """Straight slices through all tumours, and beside them, for a validation: every modality and plane, every so many mm."""
+    items = []
+    for volume in volumes:
+        for plane, (_, _, normal) in AXES_OF_PLANE.items():
+            axis = int(np.flatnonzero(normal)[0])
+            side, middle = volume.labels.shape[axis], float(volume.centre[axis])
+            for mri_type in volume.images:
+                for index in np.arange(step, side - step / 2, step):
+                    items.append(
+                        {"patient": volume.patient, "mri_type": mri_type, "plane": plane, "depth": float(index) - middle}
+                    )
+    return items
