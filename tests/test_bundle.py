@@ -268,7 +268,7 @@ def test_only_the_trainer_has_the_parallel_network(job):
     config = read(job)
     assert json.dumps(config).count("distributed.parallel(") == 1
     assert config["train"]["trainer"]["network"] == "$distributed.parallel(@network)"
-    assert config["validate"]["evaluator"]["network"] == "@network"
+    assert config["validate"]["evaluator"]["network"] == ("@averaged" if "averaged" in config else "@network")
     targets = [handler["_target_"] for handler in config["train"]["handlers"]]
     assert targets.index("scripts.distributed.SameBuffers") < targets.index("ValidationHandler")
 
@@ -921,7 +921,7 @@ def test_what_tensorrt_is_given(brought, monkeypatch):
     assert list(given["input_shape"]) == ([1, 35, 3, 224, 224] if whole else [1, 3, 224, 224])
     assert given["dynamic_batchsize"] == ([1, 4, 4] if whole else [1, 16, 16])
     assert (given["precision"], given["use_trace"]) == ("fp16", True)
-    assert type(given["model"]).__name__ == ("BiLSTMNFNet" if whole else "UnetPlusPlus")
+    assert type(given["model"]).__name__ == ("BiLSTMNFNet" if whole else "StrictUnetPlusPlus")
 
 
 RUN_JOBS = """

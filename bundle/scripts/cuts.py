@@ -142,8 +142,10 @@ def _load(entry: Mapping[str, Any], rng: np.random.Generator) -> LabelledVolume:
     labels = read(entry["seg"])
     spacing = np.abs(np.linalg.norm(np.asarray(labels.affine)[:3, :3], axis=0))
     if not np.allclose(spacing, 1, atol=0.05):
-        raise ValueError(f"{entry['seg']}: voxels of {spacing.round(2)} mm, expected 1 mm as BraTS has them; resample the study")
-    whole, enhancing = BratsLabelsToWTET()(labels).numpy() > 0
+        raise ValueError(
+            f"{entry['seg']}: voxels of {spacing.round(2)} mm, expected 1 mm as BraTS has them; resample the study"
+        )
+    whole, enhancing = np.asarray(BratsLabelsToWTET()(labels)) > 0
     images: dict[str, np.ndarray] = {}
     for mri_type in MRI_TYPES:
         if mri_type not in entry:
@@ -346,7 +348,12 @@ class CutSlice(Transform):
         there = points * [-1, 1, 1] if mirrored else points
         given, given_labels = self._of(donor, mri_type, stack, points, False, mirrored)
         distance = ndimage.map_coordinates(
-            donor.distance, np.moveaxis(there + donor.centre, -1, 0), order=1, mode="constant", cval=FAR, output=np.float32
+            donor.distance,
+            np.moveaxis(there + donor.centre, -1, 0),
+            order=1,
+            mode="constant",
+            cval=FAR,
+            output=np.float32,
         )
         inside = (image > 0) & (given > 0)
         mine, theirs = volume.levels[mri_type], donor.levels[mri_type]
@@ -355,7 +362,9 @@ class CutSlice(Transform):
         margin, softness = rng.uniform(0, 6), rng.uniform(0.7, 2.5)
         share = inside / (1 + np.exp(np.clip((distance - margin) / softness, -30, 30)))
         taken = inside & (distance <= margin + softness)
-        return image + share * (fitted - image), np.where(taken, np.where(given_labels > 0, given_labels, labels), labels)
+        return image + share * (fitted - image), np.where(
+            taken, np.where(given_labels > 0, given_labels, labels), labels
+        )
 
     def _warp(self, rng: np.random.Generator) -> np.ndarray:
         assert self.ranges is not None
@@ -372,8 +381,8 @@ class CutSlice(Transform):
         values = np.clip(image, 0, 255) / 255
         if rng.random() < 0.7:
             steps = np.exp(rng.normal(0, ranges.bend, 5))
-            knots = np.concatenate([[0.0], np.cumsum(steps / steps.sum())])
-            values = np.interp(values, np.linspace(0, 1, 6), knots)
+            bent = np.concatenate([[0.0], np.cumsum(steps / steps.sum())])
+            values = np.interp(values, np.linspace(0, 1, 6), bent)
         values = values ** math.exp(rng.normal(0, ranges.gamma))
         if rng.random() < ranges.inverted:
             values = np.where(head, values.max() * 1.05 - values, 0)
@@ -392,7 +401,9 @@ class CutSlice(Transform):
                 factors = factors[::-1]
             small = (max(int(side / factors[1]), 8), max(int(side / factors[0]), 8))
             way = cv2.INTER_LINEAR if rng.random() < 0.7 or plane_turned else cv2.INTER_NEAREST
-            values = cv2.resize(cv2.resize(values, small, interpolation=cv2.INTER_AREA), (side, side), interpolation=way)
+            values = cv2.resize(
+                cv2.resize(values, small, interpolation=cv2.INTER_AREA), (side, side), interpolation=way
+            )
         if rng.random() < 0.15:
             values = values + rng.uniform(0.2, 1.2) * (values - cv2.GaussianBlur(values, (0, 0), 1.0))
         if rng.random() < 0.5:
@@ -459,7 +470,9 @@ class DrawMixed(Transform):
         self, cut: Transform | None, synthetic: Transform | None, synthetic_share: float = 0.5, seed: int = 67
     ) -> None:
         if (cut is None and synthetic is None) or not 0 <= synthetic_share <= 1:
-            raise ValueError(f"sources {cut}, {synthetic}, synthetic share {synthetic_share}: expected one source, 0 to 1")
+            raise ValueError(
+                f"sources {cut}, {synthetic}, synthetic share {synthetic_share}: expected one source, 0 to 1"
+            )
         self.cut, self.synthetic, self.synthetic_share, self.seed = cut, synthetic, synthetic_share, seed
 
     def __call__(self, item: int) -> dict[str, Any]:
@@ -481,6 +494,11 @@ def cut_items(volumes: Sequence[LabelledVolume], step: float = 8) -> list[dict[s
             for mri_type in volume.images:
                 for index in np.arange(step, side - step / 2, step):
                     items.append(
-                        {"patient": volume.patient, "mri_type": mri_type, "plane": plane, "depth": float(index) - middle}
+                        {
+                            "patient": volume.patient,
+                            "mri_type": mri_type,
+                            "plane": plane,
+                            "depth": float(index) - middle,
+                        }
                     )
     return items

@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import segmentation_models_pytorch as smp
 import torch
 from monai.bundle import ConfigParser
 from monai.data import save_net_with_metadata
@@ -30,7 +29,7 @@ from . import weights
 from .checks import SUFFIXES
 from .files import written_whole
 from .folding import fold_constants
-from .networks import BiLSTMNFNet
+from .networks import SEGMENTER_PARTS, BiLSTMNFNet, build_segmenter
 from .runtimes import _openvino
 
 logger = logging.getLogger(__name__)
@@ -111,12 +110,7 @@ def network_of(what: str, settings: Mapping[str, Any]) -> nn.Module:
     """
     if what == "classifier":
         return BiLSTMNFNet(**{name: settings[name] for name in ("backbone", "sequence_length", "hidden_size")})
-    return smp.UnetPlusPlus(
-        encoder_name=settings["encoder_name"],
-        decoder_channels=settings["decoder_channels"],
-        encoder_weights=None,
-        classes=2,
-    )
+    return build_segmenter(**{name: settings[name] for name in SEGMENTER_PARTS})
 
 
 def read_network(what: str, weights_file: str | Path) -> tuple[nn.Module, tuple[int, ...]]:

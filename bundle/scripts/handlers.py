@@ -166,7 +166,7 @@ class TrainingProgress:
         half: bool = False,
         averaged: nn.Module | None = None,
     ) -> None:
-        self.half, self.averaged = half, averaged
+        self.half, self.averaged = half, averaged if averaged is not None else network
         self.output_dir, self.network, self.settings = Path(output_dir), network, dict(settings)
         self.lr_scheduler, self.evaluator, self.resume = lr_scheduler, evaluator, resume
         self.metric, self.sign = score.lstrip("-"), -1 if score.startswith("-") else 1
@@ -187,7 +187,7 @@ class TrainingProgress:
             "early_stop": self.early_stop,
             "best": self.best,
         }
-        if self.averaged is not None:
+        if self.averaged is not self.network:
             self.objects["averaged"] = self.averaged
         saver = DiskSaver(str(self.output_dir), create_dir=True, require_empty=False)
         self.checkpoint = Checkpoint(self.objects, saver, filename_pattern=LAST_CHECKPOINT, n_saved=None)
@@ -233,7 +233,7 @@ class TrainingProgress:
             details = {"epoch": engine.state.epoch, self.metric: float(value)}
             if distributed.is_first():
                 file = self.output_dir / self.weights_file
-                save_weights(self.averaged or self.network, {**self.settings, "trained": details}, file, self.half)
+                save_weights(self.averaged, {**self.settings, "trained": details}, file, self.half)
         self.checkpoint(engine)
         logger.info(
             "epoch %d: %s %.4f (best %.4f in epoch %d)",

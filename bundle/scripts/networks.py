@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import segmentation_models_pytorch as smp
@@ -11,13 +11,10 @@ import torch
 from torch import nn
 
 
-class StrictUnetPlusPlus(smp.UnetPlusPlus):
-    """``UnetPlusPlus`` for programs that load whatever fits of a weights file, and go on with the rest at random.
+class _Strict(nn.Module):
+    """For programs that load whatever fits of a weights file, and go on with the rest at random: all by name and shape, or none."""
 
-    It takes all of its weights, by name and shape, or none.
-    """
-
-    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, **kwargs: Any) -> Any:
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, **kwargs: Any) -> Any:  # type: ignore[override]
         """Load a state dict strictly, even where ``strict`` is False.
 
         Raises:
@@ -26,28 +23,47 @@ class StrictUnetPlusPlus(smp.UnetPlusPlus):
         return super().load_state_dict(state_dict, strict=True, **kwargs)
 
 
-ARCHITECTURES = {"unetplusplus": smp.UnetPlusPlus, "unet": smp.Unet}
-"""Networks of segmentation-models-pytorch by the ``architecture`` of a weights file's settings."""
+class StrictUnetPlusPlus(_Strict, smp.UnetPlusPlus):
+    """``UnetPlusPlus`` that takes all of its weights or none."""
 
 
-def build_segmenter(settings: Mapping[str, Any]) -> nn.Module:
-    """The segmentation network of a weights file's settings, with random weights; it gives logits of WT and ET.
+class StrictUnet(_Strict, smp.Unet):
+    """``Unet`` that takes all of its weights or none."""
+
+
+def build_segmenter(
+    encoder_name: str,
+    decoder_channels: Sequence[int],
+    architecture: str = "unetplusplus",
+    encoder_weights: str | None = None,
+    classes: int = 2,
+) -> nn.Module:
+    """The segmentation network of a weights file's settings; every segmenter is built here. It gives logits of WT and ET.
 
     Args:
-        settings: ``architecture``, one of ``ARCHITECTURES``; ``encoder_name`` of segmentation-models-pytorch; ``decoder_channels``.
+        encoder_name: of segmentation-models-pytorch.
+        decoder_channels: of the decoder's stages, from the deepest.
+        architecture: one of ``ARCHITECTURES``: ``unetplusplus``, the method's, or ``unet``, a compact one.
+        encoder_weights: None for random weights.
+        classes: regions.
 
     Raises:
         ValueError: for another architecture.
     """
-    architecture = settings.get("architecture", "unetplusplus")
     if architecture not in ARCHITECTURES:
         raise ValueError(f"architecture is {architecture!r}, expected one of {', '.join(ARCHITECTURES)}")
     return ARCHITECTURES[architecture](
-        encoder_name=settings["encoder_name"],
-        encoder_weights=None,
-        decoder_channels=list(settings["decoder_channels"]),
-        classes=2,
+        encoder_name=encoder_name,
+        encoder_weights=encoder_weights,
+        decoder_channels=list(decoder_channels),
+        classes=classes,
     )
+
+
+ARCHITECTURES = {"unetplusplus": StrictUnetPlusPlus, "unet": StrictUnet}
+"""Networks by the ``architecture`` of a weights file's settings."""
+SEGMENTER_PARTS = ("architecture", "encoder_name", "decoder_channels")
+"""Settings that a segmenter is built from."""
 
 
 class BiLSTMNFNet(nn.Module):

