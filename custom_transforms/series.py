@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import math
 import re
@@ -21,9 +22,15 @@ from monai.data import ImageReader, MetaTensor
 from monai.transforms import MapTransform, Transform
 from monai.utils import MetaKeys, SpaceKeys, TransformBackends, ensure_tuple
 from nibabel.orientations import axcodes2ornt, inv_ornt_aff, io_orientation, ornt_transform
+from PIL import Image
 from pydicom.dataset import FileMetaDataset
 from pydicom.errors import InvalidDicomError
-from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, MediaStorageDirectoryStorage
+from pydicom.uid import (
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    JPEG2000TransferSyntaxes,
+    MediaStorageDirectoryStorage,
+)
 
 __all__ = [
     "AcquisitionSlices",
@@ -52,6 +59,16 @@ GAP_FACTOR = 1.5
 # Slices further than this part of the spacing from a regular grid count as unevenly spaced.
 UNEVEN_FRACTION = 0.25
 THICK_SLICE_FACTOR = 1.05
+
+# What a header may declare, before memory is taken for it. Eleven times a volume of BraTS, 380 slices of 512 x 512; reading so
+# much takes about 1 GB.
+MAX_SIDE = 4096
+MAX_VOXELS = 100_000_000
+MAX_NIFTI_BYTES = 4 * MAX_VOXELS  # nibabel takes three times as much to unpack them
+# gzip packs at most 1032 bytes into one.
+MAX_GZIP_RATIO = 1100
+# Start of a JPEG 2000 image and its columns and rows, which decoders take memory for whatever the DICOM header says.
+JPEG_2000_SIZE = re.compile(rb"\xff\x4f\xff\x51.{4}(.{4})(.{4})", re.DOTALL)
 
 # Directions towards which (column, row, slice) index grow in the usual display of each plane.
 DISPLAY_AXCODES = {"axial": ("L", "P", "S"), "coronal": ("L", "I", "P"), "sagittal": ("P", "I", "R")}
@@ -91,6 +108,11 @@ class _Volume:
     warnings: list[str]
     facts: dict[str, str] = field(default_factory=dict)
 
+    @property
+    def plane(self) -> str:
+        """Of the files' slices; "" for NIfTI, which has none."""
+        return PLANE_OF_WORLD_AXIS[int(io_orientation(self.affine)[2, 0])] if self.slice_files else ""
+
 
 class SeriesReader(ImageReader):
     """
@@ -103,7 +125,7 @@ class SeriesReader(ImageReader):
       a single DICOM file, multi-frame Enhanced MR included. Axes: columns, rows, slices; slices ascend along the slice
       normal (row direction x column direction), whatever the files are called. Values are rescaled per file
       (RescaleSlope, RescaleIntercept); MONOCHROME1 is inverted within the series' own range (largest + smallest -
-      value).
+      value), before the background is looked at.
     - a NIfTI file (``.nii``, ``.nii.gz``): nibabel's axes and affine. Trailing axes of length 1 are dropped.
     - a folder of pictures (``Image-1.jpg``, PNG as well; the JPG rendering of the RSNA-MICCAI 2021 challenge): ordered
       by the last number in the name. Pictures carry no geometry: they are taken as axial DICOM slices of 1 mm in
@@ -130,10 +152,18 @@ class SeriesReader(ImageReader):
 
     Everything else raises :py:class:`SeriesError`: a missing path, an empty folder, several series, different sizes,
     orientations or pixel spacings (localizers), different pixels at one position, no pixel data, unreadable or
-    truncated files, colour, a NIfTI file with several volumes. It is raised by ``get_data``, not by ``read``:
+    truncated files, colour, a NIfTI file with several volumes, the same value everywhere, and (before memory is taken
+    for it) more than 4096 voxels a side, 100 million in all, or than the file can hold. It is raised by ``get_data``, not by ``read``:
     ``LoadImage`` hands a file whose ``read`` failed to MONAI's other readers, which would accept, for one, the first of
     several series.
+
+    Args:
+        labels: read a label map, whose values stay as they are and may all be 0.
     """
+
+    def __init__(self, labels: bool = False) -> None:
+        super().__init__()
+        self.labels = labels
 
     def verify_suffix(self, filename: Sequence[PathLike] | PathLike) -> bool:
         """Tell whether ``filename`` is one folder, NIfTI file or DICOM file (by suffix, or without any)."""
@@ -169,6 +199,8 @@ class SeriesReader(ImageReader):
             )
         path = paths[0]
         volume = _read_volume(path)
+        if not self.labels:
+            _as_brain(path, volume)
         for text in volume.warnings:
             logger.warning("%s: %s", path, text)
         meta = {
@@ -180,7 +212,7 @@ class SeriesReader(ImageReader):
             "filename_or_obj": str(path),
             "warnings": volume.warnings,
             "slice_files": volume.slice_files,
-            "plane": PLANE_OF_WORLD_AXIS[int(io_orientation(volume.affine)[2, 0])] if volume.slice_files else "",
+            "plane": volume.plane,
             "patient_id": volume.facts.get("patient_id", ""),
             "scanner": volume.facts.get("scanner", ""),
         }
@@ -192,6 +224,25 @@ def _some(names: Any, limit: int = 4) -> str:
     names = list(names)
     more = f" and {len(names) - limit} more" if len(names) > limit else ""
     return ", ".join(names[:limit]) + more
+
+
+def _check_size(where: str, shape: Sequence[int]) -> None:
+    """Refuse what no series of a brain has, and no memory should be taken for."""
+    if max(shape) > MAX_SIDE or math.prod(shape) > MAX_VOXELS:
+        raise SeriesError(
+            f"{where}: the header declares {' x '.join(map(str, shape))} voxels, expected at most {MAX_SIDE} a side and "
+            f"{MAX_VOXELS:,} in a series. The header is damaged, or this is no series of one brain: export it again."
+        )
+
+
+def _as_brain(path: Path, volume: _Volume) -> None:
+    """See that there is something on the images."""
+    array = volume.array
+    if array.min() == array.max():
+        raise SeriesError(
+            f"{path}: all {array.size} voxels have the value {array.flat[0]:g}, expected images of a brain. Export the "
+            "series again, or leave it out."
+        )
 
 
 def _read_volume(path: Path) -> _Volume:
@@ -361,6 +412,7 @@ def _in_order(
     for name, dataset in datasets.items():
         frames.extend(_frames(path, name, dataset))
     _check_same_shape(path, frames)
+    _check_size(str(path), (*frames[0].shape, len(frames)))
     orientation = frames[0].orientation
     if orientation is None or any(frame.orientation is None for frame in frames):
         orientation = None
@@ -420,6 +472,7 @@ def _frames(path: Path, name: str, dataset: pydicom.Dataset) -> list[_Frame]:
                 "the acquired series instead of a screenshot or colour map."
             )
         count = int(dataset.get("NumberOfFrames", 1) or 1)
+        _check_size(f"{path}: {name}", (int(dataset.Rows), int(dataset.Columns), count))
         if count > 1 and len(dataset.get("PerFrameFunctionalGroupsSequence", ())) != count:
             raise SeriesError(
                 f"{path}: {name} holds {count} frames without a position for each "
@@ -571,7 +624,12 @@ def _decode(path: Path, frames: list[_Frame]) -> list[np.ndarray]:
         key = id(frame.dataset)
         if key not in decoded:
             try:
+                if frame.dataset.file_meta.TransferSyntaxUID in JPEG2000TransferSyntaxes:
+                    for size in JPEG_2000_SIZE.findall(frame.dataset.PixelData):
+                        _check_size(f"{path}: {frame.name}", [int.from_bytes(side, "big") for side in size])
                 decoded[key] = frame.dataset.pixel_array.reshape(-1, *frame.shape)
+            except SeriesError:
+                raise
             except Exception as error:
                 syntax = frame.dataset.file_meta.get("TransferSyntaxUID", "")
                 raise SeriesError(
@@ -697,7 +755,18 @@ def _read_nifti(path: Path) -> _Volume:
             raise SeriesError(
                 f"{path}: found {image.get_data_dtype()} voxels, expected grey values (integer or float)."
             )
-        array = np.asanyarray(image.dataobj, dtype=np.float32)
+        while len(shape) > 3 and shape[-1] == 1:
+            shape = shape[:-1]
+        if len(shape) == 2:
+            shape = (*shape, 1)
+        if len(shape) != 3 or min(shape) < 1:
+            raise SeriesError(
+                f"{path}: found a NIfTI file of shape {tuple(image.shape)}, expected one volume (X, Y, Z). Split it into one "
+                "file a volume and pass one of them."
+            )
+        _check_size(str(path), shape)
+        _check_nifti_file(path, image.dataobj.offset + math.prod(shape) * image.get_data_dtype().itemsize)
+        array = np.asanyarray(image.dataobj, dtype=np.float32).reshape(shape)
     except SeriesError:
         raise
     except Exception as error:
@@ -705,15 +774,6 @@ def _read_nifti(path: Path) -> _Volume:
             f"{path}: unreadable or truncated NIfTI file ({type(error).__name__}: {error}). Copy it again from its "
             "source."
         ) from error
-    while array.ndim > 3 and array.shape[-1] == 1:
-        array = array[..., 0]
-    if array.ndim == 2:
-        array = array[..., None]
-    if array.ndim != 3 or 0 in array.shape:
-        raise SeriesError(
-            f"{path}: found a NIfTI file of shape {tuple(shape)}, expected one volume (X, Y, Z). Split it into one "
-            "file a volume and pass one of them."
-        )
     affine = np.array(image.affine, dtype=np.float64)
     if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
         raise SeriesError(f"{path}: unusable affine {affine.tolist()}. Repair the file's sform or qform.")
@@ -727,6 +787,23 @@ def _read_nifti(path: Path) -> _Volume:
         warnings.append(f"{int((~finite).sum())} NaN or infinite voxels set to 0.")
         array = np.where(finite, array, np.float32(0))
     return _Volume(np.ascontiguousarray(array), affine, [], warnings)
+
+
+def _check_nifti_file(path: Path, declared: int) -> None:
+    """The bytes that the header declares must fit into the file; nibabel takes the memory before it reads."""
+    if declared > MAX_NIFTI_BYTES:
+        raise SeriesError(
+            f"{path}: the header declares {declared:,} bytes, expected at most {MAX_NIFTI_BYTES:,}. Save it as integers or float32 "
+            "where it holds wider numbers; else the header is damaged."
+        )
+    size = path.stat().st_size
+    room = size * MAX_GZIP_RATIO if path.suffix.lower() == ".gz" else size
+    if declared > room:
+        packed = f", which unpacks to {room} at most" if room > size else ""
+        raise SeriesError(
+            f"{path}: unreadable or truncated NIfTI file: found {size} bytes{packed}, expected {declared} from its header. Copy "
+            "it again from its source."
+        )
 
 
 def _read_pictures(folder: Path, files: list[Path]) -> _Volume:
@@ -747,19 +824,35 @@ def _read_pictures(folder: Path, files: list[Path]) -> _Volume:
     pictures: list[np.ndarray] = []
     ordered = [numbered[number] for number in sorted(numbered)]
     for file in ordered:
-        data = np.fromfile(file, dtype=np.uint8)
-        picture = cv2.imdecode(data, cv2.IMREAD_GRAYSCALE | cv2.IMREAD_ANYDEPTH) if data.size else None
-        if picture is None:
-            raise SeriesError(f"{folder}: {file.name} is no readable picture. Copy it again, or remove it.")
+        picture = _read_picture(folder, file)
         if pictures and picture.shape != pictures[0].shape:
             raise SeriesError(
                 f"{folder}: {ordered[0].name} has {pictures[0].shape} rows and columns, {file.name} has "
                 f"{picture.shape}. Expected one size in a series. Remove the pictures that do not belong to it."
             )
+        if not pictures:
+            _check_size(str(folder), (*picture.shape, len(ordered)))
         pictures.append(picture)
     volume = np.stack(pictures).astype(np.float32).transpose(2, 1, 0)
     warning = "pictures carry no geometry: taken as axial slices of 1 mm in standard position, ordered by their number."
     return _Volume(np.ascontiguousarray(volume), LPS_TO_RAS.copy(), [file.name for file in ordered], [warning])
+
+
+def _read_picture(folder: Path, file: Path) -> np.ndarray:
+    """Grey values (rows, columns) of a picture."""
+    data = file.read_bytes()
+    picture = None
+    try:
+        with Image.open(io.BytesIO(data)) as header:  # OpenCV has no way to ask for the size alone
+            _check_size(f"{folder}: {file.name}", header.size)
+        picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE | cv2.IMREAD_ANYDEPTH)
+    except Image.DecompressionBombError as error:
+        raise SeriesError(f"{folder}: {file.name} is no slice of a brain ({error}). Remove it.") from error
+    except (OSError, cv2.error):
+        pass
+    if picture is None:
+        raise SeriesError(f"{folder}: {file.name} is no readable picture. Copy it again, or remove it.")
+    return picture
 
 
 # --- slices -----------------------------------------------------------------------------------------------------------
@@ -883,10 +976,15 @@ class SliceGeometry:
         """
         if tuple(volume.shape) != self.shape:
             raise ValueError(f"Expected a volume of shape {self.shape}, got {tuple(volume.shape)}.")
-        source, flips = self._moves()
         if isinstance(volume, torch.Tensor):
+            source, flips = self._moves()
             return _plain(volume).permute(source).flip(flips).contiguous()
-        return np.array(np.flip(np.transpose(volume, source), flips), order="C")
+        return np.array(self.view(volume), order="C")
+
+    def view(self, volume: np.ndarray) -> np.ndarray:
+        """The slices ``(N, H, W)`` of an array ``(X, Y, Z)`` of this geometry's shape, without a copy."""
+        source, flips = self._moves()
+        return np.flip(np.transpose(volume, source), flips)
 
     def to_volume(self, stack: NdarrayOrTensor) -> NdarrayOrTensor:
         """

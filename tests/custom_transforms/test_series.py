@@ -1,7 +1,12 @@
 from __future__ import annotations
 
+import gzip
 import json
 import pickle
+import struct
+import tracemalloc
+import zlib
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +97,11 @@ def assert_same_as_itk(array: np.ndarray, affine: np.ndarray, folder: Path) -> N
     np.testing.assert_allclose(index, np.rint(index), atol=0.02)
     found = array[tuple(np.rint(index).astype(int).T)]
     np.testing.assert_array_equal(found, values[tuple(kji.T)])
+
+
+def read_nifti(values: np.ndarray, folder: Path) -> tuple[np.ndarray, dict]:
+    nib.save(nib.Nifti1Image(values, np.eye(4)), folder / "volume.nii")
+    return read(folder / "volume.nii")
 
 
 # --- DICOM: geometry --------------------------------------------------------------------------------------------------
@@ -448,6 +458,8 @@ def replace(folder: Path, name: str, **attributes: Any) -> None:
         ({"PixelData": None}, r"no pixel data in Image-2.dcm"),
         ({"PixelData": b"12345678"}, r"pixels of Image-2.dcm can't be decoded"),
         ({"Rows": None}, r"Image-2.dcm has an unusable header"),
+        ({"Rows": 60000}, r"Image-2.dcm: the header declares 60000 x 5 x 1 voxels, expected at most 4096"),
+        ({"NumberOfFrames": 10**8}, r"Image-2.dcm: the header declares 6 x 5 x 100000000 voxels"),
     ],
 )
 def test_a_file_that_does_not_belong_is_named(write_series, tmp_path, attributes, message):
@@ -467,6 +479,34 @@ def test_truncated_file_is_named(write_series, tmp_path, part, compressed):
     content = path.read_bytes()
     path.write_bytes(content[: int(len(content) * part)])
     with pytest.raises(SeriesError, match=r"Image-2.dcm"):
+        read(tmp_path / "series")
+
+
+@pytest.mark.parametrize("syntax", [None, RLELossless, JPEG2000Lossless], ids=["raw", "RLE", "JPEG 2000"])
+def test_dicom_files_that_declare_too_much_are_refused_before_memory_is_taken(write_series, tmp_path, syntax):
+    """Each file, and all of them together."""
+    write_series(planes(30, 40, 32))
+    for path in (tmp_path / "series").iterdir():
+        if syntax is not None:
+            compress(path, syntax)
+        replace(tmp_path / "series", path.name, Rows=4000, Columns=4000)
+    with little_memory(), pytest.raises(SeriesError, match="series: the header declares 4000 x 4000 x 30 voxels"):
+        read(tmp_path / "series")
+    for path in [*(tmp_path / "series").iterdir()][1:]:
+        path.unlink()
+    with little_memory() if syntax is None else nullcontext(), pytest.raises(SeriesError, match="can't be decoded"):
+        read(tmp_path / "series")
+
+
+def test_a_compressed_image_that_is_larger_than_its_header_says_is_not_unpacked(write_series, tmp_path):
+    write_series(planes(1, 40, 32))
+    (path,) = (tmp_path / "series").iterdir()
+    compress(path, JPEG2000Lossless)
+    content = bytearray(path.read_bytes())
+    start = content.index(b"\xff\x4f\xff\x51") + 8
+    content[start : start + 8] = struct.pack(">II", 20000, 20000)
+    path.write_bytes(content)
+    with little_memory(), pytest.raises(SeriesError, match=r"Image-1.dcm: the header declares 20000 x 20000 voxels"):
         read(tmp_path / "series")
 
 
@@ -515,12 +555,14 @@ def test_nifti_scaling_and_missing_orientation(tmp_path):
 
 
 def test_nifti_nan_becomes_zero(tmp_path):
-    values = np.ones((3, 3, 3), dtype=np.float32)
+    values = np.zeros((3, 3, 3), dtype=np.float32)
+    values[1, 1] = 8
     values[0, 0] = [np.nan, np.inf, -np.inf]
     nib.save(nib.Nifti1Image(values, np.eye(4)), tmp_path / "a.nii")
     array, meta = read(tmp_path / "a.nii")
     assert array[0, 0].tolist() == [0, 0, 0]
     assert array.sum() == 24
+    assert len(meta["warnings"]) == 1
     assert "3 NaN or infinite voxels" in meta["warnings"][0]
     nib.save(nib.Nifti1Image(values * np.nan, np.eye(4)), tmp_path / "b.nii")
     with pytest.raises(SeriesError, match="all voxels"):
@@ -541,6 +583,123 @@ def test_nifti_that_is_refused(tmp_path):
     for name in ("cut.nii.gz", "text.nii"):
         with pytest.raises(SeriesError, match=f"{name}: unreadable or truncated"):
             read(tmp_path / name)
+
+
+def header_of(shape: tuple[int, ...], dtype: Any = np.int16) -> bytes:
+    header = nib.Nifti1Header()
+    header.set_data_shape(shape)
+    header.set_data_dtype(dtype)
+    header["vox_offset"], header["magic"] = 352, b"n+1"
+    header.set_sform(np.eye(4), 1)
+    return header.binaryblock + bytes(4)
+
+
+@contextmanager
+def little_memory():
+    """See that no more than 20 MB are taken: numpy and Python tell what they ask for, without touching it."""
+    tracemalloc.start()
+    try:
+        yield
+        assert tracemalloc.get_traced_memory()[1] < 20e6
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype", "message"),
+    [
+        ((512, 512, 300), np.int16, "found .* bytes.* expected 157286752 from its header"),
+        ((512, 512, 300), np.float64, "declares 629,145,952 bytes, expected at most 400,000,000"),
+        (
+            (2000, 2000, 2000),
+            np.int16,
+            r"declares 2000 x 2000 x 2000 voxels, expected at most 4096 a side and 100,000,000",
+        ),
+        ((30000, 4, 4), np.int16, r"declares 30000 x 4 x 4 voxels"),
+    ],
+)
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
+def test_a_nifti_header_that_lies_is_refused_before_memory_is_taken(tmp_path, suffix, shape, dtype, message):
+    content = header_of(shape, dtype) + bytes(1000)
+    path = tmp_path / f"bomb{suffix}"
+    path.write_bytes(gzip.compress(content) if suffix == ".nii.gz" else content)
+    with little_memory(), pytest.raises(SeriesError, match=f"bomb{suffix}: .*{message}"):
+        read(path)
+
+
+def test_a_bomb_of_zeros_is_not_unpacked(tmp_path):
+    """4 GB of zeros would fit into its 4 MB; the declared size is what is refused."""
+    path = tmp_path / "bomb.nii.gz"
+    path.write_bytes(gzip.compress(header_of((1300, 1300, 1300)) + np.random.default_rng(0).bytes(4_100_000)))
+    with little_memory(), pytest.raises(SeriesError, match="1300 x 1300 x 1300 voxels"):
+        read(path)
+
+
+def test_a_well_packed_volume_is_read(tmp_path):
+    values = np.zeros((200, 200, 100), np.float32)
+    values[100, 100, 50] = 1
+    (tmp_path / "sparse.nii.gz").write_bytes(gzip.compress(nib.Nifti1Image(values, np.eye(4)).to_bytes()))
+    assert values.nbytes > 900 * (tmp_path / "sparse.nii.gz").stat().st_size
+    np.testing.assert_array_equal(read(tmp_path / "sparse.nii.gz")[0], values)
+
+
+def png(width: int, height: int) -> bytes:
+    """A black picture, row by row: a bomb when it is large."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    packer = zlib.compressobj(9)
+    rows = b"".join([*(packer.compress(bytes(1 + width)) for _ in range(min(height, 100))), packer.flush()])
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize(
+    ("size", "message"),
+    [
+        ((9000, 9000), r"Image-1.png: the header declares 9000 x 9000 voxels, expected at most 4096"),
+        ((60000, 60000), r"Image-1.png is no slice of a brain \(.*3600000000 pixels.*\). Remove it"),
+    ],
+)
+def test_huge_pictures_are_refused_before_they_are_unpacked(tmp_path, size, message):
+    (tmp_path / "Image-1.png").write_bytes(png(*size))
+    with little_memory(), pytest.raises(SeriesError, match=message):
+        read(tmp_path)
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png"])
+def test_truncated_pictures_are_named(tmp_path, suffix):
+    y, x = np.mgrid[:64, :64]
+    content = cv2.imencode(f".{suffix}", (2 * x + y).astype(np.uint8))[1].tobytes()
+    for number in (1, 2):
+        (tmp_path / f"Image-{number}.{suffix}").write_bytes(content[: len(content) * number * 4 // 10])
+    with pytest.raises(SeriesError, match=rf"Image-1.{suffix} is no readable picture"):
+        read(tmp_path)
+
+
+@pytest.mark.parametrize("value", [0, 7, -1024])
+def test_a_constant_volume_is_no_image(tmp_path, value):
+    with pytest.raises(SeriesError, match=rf"volume.nii: all 504 voxels have the value {value}, expected images"):
+        read_nifti(np.full((7, 8, 9), value, np.int16), tmp_path)
+
+
+def test_black_pictures_and_slices_are_no_images(write_series, tmp_path):
+    write_series(np.zeros((3, 6, 5), np.uint16))
+    (tmp_path / "pictures").mkdir()
+    cv2.imwrite(str(tmp_path / "pictures" / "Image-1.png"), np.zeros((6, 5), np.uint8))
+    for folder in ("series", "pictures"):
+        with pytest.raises(SeriesError, match=rf"{folder}: all \d+ voxels have the value 0, expected images"):
+            read(tmp_path / folder)
+
+
+def test_a_label_map_may_be_empty_and_keeps_its_values(tmp_path):
+    reader = SeriesReader(labels=True)
+    for values in (np.zeros((7, 8, 9), np.uint8), np.pad(np.zeros((5, 6, 7), np.uint8), 1, constant_values=4)):
+        nib.save(nib.Nifti1Image(values, np.eye(4)), tmp_path / "seg.nii.gz")
+        array, meta = reader.get_data(tmp_path / "seg.nii.gz")
+        np.testing.assert_array_equal(array, values)
+        assert meta["warnings"] == []
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "JPG"])

@@ -344,7 +344,9 @@ def hospital(cohort):
     (folder / "00903" / "FLAIR").mkdir(parents=True)
     blank = folder / "BraTS2021_00904"
     blank.mkdir()
-    nib.save(nib.Nifti1Image(np.zeros((12, 12, 10), np.float32), np.eye(4)), blank / "BraTS2021_00904_flair.nii.gz")
+    nearly = np.zeros((12, 12, 10), np.float32)
+    nearly[6, 6, 5] = 1
+    nib.save(nib.Nifti1Image(nearly, np.eye(4)), blank / "BraTS2021_00904_flair.nii.gz")
     return folder, good
 
 

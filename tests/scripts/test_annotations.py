@@ -24,7 +24,8 @@ from scripts.preparation import KeepFacts, SavePlanes
 CONFIGURATION = {"planes": ["axial", "sagittal"]}
 PREPARATION = Compose(
     [
-        LoadImaged(keys=["image", "seg"], reader=SeriesReader(), ensure_channel_first=True),
+        LoadImaged(keys="image", reader=SeriesReader(), ensure_channel_first=True),
+        LoadImaged(keys="seg", reader=SeriesReader(labels=True), ensure_channel_first=True),
         KeepFacts(),
         Orientationd(keys=["image", "seg"], axcodes="RAS", labels=None),
         ScaleToUint8d(keys="image"),

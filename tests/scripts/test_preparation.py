@@ -287,7 +287,8 @@ def prepare_volumes(entries, folder, min_ratio=0.01, keep_rate=0.1, radiological
     configuration = {"planes": list(PLANES), "ratio": min_ratio, "rate": keep_rate, "radiological": radiological}
     transform = Compose(
         [
-            LoadImaged(["image", "seg"], reader=SeriesReader(), ensure_channel_first=True),
+            LoadImaged("image", reader=SeriesReader(), ensure_channel_first=True),
+            LoadImaged("seg", reader=SeriesReader(labels=True), ensure_channel_first=True),
             Orientationd(["image", "seg"], axcodes="RAS", labels=None),
             ScaleToUint8d("image"),
             BratsLabelsToWTETd("seg"),
@@ -361,6 +362,13 @@ def test_a_broken_volume_is_told_and_the_rest_is_prepared(tmp_path, told):
     save_case(tmp_path / "data", "b", *volume())
     assert prepare_volumes(entries, tmp_path / "prepared")["b/FLAIR/axial"]["kept"]
     assert os.stat(preparation.read_index(tmp_path / "prepared")["a/FLAIR/axial"]["file"]).st_mtime_ns == before
+
+
+def test_a_constant_volume_is_told_as_such(tmp_path):
+    image, seg = volume()
+    rows = prepare_volumes([save_case(tmp_path / "data", "a", 0 * image + 7, seg)], tmp_path / "prepared")
+    assert rows["a/FLAIR/axial"]["error"].startswith("SeriesError: ")
+    assert "a_flair.nii.gz: all 1320 voxels have the value 7, expected images" in rows["a/FLAIR/axial"]["error"]
 
 
 def test_asking_again_costs_nothing_and_another_configuration_everything(tmp_path, told):
