@@ -138,8 +138,11 @@ def load_volumes(entries: Sequence[Mapping[str, Any]], seed: int = 67) -> list[L
 
 
 def _load(entry: Mapping[str, Any], rng: np.random.Generator) -> LabelledVolume:
-    read = Compose([LoadImage(reader=SeriesReader(), ensure_channel_first=True), Orientation("RAS", labels=None)])
-    labels = read(entry["seg"])
+    read, read_labels = (
+        Compose([LoadImage(reader=reader, ensure_channel_first=True), Orientation("RAS", labels=None)])
+        for reader in (SeriesReader(), SeriesReader(labels=True))
+    )
+    labels = read_labels(entry["seg"])
     spacing = np.abs(np.linalg.norm(np.asarray(labels.affine)[:3, :3], axis=0))
     if not np.allclose(spacing, 1, atol=0.05):
         raise ValueError(
