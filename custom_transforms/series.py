@@ -32,6 +32,8 @@ from pydicom.uid import (
     MediaStorageDirectoryStorage,
 )
 
+from .intensity import background_to_zero, skull_sign
+
 __all__ = [
     "AcquisitionSlices",
     "AcquisitionSlicesD",
@@ -144,6 +146,10 @@ class SeriesReader(ImageReader):
       the gaps. Thus every acquired slice, and a mask drawn on it, stays where it is in the patient. Otherwise the
       volume gets the mean spacing, and the warning says by how many mm slices are off.
     - NaN and infinite values of a NIfTI file become 0.
+    - A background of another value than 0 becomes 0, and the brain of a z-scored volume is raised above it: see
+      :py:func:`~custom_transforms.intensity.background_to_zero`.
+
+    A series that looks as if it had its skull is read as it is, with a warning.
 
     Metadata: ``affine``, ``original_affine``, ``space`` (RAS), ``spatial_shape``, ``original_channel_dim`` (NaN: none),
     ``filename_or_obj``, ``warnings`` (list of str), ``slice_files`` (file name per slice along Z, "" for a blank one;
@@ -236,12 +242,23 @@ def _check_size(where: str, shape: Sequence[int]) -> None:
 
 
 def _as_brain(path: Path, volume: _Volume) -> None:
-    """See that there is something on the images."""
+    """See that there is something on the images, give them a background of 0, and look for a skull."""
     array = volume.array
     if array.min() == array.max():
         raise SeriesError(
             f"{path}: all {array.size} voxels have the value {array.flat[0]:g}, expected images of a brain. Export the "
             "series again, or leave it out."
+        )
+    blank = [index for index, name in enumerate(volume.slice_files) if not name]
+    volume.array, done = background_to_zero(array, blank)
+    geometry = SliceGeometry.from_affine(volume.affine, volume.array.shape, volume.plane or None)
+    skull = skull_sign(geometry.view(volume.array), geometry.pixel_spacing)
+    if done:
+        volume.warnings.append(done)
+    if skull:
+        volume.warnings.append(
+            f"looks as if it had its skull: {skull}; expected a skull-stripped series. Extract the brain first (with HD-BET or "
+            "SynthStrip, for example)."
         )
 
 

@@ -3,6 +3,8 @@ from __future__ import annotations
 import gzip
 import json
 import pickle
+import re
+import shutil
 import struct
 import tracemalloc
 import zlib
@@ -19,7 +21,7 @@ import numpy as np
 import pydicom
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from monai.bundle import ConfigParser
 from monai.data import MetaTensor
@@ -97,6 +99,14 @@ def assert_same_as_itk(array: np.ndarray, affine: np.ndarray, folder: Path) -> N
     np.testing.assert_allclose(index, np.rint(index), atol=0.02)
     found = array[tuple(np.rint(index).astype(int).T)]
     np.testing.assert_array_equal(found, values[tuple(kji.T)])
+
+
+def brain(shape: tuple[int, int, int] = (24, 28, 20), seed: int = 5) -> np.ndarray:
+    """An ellipsoid of noisy whole grey values from 1 up that reaches the last slice, 0 around it."""
+    axes = [np.linspace(-1, 1, length) * reach for length, reach in zip(shape, (1.2, 1.2, 1.0), strict=True)]
+    inside = sum(axis**2 for axis in np.ix_(*axes)) < 0.95
+    values = np.random.default_rng(seed).normal(300, 80, shape).clip(1, 1000).round()
+    return np.where(inside, values, 0).astype(np.float32)
 
 
 def read_nifti(values: np.ndarray, folder: Path) -> tuple[np.ndarray, dict]:
@@ -700,6 +710,135 @@ def test_a_label_map_may_be_empty_and_keeps_its_values(tmp_path):
         array, meta = reader.get_data(tmp_path / "seg.nii.gz")
         np.testing.assert_array_equal(array, values)
         assert meta["warnings"] == []
+
+
+# --- background and skull ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("value", [-1024, 100, 0.25])
+def test_a_background_that_is_not_0_is_subtracted(tmp_path, value, caplog):
+    array, meta = read_nifti(brain() + np.float32(value), tmp_path)
+    np.testing.assert_array_equal(array, brain())
+    assert meta["warnings"] == [f"the background is {value:g}, expected 0: it was subtracted."]
+    assert meta["warnings"][0] in caplog.text
+
+
+@pytest.mark.parametrize("top", ["largest value", "largest number"])
+def test_monochrome1_has_a_background_of_0(write_series, tmp_path, top):
+    values = brain().transpose(2, 1, 0).astype(np.uint16)
+    whole = int(values.max()) if top == "largest value" else 4095
+    write_series(whole - values, PhotometricInterpretation="MONOCHROME1")
+    array, meta = read(tmp_path / "series")
+    np.testing.assert_array_equal(array, brain())
+    assert len(meta["warnings"]) == (top == "largest number")
+
+
+def test_a_brain_darker_than_the_background_is_raised_above_it(write_series, tmp_path):
+    """As where a file says MONOCHROME1 and its pixels are MONOCHROME2; also with a slice missing, which stays blank."""
+    values = brain().transpose(2, 1, 0).astype(np.uint16)
+    kept = [*range(10), *range(11, 20)]
+    write_series(values[kept], distances=np.array(kept) * 2.0, PhotometricInterpretation="MONOCHROME1")
+    array, meta = read(tmp_path / "series")
+    foreground = brain() > 0
+    foreground[..., 10] = False
+    np.testing.assert_array_equal(array > 0, foreground)
+    assert array.min() == 0
+    assert "100% of the brain is darker than the background" in meta["warnings"][-1]
+
+
+def test_ordinary_backgrounds_stay_bit_for_bit(tmp_path):
+    ordinary = brain()
+    overshoot = ordinary.copy()
+    overshoot[[0, 5, 8], [3, 0, 7], 4] = [-6, -2, -9]
+    noise = np.random.default_rng(0).normal(0, 1, ordinary.shape).astype(np.float32) + ordinary
+    for values in (ordinary, overshoot, noise - 1024):
+        array, meta = read_nifti(values, tmp_path)
+        assert array.tobytes() == values.tobytes()
+        assert not any("background" in text for text in meta["warnings"])
+
+
+@given(
+    seed=st.integers(0, 1000),
+    shape=st.tuples(*[st.integers(12, 24)] * 3),
+    offset=st.integers(-2000, 2000),
+    how=st.sampled_from(["offset", "inverted", "z-scored", "z-scored with offset", "inverted by itself"]),
+)
+@settings(max_examples=60, deadline=None)
+def test_foreground_does_not_depend_on_how_grey_values_are_stored(tmp_path_factory, seed, shape, offset, how):
+    volume = brain(shape, seed)
+    foreground = volume > 0
+    stored = volume.copy()
+    if how.startswith("z-scored"):
+        stored[foreground] = (volume[foreground] - volume[foreground].mean()) / volume[foreground].std()
+        assume((stored[foreground] != 0).all())
+    if how.startswith("inverted"):
+        stored = stored.max() - stored
+    if how in ("offset", "inverted", "z-scored with offset"):
+        stored = stored + np.float32(offset)
+        assume((stored[foreground] != stored[0, 0, 0]).all())
+    array, _ = read_nifti(stored, tmp_path_factory.mktemp("volume"))
+    np.testing.assert_array_equal(array > 0, foreground)
+    assert (array[~foreground] == 0).all()
+
+
+@pytest.mark.parametrize("axis", [None, 0, 1, 2])
+def test_a_skull_stripped_series_is_no_head(tmp_path, axis):
+    """The whole brain, or half of it."""
+    stripped = head(scalp=False)
+    half = stripped if axis is None else np.take(stripped, range(stripped.shape[axis] // 2), axis)
+    assert read_nifti(half, tmp_path)[1]["warnings"] == []
+
+
+@pytest.mark.parametrize("air", ["noise", "zero"])
+@pytest.mark.parametrize("spacing", [(1, 1, 1), (1, 1, 6), (2, 2, 2)])
+def test_a_series_with_its_skull_is_said_to_have_it(tmp_path, air, spacing, caplog):
+    values = head(scalp=True, spacing=spacing)
+    if air == "noise":
+        values += np.random.default_rng(0).rayleigh(8, values.shape).round().astype(np.float32)
+    nib.save(nib.Nifti1Image(values, np.diag([*spacing, 1])), tmp_path / "head.nii")
+    array, meta = read(tmp_path / "head.nii")
+    np.testing.assert_array_equal(array, values)
+    (warning,) = meta["warnings"]
+    fact = "the air around the head is noise" if air == "noise" else "within a bright rim, lies a dark one"
+    assert re.match(rf"looks as if it had its skull: .*{fact}.*; expected a skull-stripped series\. ", warning)
+    assert warning in caplog.text
+
+
+def head(scalp: bool, spacing: tuple[float, ...] = (1, 1, 1)) -> np.ndarray:
+    """A noisy brain of 130 x 160 x 120 mm with a shell of bright fluid, alone or within bone and scalp, the rest 0."""
+    axes = [
+        (np.arange(round(fov / step)) + 0.5) * step - fov / 2
+        for fov, step in zip((180, 210, 168), spacing, strict=True)
+    ]
+
+    def within(margin: float) -> np.ndarray:
+        return (
+            sum((axis / (radius + margin)) ** 2 for axis, radius in zip(np.ix_(*axes), (65, 80, 60), strict=True)) < 1
+        )
+
+    values = np.random.default_rng(3).normal(300, 40, [len(axis) for axis in axes])
+    values = np.where(within(-4), values, np.where(within(0), 600, 0))
+    if scalp:
+        values = np.where(within(0), values, np.where(within(8), 20, np.where(within(16), 700, 0)))
+    return values.clip(0, None).round().astype(np.float32)
+
+
+def test_real_series_are_said_to_have_their_skull_only_where_they_do(real_data: Path, tmp_path):
+    for file in (real_data / "raw" / "06692" / "export").iterdir():
+        folder = tmp_path / str(pydicom.dcmread(file, stop_before_pixels=True).SeriesInstanceUID)
+        folder.mkdir(exist_ok=True)
+        shutil.copy(file, folder)
+    heads = list(tmp_path.iterdir())
+    assert len(heads) == 4
+    for path in heads:
+        assert [text[:30] for text in read(path)[1]["warnings"]] == ["looks as if it had its skull: "]
+    stripped = [*real_data.glob("task1/*/*.nii.gz"), *real_data.glob("brats2023/*/*.nii.gz")]
+    stripped += real_data.glob("task2/train/*/*")
+    stripped += sorted(path for path in real_data.glob("cohort/*/*.nii.gz") if not path.name.endswith("_seg.nii.gz"))[
+        ::7
+    ]
+    for path in stripped:
+        assert read(path)[1]["warnings"] == [], path
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "JPG"])

@@ -371,6 +371,13 @@ def test_a_constant_volume_is_told_as_such(tmp_path):
     assert "a_flair.nii.gz: all 1320 voxels have the value 7, expected images" in rows["a/FLAIR/axial"]["error"]
 
 
+def test_facts_hold_what_the_reader_saw(tmp_path):
+    image, seg = volume()
+    entry = save_case(tmp_path, "shifted", np.pad(image, 3) - 1024, np.pad(seg, 3))
+    data = LoadImaged("image", reader=SeriesReader(), ensure_channel_first=True)({"image": entry["FLAIR"]})
+    assert preparation.KeepFacts()(data)["warnings"] == ["the background is -1024, expected 0: it was subtracted."]
+
+
 def test_asking_again_costs_nothing_and_another_configuration_everything(tmp_path, told):
     entry = save_case(tmp_path / "data", "a", *volume())
     folder = tmp_path / "prepared"
