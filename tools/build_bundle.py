@@ -26,7 +26,14 @@ TIMESTAMP = (1980, 1, 1, 0, 0, 0)  # the earliest that a zip can hold
 
 # The first stage by itself
 OWN = ("docs/README.md", "large_files.yml", "models/README.md")  # of tools/segmentation_bundle
-SHARED = ("LICENSE", "docs/data_license.txt", "models/calibration.npz", "configs/logging.conf")
+SHARED = (
+    "LICENSE",
+    "docs/data_license.txt",
+    "docs/segmentation_weights.md",
+    "docs/segmentation.png",
+    "models/calibration.npz",
+    "configs/logging.conf",
+)
 CONFIGS = {  # name in the bundle: name in the repository
     "distributed": "distributed",
     "evaluate": "evaluate_segmentation",
