@@ -833,7 +833,14 @@ def _quieten() -> None:
     os.environ.setdefault("PYTHONWARNINGS", "ignore")  # of the processes that read ahead
     for name in ("monai", "ignite", "torch", "nncf", "timm"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    for name in ("monai.bundle.workflows", "monai.data.nvimgcodec_pydicom_plugin", "nncf"):
+    chatty = (
+        "monai.bundle.workflows",
+        "monai.data.nvimgcodec_pydicom_plugin",
+        "monai.handlers.StatsHandler",
+        "nncf",
+        "torch.utils.cpp_extension",
+    )
+    for name in chatty:
         logging.getLogger(name).addFilter(_is_error)  # they set their level themselves
 
 

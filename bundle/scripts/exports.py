@@ -144,7 +144,7 @@ def describe(what: str, weights_file: str | Path) -> str:
             "that training writes"
         ) from error
     settings = dict(weights.read_weights(weights_file)[1])
-    on = settings.pop("trained_on", "patients, or it does not tell")
+    on = settings.pop("trained_on", "what the file does not tell")
     told = ", ".join(f"{name} {value}" for name, value in settings.items()) or "none, so those of the method"
     return f"ok, a {what}; settings: {told}; trained on {on}"
 

@@ -712,7 +712,7 @@ def test_a_finished_segmentation_is_not_overwritten_unasked(hospital, segmented,
         radiogenomics.segment(hospital[0], segmented, segmenter=segmenter)
     with refused("holds the outputs of another job, segmentation"):
         radiogenomics.segment(hospital[0], segmented, segmenter=segmenter, fuse=True)
-    with refused("--fuse 'T1w'"):
+    with refused("--fuse T1w: expected True or False"):
         radiogenomics.segment(hospital[0], segmented, segmenter=segmenter, fuse="T1w")
 
 
@@ -821,33 +821,35 @@ def test_weights_that_are_not_finite_are_refused(two_studies, segmenter, classif
 # What is shown
 
 
-def test_a_prediction_shows_its_own_words_alone(two_studies, segmenter, classifiers, tmp_path):
-    words = [
-        "--segmenter",
-        segmenter,
-        "--classifier",
-        classifiers,
-        "--min_tumor_ratio=-1",
-        "--cache_dir",
-        tmp_path / "cache",
-    ]
+def foreign_lines(words, *ours):
+    """What the command with these words shows beside its results, its progress and lines that begin with ours."""
     done = subprocess.run(
-        [
-            sys.executable, "-c", "from radiogenomics.scripts.cli import main; main()",
-            "predict", "--input", two_studies[0], "--output", tmp_path / "out", *words,
-        ],
+        [sys.executable, "-c", "from radiogenomics.scripts.cli import main; main()", *map(str, words)],
         capture_output=True, text=True, timeout=300, check=False,
         env={key: value for key, value in os.environ.items() if key not in ("PYTHONWARNINGS", "RADIOGENOMICS_DEBUG")},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
+    known = ("outputs go to ", r"(prepare|classify|train \w+)( \[\d+/\d+\])?(: )?\[\d+/\d+\]", *ours)
+    lines = (done.stderr.replace("\r", "\n") + done.stdout).splitlines()
+    return [one for one in map(str.strip, lines) if one and not any(re.match(pattern, one) for pattern in known)]
+
+
+def test_a_prediction_shows_its_own_words_alone(two_studies, segmenter, classifiers, tmp_path):
+    words = ["predict", "--input", two_studies[0], "--output", tmp_path / "out", "--segmenter", segmenter]
+    words += ["--classifier", classifiers, "--min_tumor_ratio=-1", "--cache_dir", tmp_path / "cache"]
     ours = (
-        "outputs go to ", "segmentation weights: ", r"\w+ classifier weights: ", "for the modalities without classifier weights: ",
+        "segmentation weights: ", r"\w+ classifier weights: ", "for the modalities without classifier weights: ",
         r"\d+ series: \d+ (prepared|classified) before", r"\w+ computes in ", "preparing a network for ",
-        r"00901/\w+: ", "patient 00901 gets the cohort prior ", str(tmp_path / "out"), r"(prepare|classify)[:\[]",
+        r"00901/\w+: ", "patient 00901 gets the cohort prior ", str(tmp_path / "out"),
     )  # fmt: skip
-    strange = [
-        line
-        for line in done.stderr.replace("\r", "\n").splitlines()
-        if line.strip() and not any(re.match(pattern, line.strip()) for pattern in ours)
-    ]
-    assert strange == []
+    assert foreign_lines(words, *ours) == []
+
+
+def test_a_training_shows_its_own_words_alone(cohort, prepared_series, tmp_path):
+    words = ["train", "classification", "--datalist", cohort / "task2.json", "--prepared", cohort / "series"]
+    words += ["--output", tmp_path / "out", "--mri_types", "FLAIR", "--max_epochs", "2"]
+    words += [f"--{name}={value}" for name, value in {**CLASSIFIER, **TRAINING}.items()]
+    ours = (
+        "left out of stage 2", r"fold \d: ", r"FLAIR: \d+ sequences ", r"epoch \d: ", "warm-up is over", str(tmp_path / "out"),
+    )  # fmt: skip
+    assert foreign_lines(words, *ours) == []
