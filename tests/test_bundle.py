@@ -391,14 +391,17 @@ def test_training_slices_are_preprocessed_as_held_out_ones():
 def test_pretraining_is_a_training_on_other_slices():
     """The network, its loss and scores, and how slices are normalised are those of a training on prepared slices."""
     training, pretraining = read("train_segmentation"), read("pretrain_segmentation")
-    for key in ("encoder_name", "decoder_channels", "image_size", "network_def", "network", "loss", "amp", "runtime"):
+    for key in ("encoder_name", "decoder_channels", "image_size", "network_def", "network", "amp", "runtime"):
         assert training[key] == pretraining[key], key
+    assert pretraining["cross_entropy"] == 0, "the Dice loss alone, unless more is asked for"
+    assert pretraining["average_decay"] == 0, "and the network itself, not its average"
     for part in ("inferer", "trainer", "key_metric"):
         assert training["train"][part] == pretraining["train"][part], part
-    for part in ("inferer", "evaluator", "key_metric", "handlers"):
+    for part in ("inferer", "key_metric", "handlers"):
         assert training["validate"][part] == pretraining["validate"][part], part
+    assert {**training["validate"]["evaluator"], "network": "@averaged"} == pretraining["validate"]["evaluator"]
     transforms = pretraining["validate"]["preprocessing"]["transforms"]
-    assert transforms[0]["_target_"] == "scripts.synthesis.DrawSlice"
+    assert pretraining["validate"]["synthetic"]["_target_"] == "scripts.synthesis.DrawSlice"
     assert transforms[1:] == training["validate"]["preprocessing"]["transforms"][2:], "but for reading and resizing"
     assert deterministic(pretraining["train"]["preprocessing"]["transforms"])[1:] == transforms[1:]
 
@@ -745,9 +748,12 @@ def test_zip_of_stage_1_holds_what_the_zoo_and_label_look_for(stage_1):
         *(f"configs/{name}.yaml" for name in configs),
         "docs/README.md",
         "docs/data_license.txt",
+        "docs/segmentation.png",
+        "docs/segmentation_weights.md",
         "large_files.yml",
         "models/README.md",
         "models/calibration.npz",
+        "models/model.pt",
     }
 
 
@@ -764,7 +770,7 @@ def test_stage_1_carries_its_own_weights(builder, tmp_path):
         (tmp_path / "bundle" / "models" / name).touch()
     with zipfile.ZipFile(builder.build_bundle(tmp_path / "dist", tmp_path, SEGMENTATION)) as archive:
         models = {name.split("/", 2)[2] for name in archive.namelist() if "/models/" in name}
-    assert models == {"segmentation.pt", "README.md", "calibration.npz"}
+    assert models == {"model.pt", "README.md", "calibration.npz"}
 
 
 def test_metadata_of_stage_1_are_those_of_the_whole_but_for_what_it_is(stage_1, metadata):
@@ -781,11 +787,14 @@ def test_stage_1_is_trained_and_downloaded_from_the_same_places(stage_1):
     released_names = {file["url"]: Path(file["path"]).name for file in released()}
     named = {Path(file["path"]).name: released_names[file["url"]] for file in places}
     start = "unet_pp_densenet121_2channels_out.pth"
-    assert named == {"model.pt": weights.RELEASED_SEGMENTER, start: start}
+    assert named == {name: name for name in (weights.RELEASED_SEGMENTER, start)}
 
 
-def test_downloaded_weights_of_stage_1_are_found(tmp_path):
+def test_weights_of_stage_1_are_found(tmp_path):
     assert weights.find_segmenter(None, tmp_path) is None
+    (tmp_path / "released").mkdir()
+    (tmp_path / "released" / weights.RELEASED_SEGMENTER).touch()
+    assert weights.find_segmenter(None, tmp_path) == str(tmp_path / "released" / weights.RELEASED_SEGMENTER)
     (tmp_path / "model.pt").touch()
     assert weights.find_segmenter(None, tmp_path) == str(tmp_path / "model.pt")
     (tmp_path / "segmentation.pt").touch()

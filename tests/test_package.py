@@ -108,6 +108,7 @@ def test_what_prediction_needs_is_kept_apart(declared):
         "openvino",
         "dicom",
         "export",
+        "compact",
         "flare",
         "phantom",
         "demo",

@@ -73,7 +73,7 @@ def segmentation_contents(root: Path = ROOT) -> Iterator[tuple[str, Path | bytes
     for name in OWN:
         yield name, own / name
     if (bundle / "models" / "segmentation.pt").is_file():
-        yield "models/segmentation.pt", bundle / "models" / "segmentation.pt"
+        yield "models/model.pt", bundle / "models" / "segmentation.pt"  # the name that the model zoo looks for
     for folder in (bundle / "scripts", root / "custom_transforms"):
         yield from tree(folder)
     yield "configs/metadata.json", (json.dumps(segmentation_metadata(root), indent=4) + "\n").encode()

@@ -49,7 +49,7 @@ RELEASED_SEGMENTER = "Fold0_densenet121_2d_segment.pth"
 SEGMENTER_OF_ITS_BUNDLE = "model.pt"
 """What the model zoo calls the weights of a bundle, in the bundle of the segmentation alone."""
 OWN_SEGMENTER = "segmentation.pt"
-"""Weights of one's own; those that were trained on synthetic brains alone say so in their settings."""
+"""The shipped weights, or one's own in their place; those that were trained on synthetic brains alone say so in their settings."""
 SYNTHETIC = "synthetic"
 RELEASED = "released"
 RELEASED_CLASSIFIER = "{mri_type}_Fold0_eca_nfnet_l0_2d_classification.pth"
@@ -200,7 +200,7 @@ def classifier_settings(files: Mapping[str, str | Path | None]) -> dict[str, Any
 
 
 def find_segmenter(segmenter: str | Path | None, models: str | Path) -> str | None:
-    """The segmentation weights to use: those asked for, else our own, else the released ones, else synthetic ones, else None.
+    """The segmentation weights to use: those asked for, else the shipped or one's own, else the released, else synthetic ones, else None.
 
     Args:
         segmenter: a file; ``"synthetic"``, those in ``models`` that were trained on synthetic brains alone; ``"released"``, those of
@@ -216,8 +216,8 @@ def find_segmenter(segmenter: str | Path | None, models: str | Path) -> str | No
         return str(segmenter)
     places = {
         "own": Path(models) / OWN_SEGMENTER,
-        RELEASED: Path(models) / "released" / RELEASED_SEGMENTER,
         "zoo": Path(models) / SEGMENTER_OF_ITS_BUNDLE,
+        RELEASED: Path(models) / "released" / RELEASED_SEGMENTER,
     }
     there = {name: place for name, place in places.items() if place.is_file()}
     if "own" in there and is_synthetic(there["own"]):

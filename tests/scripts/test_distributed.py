@@ -230,7 +230,7 @@ def test_what_the_first_process_raises_all_raise(as_process, monkeypatch):
 CONFIG = """
 imports:
 - $import scripts.runs as runs
-job: test
+job: train_segmentation
 output_dir: null
 overwrite: false
 run:

@@ -464,7 +464,7 @@ def test_series_that_can_not_be_explained(tmp_path):
     broken = make_network()
     nn.init.constant_(broken.clf_head.bias, torch.nan)
     weights.save_weights(broken, SETTINGS, tmp_path / "broken.pt")
-    with pytest.raises(ValueError, match=r"expected finite ones"):
+    with pytest.raises(weights.WeightsError, match="hold NaN or infinity"):
         explain_series(file, tmp_path / "broken.pt")
 
 

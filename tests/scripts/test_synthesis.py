@@ -290,7 +290,7 @@ def test_label_maps_by_the_command(tmp_path, write_label_map):
         for number, folder in enumerate([None, str(tmp_path)])
     ]
     assert pictures[0] != pictures[1]
-    with pytest.raises(ValueError, match="holds no label map"):
+    with pytest.raises(ValueError, match="no such folder of brain segmentations"):
         cli.phantom(preview=tmp_path / "none.png", label_maps=str(tmp_path / "nowhere"), **settings)
 
 
