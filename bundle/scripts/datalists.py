@@ -285,8 +285,10 @@ def build_datalist(
     Raises:
         DataListError: when there is nothing to list, too few patients for the folds, or ``output`` exists.
     """
-    if output is not None and Path(output).exists() and not overwrite:
-        raise DataListError(f"{output} exists; give another name or --overwrite")
+    if output is not None and Path(output).exists():
+        if not overwrite:
+            raise DataListError(f"{output} exists; give another name or --overwrite")
+        load_datalist(output)  # anything else is somebody's and is not replaced
     root = Path(dataset_dir).resolve()
     train_dir = root / "train"
     studies = find_studies(train_dir if train_dir.is_dir() else root)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -118,13 +118,29 @@ def remove_own_files(folder: str | Path, config: Mapping[str, Any], but: frozens
         but: files that stay, relative to the folder.
     """
     root = Path(folder)
-    for path in own_files(root, config):
-        if path.relative_to(root).as_posix() not in but:
-            path.unlink()
-            for parent in path.parents:
-                if parent == root or any(parent.iterdir()):
-                    break
-                parent.rmdir()
+    _remove(root, [path for path in own_files(root, config) if path.relative_to(root).as_posix() not in but])
+
+
+def remove_unfinished(folder: str | Path, output: str | Path) -> None:
+    """Remove what a run in ``output`` needed to go on after an interruption, where that lies in it; all else stays.
+
+    Args:
+        folder: of prepared series, or of notes of patients that are done.
+        output: folder of the run.
+    """
+    root, files = Path(folder), ("*.json", *_PREPARED)
+    if Path(output) in root.parents:
+        _remove(Path(output), [path for pattern in files for path in root.glob(pattern) if path.is_file()])
+
+
+def _remove(root: Path, files: Iterable[Path]) -> None:
+    """Remove files, and folders below ``root`` that are empty then."""
+    for path in files:
+        path.unlink(missing_ok=True)
+        for parent in path.parents:
+            if parent == root or not parent.is_dir() or any(parent.iterdir()):
+                break
+            parent.rmdir()
 
 
 _FOLDERS = ("dataset_dir", "segmentation_dataset_dir", "label_maps", "prepared_dir")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import shutil
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -24,7 +23,7 @@ from .files import RESEARCH_ONLY, is_formula, write_csv, write_json, written_who
 from .finished import NOT_ASKED, PATIENTS_FILE, PREDICTIONS_FILE, failures_of
 from .inferers import is_finite, not_finite
 from .metrics import PATIENT_SCORES, PatientProbabilities, RegionOverlap
-from .outputs import inside
+from .outputs import inside, remove_unfinished
 from .preparation import fingerprint, read_index
 from .prepared import PreparedSeries
 from .statistics import bootstrap_interval
@@ -206,7 +205,7 @@ def write_volumes(
         rows: with ``patient``, ``mri_type``, ``file`` and :func:`label_volumes`, or with a ``reason`` for having none.
         output_dir: folder of the results.
         entries: patients asked for.
-        finished: folder that an interrupted run would have needed to go on; it is removed.
+        finished: folder that an interrupted run would have needed to go on; what of it lies in ``output_dir`` is removed.
     """
     known = {(row["patient"], row["mri_type"]): row for part in distributed.gather(list(rows)) for row in part}
     there = {patient for patient, _ in known}
@@ -231,7 +230,7 @@ def write_volumes(
             person["warnings"] = [remarks[row["patient"]]] if row["patient"] in remarks else []
         show_patients(list(people.values()), volumes, file.name)
         if finished is not None:
-            shutil.rmtree(finished, ignore_errors=True)
+            remove_unfinished(finished, output_dir)
     return file
 
 

@@ -530,11 +530,16 @@ def test_too_few_patients_for_the_folds(task2, task1):
 
 def test_a_list_is_not_overwritten_unasked(task2, tmp_path):
     file = tmp_path / "task2.json"
-    file.write_text("mine")
+    file.write_text('{"training": []}')
     with pytest.raises(DataListError, match=r"task2\.json exists; .*--overwrite"):
         datalists.build_datalist(task2, file, folds=2)
-    assert file.read_text() == "mine"
+    assert file.read_text() == '{"training": []}'
     datalists.build_datalist(task2, file, folds=2, overwrite=True)
+    other = file.with_name("thesis.json")
+    other.write_text('{"mine": 1}')
+    with pytest.raises(DataListError, match=r"thesis\.json: not a data list"):
+        datalists.build_datalist(task2, other, folds=2, overwrite=True)
+    assert other.read_text() == '{"mine": 1}'
     assert len(json.loads(file.read_text())["training"]) == 12
 
 

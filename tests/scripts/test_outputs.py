@@ -54,6 +54,16 @@ def test_only_what_a_job_wrote_is_removed(tmp_path):
     assert not (tmp_path / "prepared").exists()
 
 
+def test_only_what_a_run_needed_itself_is_removed_at_its_end(tmp_path):
+    own, others = ["prepared/index.json", "prepared/P1/FLAIR.h5"], ["prepared/notes.txt", "masks/P1_FLAIR.nii.gz"]
+    _files(tmp_path / "out", *own, *others)
+    _files(tmp_path / "elsewhere", *own)
+    outputs.remove_unfinished(tmp_path / "out" / "prepared", tmp_path / "out")
+    outputs.remove_unfinished(tmp_path / "elsewhere" / "prepared", tmp_path / "out")
+    left = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()}
+    assert left == {*(f"out/{name}" for name in others), *(f"elsewhere/{name}" for name in own)}
+
+
 def test_the_folder_of_an_unknown_job_keeps_everything_but_its_configuration(tmp_path):
     _files(tmp_path, "resolved_config.yaml", "patients.json")
     outputs.remove_own_files(tmp_path, {"job": "somebody_elses"})
