@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import segmentation_models_pytorch as smp
 import torch
 
 from scripts import weights
-from scripts.networks import BiLSTMNFNet
+from scripts.networks import SEGMENTER_PARTS, BiLSTMNFNet, build_segmenter
 from scripts.runtimes import Runtime
 
 
@@ -26,9 +25,7 @@ def main(segmenter: str, classifier: str, precision: str = "auto") -> None:
 
 def _segmenter(file: str) -> tuple[dict, torch.nn.Module, str]:
     settings = weights.segmenter_settings(file)
-    channels = settings["decoder_channels"]
-    network = smp.UnetPlusPlus(settings["encoder_name"], encoder_weights=None, decoder_channels=channels, classes=2)
-    return settings, network, file
+    return settings, build_segmenter(**{name: settings[name] for name in SEGMENTER_PARTS}), file
 
 
 def _classifier(file: str) -> tuple[dict, torch.nn.Module, str]:

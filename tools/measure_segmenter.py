@@ -1,4 +1,4 @@
-"""Measure segmentation weights that were trained on synthetic brains: on slices and brains they never saw, and on real studies.
+"""Measure segmentation weights: on synthetic slices and brains that they never saw, and on real studies.
 
 python tools/measure_segmenter.py --weights runs/synthetic/segmentation.pt --studies STUDIES --output FIGURES [--draws 1000]
 
@@ -22,13 +22,13 @@ import torch
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "bundle"), str(ROOT)]
-import segmentation_models_pytorch as smp  # noqa: E402
 from monai.bundle import ConfigParser  # noqa: E402
 
 from custom_transforms import BratsLabelsToWTET, SlicePlanes  # noqa: E402
 from scripts import cli, datalists, synthesis, weights  # noqa: E402
 from scripts.brains import load_atlas  # noqa: E402
 from scripts.inferers import SliceSegmenter, normalise  # noqa: E402
+from scripts.networks import SEGMENTER_PARTS, build_segmenter  # noqa: E402
 from scripts.runtimes import Runtime  # noqa: E402
 
 REGIONS = ("WT", "ET")
@@ -47,12 +47,7 @@ class Measure:
 
     def __init__(self, file: str) -> None:
         self.settings = weights.segmenter_settings(file)
-        network = smp.UnetPlusPlus(
-            self.settings["encoder_name"],
-            encoder_weights=None,
-            decoder_channels=self.settings["decoder_channels"],
-            classes=2,
-        )
+        network = build_segmenter(**{name: self.settings[name] for name in SEGMENTER_PARTS})
         self.compute = Runtime("cpu")
         trained = weights.load_weights(network, file).eval()
         self.network = self.compute.accelerate(trained, self.settings["image_size"])

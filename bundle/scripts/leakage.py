@@ -83,9 +83,9 @@ def _occurrences(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     if low.is_integer() and high - low < _INTEGERS:
         counts = np.zeros(int(high - low) + 1, dtype=np.int64)
         for start in range(0, image.size, _BLOCK):
-            shifted = image[start : start + _BLOCK] - np.float32(low)
-            places = shifted.astype(np.int64)
-            if (places != shifted).any():
+            block = image[start : start + _BLOCK]
+            places = (block - np.float32(low)).astype(np.int64)
+            if (places + low != block).any():  # a fraction, be it so small that the difference does not show it
                 break
             counts += np.bincount(places, minlength=len(counts))
         else:

@@ -131,6 +131,8 @@ def remove_unfinished(folder: str | Path, output: str | Path) -> None:
     root, files = Path(folder), ("*.json", *_PREPARED)
     if Path(output) in root.parents:
         _remove(Path(output), [path for pattern in files for path in root.glob(pattern) if path.is_file()])
+        if root.is_dir() and not any(root.iterdir()):
+            root.rmdir()
 
 
 def _remove(root: Path, files: Iterable[Path]) -> None:
