@@ -23,6 +23,7 @@ from scipy import ndimage
 
 from custom_transforms import BratsLabelsToWTET, ScaleToUint8, SeriesReader, grey_window
 
+from .brains import rotation
 from .datalists import MRI_TYPES
 
 logger = logging.getLogger(__name__)
@@ -267,7 +268,7 @@ class CutSlice(Transform):
         if plane != "axial" and rng.random() < ranges.squeezed:
             height *= rng.uniform(0.65, 0.9)
         points = _points(plane, self.image_size, (height, width), _turn(rng.uniform(-1, 1) * ranges.rotation))
-        points = points @ _tilt(rng.normal(0, ranges.tilt, 3)).T
+        points = points @ rotation(rng.normal(0, ranges.tilt, 3)).T
         points += rng.normal(0, ranges.off_centre, 3)
         points += self._warp(rng)
         normal = np.array(AXES_OF_PLANE[plane][2], float)
@@ -429,17 +430,6 @@ def _points(plane: str, size: int, field: tuple[float, float], turn: np.ndarray)
 def _turn(degrees: float) -> np.ndarray:
     c, s = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
     return np.array([[c, -s], [s, c]])
-
-
-def _tilt(degrees: np.ndarray) -> np.ndarray:
-    """A rotation about three axes."""
-    matrix = np.eye(3)
-    for axis, angle in enumerate(degrees):
-        one = np.eye(3)
-        rest = [i for i in range(3) if i != axis]
-        one[np.ix_(rest, rest)] = _turn(float(angle))
-        matrix = one @ matrix
-    return matrix
 
 
 def _sample(image: np.ndarray, stack: np.ndarray) -> np.ndarray:
