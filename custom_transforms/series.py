@@ -938,8 +938,8 @@ class SliceGeometry:
         """Volume axis -> (axis of (column, row, slice), flip)."""
         return ornt_transform(io_orientation(self.affine), axcodes2ornt(DISPLAY_AXCODES[self.plane]))
 
-    def _moves(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Volume axes in the order (slice, row, column), and the stack axes to flip."""
+    def moves(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Volume axes in the order (slice, row, column), and the stack axes to flip then: how ``to_stack`` turns a volume."""
         orientation = self._orientation
         source = [int(np.flatnonzero(orientation[:, 0] == axis)[0]) for axis in (2, 1, 0)]
         return tuple(source), tuple(place for place, axis in enumerate(source) if orientation[axis, 1] < 0)
@@ -947,7 +947,7 @@ class SliceGeometry:
     @property
     def stack_shape(self) -> tuple[int, int, int]:
         """``(N, H, W)``."""
-        n, h, w = (self.shape[axis] for axis in self._moves()[0])
+        n, h, w = (self.shape[axis] for axis in self.moves()[0])
         return n, h, w
 
     @property
@@ -994,13 +994,13 @@ class SliceGeometry:
         if tuple(volume.shape) != self.shape:
             raise ValueError(f"Expected a volume of shape {self.shape}, got {tuple(volume.shape)}.")
         if isinstance(volume, torch.Tensor):
-            source, flips = self._moves()
+            source, flips = self.moves()
             return _plain(volume).permute(source).flip(flips).contiguous()
         return np.array(self.view(volume), order="C")
 
     def view(self, volume: np.ndarray) -> np.ndarray:
         """The slices ``(N, H, W)`` of an array ``(X, Y, Z)`` of this geometry's shape, without a copy."""
-        source, flips = self._moves()
+        source, flips = self.moves()
         return np.flip(np.transpose(volume, source), flips)
 
     def to_volume(self, stack: NdarrayOrTensor) -> NdarrayOrTensor:
@@ -1012,7 +1012,7 @@ class SliceGeometry:
         """
         if tuple(stack.shape) != self.stack_shape:
             raise ValueError(f"Expected a stack (N, H, W) of shape {self.stack_shape}, got {tuple(stack.shape)}.")
-        source, flips = self._moves()
+        source, flips = self.moves()
         target = tuple(int(axis) for axis in np.argsort(source))
         if isinstance(stack, torch.Tensor):
             return _plain(stack).flip(flips).permute(target).contiguous()

@@ -22,6 +22,7 @@ from .datalists import MRI_TYPES
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 STAGES = ("segmentation", "classification")
 SELECTIONS = ("inner", "outer")
+PLANES = ("auto", "acquired")
 RUNTIMES = ("auto", "eager", "torch", "inductor", "openvino")
 TRAINING_RUNTIMES = ("eager", "torch", "inductor")
 PRECISIONS = ("auto", "fp32", "bf16", "int8")
@@ -219,6 +220,7 @@ _SETTINGS: dict[str, Check] = {
     "stages": some_of(STAGES),
     **dict.fromkeys(("mri_type", "reference"), one_of(MRI_TYPES)),
     "selection": one_of(SELECTIONS),
+    "planes": some_of(("axial", "coronal", "sagittal")),
     "runtime": one_of(RUNTIMES),
     "precision": one_of(PRECISIONS),
     "amp": one_of(("auto", True, False)),
@@ -251,6 +253,8 @@ def settings(config: str, values: Mapping[str, Any]) -> None:
         checks["runtime"] = _TRAINING["runtime"]
     if config.startswith("evaluate_"):
         checks["prepared_dir"] = prepared
+    if isinstance(known.get("planes"), str):
+        checks["planes"] = one_of(PLANES)
     for key, value in values.items():
         default = _default(config, known, key)
         if value is None or str(value)[:1] in "$@%":  # an expression, which is known only later

@@ -18,9 +18,6 @@ from monai.data import MetaTensor
 from monai.inferers import Inferer
 from monai.transforms import SpatialResample
 
-from custom_transforms import SlicePlanes
-from custom_transforms.slicing import AXIS_OF_PLANE
-
 from .datalists import MRI_TYPES
 from .files import write_json
 from .inferers import SliceSegmenter
@@ -69,7 +66,7 @@ class VolumeSegmenter(Inferer):
         segmenter: of slices; its zoom is for axial slices.
         planes: that are cut.
         zoom: of the slices along the other planes, which a brain fills from top to bottom.
-        min_foreground: share of pixels brighter than the background that a slice must exceed to have a say.
+        min_foreground: share of pixels brighter than the background that a slice must exceed to count.
     """
 
     def __init__(
@@ -80,30 +77,19 @@ class VolumeSegmenter(Inferer):
         min_foreground: float = 0.02,
     ) -> None:
         super().__init__()
-        self.slicer = SlicePlanes(planes, radiological=True)
-        self.segmenters = {plane: segmenter if plane == "axial" else segmenter.zoomed(zoom) for plane in planes}
-        self.min_foreground = min_foreground
+        self.segmenter, self.planes, self.min_foreground = segmenter, planes, min_foreground
+        self.zooms = {plane: zoom for plane in planes if plane != "axial"}
 
     def __call__(self, inputs: torch.Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> torch.Tensor:
-        """Probabilities ``(2, X, Y, Z)`` float32 of WT and ET in a volume ``(1, X, Y, Z)`` in 0…255, RAS; 0 where no slice has a say."""
+        """Probabilities ``(2, X, Y, Z)`` float32 of WT and ET in a volume ``(1, X, Y, Z)`` in 0…255; 0 where no slice counts.
+
+        A tensor without an affine is taken as RAS with voxels of 1 mm.
+        """
         if inputs.ndim != 4:  # a series that could not be read
             return torch.zeros((2, 0, 0, 0))
-        total = torch.zeros((2, *inputs.shape[1:]), device=inputs.device)
-        votes = torch.zeros(inputs.shape[1:], device=inputs.device)
-        window = self.segmenters[self.slicer.planes[0]].window(inputs)
-        for plane, stack in self.slicer(inputs).items():
-            slices = torch.as_tensor(stack)[:, 0]
-            filled = (slices > window[0]).float().mean((1, 2)) > self.min_foreground
-            found = self.segmenters[plane].probabilities(slices[filled], network, window)
-            # slices are shown transposed and flipped; the axis along which they lie comes back to its place
-            axis = AXIS_OF_PLANE[plane]
-            placed = torch.zeros_like(total.movedim(axis + 1, 0))
-            placed[filled] = found.flip(2, 3).transpose(2, 3)
-            total += placed.movedim(0, axis + 1)
-            shape = [1, 1, 1]
-            shape[axis] = len(filled)
-            votes += filled.float().reshape(shape)
-        return total / votes.clamp(min=1)
+        affine = inputs.affine.cpu().numpy() if isinstance(inputs, MetaTensor) else np.eye(4)
+        volume = inputs.as_tensor()[0] if isinstance(inputs, MetaTensor) else inputs[0]
+        return self.segmenter.of_volume(volume, affine, network, self.planes, self.zooms, self.min_foreground)
 
 
 class FuseSeries:

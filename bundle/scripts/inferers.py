@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from monai.inferers import Inferer
 from torch import nn
 
-from custom_transforms import ChunkSlices, grey_window
+from custom_transforms import ChunkSlices, SliceGeometry, grey_window
+from custom_transforms.series import DISPLAY_AXCODES
+
+from .checks import PLANES
 
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
 """Mean of ImageNet's three channels, in 0…255."""
@@ -19,6 +23,12 @@ IMAGENET_STD = (58.395, 57.12, 57.375)
 """Standard deviation of ImageNet's three channels, in 0…255."""
 SCALINGS = ("minmax", "window")
 """What a segmentation network is shown of a series in 0…255: it as it is, or its :func:`grey_window` stretched to 0…255."""
+NEARLY_CUBIC = 1.6
+"""Longest over shortest side of a voxel up to which a series is segmented along three planes."""
+SMALLEST_HEAD, LARGEST_PICTURE = 60, 600
+"""mm: pictures that are smaller or larger have a pixel size that is wrong."""
+ANTIALIASED = 1.3
+"""How many pixels of a slice may become one without a filter before."""
 FLIPS = ((), (-1,), (-2,), (-1, -2))
 """Axes that each view of a slice is mirrored along; training mirrors them alike."""
 
@@ -104,8 +114,10 @@ class AutocastInferer(Inferer):
 class SliceSegmenter(Inferer):
     """Whole-tumour and enhancing-tumour masks of a stack of slices.
 
-    Every slice is resized to ``zoom`` times the network's input, its centre is segmented, the thresholded masks are padded
-    back with background and resized to the slice's size, as in the T4E solution of the RSNA-MICCAI 2021 challenge.
+    The method's way: every slice is resized to ``zoom`` times the network's input, its centre is segmented, the thresholded
+    masks are padded back with background and resized to the slice's size, as in the T4E solution of the RSNA-MICCAI 2021
+    challenge. Networks that were trained on a field of view in mm are shown that field about the middle of the brain instead,
+    whatever the size of pixels, and where voxels are nearly cubes they are shown the series along three planes and averaged.
 
     Args:
         image_size: side of the network's square input.
@@ -115,6 +127,9 @@ class SliceSegmenter(Inferer):
         coarse_step: mm; where more than 0, slices this far apart are segmented first, and those between two of them only
             if one of the two shows tumour; the others have none.
         scaling: one of ``SCALINGS``, that which the network was trained with.
+        field_of_view: mm that the side of the input stands for, of networks that were trained so. None, and series whose
+            pixel size is unknown or can't be a head's: ``zoom``.
+        planes: auto, or acquired: along the plane of the acquisition alone.
     """
 
     def __init__(
@@ -125,6 +140,8 @@ class SliceSegmenter(Inferer):
         amp: bool | str = "auto",
         coarse_step: float = 0,
         scaling: str = "minmax",
+        field_of_view: float | None = None,
+        planes: str = "auto",
     ) -> None:
         super().__init__()
         if zoom < 1:
@@ -133,34 +150,105 @@ class SliceSegmenter(Inferer):
             raise ValueError(f"scaling is {scaling!r}, expected one of {', '.join(SCALINGS)}")
         if coarse_step < 0:
             raise ValueError(f"coarse_step is {coarse_step}, expected 0 (every slice is segmented) or a distance in mm")
+        if field_of_view is not None and not field_of_view > 0:
+            raise ValueError(f"field_of_view is {field_of_view}, expected a length in mm, or None")
+        if planes not in PLANES:
+            raise ValueError(f"planes is {planes!r}, expected one of {', '.join(PLANES)}")
         self.image_size, self.zoom, self.batch_size, self.amp = image_size, zoom, batch_size, amp
-        self.coarse_step, self.scaling = coarse_step, scaling
+        self.coarse_step, self.scaling, self.field_of_view, self.planes = coarse_step, scaling, field_of_view, planes
 
     def __call__(self, inputs: torch.Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> torch.Tensor:
         """Masks ``(..., 2, H, W)`` uint8 of 0 and 1 of slices ``(..., H, W)`` in 0…255, ``(N, H, W)`` for example.
 
-        ``slice_distance`` among the keyword arguments tells how far apart the slices are, in mm (``coarse_step``).
+        Args:
+            inputs: the slices.
+            network: gives logits.
+            *args: unused.
+            **kwargs: ``geometry``, the :class:`custom_transforms.SliceGeometry` of a stack ``(N, H, W)``, without which neither
+                millimetres nor other planes are known.
 
         Raises:
             NonFiniteError: when the network answers with NaN or infinity.
         """
         slices = inputs.flatten(0, -3)
+        geometry: SliceGeometry | None = kwargs.get("geometry")
+        if geometry is not None and self.crosses(geometry) and len(slices):
+            volume = slices.permute(2, 1, 0)
+            found = self.of_volume(volume, geometry.stack_affine, network).permute(3, 0, 2, 1)
+            return (found >= 0.5).to(torch.uint8).contiguous()
         masks = inputs.new_zeros((len(slices), 2, *inputs.shape[-2:]), dtype=torch.uint8)
-        step = max(int(self.coarse_step / kwargs.get("slice_distance", torch.inf)), 1)
+        step = max(int(self.coarse_step / (geometry.slice_spacing if geometry else torch.inf)), 1)
         coarse = sorted({*range(0, len(slices), step), *range(len(slices))[-1:]})
         window = self.window(slices)
-        self._segment(slices, coarse, network, masks, window)
+        view = self._view(slices, window, geometry.pixel_spacing if geometry else None)
+        cut = self.field_of_view is None
+        for batch, found in self._segment(slices, coarse, network, window, view, cut):
+            masks[batch] = (found >= 0.5).to(torch.uint8)
         between = [
             index
             for first, last in itertools.pairwise(coarse)
             if last > first + 1 and masks[[first, last], 0].any()
             for index in range(first + 1, last)
         ]
-        self._segment(slices, between, network, masks, window)
+        for batch, found in self._segment(slices, between, network, window, view, cut):
+            masks[batch] = (found >= 0.5).to(torch.uint8)
         return masks.reshape(*inputs.shape[:-2], 2, *inputs.shape[-2:])
 
+    def crosses(self, geometry: SliceGeometry) -> bool:
+        """Whether a series is segmented along three planes: that must be wanted, learnt, and worth it."""
+        sides = (*geometry.pixel_spacing, geometry.slice_spacing)
+        return (
+            self.planes == "auto"
+            and self.field_of_view is not None
+            and not self.coarse_step
+            and max(sides) <= NEARLY_CUBIC * min(sides)
+        )
+
+    def of_volume(
+        self,
+        volume: torch.Tensor,
+        affine: np.ndarray,
+        network: Callable[..., Any],
+        planes: Sequence[str] = tuple(DISPLAY_AXCODES),
+        zooms: Mapping[str, float] | None = None,
+        min_foreground: float = 0.02,
+    ) -> torch.Tensor:
+        """Probabilities ``(2, X, Y, Z)`` float32 of WT and ET: the mean over the slices that hold a voxel, 0 where none counts.
+
+        Args:
+            volume: ``(X, Y, Z)`` in 0…255.
+            affine: from voxel index to RAS, mm.
+            network: gives logits.
+            planes: that are cut.
+            zooms: by plane, where another than ``zoom``.
+            min_foreground: share of pixels brighter than the background that a slice must exceed to count.
+
+        Raises:
+            NonFiniteError: when the network answers with NaN or infinity.
+        """
+        total = torch.zeros((2, *volume.shape), device=volume.device)
+        votes = torch.zeros(volume.shape, dtype=torch.uint8, device=volume.device)
+        window = self.window(volume)
+        for plane in planes:
+            geometry = SliceGeometry(affine, tuple(volume.shape), plane)
+            slices = torch.as_tensor(geometry.to_stack(volume))
+            counts = (slices > window[0]).float().mean((1, 2)) > min_foreground
+            view = self._view(slices, window, geometry.pixel_spacing, (zooms or {}).get(plane, self.zoom))
+            axes, flips = geometry.moves()
+            there, votes_there = total.permute(0, *(axis + 1 for axis in axes)), votes.permute(axes)
+            for batch, found in self._segment(slices, torch.nonzero(counts)[:, 0].tolist(), network, window, view):
+                places = len(slices) - 1 - batch if 0 in flips else batch
+                turned = found.flip([axis + 1 for axis in flips if axis])
+                there[:, places] += turned.movedim(0, 1)
+                votes_there[places] += 1
+        return total / votes.clamp(min=1)
+
     def probabilities(
-        self, slices: torch.Tensor, network: Callable[..., Any], window: tuple[int, int] | None = None
+        self,
+        slices: torch.Tensor,
+        network: Callable[..., Any],
+        window: tuple[int, int] | None = None,
+        spacing: tuple[float, float] | None = None,
     ) -> torch.Tensor:
         """Probabilities ``(N, 2, H, W)`` float32 of WT and ET; 0 outside what the network is shown.
 
@@ -168,56 +256,120 @@ class SliceSegmenter(Inferer):
             slices: ``(N, H, W)`` in 0…255.
             network: gives logits.
             window: of the series, where these are not all of its slices.
+            spacing: of rows and of columns, mm.
 
         Raises:
             NonFiniteError: when the network answers with NaN or infinity.
         """
         found = slices.new_zeros((len(slices), 2, *slices.shape[-2:]), dtype=torch.float32)
-        self._segment(slices, range(len(slices)), network, found, window or self.window(slices))
+        window = window or self.window(slices)
+        view = self._view(slices, window, spacing)
+        for batch, part in self._segment(slices, range(len(slices)), network, window, view):
+            found[batch] = part
         return found
 
     def window(self, series: torch.Tensor) -> tuple[int, int]:
         """The grey values of a series in 0…255 that the network is shown as black and as white."""
         return grey_window(series) if self.scaling == "window" else (0, 255)
 
-    def zoomed(self, zoom: float) -> SliceSegmenter:
-        """The same with another zoom."""
-        return SliceSegmenter(self.image_size, zoom, self.batch_size, self.amp, self.coarse_step, self.scaling)
+    def centre(self, slices: torch.Tensor) -> torch.Tensor:
+        """What the network is shown of slices ``(B, H, W)`` by the method: ``(B, image_size, image_size)``."""
+        return ZoomedCentre(self.image_size, self.zoom).show(slices)
+
+    def _view(
+        self,
+        slices: torch.Tensor,
+        window: tuple[int, int],
+        spacing: tuple[float, float] | None,
+        zoom: float | None = None,
+    ) -> ZoomedCentre | FieldOfView:
+        """Which part of its slices the network is shown of a series."""
+        sides = [length * distance for length, distance in zip(slices.shape[1:], spacing or (0, 0), strict=True)]
+        if self.field_of_view is None or not all(SMALLEST_HEAD <= side <= LARGEST_PICTURE for side in sides):
+            return ZoomedCentre(self.image_size, zoom or self.zoom)
+        assert spacing is not None
+        head = (slices > window[0]).any(0)
+        if not head.any():
+            head = torch.ones_like(head)
+        lines = [torch.nonzero(head.any(axis))[:, 0] for axis in (1, 0)]
+        middle = [int(line[0] + line[-1] + 1) / 2 for line in lines]
+        return FieldOfView(self.image_size, [self.field_of_view / distance for distance in spacing], middle)
 
     def _segment(
         self,
         slices: torch.Tensor,
         indices: Sequence[int],
         network: Callable[..., Any],
-        found: torch.Tensor,
         window: tuple[int, int],
-    ) -> None:
-        """Write the masks, or probabilities where ``found`` has fractions, of some of the slices."""
-        before, after = self._border()
+        view: ZoomedCentre | FieldOfView,
+        cut: bool = False,
+    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Batches of indices with probabilities ``(B, 2, H, W)``; with ``cut``, they are made 0 or 1 before they are resized."""
         for start in range(0, len(indices), self.batch_size):
             batch = torch.tensor(indices[start : start + self.batch_size], device=slices.device)
-            centre = self.centre(stretch(slices[batch].float(), window))
+            shown = view.show(stretch(slices[batch].float(), window))
             with autocast(slices.device, self.amp):
-                logits = network(normalise(centre[:, None].expand(-1, 3, -1, -1))).float()
+                logits = network(normalise(shown[:, None].expand(-1, 3, -1, -1))).float()
             if not is_finite(logits):
                 raise NonFiniteError(not_finite("segmenter"))
-            parts = logits.sigmoid() if found.is_floating_point() else (logits > 0).float()
-            parts = F.pad(parts, (before, after, before, after))
-            resized = F.interpolate(parts, size=slices.shape[1:], mode="bilinear", align_corners=False)
-            found[batch] = resized if found.is_floating_point() else (resized >= 0.5).to(found.dtype)
+            yield batch, view.back((logits > 0).float() if cut else logits.sigmoid(), slices.shape[1:])
 
-    def centre(self, slices: torch.Tensor) -> torch.Tensor:
-        """What the network is shown of slices ``(B, H, W)``: ``(B, image_size, image_size)``."""
-        before, after = self._border()
-        whole = before + self.image_size + after
-        images = F.interpolate(slices[:, None], size=(whole, whole), mode="bilinear", align_corners=False)
-        return images[:, 0, before : before + self.image_size, before : before + self.image_size]
 
-    def _border(self) -> tuple[int, int]:
-        """Pixels of the enlarged slice before and after its centre."""
-        whole = int(self.image_size * self.zoom)
-        before = (whole - self.image_size) // 2
-        return before, whole - self.image_size - before
+class ZoomedCentre:
+    """The centre of a slice that was enlarged, which is how the method shows slices to its segmenter.
+
+    Args:
+        size: side of the network's input.
+        zoom: how much larger than it slices are made.
+    """
+
+    def __init__(self, size: int, zoom: float) -> None:
+        self.size, self.whole = size, int(size * zoom)
+        self.before = (self.whole - size) // 2
+
+    def show(self, slices: torch.Tensor) -> torch.Tensor:
+        """``(B, H, W)`` to ``(B, size, size)``."""
+        images = F.interpolate(slices[:, None], size=(self.whole, self.whole), mode="bilinear", align_corners=False)
+        inside = slice(self.before, self.before + self.size)
+        return images[:, 0, inside, inside]
+
+    def back(self, found: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
+        """``(B, C, size, size)`` to ``(B, C, H, W)``, 0 beside what was shown."""
+        after = self.whole - self.size - self.before
+        padded = F.pad(found, (self.before, after, self.before, after))
+        return F.interpolate(padded, size=tuple(shape), mode="bilinear", align_corners=False)
+
+
+class FieldOfView:
+    """A field of so many pixels about the middle of the brain, made as large as the network's input.
+
+    Args:
+        size: side of the network's input.
+        extent: pixels along rows' and columns' direction that are shown, to the next whole one.
+        middle: of the field, in pixels from the first edge.
+    """
+
+    def __init__(self, size: int, extent: Sequence[float], middle: Sequence[float]) -> None:
+        self.size = size
+        self.extent = [max(round(length), 1) for length in extent]
+        self.first = [round(at - length / 2) for at, length in zip(middle, self.extent, strict=True)]
+
+    def _margins(self, shape: Sequence[int]) -> list[int]:
+        """Pixels to add, or below 0 to cut off, in the order of :func:`torch.nn.functional.pad`."""
+        (top, left), (height, width) = self.first, self.extent
+        return [-left, left + width - shape[1], -top, top + height - shape[0]]
+
+    def show(self, slices: torch.Tensor) -> torch.Tensor:
+        """``(B, H, W)`` to ``(B, size, size)``, black beside the slice."""
+        field = F.pad(slices[:, None], self._margins(slices.shape[1:]))
+        shrinks = max(self.extent) > ANTIALIASED * self.size
+        size = (self.size, self.size)
+        return F.interpolate(field, size=size, mode="bilinear", align_corners=False, antialias=shrinks)[:, 0]
+
+    def back(self, found: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
+        """``(B, C, size, size)`` to ``(B, C, H, W)``, 0 beside what was shown."""
+        field = F.interpolate(found, size=tuple(self.extent), mode="bilinear", align_corners=False)
+        return F.pad(field, [-margin for margin in self._margins(shape)])
 
 
 class SequenceClassifier(Inferer):
@@ -288,12 +440,12 @@ def prepare_series_batch(
 ) -> tuple[torch.Tensor, torch.Tensor | None, tuple, dict[str, Any]]:
     """MONAI engines' ``prepare_batch`` for a series: its image, its label if any, and what the inferers are told of it.
 
-    They are told its modality, and how far apart its slices are where the series has a geometry.
+    They are told its modality, and its geometry where the series has one.
     """
     image = batchdata["image"].to(device=device, non_blocking=non_blocking)
     label = batchdata.get("label")
     target = None if label is None else torch.as_tensor([[float(label)]], device=device)
     known = {key: batchdata[key] for key in ("mri_type",) if key in batchdata}
     if batchdata.get("geometry") is not None:
-        known["slice_distance"] = batchdata["geometry"].slice_spacing
+        known["geometry"] = batchdata["geometry"]
     return image, target, (), known

@@ -37,6 +37,7 @@ SEGMENTER_SETTINGS: dict[str, Any] = {
     "decoder_channels": [256, 128, 64, 32, 16],
     "image_size": 224,
     "scaling": "minmax",
+    "field_of_view": None,
 }
 CLASSIFIER_SETTINGS: dict[str, Any] = {
     "backbone": "eca_nfnet_l0",

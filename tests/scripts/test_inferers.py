@@ -132,7 +132,8 @@ def test_coarse_steps_pass_over_slices_between_two_without_tumour(tumour, distan
     slices = torch.zeros(len(tumour), 24, 24)
     slices[torch.tensor(tumour, dtype=torch.bool), 8:16, 8:16] = 255
     network, every = Counting(), Counting()
-    found = SliceSegmenter(24, 1.2, 4, False, coarse_step)(slices, network, slice_distance=distance)
+    geometry = SliceGeometry(np.diag([1.0, 1.0, distance, 1.0]), (24, 24, max(len(tumour), 1)), "axial")
+    found = SliceSegmenter(24, 1.2, 4, False, coarse_step)(slices, network, geometry=geometry)
     expected = SliceSegmenter(24, 1.2, 4, False)(slices, every)
     step = max(int(coarse_step / distance), 1)
     coarse = [index for index in range(len(tumour)) if index % step == 0 or index == len(tumour) - 1]
@@ -349,7 +350,7 @@ def test_batch_of_a_series():
 def test_a_series_with_a_geometry_tells_how_far_apart_its_slices_are():
     geometry = SliceGeometry(np.diag([1.0, 1.0, 3.5, 1.0]), (4, 4, 2), "axial")
     batch = {"image": torch.zeros(2, 4, 4), "geometry": geometry}
-    assert prepare_series_batch(batch, "cpu")[3] == {"slice_distance": 3.5}
+    assert prepare_series_batch(batch, "cpu")[3] == {"geometry": geometry}
     assert prepare_series_batch({**batch, "geometry": None}, "cpu")[3] == {}
 
 
@@ -375,8 +376,69 @@ def test_probabilities_decide_as_masks_do():
         (found >= 0.5) != masks.bool()
     ).float().mean() < 0.03  # at borders, where masks are cut before they are resized
     assert segmenter.probabilities(slices[:0], Threshold()).shape == (0, 2, 40, 48)
-    zoomed = segmenter.zoomed(1.0)
-    assert (zoomed.zoom, zoomed.image_size, zoomed.batch_size, zoomed.amp) == (1.0, 32, 3, False)
+
+
+@pytest.mark.parametrize("spacing", [1.0, 0.5, 1.9])
+@pytest.mark.parametrize("plane", ["axial", "coronal", "sagittal"])
+def test_a_field_of_view_is_the_same_for_all_pixel_sizes(spacing, plane):
+    """A square of 40 mm, off the picture's middle, fills a fifth of the network's picture at any spacing."""
+    geometry = SliceGeometry(np.diag([spacing] * 3 + [1]), tuple([int(240 / spacing)] * 3), plane)
+    side, low, high = geometry.stack_shape[1], round(50 / spacing), round(90 / spacing)
+    slices = torch.zeros((2, side, side))
+    slices[:, low:high, low:high] = 255
+    shown = []
+
+    class Watching(Threshold):
+        def forward(self, images):
+            shown.append(images)
+            return super().forward(images)
+
+    found = SliceSegmenter(64, amp=False, field_of_view=200, planes="acquired")(slices, Watching(), geometry=geometry)
+    white = (shown[0][0, 0] > 0).any(0).sum()
+    assert abs(int(white) - 64 / 5) <= 1
+    middle = torch.nonzero(shown[0][0, 0] > 0).float().mean(0)
+    assert abs(float(middle.mean()) - 31.5) < 0.6
+    edge = round(6 / spacing)  # two of the network's pixels
+    assert found[0, 0, low + edge : high - edge, low + edge : high - edge].all()
+    assert not found[0, 0, : low - edge].any()
+    assert not found[0, 0, :, high + edge :].any()
+
+
+def test_a_pixel_size_that_no_head_has_is_not_believed():
+    slices = torch.from_numpy(smooth_slices(3, 40, 40))
+    expected = SliceSegmenter(32, 1.2, amp=False).probabilities(slices, Threshold())
+    segmenter = SliceSegmenter(32, 1.2, amp=False, field_of_view=200)
+    for spacing in ((0.01, 0.01), (100, 100), None, (1, 0.001)):
+        assert torch.equal(segmenter.probabilities(slices, Threshold(), spacing=spacing), expected)
+    assert not torch.equal(segmenter.probabilities(slices, Threshold(), spacing=(5, 5)), expected)
+    with pytest.raises(ValueError, match="field_of_view is 0, expected a length in mm"):
+        SliceSegmenter(field_of_view=0)
+    with pytest.raises(ValueError, match="planes is 'all', expected one of auto, acquired"):
+        SliceSegmenter(planes="all")
+
+
+@pytest.mark.parametrize("plane", ["axial", "coronal", "sagittal"])
+def test_nearly_cubic_voxels_are_segmented_along_three_planes(plane):
+    geometry = SliceGeometry(np.diag([-4.0, 4, 5, 1]), (48, 52, 40), plane)
+    slices = torch.zeros(geometry.stack_shape)
+    slices[5:-5, 5:-5, 5:-5] = 60
+    slices[10:14, 20:26, 8:20] = 255
+    network, alone = Counting(), Counting()
+    options = {"image_size": 64, "amp": False, "field_of_view": 250}
+    found = SliceSegmenter(**options)(slices, network, geometry=geometry)
+    SliceSegmenter(**options, planes="acquired")(slices, alone, geometry=geometry)
+    assert found.shape == (len(slices), 2, *slices.shape[1:])
+    assert alone.shown == len(slices)
+    assert network.shown == sum(slices.shape) - 3 * 10  # slices without a head are passed over
+    right = slices > 128
+    both = (found[:, 0].bool() & right).sum()
+    assert 2 * both / (found[:, 0].sum() + right.sum()) > 0.85
+    thick = SliceGeometry(np.diag([1.0, 1, 5, 1]), (48, 52, 40), "axial")
+    segmenter = SliceSegmenter(**options)
+    assert segmenter.crosses(geometry)
+    assert not segmenter.crosses(thick)
+    assert not SliceSegmenter(**options, coarse_step=4).crosses(geometry)
+    assert not SliceSegmenter().crosses(geometry)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
