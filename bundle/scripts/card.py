@@ -98,6 +98,9 @@ def sections(metrics: Mapping[str, Any], config: Mapping[str, Any]) -> list[str]
         found.append(
             f"No person was on both sides of any of {count} splits, by identifier, DICOM PatientID and pixels of every series."
         )
+        seen = metrics["leakage"].get("segmenter_trained_on")
+        if seen:
+            found.append(f"The segmenter was trained on {len(seen)} of these patients: {', '.join(seen)}.")
     return found
 
 

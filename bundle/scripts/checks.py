@@ -220,7 +220,6 @@ _SETTINGS: dict[str, Check] = {
     "stages": some_of(STAGES),
     **dict.fromkeys(("mri_type", "reference"), one_of(MRI_TYPES)),
     "selection": one_of(SELECTIONS),
-    "planes": some_of(("axial", "coronal", "sagittal")),
     "runtime": one_of(RUNTIMES),
     "precision": one_of(PRECISIONS),
     "amp": one_of(("auto", True, False)),
@@ -253,8 +252,9 @@ def settings(config: str, values: Mapping[str, Any]) -> None:
         checks["runtime"] = _TRAINING["runtime"]
     if config.startswith("evaluate_"):
         checks["prepared_dir"] = prepared
-    if isinstance(known.get("planes"), str):
-        checks["planes"] = one_of(PLANES)
+    planes = known.get("planes")
+    if planes and not isinstance(planes, Mapping):
+        checks["planes"] = one_of(PLANES) if isinstance(planes, str) else some_of(("axial", "coronal", "sagittal"))
     for key, value in values.items():
         default = _default(config, known, key)
         if value is None or str(value)[:1] in "$@%":  # an expression, which is known only later

@@ -19,7 +19,7 @@ from typing import Any
 
 import yaml
 
-from . import checks, distributed, leakage, runs
+from . import checks, distributed, leakage, runs, weights
 from .checks import SELECTIONS, STAGES
 from .cli import run_config
 from .datalists import EXCLUDED_PATIENTS, MRI_TYPES, classification_split, load_datalist, segmentation_split
@@ -329,9 +329,12 @@ class CrossValidation:
         """
         compared = {}
         everyone = self._task2() if self.datalist is not None else {}
+        start = self._start_settings() if "segmentation" in (stages or self.stages) else {}
         for stage in stages or self.stages:
             for fold in self.folds[stage]:
                 training, held_out = self._split(stage, fold)
+                if stage == "segmentation":
+                    leakage.refuse_trained(held_out, start, self._init(), self._namesakes())
                 name = f"{stage}, fold {fold}"
                 sides = (f"training of {name}", "the patients it holds out")
                 compared[name] = leakage.refuse_leaks(training, held_out, sides, REMEDY)
@@ -346,6 +349,22 @@ class CrossValidation:
         for name, count in compared.items():
             logger.info("no leak in %s: %d patients compared", name, count)
         return compared
+
+    def _init(self) -> str:
+        """What the trainings of stage 1 begin with."""
+        return str(self.settings["train_segmentation"].get("init", "imagenet"))
+
+    def _start_settings(self) -> dict[str, Any]:
+        return weights.start_settings(self._init(), Path(__file__).resolve().parents[1] / "models")
+
+    def _namesakes(self) -> bool:
+        return bool(self.settings["evaluate_segmentation"].get("namesakes", False))
+
+    def _seen_by_segmenter(self) -> list[str]:
+        """The patients of Task 2 whom the segmenter's file lists as those that it was trained on."""
+        if self.datalist is None or self.segmenter is None or not Path(self.segmenter).is_file():
+            return []
+        return leakage.name_trained(self._task2(), weights.segmenter_settings(self.segmenter), self.segmenter)
 
     def _split(self, stage: str, fold: int) -> tuple[dict[str, leakage.Identity], dict[str, leakage.Identity]]:
         if stage == "segmentation":
@@ -377,10 +396,13 @@ class CrossValidation:
         file = Path(str(self.segmenter)).parent / CONFIG_FILE
         config = yaml.safe_load(file.read_text(encoding="utf-8")) if file.is_file() else {}
         if config.get("job") != "train_segmentation" or not Path(str(config.get("datalist"))).is_file():
-            logger.warning(
-                "%s does not lie in the folder of its training: whether patients of Task 2 trained it can't be checked",
-                self.segmenter,
-            )
+            if "trained_on" in weights.segmenter_settings(self.segmenter):
+                self._seen_by_segmenter()
+            else:
+                logger.warning(
+                    "%s does not lie in the folder of its training: whether patients of Task 2 trained it can't be checked",
+                    self.segmenter,
+                )
             return None
         options = [config.get(key) for key in ("datalist", "dataset_dir", "fold", "classification_datalist")]
         index = Path(str(config.get("prepared_dir"))) / "index.json"
@@ -479,7 +501,7 @@ class CrossValidation:
     def _finish(self, state: Mapping[str, Any]) -> dict[str, Any]:
         facts = {
             "selection": self.selection,
-            "leakage": {"leaks": 0, "compared": self.verify()},
+            "leakage": {"leaks": 0, "compared": self.verify(), "segmenter_trained_on": self._seen_by_segmenter()},
             "seconds": dict(state["seconds"]),
         }
         rows = self.predictions() if "classification" in self.stages else []

@@ -11,11 +11,12 @@ import logging
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from .datalists import person
+from .datalists import lookup, person
 
 logger = logging.getLogger(__name__)
 
@@ -180,3 +181,92 @@ def refuse_leaks(
             + f"{more}. {remedy}"
         )
     return len(first) + len(second)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# the patients that weights were trained on, as their file lists them
+
+
+def trained_on(
+    patients: Iterable[Mapping[str, Any]], start: Mapping[str, Any], otherwise: str | None = None
+) -> list[str] | str | None:
+    """What a weights file says of whom it was trained on: these patients, and those of the weights that the training began with.
+
+    Args:
+        patients: entries of the data list that train.
+        start: settings of the weights that it begins with.
+        otherwise: what it says where there are none.
+    """
+    names = [*_listed(start), *(str(entry["patient"]) for entry in patients)]
+    return list(dict.fromkeys(names)) or otherwise
+
+
+def _listed(settings: Mapping[str, Any]) -> list[str]:
+    listed = settings.get("trained_on")
+    return [str(name) for name in listed] if isinstance(listed, (list, tuple)) else []
+
+
+def trained(patients: Iterable[str], settings: Mapping[str, Any]) -> dict[str, str]:
+    """The patients that weights were trained on, ``{patient: name in the weights file}``.
+
+    A number is the same person in all of the challenge's names, as everywhere in this guard.
+
+    Args:
+        patients: identifiers in a data list.
+        settings: of the weights file.
+    """
+    known = lookup({name: name for name in _listed(settings)})
+    found = {patient: known(patient) for patient in patients}
+    return {patient: name for patient, name in found.items() if name is not None}
+
+
+def refuse_trained(
+    patients: Iterable[str], settings: Mapping[str, Any], file: str | Path, namesakes: bool = False
+) -> None:
+    """Raise where patients who are to be held out trained the weights.
+
+    Args:
+        patients: who are held out.
+        settings: of the weights file.
+        file: with the weights.
+        namesakes: they are others who only have the same names, as phantoms may; then it is said in the log.
+
+    Raises:
+        LeakError: naming the patients.
+    """
+    found = trained(patients, settings)
+    if not found:
+        return
+    names = ", ".join(_shown(found))
+    if namesakes:
+        logger.warning("%s: trained on patients named like %s; taken for others (--namesakes)", file, names)
+        return
+    raise LeakError(
+        f"{file}: was trained on {len(found)} of the patients that it is to be evaluated on: {names}. Leave them out of the data list; or, "
+        "if they are others who only have the same names, add --namesakes True"
+    )
+
+
+def name_trained(patients: Iterable[str], settings: Mapping[str, Any], file: str | Path) -> list[str]:
+    """The patients that the segmenter was trained on; the log names them, for their masks are better than other patients' are.
+
+    Args:
+        patients: who are segmented.
+        settings: of the segmentation weights.
+        file: with the weights.
+    """
+    found = trained(patients, settings)
+    if found:
+        logger.warning(
+            "%s: was trained on %d of these patients: %s. Their masks are better than others' will be: leave them out where figures "
+            "are to hold for new patients",
+            file,
+            len(found),
+            ", ".join(_shown(found)),
+        )
+    return sorted(found)
+
+
+def _shown(found: Mapping[str, str]) -> list[str]:
+    names = [mine if mine == theirs else f"{mine} ({theirs} there)" for mine, theirs in sorted(found.items())]
+    return names[:SHOWN] + ([f"and {len(names) - SHOWN} more"] if len(names) > SHOWN else [])

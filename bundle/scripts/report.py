@@ -233,6 +233,8 @@ def flattened(metrics: Mapping[str, Any]) -> dict[str, Any]:
         found["leakage"] = {
             "leaks": metrics["leakage"]["leaks"],
             "splits_compared": len(metrics["leakage"]["compared"]),
+            "segmenter was trained on": ", ".join(metrics["leakage"].get("segmenter_trained_on", []))
+            or "none of them, as far as is known",
         }
     for kind in ("ensembles", "mri_types", "seeds"):
         found[kind] = {name: _with_intervals(one) for name, one in summary[kind].items()}

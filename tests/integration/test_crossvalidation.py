@@ -2,15 +2,17 @@
 
 import csv
 import json
+import logging
 import shutil
 
 import pytest
+import torch
 import yaml
 
 import radiogenomics
-from scripts import crossvalidation, leakage
+from scripts import card, crossvalidation, leakage
 from scripts.evaluation import COLUMNS
-from scripts.weights import sha256
+from scripts.weights import read_weights, sha256
 
 SEGMENTER = {"encoder_name": "tu-test_efficientnet", "decoder_channels": [8, 8, 4, 4, 4], "image_size": 32}
 CLASSIFIER = {
@@ -282,6 +284,37 @@ def test_a_renamed_copy_stops_the_run_before_any_training(cohort, segmenter, tmp
     with pytest.raises(leakage.LeakError, match=r"00099 and 00005 \(DICOM PatientID, pixels of a series\)"):
         validate(tmp_path, tmp_path / "run", segmenter=segmenter)
     assert not (tmp_path / "run" / "classification").exists()
+
+
+def test_a_start_that_was_trained_on_held_out_patients_is_refused(cohort, segmenter, tmp_path):
+    state, known = read_weights(segmenter)
+    file = tmp_path / "start.pt"
+    torch.save({"model": state, "settings": {**known, "trained_on": ["BraTS2021_00002"]}}, file)
+    settings = {**SETTINGS, "train_segmentation": {**SETTINGS["train_segmentation"], "init": str(file)}}
+    options = {
+        "stages": ["segmentation"],
+        "segmentation_datalist": cohort / "task1.json",
+        "num_workers": 0,
+        "device": "cpu",
+    }
+    with pytest.raises(
+        leakage.LeakError, match="was trained on 1 of the patients that it is to be evaluated on: BraTS2021_00002"
+    ):
+        radiogenomics.crossvalidate(tmp_path / "run", datalist=cohort / "task2.json", **options, **settings)
+    assert not list(tmp_path.rglob("last.pt"))
+
+
+def test_patients_that_the_segmenter_knows_are_named(cohort, segmenter, tmp_path, caplog):
+    caplog.set_level(logging.WARNING)
+    state, known = read_weights(segmenter)
+    patients = [one["patient"] for one in json.loads((cohort / "task2.json").read_text())["training"]]
+    file = tmp_path / "start.pt"
+    listed = f"BraTS2021_{patients[0]}"
+    torch.save({"model": state, "settings": {**known, "trained_on": [listed, "Brats18_TCIA01_201_1"]}}, file)
+    metrics = validate(cohort, tmp_path / "run", segmenter=file, mri_types=["FLAIR"], seeds=[1])
+    assert metrics["leakage"]["segmenter_trained_on"] == [patients[0]]
+    assert f"was trained on 1 of these patients: {patients[0]} ({listed} there)" in caplog.text
+    assert f"The segmenter was trained on 1 of these patients: {patients[0]}." in "\n".join(card.sections(metrics, {}))
 
 
 def test_a_leak_in_a_finished_run_is_found(finished, cohort, segmenter, tmp_path):

@@ -179,6 +179,8 @@ def test_training_of_the_segmenter_leaves_what_it_should(cohort, segmentation):
     assert {"dice", "iou", "WT_dice", "ET_dice", "loss", "train_loss"} <= set(
         read_rows(segmentation / "history.csv")[0]
     )
+    patients = json.loads((cohort / "task1.json").read_text())["training"]
+    assert set(settings["trained_on"]) == {one["patient"] for one in patients if one["fold"] != 0} - {"BraTS2021_00004"}
     config = yaml.safe_load((segmentation / "resolved_config.yaml").read_text())
     assert config["encoder_name"] == SEGMENTER["encoder_name"]
     assert config["max_epochs"] == 2
@@ -252,6 +254,31 @@ def test_evaluation_of_the_segmenter(cohort, prepared_slices, segmentation, tmp_
 
 
 # Stage 2
+
+
+def test_a_segmenter_is_not_evaluated_on_whom_it_was_trained_on(cohort, prepared_slices, segmentation, tmp_path):
+    state, known = read_weights(segmentation / "segmentation.pt")
+    held_out = [
+        one["patient"] for one in json.loads((cohort / "task1.json").read_text())["training"] if one["fold"] == 0
+    ]
+    file = tmp_path / "start.pt"
+    torch.save({"model": state, "settings": {**known, "trained_on": held_out[:1]}}, file)
+    with refused(f"was trained on 1 of the patients that it is to be evaluated on: {held_out[0]}"):
+        radiogenomics.evaluate(
+            "segmentation", cohort / "task1.json", prepared_slices, tmp_path / "told", segmenter=file, num_workers=0
+        )
+    assert not (tmp_path / "told").exists()
+    options = {"namesakes": True, "distances": False, "num_workers": 0}
+    radiogenomics.evaluate(
+        "segmentation", cohort / "task1.json", prepared_slices, tmp_path / "done", segmenter=file, **options
+    )
+    assert (tmp_path / "done" / "metrics.json").is_file()
+    trained = tmp_path / "trained"  # begins with these weights: they were trained on all that trained those
+    radiogenomics.train(
+        "segmentation", cohort / "task1.json", prepared_slices, trained, max_epochs=1, batch_size=16,
+        **SEGMENTER, **{**TRAINING, "init": str(file)},
+    )  # fmt: skip
+    assert held_out[0] in read_weights(trained / "segmentation.pt")[1]["trained_on"]
 
 
 def test_every_series_is_prepared(cohort, prepared_series, segmenter):

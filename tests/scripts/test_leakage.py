@@ -82,3 +82,41 @@ def test_leaks_are_the_persons_on_both_sides(first, second):
     leaks = leakage.find_leaks(side(*(f"{n:05d}" for n in first)), side(*(f"BraTS2021_{n:05d}" for n in second)))
     assert {int(leak.first) for leak in leaks} == first & second
     assert len(leaks) == len(first & second)
+
+
+SHIPPED = {"trained_on": ["BraTS2021_00002", "Brats18_TCIA01_201_1"]}
+
+
+def test_patients_that_weights_were_trained_on_are_known_by_any_of_their_names():
+    names = ["00002", "BraTS-GLI-00002-000", "Brats18_TCIA01_201_1", "Brats18_TCIA01_201_2", "00003", "2b"]
+    assert leakage.trained(names, SHIPPED) == {
+        "00002": "BraTS2021_00002",
+        "BraTS-GLI-00002-000": "BraTS2021_00002",
+        "Brats18_TCIA01_201_1": "Brats18_TCIA01_201_1",
+    }
+    for settings_of_file in ({}, {"trained_on": "synthetic brains"}, {"trained_on": []}):
+        assert leakage.trained(names, settings_of_file) == {}
+
+
+def test_weights_are_not_evaluated_on_whom_they_were_trained_on(caplog):
+    caplog.set_level(logging.INFO)
+    leakage.refuse_trained(["00003", "X"], SHIPPED, "file.pt")
+    assert not caplog.messages
+    with pytest.raises(
+        leakage.LeakError, match=r"file\.pt: was trained on 1 of the .*: 00002 \(BraTS2021_00002 there\)"
+    ):
+        leakage.refuse_trained(["00003", "00002"], SHIPPED, "file.pt")
+    leakage.refuse_trained(["00003", "00002"], SHIPPED, "file.pt", namesakes=True)
+    assert "taken for others" in caplog.text
+    caplog.clear()
+    assert leakage.name_trained(["00003", "00002"], SHIPPED, "file.pt") == ["00002"]
+    assert "was trained on 1 of these patients: 00002" in caplog.text
+
+
+def test_weights_tell_everybody_that_trained_them():
+    mine = [{"patient": "a"}, {"patient": "b"}]
+    assert leakage.trained_on(mine, {}) == ["a", "b"]
+    assert leakage.trained_on(mine, {"trained_on": ["c", "b"]}) == ["c", "b", "a"]
+    assert leakage.trained_on(mine, {"trained_on": "synthetic brains"}) == ["a", "b"]
+    assert leakage.trained_on([], {}, "synthetic brains") == "synthetic brains"
+    assert leakage.trained_on([], {}) is None
