@@ -12,15 +12,19 @@ from torch import nn
 
 
 class _Strict(nn.Module):
-    """For programs that load whatever fits of a weights file, and go on with the rest at random: all by name and shape, or none."""
+    """For programs that load whatever fits of a weights file, and go on with the rest at random: all by name and shape, or none.
+
+    Others, as MONAI's exports, hand over all that a weights file holds, whose state dict is called ``model``.
+    """
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, **kwargs: Any) -> Any:  # type: ignore[override]
-        """Load a state dict strictly, even where ``strict`` is False.
+        """Load a state dict, or that of a whole weights file, strictly, even where ``strict`` is False.
 
         Raises:
             RuntimeError: when keys or shapes differ, naming them.
         """
-        return super().load_state_dict(state_dict, strict=True, **kwargs)
+        inner = state_dict.get("model")
+        return super().load_state_dict(inner if isinstance(inner, Mapping) else state_dict, strict=True, **kwargs)
 
 
 class StrictUnetPlusPlus(_Strict, smp.UnetPlusPlus):
