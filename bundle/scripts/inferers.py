@@ -229,8 +229,9 @@ class SliceSegmenter(Inferer):
         total = torch.zeros((2, *volume.shape), device=volume.device)
         votes = torch.zeros(volume.shape, dtype=torch.uint8, device=volume.device)
         window = self.window(volume)
+        x, y, z = volume.shape
         for plane in planes:
-            geometry = SliceGeometry(affine, tuple(volume.shape), plane)
+            geometry = SliceGeometry(affine, (x, y, z), plane)
             slices = torch.as_tensor(geometry.to_stack(volume))
             counts = (slices > window[0]).float().mean((1, 2)) > min_foreground
             view = self._view(slices, window, geometry.pixel_spacing, (zooms or {}).get(plane, self.zoom))
