@@ -31,8 +31,8 @@ from scripts.runtimes import Runtime  # noqa: E402
 REGIONS = ("WT", "ET")
 FIRST = {"WT": "FLAIR", "ET": "T1wCE"}
 """Modality whose weight is 1."""
-GRID = {"WT": (0, 0.25, 0.5, 1, 2), "ET": (0, 0.1, 0.25, 0.5)}
-"""Weights that are tried for each of the others."""
+GRID = {"WT": (0.02, 0.25, 0.5, 1), "ET": (0, 0.1, 0.25, 0.5)}
+"""Weights that are tried for each of the others; above 0 for WT, so that a modality decides where there is no better one."""
 PLANES = {"axial": (1, 0, 0), "all alike": (1, 1, 1), "axial twice": (2, 1, 1), "axial four times": (4, 1, 1)}
 """Weights of axial, coronal and sagittal slices that are tried."""
 
