@@ -52,7 +52,6 @@ sys.path.insert(0, str(Path(radiogenomics.__file__).parent))
 
 from scripts import datalists, dicom_output, dicom_studies, study_summary, weights  # noqa: E402
 
-
 SHIPPED = Path(radiogenomics.__file__).parent / "models"
 """Folder of the weights that are used where no others are given."""
 
