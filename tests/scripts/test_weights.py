@@ -358,6 +358,10 @@ def test_what_weights_say_of_themselves_is_told_when_they_are_used(tmp_path, cap
     weights.save_weights(segmenter(), {"note": "made of cheese"}, file)
     weights.announce(str(file))
     assert "made of cheese" in caplog.messages
+    shipped = weights.find_segmenter(None, Path(weights.__file__).parents[1] / "models")
+    caplog.clear()
+    weights.announce(str(shipped))
+    assert any("shipped" in message and "segmentation_weights.md" in message for message in caplog.messages)
 
 
 def test_segmenter_that_is_named_but_not_there(tmp_path):
