@@ -120,6 +120,11 @@ def test_declared_packages_are_those_of_the_project(metadata, project):
         assert required[name].specifier.contains(version), f"{name} {version}: pyproject.toml wants {required[name]}"
 
 
+def test_the_zoo_can_download_with_the_declared_gdown(metadata):
+    """Its checks install what the metadata name, and give gdown the option ``fuzzy``, which version 6 no longer has."""
+    assert metadata["required_packages_version"]["gdown"].startswith("5.")
+
+
 def test_no_name_that_monai_replaces(metadata):
     """MONAI takes ``optional_packages_version`` for the old name of the required ones, which it would then replace."""
     assert not set(DEPRECATED_ID_MAPPING) & set(metadata)
