@@ -311,7 +311,17 @@ def test_what_is_laid_over_a_site_is_there(job, tmp_path):
 def test_preparation_is_the_same_for_training_and_prediction():
     prepare, inference = read("prepare_classification"), read("inference")
     assert prepare["preparation"] == inference["preparation"]
-    for key in ("zoom", "min_foreground", "min_tumor_ratio", "max_contours", "batch_size", "device", "amp"):
+    for key in (
+        "zoom",
+        "min_foreground",
+        "segmented_foreground",
+        "planes",
+        "min_tumor_ratio",
+        "max_contours",
+        "batch_size",
+        "device",
+        "amp",
+    ):
         assert prepare[key] == inference[key], key
 
 
@@ -320,9 +330,18 @@ def test_segmentation_of_a_volume_is_that_of_prediction():
     for key in ("network_def", "dataloader", "inferer"):
         expected = json.loads(json.dumps(inference["preparation"][key]).replace("@preparation#", "@"))
         assert alone[key] == expected, key
-    for key in ("segmenter_file", "segmenter_settings", "zoom", "min_foreground", "batch_size", "device", "amp"):
+    for key in (
+        "segmenter_file",
+        "segmenter_settings",
+        "zoom",
+        "min_foreground",
+        "segmented_foreground",
+        "planes",
+        "amp",
+    ):
         assert alone[key] == inference[key], key
-    assert alone["preprocessing"] == inference["preparation"]["preprocessing"]
+    steps = [step for step in inference["preparation"]["preprocessing"]["transforms"] if "classified" not in str(step)]
+    assert alone["preprocessing"]["transforms"] == steps
 
 
 def test_fusion_computes_as_prediction_does():
@@ -333,7 +352,7 @@ def test_fusion_computes_as_prediction_does():
         expected = json.loads(json.dumps(inference["preparation"][key]).replace("@preparation#", "@"))
         assert fuse[key] == expected, key
     expected = {**inference["preparation"]["inferer"]}
-    del expected["coarse_step"]
+    del expected["coarse_step"], expected["planes"]
     assert fuse["inferer"]["segmenter"] == expected
 
 

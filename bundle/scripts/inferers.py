@@ -25,6 +25,8 @@ SCALINGS = ("minmax", "window")
 """What a segmentation network is shown of a series in 0…255: it as it is, or its :func:`grey_window` stretched to 0…255."""
 NEARLY_CUBIC = 1.6
 """Longest over shortest side of a voxel up to which a series is segmented along three planes."""
+SUSPECTED = 0.1
+"""Probability of tumour in one plane from which slices of the other planes are looked at."""
 SMALLEST_HEAD, LARGEST_PICTURE = 60, 600
 """mm: pictures that are smaller or larger have a pixel size that is wrong."""
 ANTIALIASED = 1.3
@@ -215,6 +217,8 @@ class SliceSegmenter(Inferer):
     ) -> torch.Tensor:
         """Probabilities ``(2, X, Y, Z)`` float32 of WT and ET: the mean over the slices that hold a voxel, 0 where none counts.
 
+        All slices of the first plane are segmented, and those of the others that cross what may be tumour in it.
+
         Args:
             volume: ``(X, Y, Z)`` in 0…255.
             affine: from voxel index to RAS, mm.
@@ -229,10 +233,13 @@ class SliceSegmenter(Inferer):
         total = torch.zeros((2, *volume.shape), device=volume.device)
         votes = torch.zeros(volume.shape, dtype=torch.uint8, device=volume.device)
         window = self.window(volume)
-        for plane in planes:
-            geometry = SliceGeometry(affine, tuple(volume.shape), plane)
+        x, y, z = volume.shape
+        for number, plane in enumerate(planes):
+            geometry = SliceGeometry(affine, (x, y, z), plane)
             slices = torch.as_tensor(geometry.to_stack(volume))
             counts = (slices > window[0]).float().mean((1, 2)) > min_foreground
+            if number and (suspected := total[0] >= SUSPECTED).any():
+                counts &= torch.as_tensor(geometry.to_stack(suspected)).any(2).any(1)
             view = self._view(slices, window, geometry.pixel_spacing, (zooms or {}).get(plane, self.zoom))
             axes, flips = geometry.moves()
             there, votes_there = total.permute(0, *(axis + 1 for axis in axes)), votes.permute(axes)

@@ -246,10 +246,15 @@ def is_classifier(file: str | Path) -> bool:
 
 def is_synthetic(file: str | Path) -> bool:
     """Whether weights were trained on synthetic brains alone; False for a file that can't be read."""
+    return _told(file).get("trained_on") == TRAINED_ON_SYNTHETIC
+
+
+def _told(file: str | Path) -> dict[str, Any]:
+    """The settings of a weights file; none of a file that can't be read."""
     try:
-        return read_weights(file)[1].get("trained_on") == TRAINED_ON_SYNTHETIC
+        return read_weights(file)[1]
     except WeightsError:
-        return False
+        return {}
 
 
 def start_settings(init: str | Path, models: str | Path) -> dict[str, Any]:
@@ -385,7 +390,10 @@ def announce(segmenter: str, classifiers: Mapping[str, Any] | None = None) -> No
         classifiers: from :func:`by_modality`; None where nothing is classified.
     """
     logger.info("segmentation weights: %s", segmenter)
-    if is_synthetic(segmenter):
+    known = _told(segmenter)
+    if known.get("note"):
+        logger.info("%s", known["note"])
+    if known.get("trained_on") == TRAINED_ON_SYNTHETIC:
         logger.info(
             "these were trained on synthetic brains alone, never on a patient's: look at every mask. Others: --segmenter FILE, or "
             "`radiogenomics download` and --segmenter released"

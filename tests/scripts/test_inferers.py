@@ -429,7 +429,12 @@ def test_nearly_cubic_voxels_are_segmented_along_three_planes(plane):
     SliceSegmenter(**options, planes="acquired")(slices, alone, geometry=geometry)
     assert found.shape == (len(slices), 2, *slices.shape[1:])
     assert alone.shown == len(slices)
-    assert network.shown == sum(slices.shape) - 3 * 10  # slices without a head are passed over
+    axial = slices.shape[{"axial": 0, "coronal": 1, "sagittal": 1}[plane]] - 10  # slices without a head are passed over
+    crossing = network.shown - axial
+    assert 0 < crossing < sum(slices.shape) - 30 - axial, "of the other planes those that cross what may be tumour"
+    nothing = Counting()
+    SliceSegmenter(**options)(slices.clamp(max=60), nothing, geometry=geometry)
+    assert nothing.shown == sum(slices.shape) - 30
     right = slices > 128
     both = (found[:, 0].bool() & right).sum()
     assert 2 * both / (found[:, 0].sum() + right.sum()) > 0.85

@@ -204,7 +204,7 @@ def test_settings_of_a_segmenter(tmp_path):
         "decoder_channels": [256, 128, 64, 32, 16],
         "image_size": 224,
     }
-    method["scaling"] = "minmax"
+    method |= {"scaling": "minmax", "field_of_view": None}
     assert weights.segmenter_settings(None) == method
     torch.save(segmenter().state_dict(), tmp_path / "flat.pth")
     assert weights.segmenter_settings(tmp_path / "flat.pth") == method
@@ -350,6 +350,14 @@ def test_synthetic_weights_are_announced_as_such(tmp_path, caplog):
     weights.announce(str(file), {"FLAIR": None})
     assert "trained on synthetic brains" not in caplog.text
     assert "FLAIR classifier weights: none" in caplog.text
+
+
+def test_what_weights_say_of_themselves_is_told_when_they_are_used(tmp_path, caplog):
+    caplog.set_level("INFO")
+    file = tmp_path / "segmentation.pt"
+    weights.save_weights(segmenter(), {"note": "made of cheese"}, file)
+    weights.announce(str(file))
+    assert "made of cheese" in caplog.messages
 
 
 def test_segmenter_that_is_named_but_not_there(tmp_path):
