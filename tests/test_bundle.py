@@ -444,6 +444,7 @@ def test_settings_of_flat_weights_are_those_of_training():
     settings = {**weights.SEGMENTER_SETTINGS}
     assert "start_settings(@init, @models_dir).get('scaling', 'minmax')" in segmentation["scaling"]
     assert settings.pop("scaling") == "minmax"
+    assert settings.pop("field_of_view") is None, "prepared slices are shown whole"
     assert {key: segmentation[key] for key in settings} == settings
     assert {key: classification[key] for key in weights.CLASSIFIER_SETTINGS} == weights.CLASSIFIER_SETTINGS
 
