@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -314,7 +315,8 @@ def write_index(
         if name in errors:  # even where an earlier preparation left a file
             rows[name] = dict(errors[name])
         elif file.is_file():
-            rows[name] = {"file": file.relative_to(prepared_dir).as_posix(), **PreparedSeries(file).info}
+            place = Path(os.path.relpath(file, prepared_dir)).as_posix()
+            rows[name] = {"file": place, **PreparedSeries(file).info}
         else:
             rows[name] = {**_who(item), "error": "not prepared"}
     write_json({"configuration": dict(configuration), "series": rows}, Path(prepared_dir) / "index.json")
