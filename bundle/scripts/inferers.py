@@ -27,8 +27,8 @@ THICKEST = 6.0
 """mm between acquired slices up to which a series is segmented along three planes."""
 SUSPECTED = 0.1
 """Probability of tumour in one plane from which slices of the other planes are looked at."""
-STEP = 3.0
-"""mm between the slices of the other planes that are looked at."""
+STEP, MARGIN = 3.0, 10.0
+"""mm between the slices of the other planes that are looked at, and how far beyond those suspected."""
 SMALLEST_HEAD, LARGEST_PICTURE = 60, 600
 """mm: pictures that are smaller or larger have a pixel size that is wrong."""
 ANTIALIASED = 1.3
@@ -219,7 +219,7 @@ class SliceSegmenter(Inferer):
         """Probabilities ``(2, X, Y, Z)`` float32 of WT and ET: the mean over the slices that hold a voxel, 0 where none counts.
 
         All slices of the acquisition, or of the first plane where voxels are cubes, are segmented, and of the other planes those that
-        cross what may be tumour in it, one every ``STEP`` mm, which speaks for its neighbours.
+        cross what may be tumour in it, one every ``STEP`` mm.
 
         Args:
             volume: ``(X, Y, Z)`` in 0…255.
@@ -233,7 +233,7 @@ class SliceSegmenter(Inferer):
             NonFiniteError: when the network answers with NaN or infinity.
         """
         total = torch.zeros((2, *volume.shape), device=volume.device)
-        votes = torch.zeros(volume.shape, dtype=torch.uint8, device=volume.device)
+        votes = torch.zeros(volume.shape, device=volume.device)
         window = self.window(volume)
         x, y, z = volume.shape
         geometries = [SliceGeometry(affine, (x, y, z), plane) for plane in planes]
@@ -241,23 +241,26 @@ class SliceSegmenter(Inferer):
         for number, geometry in enumerate(geometries):
             slices = torch.as_tensor(geometry.to_stack(volume))
             counts = (slices > window[0]).float().mean((1, 2)) > min_foreground
-            if number and (suspected := total[0] >= SUSPECTED).any():
-                counts &= torch.as_tensor(geometry.to_stack(suspected)).any(2).any(1)
-            view = self._view(slices, window, geometry.pixel_spacing, (zooms or {}).get(geometry.plane, self.zoom))
             step = max(int(STEP / geometry.slice_spacing), 1) if number else 1
+            if number and (suspected := total[0] > SUSPECTED * votes).any():
+                crossed = torch.as_tensor(geometry.to_stack(suspected)).any(2).any(1)
+                reach = round(MARGIN / geometry.slice_spacing)
+                counts &= F.max_pool1d(crossed[None].float(), 2 * reach + 1, 1, reach)[0] > 0
             starts = [start for start in range(0, len(slices) - step // 2, step) if counts[start : start + step].any()]
             chosen = [start + step // 2 for start in starts]
+            view = self._view(slices, window, geometry.pixel_spacing, (zooms or {}).get(geometry.plane, self.zoom))
             axes, flips = geometry.moves()
             there, votes_there = total.permute(0, *(axis + 1 for axis in axes)), votes.permute(axes)
             for batch, found in self._segment(slices, chosen, network, window, view):
                 turned = found.flip([axis + 1 for axis in flips if axis]).movedim(0, 1)
-                for shift in range(step):
-                    near = batch - step // 2 + shift
-                    known = near < len(slices)
-                    places = len(slices) - 1 - near[known] if 0 in flips else near[known]
-                    there[:, places] += turned[:, known]
-                    votes_there[places] += 1
-        return total / votes.clamp(min=1)
+                for shift in range(1 - step, step):  # linear between slices that were looked at
+                    share = 1 - abs(shift) / step
+                    known = (batch + shift >= 0) & (batch + shift < len(slices))
+                    near = batch[known] + shift
+                    places = len(slices) - 1 - near if 0 in flips else near
+                    there[:, places] += share * turned[:, known]
+                    votes_there[places] += share
+        return total / votes.clamp(min=1e-3)
 
     def probabilities(
         self,
