@@ -391,9 +391,10 @@ def pretrain(
     overwrite: bool = False,
     **overrides: Any,
 ) -> Path:
-    """Train a segmenter on slices of synthetic brains alone, drawn while it trains: a start for `train segmentation --init`.
+    """Train a segmenter on slices that are drawn while it trains: of synthetic brains, or cut anew from labelled volumes (--datalist).
 
-    `radiogenomics phantom --preview FILE.png` shows such slices. Scores are those of synthetic brains, not of real tumours.
+    `radiogenomics phantom --preview FILE.png` shows slices of synthetic brains; without a data list, scores are those of such brains,
+    not of real tumours. The weights are a segmenter, and a start for `train segmentation --init`.
 
     Args:
         output: folder of the run; its weights are segmentation.pt.

@@ -27,7 +27,7 @@ THICKEST = 6.0
 """mm between acquired slices up to which a series is segmented along three planes."""
 SUSPECTED = 0.1
 """Probability of tumour in one plane from which slices of the other planes are looked at."""
-STEP, MARGIN = 3.0, 10.0
+STEP, MARGIN = 2.0, 10.0
 """mm between the slices of the other planes that are looked at, and how far beyond those suspected."""
 SMALLEST_HEAD, LARGEST_PICTURE = 60, 600
 """mm: pictures that are smaller or larger have a pixel size that is wrong."""
