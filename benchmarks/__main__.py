@@ -7,9 +7,9 @@ from pathlib import Path
 
 import fire
 
-from . import loader, memory, predict, report, scaling, startup, study, training
+from . import loader, memory, predict, report, scaling, segment, startup, study, training
 
-TOPICS = ("startup", "loader", "training", "memory", "predict", "scaling")
+TOPICS = ("startup", "segment", "loader", "training", "memory", "predict", "scaling")
 
 
 def main(
@@ -23,7 +23,7 @@ def main(
     """Measure, and print a Markdown table a topic.
 
     Args:
-        topics: of startup, loader, training, memory, predict, scaling; all by default.
+        topics: of startup, segment, loader, training, memory, predict, scaling; all by default.
         output: file that the tables are written to as well.
         repeats: runs of which the median is told.
         cache: folder for studies, weights and outputs.
@@ -38,6 +38,7 @@ def main(
     folder.mkdir(parents=True, exist_ok=True)
     measure = {
         "startup": lambda: startup.main(repeats),
+        "segment": lambda: segment.main(repeats, folder),
         "loader": lambda: loader.main(repeats, folder),
         "training": lambda: training.main(repeats),
         "memory": lambda: memory.main(folder),

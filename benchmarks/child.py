@@ -1,6 +1,7 @@
 """One of the two ways in a process of its own, with its parts timed: ``python -m benchmarks.child WAY REPORT OPTIONS…``.
 
-``published`` takes the options of :func:`benchmarks.published.predict`, ``ours`` those of ``radiogenomics predict``.
+``published`` takes the options of :func:`benchmarks.published.predict`, ``ours`` those of ``radiogenomics predict``, ``segment`` those
+of ``radiogenomics segment``.
 ``BENCHMARK_STARTED`` in the environment is the time at which the process was asked for.
 """
 
@@ -34,7 +35,7 @@ PARTS: dict[str, dict[str, list[str]]] = {
     },
     "ours": {
         "networks": [
-            "segmentation_models_pytorch:UnetPlusPlus.__init__",
+            "scripts.networks:build_segmenter",
             "scripts.networks:BiLSTMNFNet.__init__",
             "scripts.weights:load_weights",
             "scripts.weights:load_classifiers",
@@ -42,7 +43,7 @@ PARTS: dict[str, dict[str, list[str]]] = {
             "scripts.runtimes:Runtime.accelerate",
         ],
         "read": ["scripts.preparation:SeriesDataset.__getitem__"],
-        "segment": ["scripts.inferers:SliceSegmenter.__call__"],
+        "segment": ["scripts.inferers:SliceSegmenter.__call__", "scripts.fusion:VolumeSegmenter.__call__"],
         "filter": ["custom_transforms:TumorRatioFilterd.__call__", "custom_transforms:ContourCountFilterd.__call__"],
         "load": ["scripts.loading:LoadSeries.__call__", "scripts.inferers:SequenceClassifier.resize"],
         "encode": ["scripts.inferers:SequenceClassifier.__call__"],
@@ -51,21 +52,23 @@ PARTS: dict[str, dict[str, list[str]]] = {
             "scripts.preparation:SaveSeries.__call__",
             "scripts.results:write_masks",
             "scripts.results:write_predictions",
+            "scripts.fusion:FuseSeries.__call__",
         ],
     },
 }
+PARTS["segment"] = PARTS["ours"]
 """What is timed, by way and part."""
 
 
 def main() -> None:
     """Run the way named on the command line and write the seconds of its parts."""
     way, report, *options = sys.argv[1:]
-    if way == "ours":
+    if way in ("ours", "segment"):
         from radiogenomics.scripts import cli
 
         cli._scripts("runs")  # the bundle's own `scripts`, as the command finds it
         command = cli.main
-        sys.argv = ["radiogenomics", "predict", *options]
+        sys.argv = ["radiogenomics", "predict" if way == "ours" else way, *options]
     else:
         import fire
 

@@ -22,13 +22,16 @@ from . import floor, process, report, study, weights
 logger = logging.getLogger(__name__)
 
 YARDSTICK = "published"
+SHIPPED = process.ROOT / "bundle" / "models" / "segmentation.pt"
+"""The weights that prediction uses by itself; the other variants use the yardstick's, so that their masks can be compared."""
 VARIANTS: dict[str, str] = {
     "default": "",
     "fast": "--fast True",
     "exact": "--exact True",
+    "shipped segmenter": f"--segmenter {SHIPPED}",
 }
 """Options of ``radiogenomics predict`` that are measured, by name."""
-PRECISIONS = {"default": "auto", "fast": "int8", "exact": "fp32"}
+PRECISIONS = {"default": "auto", "fast": "int8", "exact": "fp32", "shipped segmenter": "auto"}
 """What they compute in."""
 REGIONS = {"WT": 1, "ET": 2}
 """Smallest value of each region in a label map."""
@@ -83,13 +86,15 @@ def main(
         studies["Real study (DICOM)"] = real
     converted = []
     for name in names:  # once per weights file, before anything is measured
-        command = [sys.executable, "-m", "benchmarks.convert", *map(str, files.values()), PRECISIONS[name]]
+        used = {**files, **({"segmenter": SHIPPED} if str(SHIPPED) in VARIANTS[name] else {})}
+        command = [sys.executable, "-m", "benchmarks.convert", *map(str, used.values()), PRECISIONS[name]]
         converted.append(f"{process.watch(command)[0]:.0f} s for {name}")
     paragraphs = [
         "Start of a process that finds or converts both networks, before anything else was measured: "
         + ", ".join(converted)
         + ".",
-        f"Weights: `{files['segmenter'].name}` and `{files['classifier'].name}`. Medians of {repeats} (smallest to largest).",
+        f"Weights: `{files['segmenter'].name}` and `{files['classifier'].name}`, the shipped segmenter where that is said; its masks are others, "
+        f"and so is what is classified. Medians of {repeats} (smallest to largest).",
     ]
     for title, input_folder in studies.items():
         measured = measure(input_folder, folder / "predict", files, {name: VARIANTS[name] for name in names}, repeats)
@@ -97,7 +102,8 @@ def main(
         paragraphs += [f"### {title}", _facts(measured, limit), _table(measured, limit), _parts(measured)]
         if input_folder != real:
             seg = next((study.cohort(folder) / "task1" / "BraTS2021_00000").glob("*_seg.nii.gz"))
-            paragraphs.append(truth(folder / "predict" / YARDSTICK, seg) + ".")
+            others = [name for name in names if "--segmenter" in VARIANTS[name]]
+            paragraphs += [truth(name, folder / "predict" / name, seg) for name in (YARDSTICK, *others)]
         paragraphs += [f"{name} failed: `{one.error}`" for name, one in measured.items() if one.error]
     return report.section("Prediction", *paragraphs)
 
@@ -120,7 +126,7 @@ def measure(
         repeats: rounds.
         settings: options of both ways.
     """
-    common = ["--input", str(studies), *(f"--{name}={file}" for name, file in files.items()), *settings]
+    common = ["--input", str(studies), *settings]
     measured = {name: Measured() for name in (YARDSTICK, *variants)}
     for number in range(repeats):
         for name, one in measured.items():
@@ -129,11 +135,14 @@ def measure(
             output = folder / name
             shutil.rmtree(output, ignore_errors=True)
             logger.info("round %d of %d: %s", number + 1, repeats, name)
+            more = variants.get(name, "").split()
+            named = [f"--{option}={file}" for option, file in files.items() if f"--{option}" not in more]
+            options = [*common, *named, f"--output={output}", *more]
             try:
                 if name == YARDSTICK:
-                    run = process.run("published", [*common, f"--output={output}", f"--masks={output / 'masks'}"])
+                    run = process.run("published", [*options, f"--masks={output / 'masks'}"])
                 else:
-                    run = process.run("ours", [*common, f"--output={output}", *variants[name].split()])
+                    run = process.run("ours", options)
             except process.ProcessError as error:
                 if name == YARDSTICK:
                     raise
@@ -181,13 +190,13 @@ def agreement(first: Path, second: Path) -> dict[str, float]:
     return {"probability": max(differences), **{region: min(values) for region, values in dice.items()}}
 
 
-def truth(output: Path, seg: Path) -> str:
-    """How the masks of a prediction on the phantom study agree with its true labels: whether they are masks at all."""
+def truth(name: str, output: Path, seg: Path) -> str:
+    """How the masks of a variant on the phantom study agree with its true labels: whether they are masks at all."""
     labels = _labels(seg)
     true = {"WT": labels > 0, "ET": labels == 4}
     found = [_labels(file) for file in sorted((output / "masks").iterdir())]
     means = {region: np.mean([_dice(one >= least, true[region]) for one in found]) for region, least in REGIONS.items()}
-    return "Mean Dice of the released way's masks with the phantom's true tumour: " + ", ".join(
+    return f"Mean Dice of the masks of {name} with the phantom's true tumour: " + ", ".join(
         f"{region} {mean:.3f}" for region, mean in means.items()
     )
 

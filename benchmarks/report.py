@@ -33,18 +33,34 @@ def megabytes(count: float) -> str:
     return f"{count / 1e6:,.1f} MB" if count < 1e8 else f"{count / 1e6:,.0f} MB"
 
 
+FEATURES = {
+    "avx2": "AVX2",
+    "avx_vnni": "AVX-VNNI",
+    "avx512f": "AVX-512",
+    "avx512_vnni": "AVX-512 VNNI",
+    "avx512_bf16": "AVX-512 BF16",
+    "amx_tile": "AMX",
+}
+"""Flags of a processor that decide how fast networks are on it."""
+
+
 def machine() -> str:
     """What the figures were measured on."""
     import torch
 
-    name = platform.processor() or platform.machine()
+    name, flags = platform.processor() or platform.machine(), set()
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as stream:
-            name = next(line.partition(":")[2].strip() for line in stream if line.startswith("model name"))
-    except (OSError, StopIteration):
+            lines = dict(line.partition(":")[::2] for line in stream)
+        known = {key.strip(): value.strip() for key, value in lines.items()}
+        name, flags = known.get("model name", name), set(known.get("flags", "").split())
+    except OSError:
         pass
+    features = (
+        ", ".join(told for flag, told in FEATURES.items() if flag in flags) or "no vector extensions that are known"
+    )
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
     return (
-        f"{name}, {os.cpu_count()} cores, {memory:.0f} GB memory; {platform.system()} {platform.release()}, Python "
+        f"{name} ({features}), {os.cpu_count()} cores, {memory:.0f} GB memory; {platform.system()} {platform.release()}, Python "
         f"{platform.python_version()}, PyTorch {torch.__version__} on the CPU with {torch.get_num_threads()} threads."
     )

@@ -1,4 +1,4 @@
-"""Seconds until the command answers, and whether it imports PyTorch for that."""
+"""Seconds until the command answers, whether it imports PyTorch for that, and what the imports of a prediction cost."""
 
 from __future__ import annotations
 
@@ -10,6 +10,12 @@ from . import process, report
 COMMANDS = {
     "python -c pass": ["-c", "pass"],
     "radiogenomics --help": ["-c", "import sys; sys.argv = ['radiogenomics', '--help']; {main}"],
+    "import torch": ["-c", "import torch"],
+    "import monai.bundle": ["-c", "import monai.bundle"],
+    "all imports of a prediction": [
+        "-c",
+        "import monai.bundle, scripts.cli, scripts.results, scripts.runtimes, scripts.weights",
+    ],
 }
 MAIN = "from radiogenomics.scripts.cli import main; main()"
 

@@ -33,7 +33,7 @@ from monai.bundle.utils import DEPRECATED_ID_MAPPING
 from packaging.requirements import Requirement
 
 from scripts import weights
-from scripts.networks import BiLSTMNFNet
+from scripts.networks import SEGMENTER_PARTS, BiLSTMNFNet, build_segmenter
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -118,6 +118,11 @@ def test_declared_packages_are_those_of_the_project(metadata, project):
     assert set(versions) == set(required)
     for name, version in versions.items():
         assert required[name].specifier.contains(version), f"{name} {version}: pyproject.toml wants {required[name]}"
+
+
+def test_the_zoo_can_download_with_the_declared_gdown(metadata):
+    """Its checks install what the metadata name, and give gdown the option ``fuzzy``, which version 6 no longer has."""
+    assert metadata["required_packages_version"]["gdown"].startswith("5.")
 
 
 def test_no_name_that_monai_replaces(metadata):
@@ -306,7 +311,17 @@ def test_what_is_laid_over_a_site_is_there(job, tmp_path):
 def test_preparation_is_the_same_for_training_and_prediction():
     prepare, inference = read("prepare_classification"), read("inference")
     assert prepare["preparation"] == inference["preparation"]
-    for key in ("zoom", "min_foreground", "min_tumor_ratio", "max_contours", "batch_size", "device", "amp"):
+    for key in (
+        "zoom",
+        "min_foreground",
+        "segmented_foreground",
+        "planes",
+        "min_tumor_ratio",
+        "max_contours",
+        "batch_size",
+        "device",
+        "amp",
+    ):
         assert prepare[key] == inference[key], key
 
 
@@ -315,9 +330,18 @@ def test_segmentation_of_a_volume_is_that_of_prediction():
     for key in ("network_def", "dataloader", "inferer"):
         expected = json.loads(json.dumps(inference["preparation"][key]).replace("@preparation#", "@"))
         assert alone[key] == expected, key
-    for key in ("segmenter_file", "segmenter_settings", "zoom", "min_foreground", "batch_size", "device", "amp"):
+    for key in (
+        "segmenter_file",
+        "segmenter_settings",
+        "zoom",
+        "min_foreground",
+        "segmented_foreground",
+        "planes",
+        "amp",
+    ):
         assert alone[key] == inference[key], key
-    assert alone["preprocessing"] == inference["preparation"]["preprocessing"]
+    steps = [step for step in inference["preparation"]["preprocessing"]["transforms"] if "classified" not in str(step)]
+    assert alone["preprocessing"]["transforms"] == steps
 
 
 def test_fusion_computes_as_prediction_does():
@@ -328,7 +352,7 @@ def test_fusion_computes_as_prediction_does():
         expected = json.loads(json.dumps(inference["preparation"][key]).replace("@preparation#", "@"))
         assert fuse[key] == expected, key
     expected = {**inference["preparation"]["inferer"]}
-    del expected["coarse_step"]
+    del expected["coarse_step"], expected["planes"]
     assert fuse["inferer"]["segmenter"] == expected
 
 
@@ -420,6 +444,7 @@ def test_settings_of_flat_weights_are_those_of_training():
     settings = {**weights.SEGMENTER_SETTINGS}
     assert "start_settings(@init, @models_dir).get('scaling', 'minmax')" in segmentation["scaling"]
     assert settings.pop("scaling") == "minmax"
+    assert settings.pop("field_of_view") is None, "prepared slices are shown whole"
     assert {key: segmentation[key] for key in settings} == settings
     assert {key: classification[key] for key in weights.CLASSIFIER_SETTINGS} == weights.CLASSIFIER_SETTINGS
 
@@ -625,28 +650,31 @@ def test_large_files_are_the_seven_released_ones():
     files = released()
     assert len({file["path"] for file in files}) == len({file["url"] for file in files}) == 7
     assert all(urlparse(file["url"]).netloc == "drive.google.com" for file in files)
+    assert [file["path"] for file in files if Path(file["path"]).parent.name != "released"] == ["models/model.pt"]
 
 
 @pytest.mark.parametrize("already_there", [False, True])
 def test_large_files_arrive_where_they_are_looked_for(tmp_path, already_there):
     files = released()
     for number, file in enumerate(files):
-        (tmp_path / f"{number}.pth").write_bytes(b"%d" % number)
+        torch.save({"clf_head.bias": torch.tensor([number])}, tmp_path / f"{number}.pth")
         if already_there:
             target = tmp_path / file["path"]
             target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(b"%d" % number)
+            shutil.copy(tmp_path / f"{number}.pth", target)
         else:
             file["url"] = (tmp_path / f"{number}.pth").as_uri()
     (tmp_path / "large_files.yml").write_text(yaml.safe_dump({"large_files": files}))
     download_large_files(bundle_path=str(tmp_path))
     for number, file in enumerate(files):
-        assert (tmp_path / file["path"]).read_bytes() == b"%d" % number
+        assert weights.read_weights(tmp_path / file["path"])[0]["clf_head.bias"] == number
     folder = tmp_path / "models" / "released"
     assert weights.find_segmenter(None, tmp_path / "models") == str(folder / weights.RELEASED_SEGMENTER)
     found = weights.find_classifiers(None, tmp_path / "models", required=True)
+    assert found.pop("FLAIR") == str(tmp_path / "models" / "model.pt")
     assert found == {
-        mri_type: str(folder / weights.RELEASED_CLASSIFIER.format(mri_type=mri_type)) for mri_type in found
+        mri_type: str(folder / weights.RELEASED_CLASSIFIER.format(mri_type=mri_type))
+        for mri_type in ("T1w", "T1wCE", "T2w")
     }
 
 
@@ -795,7 +823,7 @@ def test_weights_of_stage_1_are_found(tmp_path):
     (tmp_path / "released").mkdir()
     (tmp_path / "released" / weights.RELEASED_SEGMENTER).touch()
     assert weights.find_segmenter(None, tmp_path) == str(tmp_path / "released" / weights.RELEASED_SEGMENTER)
-    (tmp_path / "model.pt").touch()
+    shutil.copy(BUNDLE / "models" / "segmentation.pt", tmp_path / "model.pt")
     assert weights.find_segmenter(None, tmp_path) == str(tmp_path / "model.pt")
     (tmp_path / "segmentation.pt").touch()
     assert weights.find_segmenter(None, tmp_path) == str(tmp_path / "segmentation.pt")
@@ -818,12 +846,12 @@ def test_documents_of_stage_1_name_what_is_there(stage_1):
 
 @pytest.fixture(params=[NAME, SEGMENTATION])
 def brought(request, unzipped, stage_1, weights_files, tmp_path):
-    """A bundle with weights, as after the download of its large files, the only ones on the path; and their file."""
-    whole = request.param == NAME
+    """A bundle with its weights, shipped or as after the download of its large files; and their file."""
     folder = tmp_path / request.param
-    shutil.copytree(unzipped if whole else stage_1, folder)
-    file = folder / "models" / ("model_FLAIR.pt" if whole else "model.pt")
-    shutil.copy(weights_files["classifier" if whole else "segmenter", "flat"], file)
+    shutil.copytree(unzipped if request.param == NAME else stage_1, folder)
+    file = folder / "models" / "model.pt"
+    if request.param == NAME:
+        shutil.copy(weights_files["classifier", "flat"], file)
     return folder, file
 
 
@@ -857,7 +885,6 @@ def test_the_zoo_finds_its_properties(brought):
         logging_file=str(folder / "configs" / "logging.conf"),
         workflow_type="inference",
         **{"bundle_root": str(folder), "dataset#data": [{}], "entries": [], "amp": False, "runtime": "eager"},
-        **({"segmenter": str(folder / "models" / "model.pt")} if folder.name == SEGMENTATION else {}),
     )
     workflow.properties = {**MetaProperties, **InferProperties}
     workflow.initialize()
@@ -878,12 +905,13 @@ def test_the_zoo_gets_tensors_of_the_shapes_that_are_declared(brought):
 
 
 def test_the_zoo_exports_it(brought):
-    """With nothing but the place of the weights; smp's U-Net++ can't be scripted, is traced, and its card says so."""
+    """With nothing but the place of the weights: scripted, and without the key of a state dict."""
     folder, weights_file = brought
-    whole = folder.name == NAME
-    card = (folder / "docs" / "README.md").read_text(encoding="utf-8")
-    assert whole or "can be traced, not scripted" in card
-    shape = [1, 35, 3, 32, 32] if whole else [1, 3, 32, 32]
+    if folder.name == NAME:
+        network, shape = BiLSTMNFNet(), [1, 35, 3, 32, 32]
+    else:
+        settings = weights.segmenter_settings(weights_file)
+        network, shape = build_segmenter(**{name: settings[name] for name in SEGMENTER_PARTS}), [1, 3, 32, 32]
     ckpt_export(
         net_id="network_def",
         filepath=str(folder / "models" / "verify_model.ts"),
@@ -891,11 +919,10 @@ def test_the_zoo_exports_it(brought):
         meta_file=str(folder / "configs" / "metadata.json"),
         config_file=str(folder / "configs" / "inference.yaml"),
         bundle_root=str(folder),
-        **({} if whole else {"use_trace": True, "input_shape": shape}),
     )
+    images, exported = torch.rand(shape), torch.jit.load(folder / "models" / "verify_model.ts").eval()
     with torch.inference_mode():
-        pred = torch.jit.load(folder / "models" / "verify_model.ts").eval()(torch.rand(shape))
-    assert list(pred.shape) == ([1, 1] if whole else [1, 2, 32, 32])
+        torch.testing.assert_close(exported(images), weights.load_weights(network, weights_file).eval()(images))
 
 
 def test_what_tensorrt_is_given(brought, monkeypatch):
@@ -930,7 +957,7 @@ def test_what_tensorrt_is_given(brought, monkeypatch):
     assert list(given["input_shape"]) == ([1, 35, 3, 224, 224] if whole else [1, 3, 224, 224])
     assert given["dynamic_batchsize"] == ([1, 4, 4] if whole else [1, 16, 16])
     assert (given["precision"], given["use_trace"]) == ("fp16", True)
-    assert type(given["model"]).__name__ == ("BiLSTMNFNet" if whole else "StrictUnetPlusPlus")
+    assert type(given["model"]).__name__ == ("BiLSTMNFNet" if whole else "StrictUnet")
 
 
 RUN_JOBS = """

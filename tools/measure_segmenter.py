@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "bundle"), str(ROOT)]
 from monai.bundle import ConfigParser  # noqa: E402
 
-from custom_transforms import BratsLabelsToWTET, SlicePlanes  # noqa: E402
+from custom_transforms import BratsLabelsToWTET  # noqa: E402
 from scripts import cli, datalists, synthesis, weights  # noqa: E402
 from scripts.brains import load_atlas  # noqa: E402
 from scripts.inferers import SliceSegmenter, normalise  # noqa: E402
@@ -93,24 +93,19 @@ class Measure:
         return self._shares(shares)
 
     def template(self) -> dict[str, float]:
-        """The same on the bare MNI152 template: all slices of three planes."""
+        """The same on the bare MNI152 template, segmented along three planes: all axial slices with brain in them."""
         from nilearn import datasets
 
         load_atlas()  # an error that tells what to install
-        image = datasets.load_mni152_template(resolution=1).get_fdata(dtype=np.float32)
-        image = image * (datasets.load_mni152_brain_mask(resolution=1).get_fdata() > 0)
-        volume = torch.from_numpy((image / image.max() * 255).astype(np.uint8))[None]
-        shares = []
-        for plane, stack in SlicePlanes(radiological=True)(volume).items():
-            segmenter = SliceSegmenter(
-                self.settings["image_size"], 1.2 if plane == "axial" else 1.0, amp=False,
-                scaling=self.settings["scaling"],
-            )  # fmt: skip
-            slices = torch.as_tensor(stack)[:, 0]
-            slices = slices[(slices > 0).float().mean((1, 2)) > 0.02]
-            found = segmenter.probabilities(slices, self.network, segmenter.window(volume))[:, 0] >= 0.5
-            shares += list(found.float().mean((1, 2)).numpy())
-        return self._shares(shares)
+        template = datasets.load_mni152_template(resolution=1)
+        image = template.get_fdata(dtype=np.float32) * (datasets.load_mni152_brain_mask(resolution=1).get_fdata() > 0)
+        volume = torch.from_numpy((image / image.max() * 255).astype(np.uint8))
+        known = {name: self.settings[name] for name in ("image_size", "scaling", "field_of_view")}
+        others = dict.fromkeys(("coronal", "sagittal"), 1.0)
+        with torch.no_grad():
+            found = SliceSegmenter(**known, amp=False).of_volume(volume, template.affine, self.network, zooms=others)
+        slices = (volume > 0).float().mean((0, 1)) > 0.02
+        return self._shares(list((found[0] >= 0.5)[..., slices].float().mean((0, 1)).numpy()))
 
     @staticmethod
     def _shares(shares: list[float]) -> dict[str, float]:

@@ -3,7 +3,7 @@
 python tools/try_bundle.py                                 # lowest MONAI that pyproject.toml allows, then that of the metadata
 python tools/try_bundle.py --monai 1.6.1 --environments E  # this one; the environments are kept in E and used again
 
-For each version of MONAI: a new environment, the zips unpacked into an empty folder, random weights, then what MONAI does with a
+For each version of MONAI: a new environment, the zips unpacked into an empty folder, a random classifier, then what MONAI does with a
 bundle: load, verify_net_in_out, run, ckpt_export, onnx_export. Any failure ends it with the command that failed.
 """
 
@@ -102,18 +102,19 @@ def inside(name: str) -> None:
         parser.read_config("configs/inference.yaml")
         return parser.get_parsed_content(key)
 
-    network, models = network_of(), Path("models")
+    network, file = network_of(), "models/model.pt"
     if name == SEGMENTATION:
-        torch.save(network.state_dict(), models / "model.pt")  # flat, as the zoo has it
-        file, key, shape = "models/model.pt", None, [1, 3, 64, 64]
+        weights.load_weights(network, file)  # the shipped ones
+        key, shape = "model", [1, 3, 64, 64]
     else:
-        weights.save_weights(network, weights.CLASSIFIER_SETTINGS, models / "model_FLAIR.pt")
-        segmenter = network_of("preparation::network_def")
+        torch.save(network.state_dict(), file)  # flat, as what large_files.yml names
+        shipped = Path("models", "segmentation.pt")
+        segmenter = weights.load_weights(network_of("preparation::network_def"), shipped)
         segmenter.segmentation_head[0].bias.data.fill_(10.0)  # tumour everywhere, or no slice would be classified
-        weights.save_weights(segmenter, weights.SEGMENTER_SETTINGS, models / "segmentation.pt")
-        file, key, shape = "models/model_FLAIR.pt", "model", [1, 35, 3, 64, 64]
+        weights.save_weights(segmenter, weights.segmenter_settings(shipped), shipped)
+        key, shape = None, [1, 35, 3, 64, 64]
 
-    options = {"bundle_dir": "..", "model_file": file, "key_in_ckpt": key, "device": "cpu"}
+    options = {"bundle_dir": "..", "key_in_ckpt": key, "device": "cpu"}
     loaded = load(name, model=network_of(), **options)
     state = load(name, **options)  # it finds no configuration in JSON, and says so
     for tensors in (loaded.state_dict(), state[key] if key else state):
@@ -132,14 +133,13 @@ def inside(name: str) -> None:
         found = json.loads(Path("prediction", "patients.json").read_text(encoding="utf-8"))
         assert found["patients"][0]["used"] == ["FLAIR"], found
 
-    weighed = ["--ckpt_file", file, *(["--key_in_ckpt", key] if key else [])]
-    traced = ["--use_trace", "True", "--input_shape", str(shape)]
-    bundle("ckpt_export", *both, *weighed, *(traced if name == SEGMENTATION else []), "--filepath", "models/model.ts")
+    weighed = ["--ckpt_file", file]
+    bundle("ckpt_export", *both, *weighed, "--filepath", "models/model.ts")
     with torch.inference_mode():
         images = torch.rand(shape)
         torch.testing.assert_close(torch.jit.load("models/model.ts").eval()(images), network.eval()(images))
-    exporter = ["--converter_kwargs", "{'dynamo': False}"]
-    bundle("onnx_export", *both, *weighed, *traced, *exporter, "--filepath", "models/model.onnx")
+    traced = ["--use_trace", "True", "--input_shape", str(shape), "--converter_kwargs", "{'dynamo': False}"]
+    bundle("onnx_export", *both, *weighed, *traced, "--filepath", "models/model.onnx")
     onnx.checker.check_model("models/model.onnx")
 
 

@@ -52,20 +52,31 @@ sys.path.insert(0, str(Path(radiogenomics.__file__).parent))
 
 from scripts import datalists, dicom_output, dicom_studies, study_summary, weights  # noqa: E402
 
+SHIPPED = Path(radiogenomics.__file__).parent / "models"
+"""Folder of the weights that are used where no others are given."""
+
 
 def find_models(folder: str | Path) -> Path:
     """The folder that holds the weights: the given one, or one directly in it, as packages have it.
 
+    Where it has classifiers alone, the shipped segmenter goes with them; where none is given, it works by itself.
+
+    Args:
+        folder: what the SDK calls the model path, ``models`` in the working directory where nothing is given.
+
     Raises:
-        FileNotFoundError: when there are no segmentation weights in either.
+        FileNotFoundError: when a folder is given and there are no weights in it.
     """
     root = Path(folder)
     inner = sorted(path for path in root.iterdir() if path.is_dir()) if root.is_dir() else []
     for place in (root, *inner):
-        if weights.find_segmenter(None, place):
+        if weights.find_segmenter(None, place) or any(weights.find_classifiers(None, place).values()):
             return place
+    if root == Path("models").absolute() and not root.exists():
+        return SHIPPED
     raise FileNotFoundError(
-        f"{folder}: holds no segmentation weights; expected segmentation.pt and model_<modality>.pt (-m MODELS); {weights.GET_WEIGHTS}"
+        f"{folder}: holds no weights; expected segmentation.pt or model_<modality>.pt (-m MODELS), or leave -m out: the shipped segmenter "
+        "is used then, and MGMT stays at the prior"
     )
 
 
@@ -119,7 +130,8 @@ class RadiogenomicsOperator(Operator):
     def compute(self, op_input: Any, op_output: Any, context: Any) -> None:
         """Once a run."""
         datalist = op_input.receive("selection")
-        settings = {"models_dir": str(self.models), "num_workers": 0, **self.settings}
+        segmenter = weights.find_segmenter(None, self.models) or weights.find_segmenter(None, SHIPPED)
+        settings = {"models_dir": str(self.models), "segmenter": segmenter, "num_workers": 0, **self.settings}
         radiogenomics.predict(Path(datalist).parent, self.output, datalist=datalist, **settings)
         op_output.emit(datalist, "prediction")
 

@@ -1,6 +1,6 @@
 """Lay the segmentation bundle into MONAI Label's app for bundles.
 
-python apps/monailabel/install.py --app FOLDER --segmenter FILE
+python apps/monailabel/install.py --app FOLDER [--segmenter FILE]
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def lay_weights(bundle: Path, segmenter: Path | None = None, overwrite: bool = F
 
     Args:
         bundle: folder of the bundle.
-        segmenter: weights file of the project, or as the method's authors released it; None: those that are there, synthetic ones last.
+        segmenter: weights file of the project, or as the method's authors released it; None: those that are there, else the shipped ones.
         overwrite: replace weights that are there.
 
     Returns:
@@ -98,8 +98,9 @@ def lay_weights(bundle: Path, segmenter: Path | None = None, overwrite: bool = F
         FileExistsError: when others are there and ``overwrite`` was not asked for.
     """
     target = bundle / "models" / "model.pt"
-    if segmenter is None and not target.is_file() and (there := weights.find_segmenter(None, bundle / "models")):
-        segmenter = Path(there)
+    for folder in (bundle / "models", ROOT / "bundle" / "models"):
+        if segmenter is None and not target.is_file() and (there := weights.find_segmenter(None, folder)):
+            segmenter = Path(there)
     if segmenter is None and not target.is_file():
         raise weights.WeightsError(
             f"{bundle} has no weights yet: give a file (--segmenter FILE). {weights.GET_WEIGHTS}"
@@ -132,14 +133,18 @@ def install(app: Path, segmenter: Path | None = None, overwrite: bool = False) -
         )
     make_app(app)
     bundle = lay_bundle(app)
-    lay_weights(bundle, segmenter, overwrite)
+    file = lay_weights(bundle, segmenter, overwrite)
+    note = weights.segmenter_settings(file).get("note")
+    print(f"weights: {file}{f'. {note}' if note else ''}", flush=True)
     return bundle
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """What the bundle is laid with."""
     parser.add_argument(
-        "--segmenter", type=Path, help="weights file of stage 1; without it, the weights that are there"
+        "--segmenter",
+        type=Path,
+        help="weights file of stage 1; without it, the weights that are there, at first the shipped ones",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace the weights that are there by --segmenter")
     parser.add_argument(

@@ -1,6 +1,6 @@
 """Start MONAI Label with the segmentation bundle.
 
-python apps/monailabel/start.py --studies FOLDER --segmenter FILE
+python apps/monailabel/start.py --studies FOLDER [--segmenter FILE]
 """
 
 from __future__ import annotations

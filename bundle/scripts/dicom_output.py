@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import uuid
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -559,7 +560,7 @@ def write_dicom(
         folder = inside(output_dir, patient)
         files = _write_patient(entry, index, row_of[patient], folder, deidentify, enhancing_on, left_out)
         if files:
-            written[patient] = [file.relative_to(output_dir).as_posix() for file in files]
+            written[patient] = [Path(os.path.relpath(file, output_dir)).as_posix() for file in files]
     parts = distributed.gather((written, left_out))
     for name, reason in sorted((name, reason) for _, part in parts for name, reason in part.items()):
         logger.warning("%s: no DICOM is written: %s", name, reason)

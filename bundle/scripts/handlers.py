@@ -140,7 +140,8 @@ class TrainingProgress:
         optimizer: its optimizer.
         lr_scheduler: ReduceLROnPlateau in mode ``max``, which watches the score as the early stop does, or one that goes by epochs.
         evaluator: has validated when this handler is called.
-        score: name of a metric of the evaluator; higher is better, or lower with a leading ``-``.
+        score: name of a metric of the evaluator; higher is better, or lower with a leading ``-``; or ``epoch``: later is better, where no
+            patient is held out that could choose.
         weights_file: name of the best weights.
         settings: settings to write into it.
         patience: validations without a better score before the run stops.
@@ -214,9 +215,10 @@ class TrainingProgress:
     def __call__(self, engine: Trainer) -> None:
         """After an epoch and its validation."""
         metrics = self.evaluator.state.metrics
-        if self.metric not in metrics:
+        scores = {"epoch": engine.state.epoch, **metrics}
+        if self.metric not in scores:
             raise ValueError(f"score {self.metric!r} is no metric of the validation; it knows {', '.join(metrics)}")
-        value = metrics[self.metric]
+        value = scores[self.metric]
         self.best.current = self.sign * float(value) if math.isfinite(value) else -math.inf
         if isinstance(self.lr_scheduler, ReduceLROnPlateau):
             self.lr_scheduler.step(self.best.current)

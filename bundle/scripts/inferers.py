@@ -23,8 +23,12 @@ IMAGENET_STD = (58.395, 57.12, 57.375)
 """Standard deviation of ImageNet's three channels, in 0…255."""
 SCALINGS = ("minmax", "window")
 """What a segmentation network is shown of a series in 0…255: it as it is, or its :func:`grey_window` stretched to 0…255."""
-NEARLY_CUBIC = 1.6
-"""Longest over shortest side of a voxel up to which a series is segmented along three planes."""
+THICKEST = 6.0
+"""mm between acquired slices up to which a series is segmented along three planes."""
+SUSPECTED = 0.1
+"""Probability of tumour in one plane from which slices of the other planes are looked at."""
+STEP = 3.0
+"""mm between the slices of the other planes that are looked at."""
 SMALLEST_HEAD, LARGEST_PICTURE = 60, 600
 """mm: pictures that are smaller or larger have a pixel size that is wrong."""
 ANTIALIASED = 1.3
@@ -196,12 +200,11 @@ class SliceSegmenter(Inferer):
 
     def crosses(self, geometry: SliceGeometry) -> bool:
         """Whether a series is segmented along three planes: that must be wanted, learnt, and worth it."""
-        sides = (*geometry.pixel_spacing, geometry.slice_spacing)
         return (
             self.planes == "auto"
             and self.field_of_view is not None
             and not self.coarse_step
-            and max(sides) <= NEARLY_CUBIC * min(sides)
+            and geometry.slice_spacing <= THICKEST
         )
 
     def of_volume(
@@ -214,6 +217,9 @@ class SliceSegmenter(Inferer):
         min_foreground: float = 0.02,
     ) -> torch.Tensor:
         """Probabilities ``(2, X, Y, Z)`` float32 of WT and ET: the mean over the slices that hold a voxel, 0 where none counts.
+
+        All slices of the acquisition, or of the first plane where voxels are cubes, are segmented, and of the other planes those that
+        cross what may be tumour in it, one every ``STEP`` mm, which speaks for its neighbours.
 
         Args:
             volume: ``(X, Y, Z)`` in 0…255.
@@ -229,18 +235,28 @@ class SliceSegmenter(Inferer):
         total = torch.zeros((2, *volume.shape), device=volume.device)
         votes = torch.zeros(volume.shape, dtype=torch.uint8, device=volume.device)
         window = self.window(volume)
-        for plane in planes:
-            geometry = SliceGeometry(affine, tuple(volume.shape), plane)
+        x, y, z = volume.shape
+        geometries = [SliceGeometry(affine, (x, y, z), plane) for plane in planes]
+        geometries.sort(key=lambda one: round(one.slice_spacing), reverse=True)
+        for number, geometry in enumerate(geometries):
             slices = torch.as_tensor(geometry.to_stack(volume))
             counts = (slices > window[0]).float().mean((1, 2)) > min_foreground
-            view = self._view(slices, window, geometry.pixel_spacing, (zooms or {}).get(plane, self.zoom))
+            if number and (suspected := total[0] >= SUSPECTED).any():
+                counts &= torch.as_tensor(geometry.to_stack(suspected)).any(2).any(1)
+            view = self._view(slices, window, geometry.pixel_spacing, (zooms or {}).get(geometry.plane, self.zoom))
+            step = max(int(STEP / geometry.slice_spacing), 1) if number else 1
+            starts = [start for start in range(0, len(slices) - step // 2, step) if counts[start : start + step].any()]
+            chosen = [start + step // 2 for start in starts]
             axes, flips = geometry.moves()
             there, votes_there = total.permute(0, *(axis + 1 for axis in axes)), votes.permute(axes)
-            for batch, found in self._segment(slices, torch.nonzero(counts)[:, 0].tolist(), network, window, view):
-                places = len(slices) - 1 - batch if 0 in flips else batch
-                turned = found.flip([axis + 1 for axis in flips if axis])
-                there[:, places] += turned.movedim(0, 1)
-                votes_there[places] += 1
+            for batch, found in self._segment(slices, chosen, network, window, view):
+                turned = found.flip([axis + 1 for axis in flips if axis]).movedim(0, 1)
+                for shift in range(step):
+                    near = batch - step // 2 + shift
+                    known = near < len(slices)
+                    places = len(slices) - 1 - near[known] if 0 in flips else near[known]
+                    there[:, places] += turned[:, known]
+                    votes_there[places] += 1
         return total / votes.clamp(min=1)
 
     def probabilities(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -102,6 +103,7 @@ def _failed(item: Mapping[str, Any], error: BaseException) -> dict[str, Any]:
         **item,
         "image": torch.zeros((0, 1, 1), dtype=torch.uint8),
         "slices": torch.zeros(0, dtype=torch.int64),
+        "classified": torch.zeros(0, dtype=torch.int64),
         "geometry": None,
         "n_slices": 0,
         "warnings": list(item.get("warnings", [])),
@@ -144,6 +146,24 @@ class SliceIndices(Transform):
         """The item with ``n_slices`` and ``slices`` ``(N,)``."""
         count = len(data[self.key])
         return {**data, "n_slices": count, "slices": torch.arange(count)}
+
+
+class KeepListed(Transform):
+    """Keep those of a series' slices that another key lists.
+
+    Args:
+        keys: stacks of the slices ``(N, …)``.
+        listed: key of the numbers of slices that are kept.
+        slices: key of the numbers of the stacks' slices ``(N,)``.
+    """
+
+    def __init__(self, keys: Sequence[str], listed: str, slices: str = "slices") -> None:
+        self.keys, self.listed, self.slices = keys, listed, slices
+
+    def __call__(self, data: Mapping[str, Any]) -> dict[str, Any]:
+        """The item with shorter stacks."""
+        kept = torch.isin(torch.as_tensor(data[self.slices]), torch.as_tensor(data[self.listed]))
+        return {**data, **{key: data[key][kept.to(data[key].device)] for key in self.keys}}
 
 
 class KeepFacts(Transform):
@@ -295,7 +315,8 @@ def write_index(
         if name in errors:  # even where an earlier preparation left a file
             rows[name] = dict(errors[name])
         elif file.is_file():
-            rows[name] = {"file": file.relative_to(prepared_dir).as_posix(), **PreparedSeries(file).info}
+            place = Path(os.path.relpath(file, prepared_dir)).as_posix()
+            rows[name] = {"file": place, **PreparedSeries(file).info}
         else:
             rows[name] = {**_who(item), "error": "not prepared"}
     write_json({"configuration": dict(configuration), "series": rows}, Path(prepared_dir) / "index.json")

@@ -47,8 +47,8 @@ CLASSIFIER_SETTINGS: dict[str, Any] = {
     "hidden_size": 128,
 }
 RELEASED_SEGMENTER = "Fold0_densenet121_2d_segment.pth"
-SEGMENTER_OF_ITS_BUNDLE = "model.pt"
-"""What the model zoo calls the weights of a bundle, in the bundle of the segmentation alone."""
+BUNDLE_WEIGHTS = "model.pt"
+"""What the model zoo calls the weights of a bundle: the segmenter of the segmentation's, the released FLAIR classifier of the whole."""
 OWN_SEGMENTER = "segmentation.pt"
 """The shipped weights, or one's own in their place; those that were trained on synthetic brains alone say so in their settings."""
 SYNTHETIC = "synthetic"
@@ -209,37 +209,52 @@ def find_segmenter(segmenter: str | Path | None, models: str | Path) -> str | No
         models: the bundle's folder of weights.
 
     Raises:
-        WeightsError: when what is asked for is not there.
+        WeightsError: when what is asked for is not there, or ``model.pt`` can't be read.
     """
     if segmenter is not None and str(segmenter) not in (SYNTHETIC, RELEASED):
         if not Path(segmenter).is_file():
             raise WeightsError(f"{segmenter}: no such weights file; {GET_WEIGHTS}")
         return str(segmenter)
-    places = {
-        "own": Path(models) / OWN_SEGMENTER,
-        "zoo": Path(models) / SEGMENTER_OF_ITS_BUNDLE,
-        RELEASED: Path(models) / "released" / RELEASED_SEGMENTER,
-    }
-    there = {name: place for name, place in places.items() if place.is_file()}
-    if "own" in there and is_synthetic(there["own"]):
-        there[SYNTHETIC] = there.pop("own")  # after all others
-    if segmenter is None:
-        return next((str(place) for place in there.values()), None)
+    own, bundled = Path(models) / OWN_SEGMENTER, Path(models) / BUNDLE_WEIGHTS
+    released = Path(models) / "released" / RELEASED_SEGMENTER
+    if str(segmenter) == RELEASED:
+        if not released.is_file():
+            raise WeightsError(f"{released}: no such weights file; fetch it with `radiogenomics download`")
+        return str(released)
+    synthetic = own.is_file() and is_synthetic(own)
     if str(segmenter) == SYNTHETIC:
-        if SYNTHETIC not in there:
-            raise WeightsError(f"{places['own']}: no weights that were trained on synthetic brains; {MAKE_SYNTHETIC}")
-        return str(there[SYNTHETIC])
-    if RELEASED not in there:
-        raise WeightsError(f"{places[RELEASED]}: no such weights file; fetch it with `radiogenomics download`")
-    return str(there[RELEASED])
+        if not synthetic:
+            raise WeightsError(f"{own}: no weights that were trained on synthetic brains; {MAKE_SYNTHETIC}")
+        return str(own)
+    if own.is_file() and not synthetic:
+        return str(own)
+    if bundled.is_file() and not is_classifier(bundled):
+        return str(bundled)
+    if released.is_file():
+        return str(released)
+    return str(own) if synthetic else None
+
+
+def is_classifier(file: str | Path) -> bool:
+    """Whether weights are a classifier's, by the names of their parameters.
+
+    Raises:
+        WeightsError: as :func:`read_weights`.
+    """
+    return any(name.startswith("clf_head.") for name in read_weights(file)[0])
 
 
 def is_synthetic(file: str | Path) -> bool:
     """Whether weights were trained on synthetic brains alone; False for a file that can't be read."""
+    return _told(file).get("trained_on") == TRAINED_ON_SYNTHETIC
+
+
+def _told(file: str | Path) -> dict[str, Any]:
+    """The settings of a weights file; none of a file that can't be read."""
     try:
-        return read_weights(file)[1].get("trained_on") == TRAINED_ON_SYNTHETIC
+        return read_weights(file)[1]
     except WeightsError:
-        return False
+        return {}
 
 
 def start_settings(init: str | Path, models: str | Path) -> dict[str, Any]:
@@ -269,13 +284,14 @@ def find_classifiers(
 
     Args:
         classifier: one file for all modalities, a folder with ``model_<mri_type>.pt`` in it or one level below, or None
-            to look in ``models`` and then among the released weights.
+            to look in ``models`` and then among the released weights, of which ``models`` has FLAIR's as ``model.pt``.
         models: the bundle's folder of weights.
         mri_types: modalities wanted.
         required: some weights must be there.
 
     Raises:
-        WeightsError: when a file or folder was named, or weights are required, and there are none for any modality.
+        WeightsError: when a file or folder was named, or weights are required, and there are none for any modality; when
+            ``model.pt`` is looked at and can't be read.
         ValueError: when a modality has an unknown name.
     """
     unknown = [mri_type for mri_type in mri_types if mri_type not in MRI_TYPES]
@@ -293,7 +309,12 @@ def find_classifiers(
         else:
             released = RELEASED_CLASSIFIER.format(mri_type=mri_type)
             places = [Path(models) / name, Path(models) / "released" / released]
-        found[mri_type] = next((str(place) for place in places if place.is_file()), None)
+            if mri_type == "FLAIR":
+                places.append(Path(models) / BUNDLE_WEIGHTS)
+        there = (place for place in places if place.is_file())
+        found[mri_type] = next(
+            (str(place) for place in there if place.name != BUNDLE_WEIGHTS or is_classifier(place)), None
+        )
     if classifier and not any(found.values()):
         raise WeightsError(
             f"{classifier}: holds no model_<mri_type>.pt for {', '.join(mri_types)}; train one with "
@@ -369,7 +390,10 @@ def announce(segmenter: str, classifiers: Mapping[str, Any] | None = None) -> No
         classifiers: from :func:`by_modality`; None where nothing is classified.
     """
     logger.info("segmentation weights: %s", segmenter)
-    if is_synthetic(segmenter):
+    known = _told(segmenter)
+    if known.get("note"):
+        logger.info("%s", known["note"])
+    if known.get("trained_on") == TRAINED_ON_SYNTHETIC:
         logger.info(
             "these were trained on synthetic brains alone, never on a patient's: look at every mask. Others: --segmenter FILE, or "
             "`radiogenomics download` and --segmenter released"

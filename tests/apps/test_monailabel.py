@@ -149,6 +149,11 @@ def test_released_weights_have_no_settings_and_fit(install, bundle, tmp_path):
     assert install.lay_weights(bundle, tmp_path / "flat.pth").is_file()
 
 
+def test_shipped_weights_are_laid_where_no_others_are(install, bundle):
+    shipped = ROOT / "bundle" / "models" / "segmentation.pt"
+    assert install.lay_weights(bundle).read_bytes() == shipped.read_bytes()
+
+
 def test_weights_that_were_trained_are_not_overwritten_unasked(install, bundle, segmenter):
     file = install.lay_weights(bundle, segmenter)
     state, settings = weights.read_weights(file)
@@ -163,8 +168,6 @@ def test_weights_that_were_trained_are_not_overwritten_unasked(install, bundle, 
 
 
 def test_other_weights_are_refused(install, bundle, segmenter, tmp_path):
-    with pytest.raises(weights.WeightsError, match="--segmenter"):
-        install.lay_weights(bundle)
     with pytest.raises(weights.WeightsError, match="no such weights file"):
         install.lay_weights(bundle, tmp_path / "missing.pt")
     classifier = BiLSTMNFNet("test_efficientnet", sequence_length=2, hidden_size=2)
@@ -217,6 +220,7 @@ def test_annotated_volumes_train_the_weights(install, bundle, segmenter, tmp_pat
     after, settings = weights.read_weights(file)
     assert {key: settings[key] for key in SETTINGS} == SETTINGS
     assert settings["trained"]["epoch"] in (1, 2)
+    assert settings["trained_on"] == ["image"]
     assert before.keys() == after.keys()
     assert any(not torch.equal(before[key], after[key]) for key in before if key.startswith("encoder"))
     history = (bundle / "runs" / "annotations" / "history.csv").read_text().splitlines()

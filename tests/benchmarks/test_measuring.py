@@ -93,7 +93,7 @@ def test_agreement_of_two_predictions(tmp_path):
     found = predict.agreement(tmp_path / "a", tmp_path / "b")
     assert found == {"probability": pytest.approx(0.03), "WT": pytest.approx(0.8), "ET": 1.0}
     write_labels(tmp_path / "seg.nii.gz", [0, 4, 1, 4])
-    assert predict.truth(tmp_path / "b", tmp_path / "seg.nii.gz").endswith("WT 0.800, ET 0.667")
+    assert predict.truth("published", tmp_path / "b", tmp_path / "seg.nii.gz").endswith("WT 0.800, ET 0.667")
     assert predict.counts(tmp_path / "a") == {"slices": 4, "foreground": 3, "kept": 2}
 
 

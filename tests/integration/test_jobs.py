@@ -292,6 +292,39 @@ def test_every_series_is_prepared(cohort, prepared_series, segmenter):
     assert times(prepared_series) == before
 
 
+def test_small_slices_are_segmented_and_not_classified(write_segmenter, tmp_path):
+    """Of weights that were trained on a field of view; the method's own leave small slices out altogether."""
+    volume = np.zeros((40, 40, 12), np.float32)
+    volume[10:30, 10:30, 2:8] = 100  # a quarter of the slice
+    volume[17:24, 17:24, 8:11] = 120  # 3 % of it
+    (tmp_path / "data" / "P").mkdir(parents=True)
+    nib.save(nib.Nifti1Image(volume, np.diag([5.0, 5, 5, 1])), tmp_path / "data" / "P" / "P_flair.nii.gz")
+    (tmp_path / "data" / "list.json").write_text(
+        json.dumps(
+            {
+                "dataset_dir": str(tmp_path / "data"),
+                "training": [{"patient": "P", "FLAIR": "P/P_flair.nii.gz", "fold": 0}],
+            }
+        )
+    )
+    found = {}
+    for name, more in (("method", {}), ("field", {"field_of_view": 200.0})):
+        (tmp_path / name).mkdir()
+        weights_file = write_segmenter({**SEGMENTER, **more}, tmp_path / name)
+        radiogenomics.prepare(
+            "classification",
+            tmp_path / name / "out",
+            tmp_path / "data" / "list.json",
+            segmenter=weights_file,
+            **KEEP_ALL,
+        )
+        found[name] = PreparedSeries(tmp_path / name / "out" / "P" / "FLAIR.h5")
+    assert list(found["method"].slices) == list(found["field"].slices) == [2, 3, 4, 5, 6, 7]
+    marked = {name: np.flatnonzero(series.masks()[:, 0].any((1, 2))) for name, series in found.items()}
+    assert list(marked["method"]) == [2, 3, 4, 5, 6, 7]
+    assert list(marked["field"]) == [2, 3, 4, 5, 6, 7, 8, 9, 10]
+
+
 def test_training_of_classifiers_leaves_what_it_should(classifiers):
     for mri_type in TRAINED:
         state, settings = read_weights(classifiers / mri_type / f"model_{mri_type}.pt")

@@ -8,6 +8,7 @@ import json
 import os
 import random
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -282,4 +283,16 @@ def test_missing_weights_are_named(tmp_path, studies):
     (tmp_path / "models").mkdir()
     done = run_app(studies, tmp_path / "out", tmp_path / "models")
     assert done.returncode != 0
-    assert f"error: {tmp_path / 'models'}: holds no segmentation weights" in done.stderr
+    assert f"error: {tmp_path / 'models'}: holds no weights" in done.stderr
+
+
+def test_the_shipped_segmenter_goes_where_none_is_given(tmp_path, models, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(APP))
+    app = importlib.import_module("app")
+    assert app.find_models(tmp_path / "models") == app.SHIPPED
+    (tmp_path / "models").mkdir()
+    with pytest.raises(FileNotFoundError, match="holds no weights"):
+        app.find_models(tmp_path / "models")
+    shutil.copy(next(models.glob("model_*.pt")), tmp_path / "models")
+    assert app.find_models(tmp_path / "models") == tmp_path / "models"

@@ -660,7 +660,7 @@ def prepare(folder, entries, empty=()):
     return rows
 
 
-def test_after_a_prediction(tmp_path, caplog):
+def test_after_a_prediction(tmp_path, caplog, monkeypatch):
     studies = tmp_path / "studies"
     for patient, mri_type in (("a", "FLAIR"), ("a", "T2w"), ("b", "FLAIR"), ("c", "T1w")):
         make_series(studies / patient / mri_type, study=patient, series=mri_type)
@@ -709,8 +709,9 @@ def test_after_a_prediction(tmp_path, caplog):
     for files in written.values():
         for name in files:
             assert errors_of(tmp_path / "dicom" / name) == []
-    # again, as an interrupted prediction does it
-    assert write_dicom(tmp_path / "prepared", rows, entries, tmp_path / "dicom") == written
+    # again, as an interrupted prediction does it, and from the folder that it lies in
+    monkeypatch.chdir(tmp_path)
+    assert write_dicom("prepared", rows, entries, "dicom") == written
     seg, report = (pydicom.dcmread(tmp_path / "dicom" / "a" / name) for name in ("FLAIR_seg.dcm", "report_sr.dcm"))
     (referenced,) = items(measured(report, "WT in FLAIR")[1], "Referenced Segment")
     assert referenced.ReferencedSOPSequence[0].ReferencedSOPInstanceUID == seg.SOPInstanceUID

@@ -429,16 +429,51 @@ def test_nearly_cubic_voxels_are_segmented_along_three_planes(plane):
     SliceSegmenter(**options, planes="acquired")(slices, alone, geometry=geometry)
     assert found.shape == (len(slices), 2, *slices.shape[1:])
     assert alone.shown == len(slices)
-    assert network.shown == sum(slices.shape) - 3 * 10  # slices without a head are passed over
+    axial = slices.shape[{"axial": 0, "coronal": 1, "sagittal": 1}[plane]] - 10  # slices without a head are passed over
+    crossing = network.shown - axial
+    assert 0 < crossing < sum(slices.shape) - 30 - axial, "of the other planes those that cross what may be tumour"
+    nothing = Counting()
+    SliceSegmenter(**options)(slices.clamp(max=60), nothing, geometry=geometry)
+    assert nothing.shown == sum(slices.shape) - 30
     right = slices > 128
     both = (found[:, 0].bool() & right).sum()
     assert 2 * both / (found[:, 0].sum() + right.sum()) > 0.85
-    thick = SliceGeometry(np.diag([1.0, 1, 5, 1]), (48, 52, 40), "axial")
+    thick = SliceGeometry(np.diag([1.0, 1, 7, 1]), (48, 52, 40), "axial")
     segmenter = SliceSegmenter(**options)
     assert segmenter.crosses(geometry)
     assert not segmenter.crosses(thick)
     assert not SliceSegmenter(**options, coarse_step=4).crosses(geometry)
     assert not SliceSegmenter().crosses(geometry)
+
+
+@pytest.mark.parametrize("signs", list(itertools.product([1, -1], repeat=3)))
+def test_slices_that_speak_for_their_neighbours_do_so_at_their_place(signs):
+    """Voxels of 1 mm: of the other planes every third slice is looked at, and all voxels of a thick tumour are found where they are."""
+    volume = torch.zeros((70, 80, 75))
+    volume[5:65, 5:75, 5:70] = 60
+    volume[12:24, 40:61, 20:35] = 255
+    network = Counting()
+    segmenter = SliceSegmenter(64, amp=False, field_of_view=64)
+    found = segmenter.of_volume(volume, np.diag([*signs, 1.0]), network)[0] >= 0.5
+    true = volume > 128
+    assert 2 * (found & true).sum() / (found.sum() + true.sum()) > 0.85
+    centre = [
+        float(torch.nonzero(one).float().mean(0).sub(torch.tensor([17.5, 50, 27])).abs().max()) for one in (found, true)
+    ]
+    assert max(centre) < 0.6
+    assert network.shown < 65 + 14
+    alike = segmenter.of_volume(volume, np.diag([*signs, 1.0]), lambda images: images[:, :2] * 0 + 4)
+    np.testing.assert_allclose(alike[:, 15:55, 20:60, 15:55], torch.tensor(4.0).sigmoid(), rtol=1e-6)
+
+
+def test_the_acquired_plane_comes_first():
+    """All of its slices are looked at, and those of the others that cross what is found in it."""
+    volume = torch.zeros((40, 60, 60))
+    volume[4:36, 4:56, 4:56] = 60
+    volume[10:20, 20:40, 20:40] = 255
+    network = Counting()
+    SliceSegmenter(64, amp=False, field_of_view=200).of_volume(volume, np.diag([5.0, 3, 3, 1]), network)
+    assert network.shown == 32 + 2 * 20
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])

@@ -226,6 +226,14 @@ def test_index_collects_from_an_engine(study, tmp_path):
     }
 
 
+def test_index_of_a_relative_folder(study, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    items = items_of(study, "prepared")
+    save(items[0], slices=3)
+    assert preparation.PreparationIndex("prepared", {}, items).write()["00001/FLAIR"]["file"] == "00001/FLAIR.h5"
+    assert preparation.read_index("prepared")["00001/FLAIR"]["slices"] == 3
+
+
 def test_index_can_be_moved(study, tmp_path):
     items = items_of(study, tmp_path / "here")
     save(items[0], kept=0)

@@ -204,7 +204,7 @@ def test_settings_of_a_segmenter(tmp_path):
         "decoder_channels": [256, 128, 64, 32, 16],
         "image_size": 224,
     }
-    method["scaling"] = "minmax"
+    method |= {"scaling": "minmax", "field_of_view": None}
     assert weights.segmenter_settings(None) == method
     torch.save(segmenter().state_dict(), tmp_path / "flat.pth")
     assert weights.segmenter_settings(tmp_path / "flat.pth") == method
@@ -352,6 +352,18 @@ def test_synthetic_weights_are_announced_as_such(tmp_path, caplog):
     assert "FLAIR classifier weights: none" in caplog.text
 
 
+def test_what_weights_say_of_themselves_is_told_when_they_are_used(tmp_path, caplog):
+    caplog.set_level("INFO")
+    file = tmp_path / "segmentation.pt"
+    weights.save_weights(segmenter(), {"note": "made of cheese"}, file)
+    weights.announce(str(file))
+    assert "made of cheese" in caplog.messages
+    shipped = weights.find_segmenter(None, Path(weights.__file__).parents[1] / "models")
+    caplog.clear()
+    weights.announce(str(shipped))
+    assert any("shipped" in message and "segmentation_weights.md" in message for message in caplog.messages)
+
+
 def test_segmenter_that_is_named_but_not_there(tmp_path):
     touch(tmp_path / "segmentation.pt")
     with pytest.raises(WeightsError, match=r"gone\.pt: no such weights file.*radiogenomics"):
@@ -367,6 +379,48 @@ def test_classifiers_own_before_released(tmp_path):
     found = weights.find_classifiers(None, tmp_path)
     assert found == {"FLAIR": own, "T1w": None, "T1wCE": released["T1wCE"], "T2w": released["T2w"]}
     assert list(weights.find_classifiers(None, tmp_path, ["T2w", "FLAIR"])) == ["T2w", "FLAIR"]
+
+
+def test_the_bundles_model_is_the_classifier_of_flair_unless_there_is_another(tmp_path):
+    """As the whole bundle's large files have it, so that it is downloaded once, under the name that the model zoo looks for."""
+    file = tmp_path / "model.pt"
+    for content in (classifier().state_dict(), {"model": classifier().state_dict(), "settings": SETTINGS}):
+        torch.save(content, file)
+        assert weights.find_classifiers(None, tmp_path) == {"FLAIR": str(file), "T1w": None, "T1wCE": None, "T2w": None}
+    assert weights.find_classifiers(None, tmp_path, ["T1w"]) == {"T1w": None}
+    released = touch(tmp_path / "released" / "FLAIR_Fold0_eca_nfnet_l0_2d_classification.pth")
+    assert weights.find_classifiers(None, tmp_path, ["FLAIR"]) == {"FLAIR": released}
+    own = touch(tmp_path / "model_FLAIR.pt")
+    assert weights.find_classifiers(None, tmp_path, ["FLAIR"]) == {"FLAIR": own}
+    with pytest.raises(WeightsError, match="holds no model_<mri_type>"):
+        weights.find_classifiers(tmp_path, tmp_path / "models", ["T2w"])
+
+
+def test_the_bundles_model_is_the_segmenter_or_the_classifier_never_both(tmp_path):
+    file = tmp_path / "model.pt"
+    weights.save_weights(segmenter(), {}, file)
+    assert weights.find_segmenter(None, tmp_path) == str(file)
+    assert weights.find_classifiers(None, tmp_path, ["FLAIR"]) == {"FLAIR": None}
+    torch.save(classifier().state_dict(), file)
+    assert weights.find_segmenter(None, tmp_path) is None
+    released = touch(tmp_path / "released" / "Fold0_densenet121_2d_segment.pth")
+    assert weights.find_segmenter(None, tmp_path) == released
+    shipped = tmp_path / "segmentation.pt"
+    weights.save_weights(segmenter(), {"trained_on": weights.TRAINED_ON_SYNTHETIC}, shipped)
+    assert weights.find_segmenter(None, tmp_path) == released
+    Path(released).unlink()
+    assert weights.find_segmenter(None, tmp_path) == str(shipped)
+
+
+def test_the_bundles_model_is_read_only_where_there_is_no_other(tmp_path):
+    (tmp_path / "model.pt").write_text("<!DOCTYPE html>")  # what a failed download leaves
+    for find in (weights.find_segmenter, weights.find_classifiers):
+        with pytest.raises(WeightsError, match=r"model\.pt: not a weights file .* download or copy it again"):
+            find(None, tmp_path)
+    own = {name: touch(tmp_path / name) for name in ("segmentation.pt", "model_FLAIR.pt")}
+    assert weights.find_segmenter(None, tmp_path) == own["segmentation.pt"]
+    assert weights.find_classifiers(None, tmp_path)["FLAIR"] == own["model_FLAIR.pt"]
+    assert weights.find_classifiers(None, tmp_path, ["T1w"]) == {"T1w": None}
 
 
 def test_one_classifier_for_all(tmp_path):
