@@ -33,6 +33,9 @@ logger = logging.getLogger(__name__)
 MRI_TYPES = ["FLAIR", "T1wCE"]
 """Modalities that are classified; the made-up signal shows in both."""
 
+OTHERS = {"namesakes": True}
+"""Phantoms have names like those of the patients that the shipped weights were trained on, and are others."""
+
 SETTINGS: dict[str, dict[str, Any]] = {
     "phantom": {
         "segmentation_patients": 36,
@@ -45,6 +48,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     },
     "prepare_segmentation": {"planes": ["axial"], "keep_rate": 0.2},  # the plane of the phantom's DICOM series
     "train_segmentation": {
+        "image_size": 128,
         "learning_rate": 0.003,
         "lr_scheduler": {  # so that few epochs end at a small learning rate
             "_target_": "torch.optim.lr_scheduler.CosineAnnealingLR",
@@ -55,10 +59,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "max_epochs": 3,
         "warmup_epochs": 0,
     },
-    "evaluate_segmentation": {
-        "namesakes": True
-    },  # phantoms are none of the patients that the shipped weights were trained on
-    "prepare_classification": {"zoom": 1.0},  # training sees whole slices, so the other steps do too
+    "evaluate_segmentation": OTHERS,
+    "prepare_classification": {**OTHERS, "zoom": 1.0},  # training sees whole slices, so the other steps do too
     "train_classification": {
         "backbone": "resnet10t",
         "hidden_size": 32,
@@ -73,7 +75,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "warmup_epochs": 0,
     },
     "evaluate_classification": {"zoom": 1.0},
-    "inference": {"zoom": 1.0},
+    "inference": {**OTHERS, "zoom": 1.0},
 }
 """Values that differ from the configurations' own, by configuration."""
 
@@ -180,8 +182,8 @@ def _steps(folder: Path, signal: float) -> dict[str, Callable[[], Any]]:
     of_segmentation = {"prepared_dir": str(prepared / "segmentation")}
     of_classification = {"prepared_dir": str(prepared / "classification")}
     known = segmenter_settings(START)
-    network = ("architecture", "encoder_name", "decoder_channels", "image_size")
-    start = {"init": str(START), **{name: known[name] for name in network}}
+    network = {name: known[name] for name in ("architecture", "encoder_name", "decoder_channels")}
+    start = {"init": str(START), **network}
     without_task2 = {"classification_datalist": str(folder / "task2.json")}
     segmenter = {"segmenter": str(runs / "segmentation" / "segmentation.pt")}
     classifiers = {"classifier": str(runs), "mri_types": MRI_TYPES}

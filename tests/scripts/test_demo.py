@@ -10,7 +10,7 @@ pytest.importorskip("matplotlib")
 from scripts import demo
 from scripts.weights import WeightsError, read_weights, save_weights
 
-NETWORK = ("architecture", "encoder_name", "decoder_channels", "image_size")
+NETWORK = ("architecture", "encoder_name", "decoder_channels")
 
 
 @pytest.fixture
@@ -62,7 +62,8 @@ def test_stage_1_begins_with_the_shipped_weights_in_the_network_that_they_are_fo
 
 
 def test_phantoms_are_taken_for_others_than_the_patients_whose_names_they_have(jobs):
-    assert jobs["evaluate_segmentation"]["namesakes"] is True
+    for job in ("evaluate_segmentation", "prepare_classification", "inference"):
+        assert jobs[job]["namesakes"] is True
 
 
 def test_an_unfinished_demo_that_began_with_other_weights_is_not_gone_on_with(tmp_path, monkeypatch):
