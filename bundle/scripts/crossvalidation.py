@@ -334,7 +334,7 @@ class CrossValidation:
             for fold in self.folds[stage]:
                 training, held_out = self._split(stage, fold)
                 if stage == "segmentation":
-                    leakage.refuse_trained(held_out, start, self._init(), self._namesakes())
+                    leakage.refuse_trained(held_out, start, self._init(), self._namesakes("evaluate_segmentation"))
                 name = f"{stage}, fold {fold}"
                 sides = (f"training of {name}", "the patients it holds out")
                 compared[name] = leakage.refuse_leaks(training, held_out, sides, REMEDY)
@@ -357,14 +357,17 @@ class CrossValidation:
     def _start_settings(self) -> dict[str, Any]:
         return weights.start_settings(self._init(), Path(__file__).resolve().parents[1] / "models")
 
-    def _namesakes(self) -> bool:
-        return bool(self.settings["evaluate_segmentation"].get("namesakes", False))
+    def _namesakes(self, job: str) -> bool:
+        return bool(self.settings[job].get("namesakes", False))
 
     def _seen_by_segmenter(self) -> list[str]:
         """The patients of Task 2 whom the segmenter's file lists as those that it was trained on."""
         if self.datalist is None or self.segmenter is None or not Path(self.segmenter).is_file():
             return []
-        return leakage.name_trained(self._task2(), weights.segmenter_settings(self.segmenter), self.segmenter)
+        namesakes = self._namesakes("prepare_classification")
+        return leakage.name_trained(
+            self._task2(), weights.segmenter_settings(self.segmenter), self.segmenter, namesakes
+        )
 
     def _split(self, stage: str, fold: int) -> tuple[dict[str, leakage.Identity], dict[str, leakage.Identity]]:
         if stage == "segmentation":

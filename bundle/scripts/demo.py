@@ -1,6 +1,7 @@
 """The demo: all that the bundle does, on a phantom cohort, in a few minutes on a CPU.
 
-It runs the configurations that a person would run, one after the other, with smaller networks and images.
+It runs the configurations that a person would run, one after the other, with smaller networks and images. Stage 1 goes on from the
+shipped weights, stage 2 begins with random ones.
 """
 
 from __future__ import annotations
@@ -25,11 +26,15 @@ from .overview import draw_overview
 from .report import write_report
 from .results import RESEARCH_ONLY
 from .statistics import bootstrap_interval, roc_auc
+from .weights import OWN_SEGMENTER, segmenter_settings, sha256
 
 logger = logging.getLogger(__name__)
 
 MRI_TYPES = ["FLAIR", "T1wCE"]
 """Modalities that are classified; the made-up signal shows in both."""
+
+OTHERS = {"namesakes": True}
+"""Phantoms have names like those of the patients that the shipped weights were trained on, and are others."""
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "phantom": {
@@ -43,28 +48,19 @@ SETTINGS: dict[str, dict[str, Any]] = {
     },
     "prepare_segmentation": {"planes": ["axial"], "keep_rate": 0.2},  # the plane of the phantom's DICOM series
     "train_segmentation": {
-        "encoder_name": "tu-test_efficientnet",
-        "decoder_channels": [64, 48, 24, 16, 8],
-        "image_size": 64,
-        "init": "none",
-        # Dice and cross-entropy (focal loss with gamma 0): from random weights Dice alone starts slowly
-        "loss": {"_target_": "DiceFocalLoss", "sigmoid": True, "batch": True, "gamma": 0.0},
+        "image_size": 128,
         "learning_rate": 0.003,
-        "lr_scheduler": {
-            "_target_": "torch.optim.lr_scheduler.ReduceLROnPlateau",
+        "lr_scheduler": {  # so that few epochs end at a small learning rate
+            "_target_": "torch.optim.lr_scheduler.CosineAnnealingLR",
             "optimizer": "@optimizer",
-            "mode": "max",
-            "factor": 0.8,
-            "patience": 0,  # so that few epochs end at a small learning rate
+            "T_max": "@max_epochs",
         },
-        "flip_probability": 0.2,
-        "affine_probability": 0.2,
         "batch_size": 8,
-        "max_epochs": 22,
+        "max_epochs": 3,
         "warmup_epochs": 0,
     },
-    "evaluate_segmentation": {},
-    "prepare_classification": {"zoom": 1.0},  # training sees whole slices, so the other steps do too
+    "evaluate_segmentation": OTHERS,
+    "prepare_classification": {**OTHERS, "zoom": 1.0},  # training sees whole slices, so the other steps do too
     "train_classification": {
         "backbone": "resnet10t",
         "hidden_size": 32,
@@ -79,9 +75,12 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "warmup_epochs": 0,
     },
     "evaluate_classification": {"zoom": 1.0},
-    "inference": {"zoom": 1.0},
+    "inference": {**OTHERS, "zoom": 1.0},
 }
 """Values that differ from the configurations' own, by configuration."""
+
+START = Path(__file__).resolve().parents[1] / "models" / OWN_SEGMENTER
+"""Weights that stage 1 begins with."""
 
 WORKERS = 1  # with one thread for the network, both of two cores are busy and neither waits for the other
 EXPLAINED = 6  # series: enough to see what it looks like
@@ -111,11 +110,12 @@ def run(output: str | Path, signal: float, overwrite: bool) -> Path:
     Raises:
         FileExistsError: ``output`` holds a demo that is finished or has another signal, or something else.
         ValueError: signal out of range.
+        WeightsError: the shipped weights are missing.
         ImportError: an optional package is missing.
     """
     folder = Path(output)
+    steps = _steps(folder, float(signal))  # weights are looked for before anything is written
     state = _start(folder, float(signal), overwrite)
-    steps = _steps(folder, float(signal))
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -142,7 +142,8 @@ def _start(folder: Path, signal: float, overwrite: bool) -> dict[str, Any]:
     """The state of the demo in a folder: a new one's, or that of one that was interrupted."""
     if not 0 <= signal <= 1:
         raise ValueError(f"signal is {signal}, expected 0 (none) to 1 (plain to see)")
-    state: dict[str, Any] = {"note": RESEARCH_ONLY, "signal": signal, "settings": SETTINGS, "starts": {}, "seconds": {}}
+    settings = {**SETTINGS, "weights": sha256(START)}
+    state: dict[str, Any] = {"note": RESEARCH_ONLY, "signal": signal, "settings": settings, "starts": {}, "seconds": {}}
     file = folder / STATE_FILE
     earlier = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     if earlier.keys() == state.keys():
@@ -152,7 +153,7 @@ def _start(folder: Path, signal: float, overwrite: bool) -> dict[str, Any]:
             raise FileExistsError(f"{folder} holds a demo; replace it (--overwrite) or name another folder (--output)")
         elif {**earlier, "starts": {}, "seconds": {}} != state:
             raise FileExistsError(
-                f"{folder} holds an unfinished demo of signal {earlier['signal']} or with other settings; replace it "
+                f"{folder} holds an unfinished demo of signal {earlier['signal']} or with other settings or weights; replace it "
                 "(--overwrite) or name another folder (--output)"
             )
         else:
@@ -180,6 +181,9 @@ def _steps(folder: Path, signal: float) -> dict[str, Callable[[], Any]]:
     task2: dict[str, Any] = {"datalist": str(folder / "task2.json"), "num_workers": WORKERS}
     of_segmentation = {"prepared_dir": str(prepared / "segmentation")}
     of_classification = {"prepared_dir": str(prepared / "classification")}
+    known = segmenter_settings(START)
+    network = {name: known[name] for name in ("architecture", "encoder_name", "decoder_channels")}
+    start = {"init": str(START), **network}
     without_task2 = {"classification_datalist": str(folder / "task2.json")}
     segmenter = {"segmenter": str(runs / "segmentation" / "segmentation.pt")}
     classifiers = {"classifier": str(runs), "mri_types": MRI_TYPES}
@@ -228,6 +232,7 @@ def _steps(folder: Path, signal: float) -> dict[str, Callable[[], Any]]:
             "train_segmentation",
             output_dir=str(runs / "segmentation"),
             resume=True,
+            **start,
             **of_segmentation,
             **without_task2,
             **task1,

@@ -247,19 +247,22 @@ def refuse_trained(
     )
 
 
-def name_trained(patients: Iterable[str], settings: Mapping[str, Any], file: str | Path) -> list[str]:
+def name_trained(
+    patients: Iterable[str], settings: Mapping[str, Any], file: str | Path, namesakes: bool = False
+) -> list[str]:
     """The patients that the segmenter was trained on; the log names them, for their masks are better than other patients' are.
 
     Args:
         patients: who are segmented.
         settings: of the segmentation weights.
         file: with the weights.
+        namesakes: none of them is; they only have the same names.
     """
-    found = trained(patients, settings)
+    found = {} if namesakes else trained(patients, settings)
     if found:
         logger.warning(
             "%s: was trained on %d of these patients: %s. Their masks are better than others' will be: leave them out where figures "
-            "are to hold for new patients",
+            "are to hold for new patients; or, if they are others who only have the same names, add --namesakes True",
             file,
             len(found),
             ", ".join(_shown(found)),

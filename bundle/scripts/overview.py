@@ -227,7 +227,7 @@ def draw_segmentation_curve(ax: Axes, history: Mapping[str, np.ndarray]) -> None
         ax.plot(history["epoch"], history[f"{name}_dice"], color=colour, label=f"{name} Dice, held out")
     _finish(ax, "Stage 1: segmentation", "epoch", "")
     ax.locator_params(axis="x", integer=True)
-    ax.set_ylim(0, max(1.0, 1.02 * float(history["train_loss"].max())))
+    ax.set_ylim(0, 1.35 * max(1.0, float(history["train_loss"].max())))  # room for the legend
     ax.legend(loc="upper right", **_LEGEND)
 
 

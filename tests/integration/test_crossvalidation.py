@@ -315,6 +315,9 @@ def test_patients_that_the_segmenter_knows_are_named(cohort, segmenter, tmp_path
     assert metrics["leakage"]["segmenter_trained_on"] == [patients[0]]
     assert f"was trained on 1 of these patients: {patients[0]} ({listed} there)" in caplog.text
     assert f"The segmenter was trained on 1 of these patients: {patients[0]}." in "\n".join(card.sections(metrics, {}))
+    others = {"prepare_classification": {"namesakes": True}}
+    run = crossvalidation.CrossValidation(tmp_path / "run", cohort / "task2.json", segmenter=file, settings=others)
+    assert run._seen_by_segmenter() == []
 
 
 def test_a_leak_in_a_finished_run_is_found(finished, cohort, segmenter, tmp_path):

@@ -111,6 +111,10 @@ def test_weights_are_not_evaluated_on_whom_they_were_trained_on(caplog):
     caplog.clear()
     assert leakage.name_trained(["00003", "00002"], SHIPPED, "file.pt") == ["00002"]
     assert "was trained on 1 of these patients: 00002" in caplog.text
+    assert "--namesakes True" in caplog.text
+    caplog.clear()
+    assert leakage.name_trained(["00003", "00002"], SHIPPED, "file.pt", namesakes=True) == []
+    assert not caplog.messages
 
 
 def test_weights_tell_everybody_that_trained_them():
