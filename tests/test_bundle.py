@@ -777,6 +777,7 @@ def test_zip_of_stage_1_holds_what_the_zoo_and_label_look_for(stage_1):
         "docs/README.md",
         "docs/data_license.txt",
         "docs/segmentation.png",
+        "docs/segmentation_failure.png",
         "docs/segmentation_weights.md",
         "large_files.yml",
         "models/README.md",

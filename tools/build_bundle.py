@@ -31,6 +31,7 @@ SHARED = (
     "docs/data_license.txt",
     "docs/segmentation_weights.md",
     "docs/segmentation.png",
+    "docs/segmentation_failure.png",
     "models/calibration.npz",
     "configs/logging.conf",
 )

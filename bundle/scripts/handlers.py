@@ -232,7 +232,7 @@ class TrainingProgress:
             self.history.add({"epoch": engine.state.epoch, "lr": rate, "train_loss": loss, **metrics})
         if self.best.epoch == 0 or self.best.current > self.best.score:
             self.best.score, self.best.epoch = self.best.current, engine.state.epoch
-            details = {"epoch": engine.state.epoch, self.metric: float(value)}
+            details = {self.metric: float(value), "epoch": engine.state.epoch}
             if distributed.is_first():
                 file = self.output_dir / self.weights_file
                 save_weights(self.averaged, {**self.settings, "trained": details}, file, self.half)
