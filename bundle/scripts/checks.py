@@ -22,7 +22,7 @@ from .datalists import MRI_TYPES
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 STAGES = ("segmentation", "classification")
 SELECTIONS = ("inner", "outer")
-PLANES = ("auto", "acquired")
+PLANES = ("auto", "acquired", "three")
 RUNTIMES = ("auto", "eager", "torch", "inductor", "openvino")
 TRAINING_RUNTIMES = ("eager", "torch", "inductor")
 PRECISIONS = ("auto", "fp32", "bf16", "int8")

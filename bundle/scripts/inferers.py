@@ -23,8 +23,8 @@ IMAGENET_STD = (58.395, 57.12, 57.375)
 """Standard deviation of ImageNet's three channels, in 0…255."""
 SCALINGS = ("minmax", "window")
 """What a segmentation network is shown of a series in 0…255: it as it is, or its :func:`grey_window` stretched to 0…255."""
-THICKEST = 6.0
-"""mm between acquired slices up to which a series is segmented along three planes."""
+THICKEST = 2.0
+"""mm between acquired slices up to which a series is segmented along three planes by itself."""
 SUSPECTED = 0.1
 """Probability of tumour in one plane from which slices of the other planes are looked at."""
 STEP, MARGIN = 2.0, 10.0
@@ -133,7 +133,8 @@ class SliceSegmenter(Inferer):
         scaling: one of ``SCALINGS``, that which the network was trained with.
         field_of_view: mm that the side of the input stands for, of networks that were trained so. None, and series whose
             pixel size is unknown or can't be a head's: ``zoom``.
-        planes: auto, or acquired: along the plane of the acquisition alone.
+        planes: acquired: along the plane of the acquisition alone; three: along all; auto: three where slices are thin. Three need networks that were
+            trained on a field of view, and no ``coarse_step``.
     """
 
     def __init__(
@@ -201,10 +202,10 @@ class SliceSegmenter(Inferer):
     def crosses(self, geometry: SliceGeometry) -> bool:
         """Whether a series is segmented along three planes: that must be wanted, learnt, and worth it."""
         return (
-            self.planes == "auto"
+            self.planes != "acquired"
             and self.field_of_view is not None
             and not self.coarse_step
-            and geometry.slice_spacing <= THICKEST
+            and (self.planes == "three" or geometry.slice_spacing <= THICKEST)
         )
 
     def of_volume(

@@ -413,20 +413,20 @@ def test_a_pixel_size_that_no_head_has_is_not_believed():
     assert not torch.equal(segmenter.probabilities(slices, Threshold(), spacing=(5, 5)), expected)
     with pytest.raises(ValueError, match="field_of_view is 0, expected a length in mm"):
         SliceSegmenter(field_of_view=0)
-    with pytest.raises(ValueError, match="planes is 'all', expected one of auto, acquired"):
+    with pytest.raises(ValueError, match="planes is 'all', expected one of auto, acquired, three"):
         SliceSegmenter(planes="all")
 
 
 @pytest.mark.parametrize("plane", ["axial", "coronal", "sagittal"])
-def test_nearly_cubic_voxels_are_segmented_along_three_planes(plane):
+def test_a_series_is_segmented_along_three_planes(plane):
     geometry = SliceGeometry(np.diag([-4.0, 4, 5, 1]), (48, 52, 40), plane)
     slices = torch.zeros(geometry.stack_shape)
     slices[5:-5, 5:-5, 5:-5] = 60
     slices[10:14, 20:26, 8:20] = 255
     network, alone = Counting(), Counting()
-    options = {"image_size": 64, "amp": False, "field_of_view": 250}
+    options = {"image_size": 64, "amp": False, "field_of_view": 250, "planes": "three"}
     found = SliceSegmenter(**options)(slices, network, geometry=geometry)
-    SliceSegmenter(**options, planes="acquired")(slices, alone, geometry=geometry)
+    SliceSegmenter(**{**options, "planes": "acquired"})(slices, alone, geometry=geometry)
     assert found.shape == (len(slices), 2, *slices.shape[1:])
     assert alone.shown == len(slices)
     axial = slices.shape[{"axial": 0, "coronal": 1, "sagittal": 1}[plane]] - 10  # slices without a head are passed over
@@ -438,11 +438,12 @@ def test_nearly_cubic_voxels_are_segmented_along_three_planes(plane):
     right = slices > 128
     both = (found[:, 0].bool() & right).sum()
     assert 2 * both / (found[:, 0].sum() + right.sum()) > 0.85
-    thick = SliceGeometry(np.diag([1.0, 1, 7, 1]), (48, 52, 40), "axial")
-    segmenter = SliceSegmenter(**options)
-    assert segmenter.crosses(geometry)
-    assert not segmenter.crosses(thick)
+    thin = SliceGeometry(np.diag([1.0, 1, 2, 1]), (48, 52, 40), "axial")
+    by_itself = SliceSegmenter(field_of_view=200)
+    assert by_itself.crosses(thin)
+    assert not by_itself.crosses(geometry)
     assert not SliceSegmenter(**options, coarse_step=4).crosses(geometry)
+    assert not SliceSegmenter(planes="three").crosses(geometry)
     assert not SliceSegmenter().crosses(geometry)
 
 
