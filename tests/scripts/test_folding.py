@@ -2,6 +2,7 @@ import copy
 
 import pytest
 import segmentation_models_pytorch as smp
+import segmentation_models_pytorch as smp
 import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
@@ -53,6 +54,41 @@ def test_a_networks_constants_are_folded_without_changing_it():
     torch.testing.assert_close(folded(x), network(x))
     assert not any("bn" in name or "conv1.1" in name for name in folded.decoder.state_dict())
     assert all(torch.equal(before[name], value) for name, value in network.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("encoder", "left"), [("tu-tf_efficientnet_lite0", 0), ("resnet18", 0), ("densenet121", 62), ("tu-resnetv2_50", 16)]
+)
+def test_norms_are_worked_into_the_convolutions_before_them(encoder, left):
+    network = smp.Unet(encoder, encoder_weights=None, classes=2).double().eval()
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.normal_()
+            module.running_var.uniform_(0.5, 2.0)
+            nn.init.normal_(module.weight)
+            nn.init.normal_(module.bias)
+    before = copy.deepcopy(network.state_dict())
+    folded = fold_constants(network)
+    x = torch.randn(2, 3, 64, 96, dtype=torch.float64)
+    torch.testing.assert_close(folded(x), network(x))
+    assert sum(isinstance(module, nn.BatchNorm2d) for module in folded.modules()) == left, "that come first"
+    assert all(torch.equal(before[name], value) for name, value in network.state_dict().items())
+
+
+def test_a_norm_stays_where_the_convolution_before_it_is_used_elsewhere_too():
+    class Residual(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.convolution, self.norm = nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4)
+            nn.init.uniform_(self.norm.bias, 1, 2)
+
+        def forward(self, x):
+            x = self.convolution(x)
+            return x + self.norm(x)
+
+    network = Residual().eval()
+    x = torch.randn(2, 3, 64, 64)
+    assert torch.equal(fold_constants(network)(x), network(x))
 
 
 def test_a_backbone_without_norms_becomes_plain_convolutions():
