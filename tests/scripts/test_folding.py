@@ -2,7 +2,6 @@ import copy
 
 import pytest
 import segmentation_models_pytorch as smp
-import segmentation_models_pytorch as smp
 import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
