@@ -115,10 +115,11 @@ class Runtime:
         Returns:
             What is to be called in its place, with normalised images ``(B, 3, image_size, image_size)``.
         """
-        if isinstance(network, nn.ModuleDict):
-            return nn.ModuleDict({name: self.accelerate(one, image_size, consume) for name, one in network.items()})
-        if isinstance(network, nn.ModuleList):
-            return nn.ModuleList(self.accelerate(one, image_size, consume) for one in network)
+        if isinstance(network, (nn.ModuleDict, nn.ModuleList)):
+            ready = {one: self.accelerate(one, image_size, consume) for one in dict.fromkeys(network.children())}
+            if isinstance(network, nn.ModuleDict):
+                return nn.ModuleDict({name: ready[one] for name, one in network.items()})
+            return nn.ModuleList(ready[one] for one in network)
         kind = type(network).__name__
         if kind not in self._told:  # once for all members of an ensemble
             logger.info("%s computes in %s", kind, self)

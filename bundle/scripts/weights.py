@@ -376,10 +376,10 @@ def load_members(network: nn.Module, members: Sequence[Mapping[str, str | None]]
 
 
 def load_classifiers(network: nn.Module, files: Mapping[str, str | Path | None]) -> nn.ModuleDict:
-    """One copy of a classifier with its own weights for each modality that has a file."""
-    return nn.ModuleDict(
-        {mri_type: load_weights(copy.deepcopy(network), file) for mri_type, file in files.items() if file}
-    )
+    """A copy of a classifier with the weights of its file for each modality that has one, the same for the same file."""
+    needed = [file for file in files.values() if file]
+    loaded = {file: load_weights(copy.deepcopy(network), file) for file in dict.fromkeys(needed)}
+    return nn.ModuleDict({mri_type: loaded[file] for mri_type, file in files.items() if file})
 
 
 def announce(segmenter: str, classifiers: Mapping[str, Any] | None = None) -> None:

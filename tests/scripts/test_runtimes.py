@@ -74,7 +74,7 @@ def test_classifiers_answer_as_they_were_trained(classifier, images, cache, name
     other = copy.deepcopy(classifier)
     with torch.no_grad():
         other.clf_head.bias += 1
-    both = torch.nn.ModuleDict({"FLAIR": classifier, "T2w": other})
+    both = torch.torch.nn.ModuleDict({"FLAIR": classifier, "T2w": other})
     fast = Runtime("cpu", name, precision, cache_dir=cache).accelerate(both, SIZE)
     with torch.no_grad():
         for mri_type, trained in both.items():
@@ -89,14 +89,14 @@ def test_classifiers_answer_as_they_were_trained(classifier, images, cache, name
 def test_what_many_networks_compute_in_is_told_once(classifier, caplog):
     members = torch.nn.ModuleList(copy.deepcopy(classifier) for _ in range(3))
     with caplog.at_level("INFO"):
-        Runtime("cpu", "torch", "fp32").accelerate(torch.nn.ModuleDict({"FLAIR": members, "T2w": members}), SIZE)
+        Runtime("cpu", "torch", "fp32").accelerate(torch.torch.nn.ModuleDict({"FLAIR": members, "T2w": members}), SIZE)
     assert [record.getMessage() for record in caplog.records] == ["BiLSTMNFNet computes in torch fp32"]
 
 
 @pytest.mark.parametrize("name", ["torch", pytest.param("openvino", marks=needs_openvino)])
 def test_what_is_replaced_can_be_freed(segmenter, classifier, images, cache, name):
     runtime = Runtime("cpu", name, "fp32", cache_dir=cache)
-    for trained in (segmenter, torch.nn.ModuleDict({"FLAIR": classifier, "T2w": copy.deepcopy(classifier)})):
+    for trained in (segmenter, torch.torch.nn.ModuleDict({"FLAIR": classifier, "T2w": copy.deepcopy(classifier)})):
         consumed = copy.deepcopy(trained)
         fast, kept = runtime.accelerate(consumed, SIZE, consume=True), runtime.accelerate(trained, SIZE)
         replaced = [one.backbone for one in consumed.values()] if trained is not segmenter else [consumed]
@@ -302,3 +302,12 @@ def test_on_a_gpu(segmenter, images, name):
     fast = runtime.accelerate(copy.deepcopy(segmenter).to("cuda"), SIZE)
     with torch.no_grad(), torch.autocast("cuda", dtype=torch.bfloat16):
         assert relative(fast(images.to("cuda")).cpu().float(), segmenter(images)) < 0.1
+
+
+def test_what_several_modalities_share_is_made_ready_once():
+    shared = smp.Unet("tu-test_efficientnet", encoder_weights=None, decoder_channels=(16, 8, 8, 4, 4)).eval()
+    other = copy.deepcopy(shared)
+    networks = torch.nn.ModuleDict({"FLAIR": shared, "T1w": other, "T2w": shared})
+    ready = Runtime("cpu", "torch").accelerate(networks, 32, consume=True)
+    assert ready["FLAIR"] is ready["T2w"] is not ready["T1w"]
+    assert list(ready) == ["FLAIR", "T1w", "T2w"]
