@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -86,29 +86,59 @@ class Measure:
     def without_tumour(self, brains: int, slices: int) -> dict[str, float]:
         """Share of slices of tumour-free synthetic brains that are marked, and what share of all pixels."""
         draw = self.drawer(slices, tumour_free_brains=1.0)
-        shares = []
+        shares: list[float] = []
         for brain in range(brains):
             items = [draw(brain * slices + index) for index in range(slices)]
             shares += [found[0].mean() for _, found in self.masks(items)]
         return self._shares(shares)
 
+    def volumes_without_tumour(self, brains: int) -> dict[str, float]:
+        """The same of whole series of such brains, axial slices 2 mm apart, segmented as series are; one look and one set of faults each."""
+        draw = self.drawer(1, tumour_free_brains=1.0)
+        line = 119.5 - np.arange(240.0)
+        shares: list[float] = []
+        for number in range(brains):
+            brain, mri_type = draw.brain(number), datalists.MRI_TYPES[number % len(datalists.MRI_TYPES)]
+            noise = np.random.default_rng([SEED, number])
+            slices = []
+            for position in np.arange(-0.82, 0.95, 2.0 / brain.extent[2]) * brain.extent[2]:
+                rng = np.random.default_rng([SEED, number, 2])  # the same for all slices of the series
+                tissues = synthesis.cut_tissues(
+                    brain, synthesis.Cut("axial", np.array([position]), line, line), [SEED, number]
+                )
+                kept = tissues["depth"] > rng.uniform(*draw.ranges.stripping)
+                image = synthesis.paint(tissues, synthesis.draw_look(mri_type, rng), rng) * kept
+                x, y, z = rng.normal(0, rng.uniform(*draw.ranges.bias) / 180, 3)
+                image *= np.exp(x * line + y * line[:, None] + z * position)
+                level = np.exp(rng.uniform(*np.log(np.maximum(draw.ranges.noise, 1e-4))))
+                real, imaginary = level * noise.standard_normal((2, *image.shape))
+                slices.append(np.hypot(image + real, imaginary) * kept)
+            volume = np.stack(slices).T
+            volume = np.clip(volume / np.percentile(volume[volume > 0], 99.7) * 255, 0, 255).astype(np.uint8)
+            shares += self._axial_shares(torch.from_numpy(volume.copy()), np.diag([-1.0, -1.0, 2.0, 1.0]))
+        return self._shares(shares)
+
     def template(self) -> dict[str, float]:
-        """The same on the bare MNI152 template, segmented along three planes: all axial slices with brain in them."""
+        """The same on the bare MNI152 template: all axial slices with brain in them."""
         from nilearn import datasets
 
         load_atlas()  # an error that tells what to install
         template = datasets.load_mni152_template(resolution=1)
         image = template.get_fdata(dtype=np.float32) * (datasets.load_mni152_brain_mask(resolution=1).get_fdata() > 0)
         volume = torch.from_numpy((image / image.max() * 255).astype(np.uint8))
+        return self._shares(self._axial_shares(volume, template.affine))
+
+    def _axial_shares(self, volume: torch.Tensor, affine: np.ndarray) -> list[float]:
+        """Share of WT in the axial slices with brain of a volume ``(X, Y, Z)`` that is segmented along three planes."""
         known = {name: self.settings[name] for name in ("image_size", "scaling", "field_of_view")}
         others = dict.fromkeys(("coronal", "sagittal"), 1.0)
         with torch.no_grad():
-            found = SliceSegmenter(**known, amp=False).of_volume(volume, template.affine, self.network, zooms=others)
+            found = SliceSegmenter(**known, amp=False).of_volume(volume, affine, self.network, zooms=others)
         slices = (volume > 0).float().mean((0, 1)) > 0.02
-        return self._shares(list((found[0] >= 0.5)[..., slices].float().mean((0, 1)).numpy()))
+        return [float(share) for share in (found[0] >= 0.5)[..., slices].float().mean((0, 1))]
 
     @staticmethod
-    def _shares(shares: list[float]) -> dict[str, float]:
+    def _shares(shares: Sequence[float]) -> dict[str, float]:
         values = np.array(shares)
         return {
             "slices": len(values),
@@ -167,6 +197,7 @@ def main(
         "computed in": str(measure.compute),
         "synthetic": measure.synthetic(draws),
         "synthetic without tumour": measure.without_tumour(brains, slices),
+        "whole synthetic brains without tumour": measure.volumes_without_tumour(brains),
         "MNI152 template": measure.template(),
     }
     if studies:
