@@ -425,7 +425,7 @@ def test_pretraining_is_a_training_on_other_slices():
         assert training["validate"][part] == pretraining["validate"][part], part
     assert {**training["validate"]["evaluator"], "network": "@averaged"} == pretraining["validate"]["evaluator"]
     transforms = pretraining["validate"]["preprocessing"]["transforms"]
-    assert pretraining["validate"]["synthetic"]["_target_"] == "scripts.synthesis.DrawSlice"
+    assert pretraining["validate"]["synthetic"]["_target_"] == "scripts.synthetic.drawing.DrawSlice"
     assert transforms[1:] == training["validate"]["preprocessing"]["transforms"][2:], "but for reading and resizing"
     assert deterministic(pretraining["train"]["preprocessing"]["transforms"])[1:] == transforms[1:]
 
@@ -999,7 +999,7 @@ def test_unzipped_bundle_runs_without_the_repository(unzipped, tmp_path):
     )
     assert result.returncode == 0, result.stderr[-4000:]
     modules = json.loads((tmp_path / "modules.json").read_text())
-    assert {"scripts.phantom", "scripts.preparation", "custom_transforms.series"} <= set(modules)
+    assert {"scripts.synthetic.phantom", "scripts.preparation", "custom_transforms.series"} <= set(modules)
     assert all(Path(file).is_relative_to(unzipped) for file in modules.values()), modules
     assert list((tmp_path / "phantom" / "task1").iterdir())
     assert [path for path in (tmp_path / "prepared").rglob("*") if path.is_file() and path.stat().st_size > 1000]

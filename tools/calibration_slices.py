@@ -19,8 +19,8 @@ sys.path[:0] = [str(ROOT / "bundle"), str(ROOT)]
 
 from custom_transforms import ScaleToUint8  # noqa: E402
 from scripts.inferers import SliceSegmenter  # noqa: E402
-from scripts.phantom import PLANES, make_patient, make_series  # noqa: E402
 from scripts.runtimes import CALIBRATION  # noqa: E402
+from scripts.synthetic.phantom import PLANES, make_patient, make_series  # noqa: E402
 
 PATIENTS = 2
 SIDE = 192  # pixels, of the field that the networks see

@@ -23,7 +23,8 @@ sys.path[:0] = [str(ROOT / "bundle"), str(ROOT)]
 from monai.transforms import Compose, LoadImage  # noqa: E402
 
 from custom_transforms import BratsLabelsToWTET, ScaleToUint8, SeriesReader  # noqa: E402
-from scripts import datalists, leakage, weights  # noqa: E402
+from scripts import datalists, weights  # noqa: E402
+from scripts.evaluation import leakage  # noqa: E402
 from scripts.inferers import SliceSegmenter  # noqa: E402
 from scripts.networks import SEGMENTER_PARTS, build_segmenter  # noqa: E402
 from scripts.runtimes import Runtime  # noqa: E402

@@ -50,7 +50,10 @@ import radiogenomics  # noqa: E402
 # the bundle's own modules are imported under the name by which its configurations know them, so that they are loaded once
 sys.path.insert(0, str(Path(radiogenomics.__file__).parent))
 
-from scripts import datalists, dicom_output, dicom_studies, study_summary, weights  # noqa: E402
+from scripts import datalists, weights  # noqa: E402
+from scripts.dicom import output  # noqa: E402
+from scripts.report import study  # noqa: E402
+from scripts.studies import dicom  # noqa: E402
 
 SHIPPED = Path(radiogenomics.__file__).parent / "models"
 """Folder of the weights that are used where no others are given."""
@@ -81,7 +84,7 @@ def find_models(folder: str | Path) -> Path:
 
 
 class StudySelectionOperator(Operator):
-    """Finds the studies in the input folder and chooses their series: :func:`scripts.dicom_studies.select_studies`.
+    """Finds the studies in the input folder and chooses their series: :func:`scripts.studies.dicom.select_studies`.
 
     Output ``selection``: path of the data list.
     """
@@ -105,8 +108,8 @@ class StudySelectionOperator(Operator):
 
     def compute(self, op_input: Any, op_output: Any, context: Any) -> None:
         """Once a run."""
-        rules = dicom_studies.read_rules(self.rules)
-        datalist, _ = dicom_studies.select_studies(self.folder, rules, self.work, deidentify=self.deidentify)
+        rules = dicom.read_rules(self.rules)
+        datalist, _ = dicom.select_studies(self.folder, rules, self.work, deidentify=self.deidentify)
         op_output.emit(str(datalist), "selection")
 
 
@@ -137,7 +140,7 @@ class RadiogenomicsOperator(Operator):
 
 
 class ResultsOperator(Operator):
-    """Writes DICOM SEG and SR and the summary of each study: :mod:`scripts.dicom_output`, :mod:`scripts.study_summary`.
+    """Writes DICOM SEG and SR and the summary of each study: :mod:`scripts.dicom.output`, :mod:`scripts.report.study`.
 
     Input ``prediction``: path of the data list that was predicted.
     """
@@ -156,11 +159,11 @@ class ResultsOperator(Operator):
         """Once a run."""
         datalist = op_input.receive("prediction")
         entries = datalists.select(datalist=datalist)
-        facts = dicom_studies.read_selection(datalist)
+        facts = dicom.read_selection(datalist)
         rows = json.loads((self.prediction / "patients.json").read_text(encoding="utf-8"))["patients"]
-        dicom_output.write_dicom(self.prediction / "prepared", rows, entries, self.output, self.deidentify)
-        study_summary.write_summaries(self.prediction, facts, entries, self.output)
-        dicom_studies.write_selection(facts, self.output)
+        output.write_dicom(self.prediction / "prepared", rows, entries, self.output, self.deidentify)
+        study.write_summaries(self.prediction, facts, entries, self.output)
+        dicom.write_selection(facts, self.output)
 
 
 class RadiogenomicsApp(Application):

@@ -18,8 +18,9 @@ from typing import Any
 import yaml
 
 from .datalists import MRI_TYPES
+from .environment import BUNDLE_ROOT
 
-CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+CONFIGS = BUNDLE_ROOT / "configs"
 STAGES = ("segmentation", "classification")
 SELECTIONS = ("inner", "outer")
 PLANES = ("auto", "acquired", "three")

@@ -21,10 +21,8 @@ from typing import Any
 
 from . import checks
 from .datalists import MRI_TYPES
-from .environment import NEEDED, OPTIONAL, installed
+from .environment import BUNDLE_ROOT, NEEDED, OPTIONAL, installed
 from .outputs import keep_apart
-
-BUNDLE_ROOT = Path(__file__).resolve().parents[1]
 
 
 def _scripts(module: str) -> ModuleType:
@@ -587,7 +585,7 @@ def explain(
     if limit is not None:
         checks.number(1, whole=True)("limit", limit)
     checks.device("device", device)
-    found: dict[str, Any] = _scripts("explanations").explain_run(
+    found: dict[str, Any] = _scripts("explain.maps").explain_run(
         Path(run), None, asked, modalities, limit, device=device
     )
     return found
@@ -611,7 +609,7 @@ def card(run: str | Path, output: str | Path | None = None, overwrite: bool = Fa
         The file.
     """
     _finished_run(run, output)
-    file: Path = _scripts("card").fill(run, output, overwrite)
+    file: Path = _scripts("report.card").fill(run, output, overwrite)
     return file
 
 
@@ -679,7 +677,9 @@ def report(
         The first page; open it in a browser.
     """
     _finished_run(run, output)
-    page: Path = _scripts("report").write_report(str(run), None if output is None else str(output), overwrite, images)
+    page: Path = _scripts("report.pages").write_report(
+        str(run), None if output is None else str(output), overwrite, images
+    )
     return page
 
 

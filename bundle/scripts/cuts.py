@@ -23,8 +23,8 @@ from scipy import ndimage
 
 from custom_transforms import BratsLabelsToWTET, ScaleToUint8, SeriesReader, grey_window
 
-from .brains import rotation
 from .datalists import MRI_TYPES
+from .synthetic.brains import rotation
 
 logger = logging.getLogger(__name__)
 
@@ -469,7 +469,7 @@ class DrawMixed(Transform):
         self.cut, self.synthetic, self.synthetic_share, self.seed = cut, synthetic, synthetic_share, seed
 
     def __call__(self, item: int) -> dict[str, Any]:
-        """The slice of a number, as :class:`CutSlice` and :class:`scripts.synthesis.DrawSlice` give it."""
+        """The slice of a number, as :class:`CutSlice` and :class:`scripts.synthetic.drawing.DrawSlice` give it."""
         rng = np.random.default_rng([self.seed, int(item), 3])
         if self.cut is None or (self.synthetic is not None and rng.random() < self.synthetic_share):
             assert self.synthetic is not None

@@ -182,7 +182,7 @@ def _sort_out(place: Path) -> tuple[list[tuple[str, str, Path]], list[Path], lis
 
 def _is_output(folder: Path) -> bool:
     """Whether a folder holds results of this project."""
-    from .finished import CONFIG_FILE  # needs numpy
+    from .run_folder import CONFIG_FILE
 
     kept = OUTPUTS.get(folder.name)
     return (folder / CONFIG_FILE).is_file() or (kept is not None and next(folder.glob(kept), None) is not None)

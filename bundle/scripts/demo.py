@@ -20,12 +20,13 @@ import torch
 from .checks import as_values
 from .cli import run_config
 from .datalists import build_datalist, read_labels
-from .explanations import explain_run
+from .environment import BUNDLE_ROOT
+from .evaluation.scores import bootstrap_interval, roc_auc
+from .explain.maps import explain_run
 from .files import write_json
-from .overview import draw_overview
-from .report import write_report
+from .report.overview import draw_overview
+from .report.pages import write_report
 from .results import RESEARCH_ONLY
-from .statistics import bootstrap_interval, roc_auc
 from .weights import OWN_SEGMENTER, segmenter_settings, sha256
 
 logger = logging.getLogger(__name__)
@@ -79,7 +80,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 }
 """Values that differ from the configurations' own, by configuration."""
 
-START = Path(__file__).resolve().parents[1] / "models" / OWN_SEGMENTER
+START = BUNDLE_ROOT / "models" / OWN_SEGMENTER
 """Weights that stage 1 begins with."""
 
 WORKERS = 1  # with one thread for the network, both of two cores are busy and neither waits for the other

@@ -1,9 +1,13 @@
-"""The packages that results depend on, and their versions here. Standard library only."""
+"""Where the bundle lies, the packages that results depend on, and their versions here. Standard library only."""
 
 from __future__ import annotations
 
 import platform
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+BUNDLE_ROOT = Path(__file__).resolve().parents[1]
+"""Folder of ``configs``, ``docs``, ``models`` and ``scripts``."""
 
 NEEDED = (
     "brats-mri-radiogenomics", "monai", "torch", "timm", "segmentation-models-pytorch", "pytorch-ignite", "numpy", "nibabel",

@@ -27,8 +27,9 @@ from torch import nn
 
 from . import weights
 from .checks import SUFFIXES
+from .environment import BUNDLE_ROOT
 from .files import written_whole
-from .folding import fold_constants
+from .kernels import fold_constants
 from .networks import SEGMENTER_PARTS, BiLSTMNFNet, build_segmenter
 from .runtimes import _openvino
 
@@ -37,7 +38,7 @@ logger = logging.getLogger(__name__)
 EXTRAS = {"onnx": ("export", ("onnx", "onnxruntime")), "openvino": ("openvino", ("openvino",))}
 TOLERANCE = 1e-4
 """Greatest difference from the network, beside the greatest value of its answer."""
-_CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+_CONFIGS = BUNDLE_ROOT / "configs"
 _NETWORKS = {  # configuration and key of the metadata that describe a network; those of the bundle of stage 1 alone come last
     "segmenter": (("inference_segmentation", "inference"), ("segmentation_data_format", "network_data_format")),
     "classifier": (("inference",), ("network_data_format",)),

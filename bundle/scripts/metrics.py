@@ -15,8 +15,8 @@ from ignite.metrics import Metric
 from monai.metrics import compute_hausdorff_distance
 
 from . import distributed
+from .evaluation.scores import NAN, agreement_interval, log_loss, roc_auc
 from .inferers import not_finite
-from .statistics import NAN, agreement_interval, log_loss, roc_auc
 
 REGIONS = ("WT", "ET")
 """Order of the regions in the channels of masks and predictions."""
@@ -219,7 +219,7 @@ class PatientProbabilities:
         """How far a patient's probability scatters with modalities, sequences, members and views; None with one value alone.
 
         It tells whether what was shown to the networks agrees, not how often they are right; see
-        :func:`scripts.statistics.agreement_interval`.
+        :func:`scripts.evaluation.scores.agreement_interval`.
 
         Args:
             patient: identifier.

@@ -22,8 +22,9 @@ from tqdm import tqdm
 
 from custom_transforms import SampleSlices, SlicePlanes, TumorRatioFilter, grey_window
 
-from . import distributed, leakage, memory
+from . import distributed, memory
 from .datalists import MRI_TYPES
+from .evaluation import leakage
 from .files import write_json
 from .inferers import NonFiniteError
 from .outputs import inside

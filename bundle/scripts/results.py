@@ -17,16 +17,17 @@ from ignite.engine import Engine, Events
 from monai.data import MetaTensor
 from monai.transforms import Transform
 
-from . import distributed, evaluation
+from . import distributed
 from .datalists import ENHANCING_ON, MRI_TYPES, lookup, some
+from .evaluation import summary
+from .evaluation.scores import bootstrap_interval
 from .files import RESEARCH_ONLY, is_formula, write_csv, write_json, written_whole
-from .finished import NOT_ASKED, PATIENTS_FILE, PREDICTIONS_FILE, failures_of
 from .inferers import is_finite, not_finite
 from .metrics import PATIENT_SCORES, PatientProbabilities, RegionOverlap
 from .outputs import inside, remove_unfinished
 from .preparation import fingerprint, read_index
 from .prepared import PreparedSeries
-from .statistics import bootstrap_interval
+from .run_folder import NOT_ASKED, PATIENTS_FILE, PREDICTIONS_FILE, failures_of
 
 logger = logging.getLogger(__name__)
 
@@ -551,7 +552,7 @@ def write_crossvalidation(
     """Write ``metrics.json`` of a cross-validation, and each of its tables as CSV and JSON in ``tables/``.
 
     Args:
-        rows: out-of-fold predictions, see :func:`scripts.evaluation.summarise`; none where stage 2 was left out.
+        rows: out-of-fold predictions, see :func:`scripts.evaluation.summary.summarise`; none where stage 2 was left out.
         overlap: rows of :meth:`RegionOverlap.table` with their ``fold``; none where stage 1 was left out.
         output_dir: folder of the run.
         facts: of the run, put into the metrics as they are.
@@ -570,8 +571,8 @@ def write_crossvalidation(
         }
     if rows:
         told = [name for name in ("scanner", "site") if len({row[name] for row in rows}) > 1]
-        metrics["classification"] = evaluation.summarise(rows, subgroups=told)
-        tables |= evaluation.tables(metrics["classification"])
+        metrics["classification"] = summary.summarise(rows, subgroups=told)
+        tables |= summary.tables(metrics["classification"])
     for name, table in tables.items():
         write_csv(table, Path(output_dir) / "tables" / f"{name}.csv")
         write_json(table, Path(output_dir) / "tables" / f"{name}.json")

@@ -22,8 +22,8 @@ from . import distributed
 from .checks import as_typed
 from .environment import versions
 from .files import remove_leftovers, write_json, written_whole
-from .finished import CONFIG_FILE, read_config
 from .outputs import keep_apart, remove_own_files
+from .run_folder import CONFIG_FILE, read_config
 
 logger = logging.getLogger(__name__)
 

@@ -25,13 +25,14 @@ from filelock import FileLock
 from torch import nn
 
 from .checks import PRECISIONS, RUNTIMES, TRAINING_RUNTIMES
-from .folding import fold_constants, fold_decoder
+from .environment import BUNDLE_ROOT
 from .inferers import has_fast_bf16, normalise
+from .kernels import fold_constants, fold_decoder
 from .networks import BiLSTMNFNet
 
 logger = logging.getLogger(__name__)
 
-CALIBRATION = Path(__file__).resolve().parents[1] / "models" / "calibration.npz"
+CALIBRATION = BUNDLE_ROOT / "models" / "calibration.npz"
 """Phantom slices whose activations set the ranges of 8-bit arithmetic, so that a weights file always gives the same network."""
 _FORMAT = "1"  # of the compiled networks that are kept: another one whenever the way they are made changes
 _INSTALL = "pip install 'brats-mri-radiogenomics[openvino]'"

@@ -10,8 +10,9 @@ import torch
 import yaml
 
 import radiogenomics
-from scripts import card, crossvalidation, leakage
-from scripts.evaluation import COLUMNS
+from scripts.evaluation import crossvalidation, leakage
+from scripts.evaluation.summary import COLUMNS
+from scripts.report import card
 from scripts.weights import read_weights, sha256
 
 SEGMENTER = {"encoder_name": "tu-test_efficientnet", "decoder_channels": [8, 8, 4, 4, 4], "image_size": 32}

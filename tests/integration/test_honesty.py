@@ -10,7 +10,7 @@ import torch
 from torch.nn.functional import binary_cross_entropy_with_logits as loss_of
 
 from custom_transforms import ChunkSlices, ConcatMaskChannels, ScaleToUint8
-from scripts import evaluation
+from scripts.evaluation.summary import summarise
 from scripts.inferers import SequenceClassifier, normalise
 from scripts.networks import BiLSTMNFNet
 
@@ -29,7 +29,7 @@ def classifier(seed):
 @pytest.fixture(scope="module")
 def encoded():
     """Features of one sequence of each patient, by strength of the signal; even random weights show it."""
-    from scripts.phantom import make_patient
+    from scripts.synthetic.phantom import make_patient
 
     chunks = ChunkSlices(LENGTH, LENGTH)
     backbone = classifier(0).eval()
@@ -80,7 +80,7 @@ def crossvalidated(features, labels, seed):
 
 
 def summary(rows):
-    return evaluation.summarise(rows, resamples=200, permutations=2000)
+    return summarise(rows, resamples=200, permutations=2000)
 
 
 def test_the_planted_signal_is_found(encoded):

@@ -22,7 +22,8 @@ pytest.importorskip("nilearn", reason="the phantom cohort needs the extra [phant
 
 import radiogenomics
 from custom_transforms import SeriesReader
-from scripts import datalists, dicom_output, fusion, handlers, inferers, weights
+from scripts import datalists, fusion, handlers, inferers, weights
+from scripts.dicom import output
 from scripts.preparation import read_index
 from scripts.prepared import PreparedSeries
 from scripts.weights import read_weights
@@ -536,7 +537,7 @@ def test_dicom_of_a_prediction(hospital, prediction, segmenter, classifiers, tmp
         shutil.copytree(hospital[0] / patient, studies / patient)
     settings = {"mri_types": "FLAIR,T2w", "dicom": True, "deidentify": True}
     with monkeypatch.context() as patch:
-        patch.setattr(dicom_output, "write_report", kill_after(0, dicom_output.write_report))
+        patch.setattr(output, "write_report", kill_after(0, output.write_report))
         with pytest.raises(Killed):
             predict(studies, tmp_path / "out", segmenter, classifiers, **settings)
     assert not (tmp_path / "out" / "patients.json").exists()

@@ -7,7 +7,7 @@ import torch
 import yaml
 
 from scripts import cuts
-from scripts.synthesis import PLANES
+from scripts.synthetic.drawing import PLANES
 
 RANGES = {
     name: value

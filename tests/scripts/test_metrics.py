@@ -7,12 +7,7 @@ from ignite.engine import Engine
 from ignite.exceptions import NotComputableError
 from monai.metrics import DiceMetric, MeanIoU
 
-from scripts.metrics import (
-    MeanLoss,
-    PatientProbabilities,
-    PatientScore,
-    RegionOverlap,
-)
+from scripts.metrics import MeanLoss, PatientProbabilities, PatientScore, RegionOverlap
 
 sklearn_metrics = pytest.importorskip("sklearn.metrics", reason="needs the extra [train]")
 

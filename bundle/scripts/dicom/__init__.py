@@ -1,0 +1,1 @@
+"""DICOM out: Segmentation and Structured Report objects."""

@@ -1,0 +1,275 @@
+"""The guard against leaks: no person may be both trained on and evaluated on, under whatever name.
+
+A person is known by the identifier that the data list gives, by the ``group`` there, by the DICOM PatientID, and by the pixels
+of each series, so that a renamed copy is found as well.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..datalists import lookup, person
+
+logger = logging.getLogger(__name__)
+
+SHOWN = 20
+"""Leaking pairs that an error names."""
+PLACEHOLDER = 5
+"""A PatientID that more patients than this have is no PatientID: what took the real ones out wrote it into all of them."""
+_INTEGERS = 1 << 16
+_BLOCK = 1 << 20
+
+
+class LeakError(ValueError):
+    """The same person on both sides."""
+
+
+@dataclass
+class Identity:
+    """All that a patient is known by.
+
+    Attributes:
+        patient: identifier in the data list.
+        marks: what tells the person, by kind of evidence, ``{"identifier": {"12"}, "pixels": {...}, ...}``.
+    """
+
+    patient: str
+    marks: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
+
+
+@dataclass(frozen=True)
+class Leak:
+    """A person on both sides.
+
+    Attributes:
+        first: patient of the one side.
+        second: patient of the other side.
+        evidence: what the two have in common: identifier, group, DICOM PatientID, pixels of a series.
+    """
+
+    first: str
+    second: str
+    evidence: tuple[str, ...]
+
+    def __str__(self) -> str:
+        names = self.first if self.first == self.second else f"{self.first} and {self.second}"
+        return f"{names} ({', '.join(self.evidence)})"
+
+
+def pixel_fingerprint(image: np.ndarray) -> str:
+    """A checksum of the values of a series, of how often each occurs, whatever the order and direction of its slices.
+
+    A copy under another name, a NIfTI conversion that keeps the values, or a series turned or mirrored has the same one.
+
+    Args:
+        image: voxels of any shape.
+    """
+    values, counts = _occurrences(np.asarray(image, dtype=np.float32).ravel(order="K"))
+    digest = hashlib.sha256(values.tobytes())
+    digest.update(counts.astype(np.int64).tobytes())
+    return digest.hexdigest()[:32]
+
+
+def _occurrences(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """``np.unique(image, return_counts=True)``, many times faster where the values are integers, as scanners write them."""
+    low, high = (float(image.min()), float(image.max())) if image.size else (0.0, 0.0)
+    if low.is_integer() and high - low < _INTEGERS:
+        counts = np.zeros(int(high - low) + 1, dtype=np.int64)
+        for start in range(0, image.size, _BLOCK):
+            block = image[start : start + _BLOCK]
+            places = (block - np.float32(low)).astype(np.int64)
+            if (places + low != block).any():  # a fraction, be it so small that the difference does not show it
+                break
+            counts += np.bincount(places, minlength=len(counts))
+        else:
+            there = np.flatnonzero(counts)
+            return (there + low).astype(np.float32), counts[there]
+    return np.unique(image, return_counts=True)
+
+
+def anonymous(identifier: str) -> str:
+    """A checksum in place of an identifier that must not be written into a file; empty for an empty one."""
+    text = str(identifier).strip()
+    return hashlib.sha256(text.encode()).hexdigest()[:32] if text else ""
+
+
+def identities(entries: Iterable[Mapping[str, Any]], rows: Iterable[Mapping[str, Any]] = ()) -> dict[str, Identity]:
+    """What the patients of a data list are known by.
+
+    Args:
+        entries: of the data list.
+        rows: of the index of their prepared series, with ``pixels`` and ``person``.
+
+    Returns:
+        Identities by patient.
+    """
+    found: dict[str, Identity] = {}
+    owners: dict[str, set[str]] = defaultdict(set)
+    for entry in entries:
+        one = found.setdefault(entry["patient"], Identity(entry["patient"]))
+        one.marks["identifier"].add(person(entry["patient"]))
+        if entry.get("group") is not None:
+            one.marks["group"].add(str(entry["group"]))
+    for row in rows:
+        if row["patient"] not in found:
+            continue
+        if row.get("pixels"):
+            found[row["patient"]].marks["pixels of a series"].add(row["pixels"])
+        if row.get("person"):
+            owners[row["person"]].add(row["patient"])
+    for mark, patients in owners.items():
+        if len(patients) > PLACEHOLDER:
+            logger.warning("%d patients have the same DICOM PatientID: it is taken for a placeholder", len(patients))
+            continue
+        for patient in patients:
+            found[patient].marks["DICOM PatientID"].add(mark)
+    return found
+
+
+def find_leaks(first: Mapping[str, Identity], second: Mapping[str, Identity]) -> list[Leak]:
+    """The persons on both sides, sorted by patient.
+
+    Args:
+        first: identities of the one side, by patient.
+        second: those of the other.
+    """
+    owners: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for patient, identity in second.items():
+        for kind, marks in identity.marks.items():
+            for mark in marks:
+                owners[kind, mark].append(patient)
+    shared: dict[tuple[str, str], set[str]] = defaultdict(set)
+    for patient, identity in first.items():
+        for kind, marks in identity.marks.items():
+            for mark in marks:
+                for other in owners.get((kind, mark), ()):
+                    shared[patient, other].add(kind)
+    return [Leak(*pair, tuple(sorted(kinds))) for pair, kinds in sorted(shared.items())]
+
+
+def refuse_leaks(
+    first: Mapping[str, Identity], second: Mapping[str, Identity], sides: Sequence[str], remedy: str
+) -> int:
+    """Raise where a person is on both sides.
+
+    Args:
+        first: identities of the one side, by patient.
+        second: those of the other.
+        sides: what the two are, for the message.
+        remedy: what to do.
+
+    Returns:
+        The number of patients that were compared.
+
+    Raises:
+        LeakError: naming the pairs and the evidence.
+    """
+    leaks = find_leaks(first, second)
+    if leaks:
+        more = f" and {len(leaks) - SHOWN} more" if len(leaks) > SHOWN else ""
+        raise LeakError(
+            f"{len(leaks)} {'leak' if len(leaks) == 1 else 'leaks'} between {sides[0]} and {sides[1]}: "
+            + "; ".join(map(str, leaks[:SHOWN]))
+            + f"{more}. {remedy}"
+        )
+    return len(first) + len(second)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# the patients that weights were trained on, as their file lists them
+
+
+def trained_on(
+    patients: Iterable[Mapping[str, Any]], start: Mapping[str, Any], otherwise: str | None = None
+) -> list[str] | str | None:
+    """What a weights file says of whom it was trained on: these patients, and those of the weights that the training began with.
+
+    Args:
+        patients: entries of the data list that train.
+        start: settings of the weights that it begins with.
+        otherwise: what it says where there are none.
+    """
+    names = [*_listed(start), *(str(entry["patient"]) for entry in patients)]
+    return list(dict.fromkeys(names)) or otherwise
+
+
+def _listed(settings: Mapping[str, Any]) -> list[str]:
+    listed = settings.get("trained_on")
+    return [str(name) for name in listed] if isinstance(listed, (list, tuple)) else []
+
+
+def trained(patients: Iterable[str], settings: Mapping[str, Any]) -> dict[str, str]:
+    """The patients that weights were trained on, ``{patient: name in the weights file}``.
+
+    A number is the same person in all of the challenge's names, as everywhere in this guard.
+
+    Args:
+        patients: identifiers in a data list.
+        settings: of the weights file.
+    """
+    known = lookup({name: name for name in _listed(settings)})
+    found = {patient: known(patient) for patient in patients}
+    return {patient: name for patient, name in found.items() if name is not None}
+
+
+def refuse_trained(
+    patients: Iterable[str], settings: Mapping[str, Any], file: str | Path, namesakes: bool = False
+) -> None:
+    """Raise where patients who are to be held out trained the weights.
+
+    Args:
+        patients: who are held out.
+        settings: of the weights file.
+        file: with the weights.
+        namesakes: they are others who only have the same names, as phantoms may; then it is said in the log.
+
+    Raises:
+        LeakError: naming the patients.
+    """
+    found = trained(patients, settings)
+    if not found:
+        return
+    names = ", ".join(_shown(found))
+    if namesakes:
+        logger.warning("%s: trained on patients named like %s; taken for others (--namesakes)", file, names)
+        return
+    raise LeakError(
+        f"{file}: was trained on {len(found)} of the patients that it is to be evaluated on: {names}. Leave them out of the data list; or, "
+        "if they are others who only have the same names, add --namesakes True"
+    )
+
+
+def name_trained(
+    patients: Iterable[str], settings: Mapping[str, Any], file: str | Path, namesakes: bool = False
+) -> list[str]:
+    """The patients that the segmenter was trained on; the log names them, for their masks are better than other patients' are.
+
+    Args:
+        patients: who are segmented.
+        settings: of the segmentation weights.
+        file: with the weights.
+        namesakes: none of them is; they only have the same names.
+    """
+    found = {} if namesakes else trained(patients, settings)
+    if found:
+        logger.warning(
+            "%s: was trained on %d of these patients: %s. Their masks are better than others' will be: leave them out where figures "
+            "are to hold for new patients; or, if they are others who only have the same names, add --namesakes True",
+            file,
+            len(found),
+            ", ".join(_shown(found)),
+        )
+    return sorted(found)
+
+
+def _shown(found: Mapping[str, str]) -> list[str]:
+    names = [mine if mine == theirs else f"{mine} ({theirs} there)" for mine, theirs in sorted(found.items())]
+    return names[:SHOWN] + ([f"and {len(names) - SHOWN} more"] if len(names) > SHOWN else [])

@@ -1,0 +1,1 @@
+"""The report of a run as web pages, its figures and tables, and the model card."""

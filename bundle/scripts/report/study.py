@@ -1,0 +1,142 @@
+"""A page for each DICOM study that was predicted: what was chosen, what was found, and why the other series were left."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..datalists import MRI_TYPES
+from ..dicom.output import volumes
+from ..files import written_whole
+from ..outputs import inside
+from ..preparation import read_index
+from ..prepared import PreparedSeries
+from .pages import RESEARCH_ONLY, failures_of, jinja_environment, patient_interval
+from .tables import Table, table_of_records, with_interval
+from .viewer import SheetError, largest_tumour, read_source
+
+logger = logging.getLogger(__name__)
+
+SUMMARY = "summary.html"
+PHANTOM = "By its headers a phantom, not a patient."
+
+
+def write_summaries(
+    prediction_dir: str | Path,
+    facts: Sequence[Mapping[str, Any]],
+    entries: Sequence[Mapping[str, Any]],
+    output_dir: str | Path,
+) -> dict[str, str]:
+    """Write the page of every study: one HTML file that needs nothing but itself.
+
+    Args:
+        prediction_dir: folder of the prediction.
+        facts: of the studies, see :func:`scripts.studies.dicom.select_studies`; those without a usable series get a page, too.
+        entries: of the data list that was predicted.
+        output_dir: folder for ``<patient>/summary.html``.
+
+    Returns:
+        Files, relative to ``output_dir``, by patient.
+
+    Raises:
+        ImportError: when Jinja2 is not installed.
+    """
+    folder = Path(prediction_dir)
+    jinja = jinja_environment()
+    rows = {
+        row["patient"]: row for row in json.loads((folder / "patients.json").read_text(encoding="utf-8"))["patients"]
+    }
+    index = read_index(folder / "prepared")
+    series_of = {entry["patient"]: {name: entry[name] for name in MRI_TYPES if name in entry} for entry in entries}
+    written = {}
+    for study in facts:
+        patient = study["patient"]
+        found = _page(study, rows.get(patient), index, series_of.get(patient, {}))
+        common = {"title": f"Study {patient}", "subtitle": "", "phantom": PHANTOM if study["phantom"] else ""}
+        target = inside(output_dir, patient, SUMMARY)
+        with written_whole(target) as temporary:
+            temporary.write_text(jinja.get_template(SUMMARY).render(**common, found=found), encoding="utf-8")
+        written[patient] = f"{patient}/{SUMMARY}"
+    logger.info("%s: a summary of each of %d studies. %s", output_dir, len(written), RESEARCH_ONLY)
+    return written
+
+
+def _page(
+    study: Mapping[str, Any],
+    row: Mapping[str, Any] | None,
+    index: Mapping[str, Mapping[str, Any]],
+    sources: Mapping[str, str],
+) -> dict[str, Any]:
+    """What the page of a study shows.
+
+    Args:
+        study: its facts.
+        row: of ``patients.json``; None where no series was usable.
+        index: of the prepared series.
+        sources: paths of the chosen series by modality.
+    """
+    pictures, notes, records = [], [], []
+    for mri_type in MRI_TYPES:
+        facts = ((row or {}).get("series") or {}).get(mri_type, {})
+        record: dict[str, Any] = {"modality": mri_type, "series": study["chosen"].get(mri_type, {}).get("description")}
+        file = index.get(f"{study['patient']}/{mri_type}", {}).get("file")
+        if file is not None and mri_type in sources:
+            series = PreparedSeries(file)
+            assert series.geometry is not None, f"{file}: prepared for training, without geometry"
+            size = volumes(series.masks(), series.geometry)
+            record |= {f"{region} ml": round(size[region] / 1000, 3) for region in ("WT", "ET")}
+            try:
+                picture = largest_tumour(series, read_source(sources[mri_type], series.geometry))
+                pictures += [{"mri_type": mri_type, **picture}] if picture else []
+            except SheetError as error:
+                notes.append(f"{mri_type}: no picture, for {error}.")
+        record |= {"slices": facts.get("slices"), "used": facts.get("kept"), "probability": facts.get("probability")}
+        records.append({**record, "remark": facts.get("reason") or (None if facts else "no such series")})
+    for picture in pictures:
+        sides = picture["letters"]
+        picture["caption"] = (
+            f"{picture['mri_type']}, {picture['plane']}, slice {picture['slice'] + 1} of {picture['slices']}, where the tumour is largest: "
+            f"{picture['area']:.1f} cm\N{SUPERSCRIPT TWO}. Left in the picture: {sides['left']}, top: {sides['top']}."
+        )
+    interval = patient_interval(row) if row else None
+    used = [str(mri_type) for mri_type in (row or {}).get("used") or []]
+    if row is None:
+        explained = "The study has no usable series."
+    elif not used:
+        explained = f"No slice could be classified; {row.get('reason')}."
+    else:
+        explained = f"Mean of {', '.join(used)}. In brackets: how far modalities, sequences and models agree (95 %), not how often they are right."
+    return {
+        "probability": row["probability"] if row and used else None,
+        "interval": interval,
+        "shown": with_interval(row["probability"], interval) if row and used else "none",
+        "explained": explained,
+        "results": table_of_records("Results", records),
+        "selection": _selection_table(study["series"]),
+        "failures": [
+            f"{item['series']}: {item['text']}" if item["series"] else item["text"] for item in failures_of(row)
+        ]
+        if row
+        else [],
+        "pictures": pictures,
+        "notes": notes,
+    }
+
+
+def _selection_table(series: Sequence[Mapping[str, Any]]) -> Table:
+    records = [
+        {
+            "number": one["number"],
+            "description": one["description"],
+            "plane": one["plane"],
+            "slices": one["slices"],
+            "mm apart": one["spacing"],
+            "chosen": one["modality"] if one["chosen"] else None,
+            "why": one["reason"],
+        }
+        for one in series
+    ]
+    return table_of_records("Series of the study", records)

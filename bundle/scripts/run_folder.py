@@ -1,0 +1,271 @@
+"""What a finished run left in its folder: its configuration, its patients, and where the series that it looked at lie.
+
+A prediction and an evaluation have a ``patients.json``. A cross-validation has one for each seed and fold; here they become one
+row a patient, so that all three can be shown and explained in the same way. Needs neither torch nor MONAI.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from .evaluation.scores import agreement_interval
+from .outputs import CONFIG_FILE
+
+PATIENTS_FILE = "patients.json"
+NOT_ASKED = "not asked for"
+"""Reason of a series that nobody wanted."""
+PREDICTIONS_FILE = "predictions.csv"
+"""Beside the ``patients.json`` of an evaluation, and not beside that of a prediction."""
+
+
+class RunError(ValueError):
+    """A file of a run that can't be read."""
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# files
+
+
+def read_object(file: Path) -> dict[str, Any]:
+    """The object in a JSON file.
+
+    Raises:
+        RunError: when it can't be read or holds something else.
+    """
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RunError(f"{file}: can't be read as JSON ({error})") from error
+    if not isinstance(content, dict):
+        raise RunError(f"{file}: expected an object, found {type(content).__name__}")
+    return content
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The resolved configuration in a run's folder; empty where there is none.
+
+    Raises:
+        RunError: when it can't be read.
+    """
+    file = folder / CONFIG_FILE
+    if not file.is_file():
+        return {}
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise RunError(f"{file}: can't be read as YAML ({error})") from error
+    return content if isinstance(content, dict) else {}
+
+
+def plain_settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a configuration that are values, not expressions."""
+
+    def plain(value: Any) -> bool:
+        return isinstance(value, (str, int, float, type(None))) and not str(value).startswith(("$", "@"))
+
+    return {
+        key: value
+        for key, value in config.items()
+        if plain(value) or (isinstance(value, list) and value and all(map(plain, value)))
+    }
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# patients
+
+
+def read_patients(folder: str | Path) -> dict[str, Any] | None:
+    """The patients of a prediction, an evaluation or a cross-validation, of which the last need not be finished.
+
+    Patients of a cross-validation have the means over its seeds, in ``probability`` as in ``sequences``, and further ``fold``,
+    ``seeds``, ``weights`` (a list by modality, in the order of the seeds: the models that did not see the patient) and, in each
+    series, ``by_seed`` with ``probability`` and ``sequences`` by seed. A fold of which a seed was evaluated without writing
+    ``patients.json``, by an earlier version, is passed over, so that no mean is of some of its seeds.
+
+    Returns:
+        Content of ``patients.json``: ``weights``, ``runtime`` and ``patients``; None where there is none.
+
+    Raises:
+        RunError: when a file can't be read or holds no list of patients.
+    """
+    root = Path(folder)
+    if (root / PATIENTS_FILE).is_file():
+        return _read_rows(root / PATIENTS_FILE)
+    settings = plain_settings(read_config(root))
+    rows: list[dict[str, Any]] = []
+    runtimes: dict[str, None] = {}
+    for fold, places in _evaluated_folds(root, settings).items():
+        if not all((place / PATIENTS_FILE).is_file() for place in places.values()):
+            continue
+        contents = {seed: _read_rows(place / PATIENTS_FILE) for seed, place in places.items()}
+        runtimes |= {str(content["runtime"]): None for content in contents.values() if content.get("runtime")}
+        by_patient: dict[str, dict[int, dict[str, Any]]] = {}
+        for seed, content in contents.items():
+            for row in content["patients"]:
+                by_patient.setdefault(str(row["patient"]), {})[seed] = row
+        weights = {seed: content.get("weights") or {} for seed, content in contents.items()}
+        rows += [_over_seeds(fold, of_seeds, weights, settings.get("mri_types")) for of_seeds in by_patient.values()]
+    return {"weights": {}, "runtime": ", ".join(runtimes) or None, "patients": rows} if rows else None
+
+
+def _read_rows(file: Path) -> dict[str, Any]:
+    content = read_object(file)
+    rows = content.get("patients")
+    if not isinstance(rows, list) or not all(isinstance(row, dict) and "patient" in row for row in rows):
+        raise RunError(f"{file}: holds no list of patients; predict, or evaluate, again")
+    return content
+
+
+def is_crossvalidation(folder: Path) -> bool:
+    """Whether a folder holds stage 2 of a cross-validation, finished or not."""
+    return any(folder.glob("classification/seed*/fold*"))
+
+
+def _evaluated_folds(root: Path, settings: Mapping[str, Any]) -> dict[int, dict[int, Path]]:
+    """Folders of the evaluations of a cross-validation by fold and seed, of those that its configuration asks for."""
+    found: dict[int, dict[int, Path]] = {}
+    for place in root.glob("classification/seed*/fold*/evaluation"):
+        numbers = re.fullmatch(r"seed(-?\d+)/fold(-?\d+)", place.parent.relative_to(root / "classification").as_posix())
+        if numbers and (place / PREDICTIONS_FILE).is_file():
+            found.setdefault(int(numbers[2]), {})[int(numbers[1])] = place
+
+    def asked(key: str, there: Sequence[int]) -> list[int]:
+        named = settings.get(key)
+        return [one for one in named if one in there] if isinstance(named, list) else sorted(there)
+
+    folds = {fold: found[fold] for fold in asked("folds", list(found))}
+    return {fold: {seed: places[seed] for seed in asked("seeds", list(places))} for fold, places in folds.items()}
+
+
+def _over_seeds(
+    fold: int,
+    rows: Mapping[int, Mapping[str, Any]],
+    weights: Mapping[int, Mapping[str, Any]],
+    mri_types: Sequence[str] | None,
+) -> dict[str, Any]:
+    """One row of a patient's rows by seed; modalities count alike, and so do the seeds of each."""
+    first = next(iter(rows.values()))
+    series = {
+        mri_type: _series_over_seeds({seed: row["series"].get(mri_type) or {} for seed, row in rows.items()})
+        for mri_type in first["series"]
+        if mri_types is None or mri_type in mri_types
+    }
+    used = {mri_type: facts["probability"] for mri_type, facts in series.items() if facts["probability"] is not None}
+    merged: dict[str, Any] = {
+        "patient": first["patient"],
+        "probability": float(np.mean(list(used.values()))) if used else first["probability"],
+        "interval": first.get("interval") if len(rows) == 1 else _interval([series[mri_type] for mri_type in used]),
+        "used": list(used),
+    }
+    merged |= {key: first[key] for key in ("label", "reason") if key in first and (key != "reason" or not used)}
+    files = {mri_type: [weights[seed].get(mri_type) for seed in rows] for mri_type in series}
+    merged |= {"fold": fold, "seeds": list(rows)}
+    merged["weights"] = {mri_type: of_seeds for mri_type, of_seeds in files.items() if all(of_seeds)}
+    return {**merged, "series": series}
+
+
+def _series_over_seeds(each: Mapping[int, Mapping[str, Any]]) -> dict[str, Any]:
+    first = next(iter(each.values()))
+    by_seed = {
+        str(seed): {"probability": facts["probability"], "sequences": facts["sequences"]}
+        for seed, facts in each.items()
+        if facts.get("probability") is not None
+    }
+    sequences = [facts["sequences"] for facts in by_seed.values()]
+    alike = len({len(values) for values in sequences}) == 1
+    chances = [facts["probability"] for facts in by_seed.values()]
+    # preparing is in the seconds of every seed
+    facts = {key: value for key, value in first.items() if key != "seconds" or len(each) == 1}
+    return {
+        **facts,
+        "probability": float(np.mean(chances)) if chances else None,
+        "sequences": np.mean(sequences, axis=0).tolist() if alike else [],
+        "by_seed": by_seed,
+    }
+
+
+def _interval(series: Sequence[Mapping[str, Any]]) -> list[float] | None:
+    """Of modalities, sequences and seeds, as a prediction by several models has it."""
+    if not all(facts["sequences"] for facts in series):
+        return None
+    tables = [np.transpose([one["sequences"] for one in facts["by_seed"].values()]) for facts in series]
+    interval = agreement_interval(tables)
+    return None if interval is None else list(interval)
+
+
+def classifier_of(content: Mapping[str, Any], row: Mapping[str, Any], mri_type: str) -> str | None:
+    """The weights file that gave a patient's series its probability, of several the first; None without any.
+
+    Args:
+        content: from :func:`read_patients`.
+        row: one of its patients.
+        mri_type: modality.
+    """
+    files = (row.get("weights") or content.get("weights") or {}).get(mri_type)
+    if isinstance(files, list):
+        files = files[0] if files else None
+    return None if files is None else str(files)
+
+
+def chance_of(facts: Mapping[str, Any]) -> float | None:
+    """The probability of a series by :func:`classifier_of`, as far as it is known: of several models, their mean."""
+    by_seed = facts.get("by_seed")
+    return next(iter(by_seed.values()))["probability"] if by_seed else facts.get("probability")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# what they were made of
+
+
+def prepared_places(folder: Path) -> list[Path]:
+    """Where a run's prepared series may lie: in the folder that its configuration names, or in its own."""
+    named = plain_settings(read_config(folder)).get("prepared_dir")
+    places = [*([Path(named)] if isinstance(named, str) else []), folder / "prepared"]
+    return [place / "classification" for place in places] if is_crossvalidation(folder) else places
+
+
+def prepared_dir(folder: Path) -> Path | None:
+    """The first of :func:`prepared_places` with prepared series; None without any."""
+    return next((place for place in prepared_places(folder) if (place / "index.json").is_file()), None)
+
+
+def zoom_of(folder: Path) -> float | None:
+    """The zoom with which a run classified; None where its configuration tells none."""
+    values = (plain_settings(config).get("zoom") for config in _configs(folder))
+    return next((float(value) for value in values if isinstance(value, (int, float))), None)
+
+
+def _configs(folder: Path) -> Iterator[dict[str, Any]]:
+    yield read_config(folder)
+    for place in sorted(folder.glob("classification/seed*/fold*/evaluation")):
+        yield read_config(place)
+
+
+def failures_of(row: Mapping[str, Any]) -> list[dict[str, str]]:
+    """Reasons and warnings of a patient and the series, one a row."""
+    found = (
+        [{"patient": row["patient"], "series": "", "kind": "failure", "text": str(row["reason"])}]
+        if row.get("reason")
+        else []
+    )
+    for mri_type, facts in (row.get("series") or {}).items():
+        if facts.get("reason") and facts["reason"] != NOT_ASKED:
+            found.append(
+                {"patient": row["patient"], "series": mri_type, "kind": "failure", "text": str(facts["reason"])}
+            )
+        found += [
+            {"patient": row["patient"], "series": mri_type, "kind": "warning", "text": str(warning)}
+            for warning in facts.get("warnings") or []
+        ]
+    found += [
+        {"patient": row["patient"], "series": "", "kind": "warning", "text": str(warning)}
+        for warning in row.get("warnings") or []
+    ]
+    return found

@@ -1,0 +1,1 @@
+"""From folders as they come to a data list."""

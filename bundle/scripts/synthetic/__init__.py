@@ -1,0 +1,1 @@
+"""Synthetic brains: slices to train a segmenter on, and the phantom cohort."""
