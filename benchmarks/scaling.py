@@ -256,8 +256,8 @@ def challenge_size(cache: Path) -> list[dict[str, Any]]:
     from monai.transforms import LoadImage
 
     from custom_transforms import SeriesReader
+    from scripts.masks import label_map, save_label_map
     from scripts.prepared import write_series
-    from scripts.results import label_map, save_label_map
 
     from . import weights
 

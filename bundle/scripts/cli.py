@@ -882,10 +882,9 @@ def _shown(result: Any) -> Any:
 def _mistake(error: BaseException | None) -> BaseException | None:
     """The error that a person can mend below MONAI's wrappers; None where there is none: an error of the program."""
     while error is not None:
-        if isinstance(error, (ValueError, OSError, ImportError)) or type(error).__name__ in (
-            "WeightsError",
-            "ExportError",
-        ):
+        if isinstance(
+            error, (ValueError, OSError, ImportError)
+        ):  # UserError, whose module may go by two names, is the first
             return error
         error = error.__cause__
     return None
