@@ -65,8 +65,9 @@ def main() -> None:
     way, report, *options = sys.argv[1:]
     if way in ("ours", "segment"):
         from radiogenomics.scripts import cli
+        from radiogenomics.scripts.commands import running
 
-        cli._scripts("runs")  # the bundle's own `scripts`, as the command finds it
+        running.bundle_module("runs")  # the bundle's own `scripts`, as the command finds it
         command = cli.main
         sys.argv = ["radiogenomics", "predict" if way == "ours" else way, *options]
     else:

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from .checks import as_values
-from .cli import run_config
+from .commands.running import run_config
 from .datalists import build_datalist, read_labels
 from .environment import BUNDLE_ROOT
 from .evaluation.scores import bootstrap_interval, roc_auc

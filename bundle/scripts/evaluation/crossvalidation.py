@@ -21,7 +21,7 @@ import yaml
 
 from .. import checks, distributed, runs, weights
 from ..checks import SELECTIONS, STAGES
-from ..cli import run_config
+from ..commands.running import run_config
 from ..datalists import EXCLUDED_PATIENTS, MRI_TYPES, classification_split, load_datalist, segmentation_split
 from ..environment import BUNDLE_ROOT
 from ..files import read_csv, write_csv, write_json
