@@ -23,26 +23,12 @@ from typing import Any, TypeVar
 
 from .errors import UserError
 from .files import RESEARCH_ONLY, write_json
+from .modalities import ALIASES, MRI_TYPES
 from .outputs import check_identifier
 
 logger = logging.getLogger(__name__)
 
 Value = TypeVar("Value")
-
-MRI_TYPES = ("FLAIR", "T1w", "T1wCE", "T2w")
-"""The challenge's names of the four modalities."""
-
-ALIASES = {
-    **dict.fromkeys(("flair", "t2f"), "FLAIR"),
-    **dict.fromkeys(("t1w", "t1", "t1n"), "T1w"),
-    **dict.fromkeys(("t1wce", "t1ce", "t1c", "t1gd"), "T1wCE"),
-    **dict.fromkeys(("t2w", "t2"), "T2w"),
-    "seg": "seg",
-}
-"""Lower-case names of modalities, in BraTS 2021, BraTS 2023 and the challenge, to the challenge's names."""
-
-ENHANCING_ON = ("T1wCE",)
-"""Modalities in which enhancing tumour can be told: those with contrast agent."""
 
 IMAGE_SUFFIXES = (".nii", ".nii.gz", ".dcm", ".dicom", ".ima", ".jpg", ".jpeg", ".png")
 """Endings of files that a series may be made of; a file that holds DICOM needs none."""

@@ -29,6 +29,8 @@ from pydicom.uid import (
     MRImageStorage,
 )
 
+from custom_transforms.planes import PLANES
+
 from ..datalists import MRI_TYPES
 from ..errors import UserError
 from ..files import folder_written_whole, write_json
@@ -227,7 +229,7 @@ def _series(files: Sequence[tuple[Path, Dataset]]) -> DicomSeries:
         images=len(flat),
         slices=count,
         spacing=float(np.median(np.diff(distinct))) if count > 1 and len(known) == len(flat) else None,
-        plane="" if normal is None else ("sagittal", "coronal", "axial")[int(np.abs(normal).argmax())],
+        plane="" if normal is None else PLANES[int(np.abs(normal).argmax())],
         image_type=tuple([image_type] if isinstance(image_type, str) else map(str, image_type)),
         contrast_agent=_text(first, "ContrastBolusAgent"),
         taken=min(_taken(header) for _, header in files),
