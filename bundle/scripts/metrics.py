@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from typing import Any
 
@@ -12,10 +12,11 @@ import torch
 from ignite.engine import Engine
 from ignite.exceptions import NotComputableError
 from ignite.metrics import Metric
-from monai.metrics import compute_hausdorff_distance
+from monai.metrics import compute_hausdorff_distance, compute_roc_auc
 
 from . import distributed
-from .evaluation.scores import NAN, agreement_interval, log_loss, roc_auc
+from .evaluation.resampling import agreement_interval
+from .evaluation.scores import NAN, log_loss
 from .inferers import not_finite
 
 REGIONS = ("WT", "ET")
@@ -219,7 +220,7 @@ class PatientProbabilities:
         """How far a patient's probability scatters with modalities, sequences, members and views; None with one value alone.
 
         It tells whether what was shown to the networks agrees, not how often they are right; see
-        :func:`scripts.evaluation.scores.agreement_interval`.
+        :func:`scripts.evaluation.resampling.agreement_interval`.
 
         Args:
             patient: identifier.
@@ -263,4 +264,12 @@ class PatientScore(EngineMetric):
         return PATIENT_SCORES[self.score](list(patients.labels.values()), probabilities)
 
 
-PATIENT_SCORES = {"auc": roc_auc, "log_loss": log_loss}
+def _auc(labels: Sequence[int], probabilities: Sequence[float]) -> float:
+    """ROC AUC; NaN where all labels are the same."""
+    if len(set(labels)) < 2:
+        return NAN
+    area = compute_roc_auc(torch.tensor(probabilities, dtype=torch.float64), torch.tensor(labels))
+    return float(np.asarray(area))
+
+
+PATIENT_SCORES = {"auc": _auc, "log_loss": log_loss}

@@ -19,8 +19,7 @@ from monai.transforms import Transform
 
 from . import distributed
 from .datalists import ENHANCING_ON, MRI_TYPES, lookup, some
-from .evaluation import summary
-from .evaluation.scores import bootstrap_interval
+from .evaluation.resampling import bootstrap_interval
 from .files import RESEARCH_ONLY, is_formula, write_csv, write_json, written_whole
 from .inferers import is_finite, not_finite
 from .metrics import PATIENT_SCORES, PatientProbabilities, RegionOverlap
@@ -560,6 +559,9 @@ def write_crossvalidation(
     Returns:
         The metrics: ``segmentation`` and ``classification``, where there are any, and the facts.
     """
+    from .evaluation import summary  # here, for a prediction does without
+    from .evaluation import tables as flat
+
     metrics: dict[str, Any] = {"note": RESEARCH_ONLY, **facts}
     tables: dict[str, list[dict[str, Any]]] = {}
     if overlap:
@@ -572,7 +574,7 @@ def write_crossvalidation(
     if rows:
         told = [name for name in ("scanner", "site") if len({row[name] for row in rows}) > 1]
         metrics["classification"] = summary.summarise(rows, subgroups=told)
-        tables |= summary.tables(metrics["classification"])
+        tables |= flat.tables(metrics["classification"])
     for name, table in tables.items():
         write_csv(table, Path(output_dir) / "tables" / f"{name}.csv")
         write_json(table, Path(output_dir) / "tables" / f"{name}.json")

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from .evaluation.scores import agreement_interval
+from .evaluation.resampling import agreement_interval
 from .outputs import CONFIG_FILE
 
 PATIENTS_FILE = "patients.json"

@@ -11,7 +11,7 @@ import yaml
 
 import radiogenomics
 from scripts.evaluation import crossvalidation, leakage
-from scripts.evaluation.summary import COLUMNS
+from scripts.evaluation.cohort import COLUMNS
 from scripts.report import card
 from scripts.weights import read_weights, sha256
 

@@ -29,12 +29,12 @@ from ..preparation import read_index
 from ..prepared import PreparedSeries
 from ..results import write_crossvalidation
 from ..run_folder import CONFIG_FILE, PREDICTIONS_FILE
-from . import leakage
+from . import cohort, leakage
 
 logger = logging.getLogger(__name__)
 
 STATE_FILE = "state.json"
-COLUMNS = ("patient", "fold", "seed", "mri_type", "probability", "label", "kept", "tumour_volume", "scanner", "site")
+COLUMNS = (*cohort.COLUMNS, "kept", "tumour_volume", "scanner", "site")
 """Of the out-of-fold predictions. ``kept``: slices that were classified; ``tumour_volume``: ml, as stage 1 segments it."""
 JOBS = tuple(f"{job}_{stage}" for stage in STAGES for job in ("prepare", "train", "evaluate"))
 """Configurations that a cross-validation runs."""

@@ -19,8 +19,6 @@ ENSEMBLES = {
     "mean": "mean of modalities and seeds",
     "rank_mean": "mean of ranks",
     "logit_mean": "mean of logits",
-    "stacked": "logistic regression on modalities (cross-fitted)",
-    "mean_temperature": "mean, temperature-scaled (cross-fitted)",
 }
 
 SELECTED = {

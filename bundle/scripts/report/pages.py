@@ -24,7 +24,8 @@ import yaml
 
 from .. import environment
 from ..datalists import MRI_TYPES, select
-from ..evaluation.scores import bootstrap_interval, roc_auc
+from ..evaluation.resampling import bootstrap_interval
+from ..evaluation.scores import roc_auc
 from ..files import RESEARCH_ONLY, folder_written_whole, read_csv, write_json, written_whole
 from ..run_folder import (
     CONFIG_FILE,
