@@ -95,7 +95,7 @@ class RegionOverlap(EngineMetric):
         - ``dice``, ``iou``: not defined where neither truth nor prediction has the region.
         - ``volume_error``: pixels of the prediction that are too many, as a share of the truth's; 0 is right, -1 finds none.
           Not defined where the truth lacks the region.
-        - ``hd95_mm``, if distances were asked for: the larger of both 95th percentiles of distances from outline to outline
+        - ``slice_hd95_mm``, if distances were asked for: the larger of both 95th percentiles of distances from outline to outline
           (Hausdorff) within a slice, mean of the slices where truth and prediction have the region. Slices where one of them
           lacks it do not count, so read it beside the Dice; neither do slices of unknown size.
         """
@@ -107,7 +107,7 @@ class RegionOverlap(EngineMetric):
                 row["iou"] = both / (pred + true - both) if pred + true else None
                 row["volume_error"] = (pred - true) / true if true else None
                 if self.distances:
-                    row["hd95_mm"] = distance / slices if slices else None
+                    row["slice_hd95_mm"] = distance / slices if slices else None
                 rows.append(row)
         return rows
 
@@ -214,7 +214,7 @@ class PatientProbabilities:
         values = [value for name in names if (value := self.of_series(patient, name)) is not None]
         return float(np.mean(values)) if values else self.prior
 
-    def interval(
+    def agreement_interval(
         self, patient: str, level: float = 0.95, resamples: int = 1000, seed: int = 67
     ) -> tuple[float, float] | None:
         """How far a patient's probability scatters with modalities, sequences, members and views; None with one value alone.

@@ -230,7 +230,7 @@ def test_a_prediction_averages_folds_seeds_and_views(cohort, finished, segmenter
     found = json.loads((tmp_path / "all" / "patients.json").read_text())
     (patient,) = found["patients"]
     assert len(found["weights"]["FLAIR"]) == 6
-    low, high = patient["interval"]
+    low, high = patient["agreement_interval"]
     assert low <= patient["probability"] <= high
     singles = []
     for member in sorted(run.glob("classification/seed*/fold*")):
@@ -315,7 +315,7 @@ def test_patients_that_the_segmenter_knows_are_named(cohort, segmenter, tmp_path
     metrics = validate(cohort, tmp_path / "run", segmenter=file, mri_types=["FLAIR"], seeds=[1])
     assert metrics["leakage"]["segmenter_trained_on"] == [patients[0]]
     assert f"was trained on 1 of these patients: {patients[0]} ({listed} there)" in caplog.text
-    assert f"The segmenter was trained on 1 of these patients: {patients[0]}." in "\n".join(card.sections(metrics, {}))
+    assert f"The segmenter was trained on 1 of these patients: {patients[0]}." in card.rendered(metrics, {})
     others = {"prepare_classification": {"namesakes": True}}
     run = crossvalidation.CrossValidation(tmp_path / "run", cohort / "task2.json", segmenter=file, settings=others)
     assert run._seen_by_segmenter() == []

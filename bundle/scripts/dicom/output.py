@@ -409,7 +409,7 @@ def write_report(
         study: by modality the facts of its series: ``source``, the path of the DICOM series; ``WT`` and, where it is told,
             ``ET``, volumes in mm³; ``reason``, why there is no SEG.
         path: file to write; folders are made.
-        patient_row: the patient's row of patients.json: ``patient``, ``probability``, ``interval``, ``used``.
+        patient_row: the patient's row of patients.json: ``patient``, ``probability``, ``agreement_interval``, ``used``.
         segmentations: SEG files by modality, of those that have one.
         deidentify: leave out what identifies the patient.
 
@@ -470,10 +470,10 @@ def write_report(
                 groups.append(sr.MeasurementsAndQualitativeEvaluations(source_images=[source], **known))
     if patient_row["used"]:
         found = [(_PROBABILITY, patient_row["probability"])]
-        if patient_row.get("interval"):
-            found += zip((_LOWER, _UPPER), patient_row["interval"], strict=True)
+        if patient_row.get("agreement_interval"):
+            found += zip((_LOWER, _UPPER), patient_row["agreement_interval"], strict=True)
             comments.append(
-                "The interval tells how far modalities, sequences and models agree, not how often they are right."
+                "The agreement interval tells how far modalities, sequences and models agree, not how often they are right."
             )
         groups.append(
             sr.MeasurementsAndQualitativeEvaluations(

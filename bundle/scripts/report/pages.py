@@ -77,7 +77,7 @@ SEQUENCES = (35, 5)  # length and stride of a classifier whose own are not known
 TEMPLATES = Path(__file__).resolve().parent / "templates"
 
 _NOT_RUNS = {"prepared", "masks", "phantom", "explanations", *PARTS}
-_INTERVALS = ("interval", "interval_95", "probability_95", "probability_interval")
+_INTERVALS = ("agreement_interval",)
 _SEEDS_SHOWN = 5  # with a column each in the table of a patient's series
 _BIN_KEYS = {
     "predicted": ("predicted", "mean_predicted", "mean_probability", "probability"),

@@ -463,7 +463,7 @@ def write_both(folder, masks, geometry, deidentify=False, patient="00001"):
     """SEG and SR of one series."""
     seg = save_segmentation(folder, masks, geometry, deidentify=deidentify, patient=patient)
     facts = {"source": folder / "series", **output.volumes(masks, geometry), "reason": ""}
-    row = {"patient": patient, "probability": 0.25, "interval": (0.125, 0.5), "used": ["FLAIR"]}
+    row = {"patient": patient, "probability": 0.25, "agreement_interval": (0.125, 0.5), "used": ["FLAIR"]}
     sr = write_report(
         {"FLAIR": facts}, folder / "sr.dcm", patient_row=row, segmentations={"FLAIR": seg}, deidentify=deidentify
     )
@@ -620,7 +620,7 @@ def test_report_measures(tmp_path):
 def test_report_of_an_empty_segmentation(series):
     """What was looked for and not found has a volume of 0, and the report says that there is no SEG."""
     folder, _, geometry, masks = series
-    row = {"patient": "00001", "probability": 0.5, "interval": None, "used": []}
+    row = {"patient": "00001", "probability": 0.5, "agreement_interval": None, "used": []}
     facts = {"source": folder / "series", **output.volumes(masks * 0, geometry), "reason": output.NO_TUMOUR}
     sr = write_report({"T2w": facts}, folder / "sr.dcm", patient_row=row, segmentations={})
     report = highdicom.sr.srread(sr)
@@ -646,7 +646,9 @@ def prepare(folder, entries, empty=()):
     """Prepared series with masks, as a prediction leaves them, and the patients' rows."""
     index, rows = {}, []
     for entry in entries:
-        rows.append({"patient": entry["patient"], "probability": 0.75, "interval": (0.5, 0.9), "used": ["FLAIR"]})
+        rows.append(
+            {"patient": entry["patient"], "probability": 0.75, "agreement_interval": (0.5, 0.9), "used": ["FLAIR"]}
+        )
         for mri_type in MRI_TYPES:
             if mri_type not in entry:
                 continue
@@ -797,5 +799,5 @@ def test_real_series(real_data, tmp_path):
             distances = np.linalg.norm(found[:, None] - expected[None], axis=2)
             assert distances.min(axis=1).max() < 0.05  # the volume has one step, the files have their own positions
             assert len(set(distances.argmin(axis=1))) == len(expected)
-    row = {"patient": "07294", "probability": 0.5, "interval": None, "used": ["FLAIR"]}
+    row = {"patient": "07294", "probability": 0.5, "agreement_interval": None, "used": ["FLAIR"]}
     assert errors_of(write_report(study, tmp_path / "sr.dcm", patient_row=row, segmentations=segs)) == []
