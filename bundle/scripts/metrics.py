@@ -219,7 +219,7 @@ class PatientProbabilities:
     ) -> tuple[float, float] | None:
         """How far a patient's probability scatters with modalities, sequences, members and views; None with one value alone.
 
-        It tells whether what was shown to the networks agrees, not how often they are right; see
+        It says whether what was shown to the networks agrees, not how often they are right; see
         :func:`scripts.evaluation.resampling.agreement_interval`.
 
         Args:

@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import nibabel as nib
 import numpy as np
@@ -27,6 +27,9 @@ from .outputs import inside, remove_unfinished
 from .preparation import fingerprint, read_index
 from .prepared import PreparedSeries
 from .run_folder import NOT_ASKED, PATIENTS_FILE, PREDICTIONS_FILE, failures_of
+
+if TYPE_CHECKING:
+    from .evaluation.volumes import VolumeOverlap
 
 logger = logging.getLogger(__name__)
 
@@ -570,7 +573,7 @@ def write_crossvalidation(
         tables["overlap"] = [dict(row) for row in overlap]
         metrics["segmentation"] = _overlap_metrics(overlap)
         metrics["segmentation"]["fold"] = {
-            str(fold): _mean_overlap([row for row in overlap if row["fold"] == fold])
+            str(fold): _mean_overlap([row for row in overlap if row["fold"] == fold and row["plane"] != "3D"])
             for fold in sorted({row["fold"] for row in overlap})
         }
     if rows:
@@ -584,17 +587,26 @@ def write_crossvalidation(
     return metrics
 
 
-def write_overlap(metric: RegionOverlap, output_dir: str | Path) -> dict[str, Any]:
+def write_overlap(
+    metric: RegionOverlap, output_dir: str | Path, volumes: VolumeOverlap | None = None
+) -> dict[str, Any]:
     """Write ``overlap.csv`` (a row per patient, modality, plane and region) and ``metrics.json`` (their means).
 
     Args:
         metric: after the evaluation.
         output_dir: folder for both.
+        volumes: scores of whole series, where they were segmented too; their plane is ``3D``.
 
     Returns:
         What the metric's table holds, by region: overall, and per modality and per plane; and who failed.
     """
-    return _write_overlap(metric.table(), output_dir, metric.failures())
+    rows, failures = metric.table(), metric.failures()
+    if volumes is not None:
+        rows += volumes.table()
+        columns = dict.fromkeys(key for row in rows for key in row)
+        rows = [{key: row.get(key) for key in columns} for row in rows]
+        failures |= volumes.failures()
+    return _write_overlap(rows, output_dir, failures)
 
 
 @distributed.by_first
@@ -616,11 +628,13 @@ def _write_overlap(
 
 
 def _overlap_metrics(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Means over all rows, and over those of each modality and of each plane."""
+    """Means over all rows of slices, over those of each modality and of each plane, and over those of whole volumes (``3D``)."""
     metrics: dict[str, Any] = {"patients": len({row["patient"] for row in rows})}
-    for group in ("all", "mri_type", "plane"):
-        for name in ["all"] if group == "all" else sorted({row[group] for row in rows}):
-            metrics[name] = _mean_overlap([row for row in rows if group == "all" or row[group] == name])
+    slices = [row for row in rows if row["plane"] != "3D"]
+    metrics["all"] = _mean_overlap(slices)
+    for group, among in (("mri_type", slices), ("plane", rows)):
+        for name in sorted({row[group] for row in among}):
+            metrics[name] = _mean_overlap([row for row in among if row[group] == name])
     return metrics
 
 

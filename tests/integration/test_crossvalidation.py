@@ -10,7 +10,7 @@ import torch
 import yaml
 
 import radiogenomics
-from scripts.evaluation import crossvalidation, leakage
+from scripts.evaluation import crossvalidation, guard, leakage, plan
 from scripts.evaluation.cohort import COLUMNS
 from scripts.report import card
 from scripts.weights import read_weights, sha256
@@ -317,8 +317,8 @@ def test_patients_that_the_segmenter_knows_are_named(cohort, segmenter, tmp_path
     assert f"was trained on 1 of these patients: {patients[0]} ({listed} there)" in caplog.text
     assert f"The segmenter was trained on 1 of these patients: {patients[0]}." in card.rendered(metrics, {})
     others = {"prepare_classification": {"namesakes": True}}
-    run = crossvalidation.CrossValidation(tmp_path / "run", cohort / "task2.json", segmenter=file, settings=others)
-    assert run._seen_by_segmenter() == []
+    run = plan.Plan(tmp_path / "run", cohort / "task2.json", segmenter=file, settings=others)
+    assert guard.seen_by_segmenter(run) == []
 
 
 def test_a_leak_in_a_finished_run_is_found(finished, cohort, segmenter, tmp_path):
@@ -328,11 +328,9 @@ def test_a_leak_in_a_finished_run_is_found(finished, cohort, segmenter, tmp_path
     file = copied / "classification" / "seed1" / "fold0" / "FLAIR" / "resolved_config.yaml"
     config = yaml.safe_load(file.read_text())
     file.write_text(yaml.safe_dump({**config, "excluded_patients": []}))
-    run = crossvalidation.CrossValidation(
-        copied, cohort / "task2.json", segmenter=segmenter, seeds=[1, 2], mri_types=["FLAIR", "T1wCE"]
-    )
+    run = plan.Plan(copied, cohort / "task2.json", segmenter=segmenter, seeds=[1, 2], mri_types=["FLAIR", "T1wCE"])
     with pytest.raises(leakage.LeakError, match=r"seed1.fold0.FLAIR"):
-        run.verify()
+        guard.verify(run)
 
 
 @pytest.mark.parametrize(

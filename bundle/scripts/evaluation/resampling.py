@@ -188,7 +188,7 @@ def agreement_interval(
 ) -> tuple[float, float] | None:
     """How far the mean of a patient's probabilities scatters with modalities, sequences, and members of an ensemble.
 
-    Percentiles of a bootstrap in stages: modalities are drawn with replacement, and sequences and members within each. It tells
+    Percentiles of a bootstrap in stages: modalities are drawn with replacement, and sequences and members within each. It says
     how far they agree, not how often they are right.
 
     Args:

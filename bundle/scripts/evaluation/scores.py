@@ -257,7 +257,7 @@ def _standard_error(above: np.ndarray, below: np.ndarray) -> float:
     return float(np.sqrt(above.var(ddof=1) / n**2 / m + below.var(ddof=1) / m**2 / n))
 
 
-# Calibration. scikit-learn's `calibration_curve` tells neither how many patients a bin has, which intervals need, nor keeps equal
+# Calibration. scikit-learn's `calibration_curve` neither returns how many patients a bin has, which intervals need, nor keeps equal
 # probabilities together in bins of equal mass.
 
 

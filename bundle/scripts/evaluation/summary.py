@@ -38,6 +38,8 @@ DECISION_THRESHOLDS = np.arange(1, 100) / 100
 ENSEMBLES = {"mean": ensembles.mean, "rank_mean": ensembles.rank_mean, "logit_mean": ensembles.logit_mean}
 SCORES_ALONE = ("rank_mean",)
 """Ensembles whose scores are no probabilities."""
+Judged = dict[str, dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]]
+"""Labels, folds and predictions of patients, by kind (``ensembles``, ``mri_types``, ``seeds``) and name."""
 
 
 def summarise(
@@ -73,14 +75,8 @@ def summarise(
     sampling: dict[str, Any] = {"level": level, "resamples": resamples, "seed": seed}
     combined = _combine(cohort, prior)
     mean = combined["mean"]
-    p = resampling.permutation_p_value(cohort.labels, mean, permutations, seed)
     baselines, left_out = _baselines(cohort, mean, sampling)
-    judged = {
-        "ensembles": {name: (cohort.labels, cohort.folds, predicted) for name, predicted in combined.items()},
-        "mri_types": {name: _predicted(cohort, mri_type=name) for name in cohort.mri_types},
-        "seeds": {name: _predicted(cohort, seed=name) for name in cohort.seeds},
-    }
-    judged = {kind: {name: one for name, one in named.items() if len(one[0])} for kind, named in judged.items()}
+    judged = _judged(cohort, combined)
     summary: dict[str, Any] = {
         "patients": len(cohort.patients),
         "positive": int(cohort.labels.sum()),
@@ -91,10 +87,7 @@ def summarise(
             kind: {name: _figures(*one, name not in SCORES_ALONE, sampling) for name, one in named.items()}
             for kind, named in judged.items()
         },
-        "controls": {
-            "permutation": {"permutations": permutations, "p": p},
-            "seeds": {name or "all": _spread(cohort, name) for name in (None, *cohort.mri_types)},
-        },
+        "controls": _controls(cohort, mean, permutations, seed),
         "baselines": baselines,
         "subgroups": {
             name: {value: _subgroup(cohort.labels[there], mean[there], sampling) for value, there in values.items()}
@@ -102,16 +95,12 @@ def summarise(
         },
         "curves": {
             name: _curves(labels, predicted, name not in SCORES_ALONE, sampling)
-            for kind in ("ensembles", "mri_types")
-            for name, (labels, _, predicted) in judged[kind].items()
+            for name, (labels, _, predicted) in (judged["ensembles"] | judged["mri_types"]).items()
         },
         "left_out": left_out,
     }
     for kind in judged:
-        for name, found in summary[kind].items():
-            auc = found["auc"]
-            interval = (auc["value"], *auc["delong"], found["patients"])
-            logger.info("%s %s: AUC %.3f (DeLong %.3f to %.3f) on %d patients", kind, name, *interval)
+        _log(kind, summary[kind])
     plain: dict[str, Any] = _plain(summary)
     return plain
 
@@ -126,6 +115,22 @@ def _combine(cohort: Cohort, prior: float) -> dict[str, np.ndarray]:
         found[name] = np.full(len(there), prior)
         found[name][there] = combine(cohort.probabilities[there])
     return found
+
+
+def _judged(cohort: Cohort, combined: Mapping[str, np.ndarray]) -> Judged:
+    """Labels, folds and predictions of the patients who have any, by kind and name."""
+    found = {
+        "ensembles": {name: (cohort.labels, cohort.folds, predicted) for name, predicted in combined.items()},
+        "mri_types": {name: _predicted(cohort, mri_type=name) for name in cohort.mri_types},
+        "seeds": {name: _predicted(cohort, seed=name) for name in cohort.seeds},
+    }
+    return {kind: {name: one for name, one in named.items() if len(one[0])} for kind, named in found.items()}
+
+
+def _log(kind: str, named: Mapping[str, Any]) -> None:
+    for name, found in named.items():
+        area = (found["auc"]["value"], *found["auc"]["delong"])
+        logger.info("%s %s: AUC %.3f (DeLong %.3f to %.3f) on %d patients", kind, name, *area, found["patients"])
 
 
 def _predicted(cohort: Cohort, **members: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -172,6 +177,14 @@ def _area_by_fold(
 ) -> dict[str, Any]:
     within = {str(fold): scores.roc_auc(labels[folds == fold], predicted[folds == fold]) for fold in np.unique(folds)}
     return {**_area(labels, predicted, sampling), "folds": within}
+
+
+def _controls(cohort: Cohort, mean: np.ndarray, permutations: int, seed: int) -> dict[str, Any]:
+    p = resampling.permutation_p_value(cohort.labels, mean, permutations, seed)
+    return {
+        "permutation": {"permutations": permutations, "p": p},
+        "seeds": {name or "all": _spread(cohort, name) for name in (None, *cohort.mri_types)},
+    }
 
 
 def _spread(cohort: Cohort, mri_type: str | None) -> dict[str, Any]:

@@ -260,7 +260,7 @@ def flattened(metrics: Mapping[str, Any]) -> dict[str, Any]:
         for column, values in summary["subgroups"].items()
         for value, one in values.items()
     }
-    found["fitted for new patients"], found["left_out"] = summary["models"], summary["left_out"]
+    found["left_out"] = summary["left_out"]
     found["curves"] = dict(summary["curves"].get("mean", {}))
     if "segmentation" in metrics:
         found["segmentation"] = metrics["segmentation"]
