@@ -21,7 +21,7 @@ from typing import Any
 
 from . import checks
 from .datalists import MRI_TYPES
-from .environment import BUNDLE_ROOT, NEEDED, OPTIONAL, installed
+from .environment import BUNDLE_ROOT, NEEDED, OPTIONAL, config_files, installed
 from .outputs import keep_apart
 
 
@@ -56,9 +56,9 @@ def _quick_imports() -> Iterator[None]:
 
 
 def run_config(config: str, **overrides: Any) -> None:
-    """Run one of the bundle's configurations, as ``python -m monai.bundle run --config_file …`` does.
+    """Run one of the bundle's configurations with those that belong to it, as ``python -m monai.bundle run --config_file …`` does.
 
-    In one of several processes that ``torchrun`` started, ``configs/distributed.yaml`` is laid over it.
+    See :func:`scripts.environment.config_files`.
 
     Args:
         config: its name, ``train_segmentation`` for example.
@@ -76,11 +76,8 @@ def run_config(config: str, **overrides: Any) -> None:
     _scripts("runs")
     from monai.bundle import ConfigWorkflow
 
-    files = [str(BUNDLE_ROOT / "configs" / f"{config}.yaml")]
-    if int(os.environ.get("WORLD_SIZE") or 1) > 1:
-        files.append(str(BUNDLE_ROOT / "configs" / "distributed.yaml"))
     workflow = ConfigWorkflow(
-        config_file=files,
+        config_file=[str(file) for file in config_files(config)],
         meta_file=str(BUNDLE_ROOT / "configs" / "metadata.json"),
         logging_file=False,
         workflow_type=None,
