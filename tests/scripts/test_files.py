@@ -15,7 +15,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scripts import results, weights
+from scripts import masks, weights
 from scripts.files import (
     folder_written_whole,
     is_dead,
@@ -181,7 +181,7 @@ def test_csv_is_written_whole_or_not_at_all(tmp_path):
 @pytest.mark.parametrize(
     ("write", "breaks"),
     [
-        (lambda file: results.save_label_map(np.zeros((1, 1, 1)), np.eye(4), file), "nibabel.save"),
+        (lambda file: masks.save_label_map(np.zeros((1, 1, 1)), np.eye(4), file), "nibabel.save"),
         (lambda file: write_csv([{"epoch": 1}], file), "csv.DictWriter.writerows"),
         (lambda file: weights.save_weights(torch.nn.Linear(1, 1), {}, file), "torch.save"),
     ],

@@ -31,14 +31,13 @@ from custom_transforms.filtering import BRAIN_THRESHOLD
 
 from .. import weights
 from ..datalists import MRI_TYPES
-from ..files import remove_leftovers, write_json, written_whole
+from ..files import RESEARCH_ONLY, remove_leftovers, write_json, written_whole
 from ..inferers import SequenceClassifier, normalise
 from ..loading import LoadSeries
 from ..networks import BiLSTMNFNet
 from ..outputs import inside
 from ..preparation import fingerprint, read_index
 from ..prepared import PreparedError, PreparedSeries
-from ..results import RESEARCH_ONLY
 from ..run_folder import (
     PATIENTS_FILE,
     chance_of,
