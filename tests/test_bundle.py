@@ -223,7 +223,7 @@ def commands(text):
 
 @pytest.mark.parametrize(
     "file",
-    [ROOT / "README.md", BUNDLE / "docs" / "README.md", *(CONFIGS / f"{job}.yaml" for job in JOBS if job != SITE)],
+    [BUNDLE / "docs" / "README.md", *(CONFIGS / f"{job}.yaml" for job in JOBS if job != SITE)],
     ids=str,
 )
 def test_commands_in_documents_name_what_is_there(file):
