@@ -86,7 +86,6 @@ def test_runs_by_its_own_name_too(job):
 
 
 FILES = [
-    ROOT / "README.md",
     *sorted((BUNDLE / "docs").glob("*.md")),
     *(CONFIGS / f"{job}.yaml" for job in [*JOBS, OVERLAY]),
 ]
