@@ -18,9 +18,7 @@ from . import distributed
 from .evaluation.resampling import agreement_interval
 from .evaluation.scores import NAN, log_loss
 from .inferers import not_finite
-
-REGIONS = ("WT", "ET")
-"""Order of the regions in the channels of masks and predictions."""
+from .masks import REGIONS
 
 
 class EngineMetric(Metric):

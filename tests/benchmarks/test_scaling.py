@@ -1,4 +1,4 @@
-"""What follows from measured figures, and that the examples of bundle/docs/scaling.md hold together."""
+"""What follows from measured figures, and that the examples of bundle/docs/speed.md hold together."""
 
 import json
 import re
@@ -12,13 +12,14 @@ from torch.distributed.run import get_args_parser
 
 from benchmarks import scaling
 from scripts import datalists
-from scripts.cli import BUNDLE_ROOT
+from scripts.environment import BUNDLE_ROOT
 
-TEXT = (BUNDLE_ROOT / "docs" / "scaling.md").read_text(encoding="utf-8")
+TEXT = (BUNDLE_ROOT / "docs" / "speed.md").read_text(encoding="utf-8")
 
 
 def blocks(language):
-    return re.findall(rf"^```{language}\n(.*?)^```", TEXT, re.DOTALL | re.MULTILINE)
+    found = re.findall(rf"^```{language}\n(.*?)^```", TEXT, re.DOTALL | re.MULTILINE)
+    return [block for block in found if language != "bash" or "#SBATCH" in block]
 
 
 def torchrun(command, **variables):
@@ -74,8 +75,7 @@ def test_sides_are_compared():
 def test_what_the_trainings_change_is_there(stage):
     config = yaml.safe_load((BUNDLE_ROOT / "configs" / f"train_{stage}.yaml").read_text(encoding="utf-8"))
     assert set(scaling.TRAININGS[stage]) <= set(config)
-    handlers = config["train"]["handlers"]
-    assert [handler["_target_"] for handler in handlers][6:] == ["ignite.handlers.ProgressBar"]
+    assert "@train#progress_bar" in config["train"]["after_validation"]
     assert scaling.ITEMS[stage].startswith(config["train"]["dataset"]["data"])
 
 

@@ -19,8 +19,8 @@ from typing import Any
 import yaml
 
 from .. import checks, distributed, runs
-from ..cli import run_config
-from ..environment import BUNDLE_ROOT
+from ..commands.running import run_config
+from ..environment import config_files
 from ..files import write_csv, write_json
 from ..results import write_crossvalidation
 from ..run_folder import PREDICTIONS_FILE
@@ -155,8 +155,7 @@ class CrossValidation:
         )
 
     def _known_to(self, config: str) -> dict[str, Any]:
-        file = BUNDLE_ROOT / "configs" / f"{config}.yaml"
-        ids = yaml.safe_load(file.read_text(encoding="utf-8"))
+        ids = {key for file in config_files(config) for key in yaml.safe_load(file.read_text(encoding="utf-8"))}
         return {key: value for key, value in self.plan.common.items() if key in ids}
 
     def _without_task2(self) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from ..datalists import load_datalist
 from ..files import read_csv
+from ..masks import region_volumes
 from ..prepared import PreparedSeries
 from ..run_folder import PREDICTIONS_FILE
 from . import cohort
@@ -67,7 +68,7 @@ def _tumour_volume(row: Mapping[str, Any]) -> float | None:
     series = PreparedSeries(row["file"])
     if series.geometry is None:
         return None
-    return float(series.masks()[:, 0].sum()) * series.geometry.voxel_volume / 1000
+    return region_volumes(series.masks(), series.geometry.voxel_volume)["WT"] / 1000
 
 
 def _number(text: str | None) -> float | None:

@@ -83,7 +83,7 @@ def rendered(metrics: Mapping[str, Any], config: Mapping[str, Any]) -> str:
     lists = [config[key] for key in ("datalist", "segmentation_datalist") if config.get(key)]
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
-        block_start_string="<!--",
+        block_start_string="<!--%",
         block_end_string="-->",
         trim_blocks=True,
         autoescape=False,  # Markdown

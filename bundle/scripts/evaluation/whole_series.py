@@ -12,10 +12,9 @@ from monai.metrics import compute_hausdorff_distance
 
 from .. import distributed
 from ..datalists import MRI_TYPES
-from ..metrics import REGIONS
-from ..results import nested
+from ..masks import REGIONS, nested
 
-PLANE = "3D"
+VOLUME = "3D"
 """Stands for the plane in rows of whole volumes."""
 
 
@@ -49,7 +48,7 @@ class VolumeOverlap:
         """Score a series, or note why it has no scores."""
         batch: Any = engine.state.batch
         output: Any = engine.state.output
-        name = f"{batch['patient']}/{batch['mri_type']}/{PLANE}"
+        name = f"{batch['patient']}/{batch['mri_type']}/{VOLUME}"
         if batch["error"]:
             self._failures[name] = batch["error"]
             return
@@ -63,7 +62,7 @@ class VolumeOverlap:
                 f"the label has {label.shape[1:]} voxels, the series {pred.shape[1:]}; expected the same grid, resample one of them"
             )
             return
-        who = {"patient": batch["patient"], "mri_type": batch["mri_type"], "plane": PLANE}
+        who = {"patient": batch["patient"], "mri_type": batch["mri_type"], "plane": VOLUME}
         spacing = np.linalg.norm(batch["geometry"].affine[:3, :3], axis=0)
         for region, one, other in zip(REGIONS, pred, label, strict=True):
             self._rows.append({**who, "region": region, **volume_scores(one, other, spacing)})

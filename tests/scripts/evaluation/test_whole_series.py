@@ -6,7 +6,7 @@ import torch
 from scipy.ndimage import binary_erosion
 
 from custom_transforms import SliceGeometry
-from scripts.evaluation.volumes import VolumeOverlap, labelled_series, volume_scores
+from scripts.evaluation.whole_series import VolumeOverlap, labelled_series, volume_scores
 
 
 def box(start, stop, shape=(20, 18, 16)):
