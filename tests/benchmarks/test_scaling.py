@@ -18,7 +18,8 @@ TEXT = (BUNDLE_ROOT / "docs" / "speed.md").read_text(encoding="utf-8")
 
 
 def blocks(language):
-    return re.findall(rf"^```{language}\n(.*?)^```", TEXT, re.DOTALL | re.MULTILINE)
+    found = re.findall(rf"^```{language}\n(.*?)^```", TEXT, re.DOTALL | re.MULTILINE)
+    return [block for block in found if language != "bash" or "#SBATCH" in block]
 
 
 def torchrun(command, **variables):

@@ -13,7 +13,7 @@ from monai.bundle import ConfigWorkflow, ckpt_export, trt_export, verify_metadat
 from monai.bundle.properties import InferProperties, MetaProperties
 
 from scripts import weights
-from scripts.networks import SEGMENTER_PARTS, BiLSTMNFNet, build_segmenter
+from scripts.networks import BiLSTMNFNet, build_segmenter
 
 SCHEMA = Path(__file__).resolve().parents[1] / "data" / "meta_schema.json"
 NAME = "brats_mri_radiogenomics"
@@ -87,7 +87,7 @@ def test_the_zoo_exports_it(brought):
         network, shape = BiLSTMNFNet(), [1, 35, 3, 32, 32]
     else:
         settings = weights.segmenter_settings(weights_file)
-        network, shape = build_segmenter(**{name: settings[name] for name in SEGMENTER_PARTS}), [1, 3, 32, 32]
+        network, shape = build_segmenter(settings), [1, 3, 32, 32]
     ckpt_export(
         net_id="network_def",
         filepath=str(folder / "models" / "verify_model.ts"),

@@ -1,4 +1,4 @@
-"""Run the bundle's configurations, for all commands: modules are loaded once, settings are checked first, mistakes are told apart."""
+"""How all commands run the bundle's configurations: settings are checked first, modules are loaded once."""
 
 from __future__ import annotations
 
