@@ -31,7 +31,7 @@ from .environment import BUNDLE_ROOT
 from .errors import UserError
 from .files import written_whole
 from .kernels import fold_constants
-from .networks import BiLSTMNFNet, build_classifier, build_segmenter
+from .networks import build_classifier, build_segmenter
 from .runtimes import _openvino
 
 logger = logging.getLogger(__name__)
