@@ -50,8 +50,8 @@ PARTS: dict[str, dict[str, list[str]]] = {
         "sequence": ["scripts.networks:BiLSTMNFNet.classify"],
         "write": [
             "scripts.preparation:SaveSeries.__call__",
-            "scripts.results:write_masks",
-            "scripts.results:write_predictions",
+            "scripts.masks:write_masks",
+            "scripts.patients:write_predictions",
             "scripts.fusion:FuseSeries.__call__",
         ],
     },

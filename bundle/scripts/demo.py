@@ -23,10 +23,9 @@ from .datalists import build_datalist, read_labels
 from .environment import BUNDLE_ROOT
 from .evaluation.scores import bootstrap_interval, roc_auc
 from .explain.maps import explain_run
-from .files import write_json
+from .files import RESEARCH_ONLY, write_json
 from .report.overview import draw_overview
 from .report.pages import write_report
-from .results import RESEARCH_ONLY
 from .weights import OWN_SEGMENTER, segmenter_settings, sha256
 
 logger = logging.getLogger(__name__)

@@ -75,8 +75,7 @@ def test_sides_are_compared():
 def test_what_the_trainings_change_is_there(stage):
     config = yaml.safe_load((BUNDLE_ROOT / "configs" / f"train_{stage}.yaml").read_text(encoding="utf-8"))
     assert set(scaling.TRAININGS[stage]) <= set(config)
-    handlers = config["train"]["handlers"]
-    assert [handler["_target_"] for handler in handlers][6:] == ["ignite.handlers.ProgressBar"]
+    assert "@train#progress_bar" in config["train"]["after_validation"]
     assert scaling.ITEMS[stage].startswith(config["train"]["dataset"]["data"])
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import gc
 import importlib
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any
 
 from .. import checks
 from ..datalists import MRI_TYPES
-from ..environment import BUNDLE_ROOT
+from ..environment import BUNDLE_ROOT, config_files
 from ..outputs import keep_apart
 
 
@@ -51,7 +50,7 @@ def _quick_imports() -> Iterator[None]:
 def run_config(config: str, **overrides: Any) -> None:
     """Run one of the bundle's configurations, as ``python -m monai.bundle run --config_file …`` does.
 
-    In one of several processes that ``torchrun`` started, ``configs/distributed.yaml`` is laid over it.
+    Those that it is laid over, and that are laid over it, are :func:`~scripts.environment.config_files`.
 
     Args:
         config: its name, ``train_segmentation`` for example.
@@ -69,11 +68,8 @@ def run_config(config: str, **overrides: Any) -> None:
     bundle_module("runs")
     from monai.bundle import ConfigWorkflow
 
-    files = [str(BUNDLE_ROOT / "configs" / f"{config}.yaml")]
-    if int(os.environ.get("WORLD_SIZE") or 1) > 1:
-        files.append(str(BUNDLE_ROOT / "configs" / "distributed.yaml"))
     workflow = ConfigWorkflow(
-        config_file=files,
+        config_file=[str(file) for file in config_files(config)],
         meta_file=str(BUNDLE_ROOT / "configs" / "metadata.json"),
         logging_file=False,
         workflow_type=None,
@@ -138,10 +134,8 @@ def known_stage(stage: str) -> str:
 def mistake(error: BaseException | None) -> BaseException | None:
     """The error that a person can mend below MONAI's wrappers; None where there is none: an error of the program."""
     while error is not None:
-        if isinstance(error, (ValueError, OSError, ImportError)) or type(error).__name__ in (
-            "WeightsError",
-            "ExportError",
-        ):
+        # UserError, whose module may go by two names, is a ValueError
+        if isinstance(error, (ValueError, OSError, ImportError)):
             return error
         error = error.__cause__
     return None

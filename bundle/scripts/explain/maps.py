@@ -31,14 +31,13 @@ from custom_transforms.filtering import BRAIN_THRESHOLD
 
 from .. import weights
 from ..datalists import MRI_TYPES
-from ..files import remove_leftovers, write_json, written_whole
+from ..files import RESEARCH_ONLY, remove_leftovers, write_json, written_whole
 from ..inferers import SequenceClassifier, normalise
 from ..loading import LoadSeries
-from ..networks import BiLSTMNFNet
+from ..networks import BiLSTMNFNet, build_classifier
 from ..outputs import inside
 from ..preparation import fingerprint, read_index
 from ..prepared import PreparedError, PreparedSeries
-from ..results import RESEARCH_ONLY
 from ..run_folder import (
     PATIENTS_FILE,
     chance_of,
@@ -520,9 +519,7 @@ class _Classifier:
     @cached_property
     def network(self) -> BiLSTMNFNet:
         """With its weights, on the device."""
-        names = ("backbone", "sequence_length", "hidden_size")
-        network = BiLSTMNFNet(**{name: self.settings[name] for name in names})
-        loaded: Any = weights.load_classifiers(network, {"only": self.file})["only"]
+        loaded: Any = weights.load_classifiers(build_classifier(self.settings), {"only": self.file})["only"]
         return loaded.to(self.device).eval()
 
     def view(self, zoom: float, batch_size: int) -> SequenceClassifier:

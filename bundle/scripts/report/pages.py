@@ -24,6 +24,7 @@ import yaml
 
 from .. import environment
 from ..datalists import MRI_TYPES, select
+from ..errors import UserError
 from ..evaluation.scores import bootstrap_interval, roc_auc
 from ..files import RESEARCH_ONLY, folder_written_whole, read_csv, write_json, written_whole
 from ..run_folder import (
@@ -86,7 +87,7 @@ _BIN_KEYS = {
 }
 
 
-class ReportError(ValueError):
+class ReportError(UserError):
     """A folder of which no report can be made."""
 
 
