@@ -13,7 +13,7 @@ from monai.inferers import Inferer
 from torch import nn
 
 from custom_transforms import ChunkSlices, SliceGeometry, grey_window
-from custom_transforms.series import DISPLAY_AXCODES
+from custom_transforms.planes import DISPLAY_AXCODES
 
 from .checks import PLANES
 from .errors import UserError

@@ -23,11 +23,12 @@ import numpy as np
 import torch
 from monai.transforms import Transform
 
+from custom_transforms.planes import PLANES
+
 from ..datalists import MRI_TYPES
 from ..files import written_whole
 from .brains import BrainMap, RandomFields, SliceFields, average_brain, rotation, sample_block, soft_step
 
-PLANES = ("sagittal", "coronal", "axial")
 RANDOM = "random"
 """Modality of a slice whose tissues have any brightness."""
 NOISE_STEP = 2.0  # mm, voxel of the noise that folds and vessels come from
@@ -301,7 +302,7 @@ class Cut:
         return flat.T
 
 
-AXES = {"sagittal": (0, 1, 2), "coronal": (1, 0, 2), "axial": (2, 0, 1)}
+AXES = {plane: (axis, *(other for other in range(3) if other != axis)) for axis, plane in enumerate(PLANES)}
 """Of each plane: the axis of its normal, that along its columns' order, that along its rows' order."""
 
 

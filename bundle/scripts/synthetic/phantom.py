@@ -27,6 +27,8 @@ from pydicom.dataset import FileDataset, FileMetaDataset, validate_file_meta
 from pydicom.uid import UID, ExplicitVRLittleEndian, MRImageStorage
 from tqdm import tqdm
 
+from custom_transforms.planes import DISPLAY_AXCODES
+
 from ..files import is_dead
 from .brains import RandomFields, load_atlas, rotation, sample_atlas, soft_step
 
@@ -42,8 +44,6 @@ __all__ = [
 
 # Challenge name -> BraTS 2021 file name.
 MRI_TYPES = {"FLAIR": "flair", "T1w": "t1", "T1wCE": "t1ce", "T2w": "t2"}
-# Axis codes of a series' (columns, rows, slices): which way each index runs, as scanners store these planes.
-PLANES = {"axial": "LPS", "coronal": "LIP", "sagittal": "PIR"}
 FOLDERS = ("task1", "task2", "task2_masks", "task2_jpg")
 README = "README.txt"
 HEADLINE = "PHANTOM COHORT - synthetic images, not patients"
@@ -270,13 +270,13 @@ def make_series(
     Raises:
         ValueError: unknown plane, or slices thinner than a voxel.
     """
-    if plane not in PLANES:
-        raise ValueError(f"plane must be one of {', '.join(PLANES)}, got {plane!r}.")
+    if plane not in DISPLAY_AXCODES:
+        raise ValueError(f"plane must be one of {', '.join(DISPLAY_AXCODES)}, got {plane!r}.")
     spacing = float(np.abs(np.diag(affine)[:3]).min())
     thickness = spacing if slice_thickness is None else float(slice_thickness)
     _check_thickness(thickness, spacing)
     turn = nib.orientations.ornt_transform(
-        nib.orientations.io_orientation(affine), nib.orientations.axcodes2ornt(tuple(PLANES[plane]))
+        nib.orientations.io_orientation(affine), nib.orientations.axcodes2ornt(DISPLAY_AXCODES[plane])
     )
     channels = [
         nib.orientations.apply_orientation(array, turn)
@@ -504,8 +504,8 @@ def write_cohort(
             f"Task-1 or labelled Task-2 patients), got {overlap}."
         )
     planes = {**dict.fromkeys(MRI_TYPES, "axial"), **(planes or {})}
-    if set(planes) != set(MRI_TYPES) or not set(planes.values()) <= set(PLANES):
-        raise ValueError(f"planes maps {', '.join(MRI_TYPES)} to {', '.join(PLANES)}, got {planes}.")
+    if set(planes) != set(MRI_TYPES) or not set(planes.values()) <= set(DISPLAY_AXCODES):
+        raise ValueError(f"planes maps {', '.join(MRI_TYPES)} to {', '.join(DISPLAY_AXCODES)}, got {planes}.")
     thickness = float(spacing if slice_thickness is None else slice_thickness)
     _check_signal(signal)
     _check_thickness(thickness, spacing)
