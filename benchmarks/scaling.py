@@ -179,7 +179,7 @@ def trainings(repeats: int, folder: Path) -> list[dict[str, Any]]:
                 values["train#dataset#data"] = ITEMS[stage].format(settings["batch_size"] * STEPS)
                 # in the place of the progress bar
                 handler = {"_target_": "benchmarks.scaling.EpochSeconds", "file": str(output / "epochs.json")}
-                values |= {"output_dir": str(output), "train#handlers#6": handler}
+                values |= {"output_dir": str(output), "train#progress_bar": handler}
                 (folder / "job.json").write_text(json.dumps([f"train_{stage}", values]))
                 command = ["benchmarks.scaling", "--job", str(folder / "job.json")]
                 whole[side].append(process.watch([*_environment(), *_start(processes), *command])[0])

@@ -32,7 +32,7 @@ def annotated_items(
         configuration: what they are made with; its ``planes`` are made.
 
     Raises:
-        ValueError: when two images have the same name, which is what tells volumes apart.
+        ValueError: when two images have the same name, by which volumes are distinguished.
     """
     items: dict[str, dict[str, Any]] = {}
     for volume in volumes:

@@ -212,7 +212,7 @@ def test_a_killed_training_is_resumed_to_the_same_end(cohort, prepared_slices, t
         return torch.load(tmp_path / name / "last.pt", weights_only=True)
 
     whole = train("whole")
-    with killed(handlers.TrainingProgress, 1):
+    with killed(handlers.ValidationScore, 1):
         train("broken")
     assert [row["epoch"] for row in read_rows(tmp_path / "broken" / "history.csv")] == ["1"]
     with refused("--resume"):
@@ -252,6 +252,21 @@ def test_evaluation_of_the_segmenter(cohort, prepared_slices, segmentation, tmp_
     best = read_weights(segmentation / "segmentation.pt")[1]["trained"]
     found = [float(row["dice"]) for row in rows if row["dice"]]
     assert np.mean(found) == pytest.approx(best["dice"], abs=2e-3)
+
+
+def test_whole_series_are_compared_in_3d(cohort, prepared_slices, segmentation, tmp_path):
+    output = radiogenomics.evaluate(
+        "segmentation", cohort / "task1.json", prepared_slices, tmp_path / "volumes",
+        segmenter=segmentation / "segmentation.pt", volumes=True, distances=False, num_workers=0,
+    )  # fmt: skip
+    metrics = json.loads((tmp_path / "volumes" / "metrics.json").read_text())
+    rows = [row for row in read_rows(tmp_path / "volumes" / "overlap.csv") if row["plane"] == "3D"]
+    assert output
+    assert len({row["patient"] for row in rows}) * 4 * 2 == len(rows)
+    assert 0 <= metrics["3D"]["WT_dice"] <= 1
+    assert metrics["3D"]["WT_hd95_mm"] is None or metrics["3D"]["WT_hd95_mm"] >= 0
+    assert metrics["all"]["WT_hd95_mm"] is None
+    assert "failed" not in metrics
 
 
 # Stage 2
@@ -338,7 +353,7 @@ def test_training_of_classifiers_leaves_what_it_should(classifiers):
 
 
 def test_a_killed_classifier_is_resumed_to_the_same_end(cohort, classifiers, tmp_path):
-    with killed(handlers.TrainingProgress, 1):
+    with killed(handlers.ValidationScore, 1):
         train_classifiers(cohort, tmp_path, ["FLAIR"])
     train_classifiers(cohort, tmp_path, ["FLAIR"], resume=True)
     whole, broken = (torch.load(folder / "FLAIR" / "last.pt", weights_only=True) for folder in (classifiers, tmp_path))
