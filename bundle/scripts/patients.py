@@ -144,7 +144,9 @@ class PatientResults:
         result: dict[str, Any] = {
             "patient": patient,
             "probability": self.probabilities.of_patient(patient),
-            "interval": self.probabilities.interval(patient),  # 95 %, of modalities, sequences, members and views
+            "agreement_interval": self.probabilities.agreement_interval(
+                patient
+            ),  # 95 %, of modalities, sequences, members and views
             "used": used,
         }
         if not used:

@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..evaluation.scores import bootstrap_interval, decision_curve, roc_auc, roc_curve, roc_curve_band, wilson_interval
+from ..evaluation.resampling import bootstrap_interval, roc_curve_band
+from ..evaluation.scores import roc_auc, roc_curve, wilson_interval
+from ..evaluation.thresholds import decision_curve
 from ..files import written_whole
 from .tables import head
 

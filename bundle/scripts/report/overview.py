@@ -17,7 +17,8 @@ from monai.transforms import LoadImage
 from custom_transforms import AcquisitionSlices, SeriesReader, SliceGeometry
 
 from ..datalists import find_studies
-from ..evaluation.scores import bootstrap_interval, roc_auc, roc_curve
+from ..evaluation.resampling import bootstrap_interval
+from ..evaluation.scores import roc_auc, roc_curve
 from ..files import read_csv
 
 if TYPE_CHECKING:

@@ -25,7 +25,8 @@ import yaml
 from .. import environment
 from ..datalists import MRI_TYPES, select
 from ..errors import UserError
-from ..evaluation.scores import bootstrap_interval, roc_auc
+from ..evaluation.resampling import bootstrap_interval
+from ..evaluation.scores import roc_auc
 from ..files import RESEARCH_ONLY, folder_written_whole, read_csv, write_json, written_whole
 from ..run_folder import (
     CONFIG_FILE,
@@ -77,7 +78,7 @@ SEQUENCES = (35, 5)  # length and stride of a classifier whose own are not known
 TEMPLATES = Path(__file__).resolve().parent / "templates"
 
 _NOT_RUNS = {"prepared", "masks", "phantom", "explanations", *PARTS}
-_INTERVALS = ("interval", "interval_95", "probability_95", "probability_interval")
+_INTERVALS = ("agreement_interval",)
 _SEEDS_SHOWN = 5  # with a column each in the table of a patient's series
 _BIN_KEYS = {
     "predicted": ("predicted", "mean_predicted", "mean_probability", "probability"),
@@ -260,7 +261,7 @@ def flattened(metrics: Mapping[str, Any]) -> dict[str, Any]:
         for column, values in summary["subgroups"].items()
         for value, one in values.items()
     }
-    found["fitted for new patients"], found["left_out"] = summary["models"], summary["left_out"]
+    found["left_out"] = summary["left_out"]
     found["curves"] = dict(summary["curves"].get("mean", {}))
     if "segmentation" in metrics:
         found["segmentation"] = metrics["segmentation"]
