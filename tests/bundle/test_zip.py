@@ -40,6 +40,7 @@ def test_zip_holds_the_whole_bundle_and_nothing_else(unzipped):
         "configs/metadata.json",
         "configs/logging.conf",
         "docs/README.md",
+        "scripts/report/templates/card.md",
         "docs/data_license.txt",
         "models/README.md",
         "scripts/weights.py",
@@ -96,6 +97,7 @@ def test_zip_of_stage_1_holds_what_the_zoo_and_label_look_for(stage_1):
         "models/README.md",
         "models/calibration.npz",
         "models/model.pt",
+        "scripts/report/templates/card.md",
     }
 
 
