@@ -24,8 +24,8 @@ from .environment import BUNDLE_ROOT
 from .evaluation.scores import bootstrap_interval, roc_auc
 from .explain.maps import explain_run
 from .files import write_json
-from .report.overview import draw_overview
 from .report.pages import write_report
+from .report.picture import write_picture
 from .results import RESEARCH_ONLY
 from .weights import OWN_SEGMENTER, segmenter_settings, sha256
 
@@ -262,15 +262,7 @@ def _steps(folder: Path, signal: float) -> dict[str, Callable[[], Any]]:
             **task2,
         ),
         "predict": predict,
-        "overview": lambda: draw_overview(
-            folder / "overview.png",
-            studies=phantom / "task2" / "test",
-            true_masks=phantom / "task2_masks",
-            predicted_masks=prediction / "masks",
-            segmentation_run=runs / "segmentation",
-            classification_runs={mri_type: runs / mri_type for mri_type in MRI_TYPES},
-            predictions=folder / "evaluation_classification" / "predictions.csv",
-        ),
+        "overview": lambda: write_picture(folder, phantom / "task2_masks", folder / "overview.png"),
         "explain": lambda: explain_run(prediction, limit=EXPLAINED),
         "report": lambda: write_report(folder, overwrite=(folder / "report").exists()),
     }
