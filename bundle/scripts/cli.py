@@ -585,7 +585,7 @@ def explain(
     if limit is not None:
         checks.number(1, whole=True)("limit", limit)
     checks.device("device", device)
-    found: dict[str, Any] = _scripts("explain.maps").explain_run(
+    found: dict[str, Any] = _scripts("explain.run").explain_run(
         Path(run), None, asked, modalities, limit, device=device
     )
     return found

@@ -22,7 +22,7 @@ from .cli import run_config
 from .datalists import build_datalist, read_labels
 from .environment import BUNDLE_ROOT
 from .evaluation.scores import bootstrap_interval, roc_auc
-from .explain.maps import explain_run
+from .explain.run import explain_run
 from .files import write_json
 from .report.pages import write_report
 from .report.picture import write_picture
