@@ -50,8 +50,8 @@ PARTS: dict[str, dict[str, list[str]]] = {
         "sequence": ["scripts.networks:BiLSTMNFNet.classify"],
         "write": [
             "scripts.preparation:SaveSeries.__call__",
-            "scripts.results:write_masks",
-            "scripts.results:write_predictions",
+            "scripts.masks:write_masks",
+            "scripts.patients:write_predictions",
             "scripts.fusion:FuseSeries.__call__",
         ],
     },
@@ -65,8 +65,9 @@ def main() -> None:
     way, report, *options = sys.argv[1:]
     if way in ("ours", "segment"):
         from radiogenomics.scripts import cli
+        from radiogenomics.scripts.commands import running
 
-        cli._scripts("runs")  # the bundle's own `scripts`, as the command finds it
+        running.bundle_module("runs")  # the bundle's own `scripts`, as the command finds it
         command = cli.main
         sys.argv = ["radiogenomics", "predict" if way == "ours" else way, *options]
     else:

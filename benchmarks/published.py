@@ -38,8 +38,9 @@ from torch.utils.data import DataLoader, Dataset
 from custom_transforms import AcquisitionSlices, SeriesReader, SliceGeometry
 from scripts import weights
 from scripts.datalists import MRI_TYPES, find_studies, write_json
+from scripts.files import write_csv
+from scripts.masks import claimed, label_map, save_label_map
 from scripts.networks import BiLSTMNFNet
-from scripts.results import claimed, label_map, save_label_map, write_csv
 
 MEAN = torch.tensor([123.675, 116.28, 103.53]).view(3, 1, 1)
 STD = torch.tensor([58.395, 57.12, 57.375]).view(3, 1, 1)

@@ -1,7 +1,7 @@
 """How the cost grows: with the number of studies in one process, and from one process to two.
 
 ``python -m benchmarks scaling`` measures. ``python -m benchmarks.scaling --seconds … --read …`` prints what follows from the
-figures for many studies, as in ``bundle/docs/scaling.md``.
+figures for many studies, as in ``bundle/docs/speed.md``.
 """
 
 from __future__ import annotations
@@ -256,8 +256,8 @@ def challenge_size(cache: Path) -> list[dict[str, Any]]:
     from monai.transforms import LoadImage
 
     from custom_transforms import SeriesReader
+    from scripts.masks import label_map, save_label_map
     from scripts.prepared import write_series
-    from scripts.results import label_map, save_label_map
 
     from . import weights
 
@@ -415,7 +415,7 @@ def _run_job(file: str | Path) -> None:
 
 @dataclass(frozen=True)
 class Model:
-    """The cost of many studies, from measured figures; symbols are those of ``bundle/docs/scaling.md``.
+    """The cost of many studies, from measured figures; symbols are those of ``bundle/docs/speed.md``.
 
     Attributes:
         seconds: of one machine for a further study (s).
@@ -523,7 +523,7 @@ def derived(
     stage2: Sequence[float] | None = None,
     training_efficiency: float = 1.0,
 ) -> str:
-    """Print the derived tables of ``bundle/docs/scaling.md``.
+    """Print the derived tables of ``bundle/docs/speed.md``.
 
     Args:
         seconds: of one machine for a further study.

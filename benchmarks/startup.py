@@ -14,7 +14,7 @@ COMMANDS = {
     "import monai.bundle": ["-c", "import monai.bundle"],
     "all imports of a prediction": [
         "-c",
-        "import monai.bundle, scripts.cli, scripts.results, scripts.runtimes, scripts.weights",
+        "import monai.bundle, scripts.cli, scripts.patients, scripts.runtimes, scripts.weights",
     ],
 }
 MAIN = "from radiogenomics.scripts.cli import main; main()"

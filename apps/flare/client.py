@@ -18,7 +18,7 @@ from monai.fl.client import MonaiAlgo
 from monai.fl.utils.constants import ExtraItems, WeightType
 from monai.fl.utils.exchange_object import ExchangeObject
 
-from radiogenomics.scripts.cli import BUNDLE_ROOT
+from radiogenomics.scripts.environment import BUNDLE_ROOT
 
 PLACES = ("datalist", "prepared_dir", "output_dir")
 

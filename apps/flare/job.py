@@ -14,7 +14,7 @@ from typing import Any
 
 import fire
 
-from radiogenomics.scripts.cli import BUNDLE_ROOT
+from radiogenomics.scripts.environment import BUNDLE_ROOT
 
 CLIENT = Path(__file__).resolve().parent / "client.py"
 GLOBAL_MODEL = "FL_global_model.pt"  # FLARE's name of the last average

@@ -160,9 +160,11 @@ class ResultsOperator(Operator):
         datalist = op_input.receive("prediction")
         entries = datalists.select(datalist=datalist)
         facts = dicom.read_selection(datalist)
-        rows = json.loads((self.prediction / "patients.json").read_text(encoding="utf-8"))["patients"]
-        output.write_dicom(self.prediction / "prepared", rows, entries, self.output, self.deidentify)
-        study.write_summaries(self.prediction, facts, entries, self.output)
+        predicted = json.loads((self.prediction / "patients.json").read_text(encoding="utf-8"))
+        on = weights.enhancing_on(weights.segmenter_settings(predicted["weights"]["segmenter"]))
+        prepared = self.prediction / "prepared"
+        output.write_dicom(prepared, predicted["patients"], entries, self.output, self.deidentify, on)
+        study.write_summaries(self.prediction, facts, entries, self.output, on)
         dicom.write_selection(facts, self.output)
 
 
@@ -222,7 +224,7 @@ def main() -> None:
             app = RadiogenomicsApp(context, Path(work) / "studies")
             app.config(os.environ.get("HOLOSCAN_CONFIG_PATH") or str(HERE / "app.yaml"))
             app.run()
-        except (ValueError, OSError, ImportError, weights.WeightsError) as error:
+        except (ValueError, OSError, ImportError) as error:
             if os.environ.get("RADIOGENOMICS_DEBUG"):
                 raise
             sys.exit(f"error: {error}\n(RADIOGENOMICS_DEBUG=1 shows where)")

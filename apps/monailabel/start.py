@@ -14,7 +14,7 @@ from pathlib import Path
 
 from install import MISTAKES, NAME, arguments, install
 
-from scripts.results import RESEARCH_ONLY
+from scripts.files import RESEARCH_ONLY
 
 EXTENSIONS = ("*.nii.gz", "*.nii")
 

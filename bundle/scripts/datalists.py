@@ -21,6 +21,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any, TypeVar
 
+from .errors import UserError
 from .files import RESEARCH_ONLY, write_json
 from .outputs import check_identifier
 
@@ -60,7 +61,7 @@ _LAYOUTS = (
 _NIFTI = re.compile(r"^(?P<patient>.+)[_-](?P<name>[A-Za-z0-9]+)\.nii(\.gz)?$")
 
 
-class DataListError(ValueError):
+class DataListError(UserError):
     """A data list or a folder of studies that can't be used."""
 
 

@@ -18,15 +18,14 @@ from typing import Any
 import torch
 
 from .checks import as_values
-from .cli import run_config
+from .commands.running import run_config
 from .datalists import build_datalist, read_labels
 from .environment import BUNDLE_ROOT
 from .evaluation.scores import bootstrap_interval, roc_auc
 from .explain.run import explain_run
-from .files import write_json
+from .files import RESEARCH_ONLY, write_json
 from .report.pages import write_report
 from .report.picture import write_picture
-from .results import RESEARCH_ONLY
 from .weights import OWN_SEGMENTER, segmenter_settings, sha256
 
 logger = logging.getLogger(__name__)

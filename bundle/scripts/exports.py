@@ -28,6 +28,7 @@ from torch import nn
 from . import weights
 from .checks import SUFFIXES
 from .environment import BUNDLE_ROOT
+from .errors import UserError
 from .files import written_whole
 from .kernels import fold_constants
 from .networks import SEGMENTER_PARTS, BiLSTMNFNet, build_segmenter
@@ -45,7 +46,7 @@ _NETWORKS = {  # configuration and key of the metadata that describe a network; 
 }
 
 
-class ExportError(RuntimeError):
+class ExportError(UserError):
     """An exported file that answers otherwise than the network it was made from."""
 
 

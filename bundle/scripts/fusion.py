@@ -21,9 +21,10 @@ from monai.transforms import SpatialResample
 from .datalists import MRI_TYPES
 from .files import write_json
 from .inferers import SliceSegmenter
+from .masks import REGIONS, label_map, region_volumes, save_label_map
 from .outputs import inside
 from .preparation import fingerprint
-from .results import label_volumes, save_label_map, write_volumes
+from .volumes import in_millilitres, write_volumes
 
 logger = logging.getLogger(__name__)
 
@@ -115,7 +116,7 @@ class FuseSeries:
         threshold: float = 0.5,
         configuration: Mapping[str, Any] | None = None,
     ) -> None:
-        if set(weights) != {"WT", "ET"} or any(value < 0 for those in weights.values() for value in those.values()):
+        if set(weights) != set(REGIONS) or any(value < 0 for those in weights.values() for value in those.values()):
             raise ValueError(f"weights are {dict(weights)}, expected numbers from 0 by modality, of WT and of ET")
         if not 0 < threshold < 1:
             raise ValueError(f"threshold is {threshold}, expected a probability between 0 and 1")
@@ -190,7 +191,7 @@ class FuseSeries:
             write_json({"fingerprint": self._fingerprints[item["patient"]], "row": row}, self._note(item["patient"]))
 
     def _sum(self, item: Mapping[str, Any], probabilities: torch.Tensor) -> None:
-        factors = torch.tensor([float(self.weights[region].get(item["mri_type"], 0)) for region in ("WT", "ET")])
+        factors = torch.tensor([float(self.weights[region].get(item["mri_type"], 0)) for region in REGIONS])
         there = torch.ones_like(probabilities)
         weighted = torch.cat([probabilities, there]) * factors.repeat(2)[:, None, None, None]
         series = MetaTensor(weighted, affine=item["image"].affine)
@@ -208,13 +209,15 @@ class FuseSeries:
         self._sums, self._used, self._reasons = None, [], []
         if sums is None:
             return {"patient": patient, "mri_type": "", "reason": "; ".join(reasons)}
-        whole, enhancing = (sums[:2] / sums[2:].clamp(min=1e-6) >= self.threshold).numpy()
-        labels = np.where(whole & enhancing, 2, whole).astype(np.uint8)
+        enhancing = any(self.weights["ET"].get(name, 0) > 0 for name in used)  # whether any series may show it
+        found = (sums[:2] / sums[2:].clamp(min=1e-6) >= self.threshold).numpy()
+        masks = np.moveaxis(
+            found[: 2 if enhancing else 1], 0, 1
+        )  # the slices of masks are the planes across the first axis
         affine = self._affine.numpy()
         file = inside(self.output_dir, "masks", f"{patient}.nii.gz")
-        save_label_map(labels, affine, file)
-        told = any(self.weights["ET"].get(name, 0) > 0 for name in used)  # of enhancing tumour, by any series
-        volumes = label_volumes(labels, abs(float(np.linalg.det(affine[:3, :3]))), told)
+        save_label_map(label_map(masks), affine, file)
+        volumes = in_millilitres(region_volumes(masks, abs(float(np.linalg.det(affine[:3, :3])))))
         return {"patient": patient, "mri_type": "+".join(used), **volumes, "file": f"masks/{file.name}"}
 
     def write(self, entries: Sequence[Mapping[str, Any]] = ()) -> Path:

@@ -16,6 +16,7 @@ from custom_transforms import ChunkSlices, SliceGeometry, grey_window
 from custom_transforms.series import DISPLAY_AXCODES
 
 from .checks import PLANES
+from .errors import UserError
 
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
 """Mean of ImageNet's three channels, in 0…255."""
@@ -37,7 +38,7 @@ FLIPS = ((), (-1,), (-2,), (-1, -2))
 """Axes that each view of a slice is mirrored along; training mirrors them alike."""
 
 
-class NonFiniteError(ValueError):
+class NonFiniteError(UserError):
     """A network that answers with NaN or infinity, from which no mask can be made."""
 
 

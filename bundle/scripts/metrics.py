@@ -17,9 +17,7 @@ from monai.metrics import compute_hausdorff_distance
 from . import distributed
 from .evaluation.scores import NAN, agreement_interval, log_loss, roc_auc
 from .inferers import not_finite
-
-REGIONS = ("WT", "ET")
-"""Order of the regions in the channels of masks and predictions."""
+from .masks import REGIONS
 
 
 class EngineMetric(Metric):

@@ -12,6 +12,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from .errors import UserError
+
 CONFIG_FILE = "resolved_config.yaml"
 """The configuration that a run was started with, in its folder."""
 
@@ -57,7 +59,7 @@ OUTPUTS: dict[str, tuple[str, ...]] = {
 """Files that a job writes into its folder, as patterns relative to it, by the job's name."""
 
 
-class OutputError(ValueError):
+class OutputError(UserError):
     """An identifier or a folder that nothing may be written to."""
 
 

@@ -20,13 +20,14 @@ import numpy as np
 
 from custom_transforms import SliceGeometry
 
+from .errors import UserError
 from .files import written_whole
 
 FORMAT = "brats-mri-radiogenomics/series/2"
 _COMPRESSION = hdf5plugin.Blosc2(cname="lz4hc", clevel=9, filters=hdf5plugin.Blosc2.NOFILTER)
 
 
-class PreparedError(ValueError):
+class PreparedError(UserError):
     """A prepared series that is missing or unreadable."""
 
 
@@ -95,6 +96,19 @@ class PreparedSeries:
     def __len__(self) -> int:
         """Number of kept slices."""
         return len(self.slices)
+
+    def require_geometry(self) -> SliceGeometry:
+        """Where the slices lie in space.
+
+        Raises:
+            PreparedError: when the series was prepared for the training of stage 1, without geometry.
+        """
+        if self.geometry is None:
+            raise PreparedError(
+                f"{self.path}: found slices for the training of the segmentation, expected a series with its geometry; prepare it "
+                "with `radiogenomics prepare classification`"
+            )
+        return self.geometry
 
     @contextmanager
     def _datasets(self, keep_open: bool = False) -> Iterator[tuple[h5py.Dataset, h5py.Dataset]]:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import yaml
 
+from .errors import UserError
 from .evaluation.scores import agreement_interval
 from .outputs import CONFIG_FILE
 
@@ -25,7 +26,7 @@ PREDICTIONS_FILE = "predictions.csv"
 """Beside the ``patients.json`` of an evaluation, and not beside that of a prediction."""
 
 
-class RunError(ValueError):
+class RunError(UserError):
     """A file of a run that can't be read."""
 
 

@@ -21,6 +21,7 @@ from monai.bundle import ConfigParser
 from . import distributed
 from .checks import as_typed
 from .environment import versions
+from .errors import UserError
 from .files import remove_leftovers, write_json, written_whole
 from .outputs import keep_apart, remove_own_files
 from .run_folder import CONFIG_FILE, read_config
@@ -32,7 +33,7 @@ COMPLETE = ".complete"
 """File in the folder of a replacement that only needs to be moved into place."""
 
 
-class RunExistsError(FileExistsError):
+class RunExistsError(UserError):
     """A folder that holds the outputs of an earlier run."""
 
 

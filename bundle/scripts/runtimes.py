@@ -26,6 +26,7 @@ from torch import nn
 
 from .checks import PRECISIONS, RUNTIMES, TRAINING_RUNTIMES
 from .environment import BUNDLE_ROOT
+from .errors import UserError
 from .inferers import has_fast_bf16, normalise
 from .kernels import fold_constants, fold_decoder
 from .networks import BiLSTMNFNet
@@ -38,7 +39,7 @@ _FORMAT = "1"  # of the compiled networks that are kept: another one whenever th
 _INSTALL = "pip install 'brats-mri-radiogenomics[openvino]'"
 
 
-class RuntimeMissingError(ImportError):
+class RuntimeMissingError(UserError, ImportError):
     """A runtime, or a precision of it, that is not there on this machine."""
 
 

@@ -26,6 +26,7 @@ from torch import nn
 
 from .checks import GET_WEIGHTS
 from .datalists import ENHANCING_ON, MRI_TYPES
+from .errors import UserError
 from .files import written_whole
 from .inferers import is_finite
 
@@ -58,7 +59,7 @@ TRAINED_ON_SYNTHETIC = "synthetic brains"
 MAKE_SYNTHETIC = "make them with `radiogenomics pretrain` and copy them there"
 
 
-class WeightsError(RuntimeError):
+class WeightsError(UserError):
     """A weights file that is missing, unreadable, or made for another network."""
 
 

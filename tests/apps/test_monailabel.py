@@ -19,8 +19,8 @@ from monai.bundle import ConfigParser, verify_metadata
 from packaging.requirements import Requirement
 
 from scripts import weights
+from scripts.masks import label_map
 from scripts.networks import BiLSTMNFNet
-from scripts.results import label_map
 
 if sys.version_info >= (3, 11):
     import tomllib

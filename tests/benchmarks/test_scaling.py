@@ -1,4 +1,4 @@
-"""What follows from measured figures, and that the examples of bundle/docs/scaling.md hold together."""
+"""What follows from measured figures, and that the examples of bundle/docs/speed.md hold together."""
 
 import json
 import re
@@ -12,9 +12,9 @@ from torch.distributed.run import get_args_parser
 
 from benchmarks import scaling
 from scripts import datalists
-from scripts.cli import BUNDLE_ROOT
+from scripts.environment import BUNDLE_ROOT
 
-TEXT = (BUNDLE_ROOT / "docs" / "scaling.md").read_text(encoding="utf-8")
+TEXT = (BUNDLE_ROOT / "docs" / "speed.md").read_text(encoding="utf-8")
 
 
 def blocks(language):

@@ -18,7 +18,7 @@ from custom_transforms import (
     LabelMapToWTETd,
     LabelMapToWTETDict,
 )
-from scripts.results import label_map
+from scripts.masks import label_map
 
 AFFINE = np.diag([1.0, 2.0, 3.0, 1.0])
 

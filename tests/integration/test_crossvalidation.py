@@ -242,7 +242,7 @@ def test_a_prediction_averages_folds_seeds_and_views(cohort, finished, segmenter
 
 
 def test_a_finished_run_is_not_run_again_unasked(cohort, finished, segmenter):
-    with pytest.raises(FileExistsError, match="overwrite"):
+    with pytest.raises(ValueError, match="overwrite"):
         validate(cohort, finished[0], segmenter=segmenter)
 
 

@@ -21,12 +21,13 @@ import yaml
 pytest.importorskip("nilearn", reason="the phantom cohort needs the extra [phantom]")
 
 from scripts import cli
+from scripts.environment import BUNDLE_ROOT
 from scripts.networks import BiLSTMNFNet
 from scripts.preparation import read_index
 from scripts.prepared import PreparedSeries
 from scripts.weights import read_weights, save_weights
 
-CONFIGS = cli.BUNDLE_ROOT / "configs"
+CONFIGS = BUNDLE_ROOT / "configs"
 SEGMENTER = {"encoder_name": "tu-test_efficientnet", "decoder_channels": [16, 8, 8, 4, 4], "image_size": 32}
 # without batch normalisation, which knows each process's own batch alone on a CPU
 PLAIN_NETWORK = {
@@ -126,7 +127,7 @@ def torchrun(folder, *words):
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
     options = ["--nproc_per_node", "2", "--max-restarts", "1", "--monitor-interval", "0.1", "--master_port", port]
-    places = [cli.BUNDLE_ROOT, cli.BUNDLE_ROOT.parent, folder]
+    places = [BUNDLE_ROOT, BUNDLE_ROOT.parent, folder]
     return subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", *map(str, [*options, *words])],
         cwd=folder, capture_output=True, text=True, timeout=300, check=False,

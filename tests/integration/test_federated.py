@@ -18,6 +18,7 @@ from monai.fl.utils.exchange_object import ExchangeObject
 pytest.importorskip("nilearn", reason="the phantom cohort needs the extra [phantom]")
 
 from scripts import cli
+from scripts.environment import BUNDLE_ROOT
 from scripts.networks import BiLSTMNFNet
 from scripts.runs import RunExistsError
 from scripts.weights import read_weights, save_weights
@@ -43,7 +44,7 @@ def start_site(folder, name, output="run", **settings):
     places = {"datalist": str(folder / name / "task2.json"), "prepared_dir": str(folder / name / "prepared")}
     run = folder / name / output
     site = MonaiAlgo(
-        bundle_root=str(cli.BUNDLE_ROOT),
+        bundle_root=str(BUNDLE_ROOT),
         send_weight_diff=False,
         config_train_filename=FILES,
         train_kwargs={**TRAINING, **places, "output_dir": str(run), **settings},

@@ -19,6 +19,7 @@ from monai.fl.utils.constants import WeightType
 from monai.fl.utils.exchange_object import ExchangeObject
 
 from scripts import cli
+from scripts.environment import BUNDLE_ROOT
 from scripts.weights import read_weights
 
 APP = Path(__file__).resolve().parents[2] / "apps" / "flare"
@@ -77,7 +78,7 @@ def without_flare(sites, initial):
         places = {"datalist": str(sites / name / "task2.json"), "prepared_dir": str(sites / name / "prepared")}
         kwargs = {**settings, **TRAINING, **places, "output_dir": str(sites / name / "without_flare")}
         client = MonaiAlgo(
-            str(cli.BUNDLE_ROOT), send_weight_diff=False, config_train_filename=files, train_kwargs=kwargs,
+            str(BUNDLE_ROOT), send_weight_diff=False, config_train_filename=files, train_kwargs=kwargs,
             config_evaluate_filename=None,
         )  # fmt: skip
         client.initialize()

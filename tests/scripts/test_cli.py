@@ -69,6 +69,23 @@ assert not heavy, heavy
         assert expected in shown
 
 
+@pytest.mark.parametrize("words", [[], ["--help"], ["-h"]])
+def test_all_commands_are_shown_in_groups_the_main_one_first(monkeypatch, capsys, words):
+    assert run(monkeypatch, *words) == 0
+    shown = capsys.readouterr().out
+    places = [shown.index(f"\n  {name} ") for group in cli.GROUPS.values() for name in (one.__name__ for one in group)]
+    assert places == sorted(places)
+    assert places[0] == shown.index("\n  predict ")
+    assert all(shown.index(f"\n{title}\n") for title in cli.GROUPS)
+    assert "FIRE" not in shown + capsys.readouterr().err
+
+
+def test_unknown_command_is_answered_with_the_nearest(monkeypatch):
+    assert run(monkeypatch, "predct", "--input", "x").startswith(
+        "error: predct: no such command; did you mean predict?"
+    )
+
+
 def test_functions_are_the_python_interface():
     import radiogenomics
     from radiogenomics import predict

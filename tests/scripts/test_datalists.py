@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from custom_transforms import series
 from scripts import datalists
 from scripts.datalists import DataListError, lookup, patient_number, person
-from scripts.results import save_label_map
+from scripts.masks import save_label_map
 
 MRI_TYPES = ("FLAIR", "T1w", "T1wCE", "T2w")
 NAMES_2021 = {"FLAIR": "flair", "T1w": "t1", "T1wCE": "t1ce", "T2w": "t2"}

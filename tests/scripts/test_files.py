@@ -15,7 +15,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scripts import handlers, results, weights
+from scripts import handlers, masks, weights
 from scripts.files import (
     folder_written_whole,
     is_dead,
@@ -186,7 +186,7 @@ def save_history(file):
 @pytest.mark.parametrize(
     ("write", "breaks"),
     [
-        (lambda file: results.save_label_map(np.zeros((1, 1, 1)), np.eye(4), file), "nibabel.save"),
+        (lambda file: masks.save_label_map(np.zeros((1, 1, 1)), np.eye(4), file), "nibabel.save"),
         (save_history, "csv.DictWriter.writerows"),
         (lambda file: weights.save_weights(torch.nn.Linear(1, 1), {}, file), "torch.save"),
     ],

@@ -108,10 +108,10 @@ def test_the_mask_lies_on_the_grid_of_the_reference_as_it_was_read(tmp_path):
     image = nib.load(tmp_path / "masks" / "00001.nii.gz")
     np.testing.assert_allclose(image.affine, AFFINE)
     whole, enhancing = probabilities.numpy() >= 0.5
-    np.testing.assert_array_equal(np.asarray(image.dataobj), np.where(whole & enhancing, 2, whole))
+    np.testing.assert_array_equal(np.asarray(image.dataobj), np.where(enhancing, 2, whole))  # what is ET is WT
     (row,) = read_csv(tmp_path / "volumes.csv")
-    assert float(row["whole_tumour_ml"]) == pytest.approx(whole.sum() * 2 / 1000, abs=1e-3)
-    assert float(row["enhancing_ml"]) == pytest.approx((whole & enhancing).sum() * 2 / 1000, abs=1e-3)
+    assert float(row["whole_tumour_ml"]) == pytest.approx((whole | enhancing).sum() * 2 / 1000, abs=1e-3)
+    assert float(row["enhancing_ml"]) == pytest.approx(enhancing.sum() * 2 / 1000, abs=1e-3)
     assert (row["patient"], row["mri_type"], row["file"], row["reason"]) == ("00001", "FLAIR", "masks/00001.nii.gz", "")
 
 
@@ -123,7 +123,7 @@ def test_modalities_count_by_their_weights_and_only_where_they_lie(tmp_path):
     moved[0, 3] = -4  # the second series covers the second half of the first along x
     parts = [
         series("FLAIR", constant(0.6, 0.0), AFFINE),
-        series("T1wCE", constant(0.1, 0.9), moved),
+        series("T1wCE", constant(0.1, 0.4), moved),
     ]
     fused(tmp_path, parts, weights={"WT": {"FLAIR": 1, "T1wCE": 1}, "ET": {"T1wCE": 1}})
     assert "enhancing_ml" in json.loads((tmp_path / "done" / "00001.json").read_text())["row"]
@@ -134,7 +134,16 @@ def test_modalities_count_by_their_weights_and_only_where_they_lie(tmp_path):
     heavier.mkdir()
     fused(heavier, parts, weights={"WT": {"FLAIR": 9, "T1wCE": 1}, "ET": {"T1wCE": 1}})
     labels = np.asarray(nib.load(heavier / "masks" / "00001.nii.gz").dataobj)
-    assert set(np.unique(labels[5:])) == {2}  # 0.55, and enhancing as T1wCE alone says
+    assert set(np.unique(labels[5:])) == {1}  # 0.55
+    enhancing = tmp_path / "enhancing"
+    enhancing.mkdir()
+    fused(
+        enhancing,
+        [parts[0], series("T1wCE", constant(0.1, 0.9), moved)],
+        weights={"WT": {"FLAIR": 1, "T1wCE": 1}, "ET": {"T1wCE": 1}},
+    )
+    labels = np.asarray(nib.load(enhancing / "masks" / "00001.nii.gz").dataobj)
+    assert set(np.unique(labels[5:])) == {2}  # enhancing as T1wCE alone says, and what is ET is WT
 
 
 @settings(max_examples=15, deadline=None)

@@ -21,10 +21,11 @@ import yaml
 
 from .. import checks, distributed, runs, weights
 from ..checks import SELECTIONS, STAGES
-from ..cli import run_config
+from ..commands.running import run_config
 from ..datalists import EXCLUDED_PATIENTS, MRI_TYPES, classification_split, load_datalist, segmentation_split
 from ..environment import BUNDLE_ROOT
 from ..files import read_csv, write_csv, write_json
+from ..masks import region_volumes
 from ..preparation import read_index
 from ..prepared import PreparedSeries
 from ..results import write_crossvalidation
@@ -558,7 +559,7 @@ def _tumour_volume(row: Mapping[str, Any]) -> float | None:
     series = PreparedSeries(row["file"])
     if series.geometry is None:
         return None
-    return float(series.masks()[:, 0].sum()) * series.geometry.voxel_volume / 1000
+    return region_volumes(series.masks(), series.geometry.voxel_volume)["WT"] / 1000
 
 
 def _number(text: str | None) -> float | None:

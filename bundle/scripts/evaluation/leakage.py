@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from ..datalists import lookup, person
+from ..errors import UserError
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +29,7 @@ _INTEGERS = 1 << 16
 _BLOCK = 1 << 20
 
 
-class LeakError(ValueError):
+class LeakError(UserError):
     """The same person on both sides."""
 
 

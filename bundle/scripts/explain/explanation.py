@@ -15,14 +15,13 @@ import torch
 from custom_transforms import ChunkSlices
 
 from .. import weights
-from ..files import write_json, written_whole
+from ..files import RESEARCH_ONLY, write_json, written_whole
 from ..inferers import SequenceClassifier
 from ..loading import LoadSeries
 from ..networks import BiLSTMNFNet
 from ..outputs import inside
 from ..preparation import fingerprint
 from ..prepared import PreparedError, PreparedSeries
-from ..results import RESEARCH_ONLY
 from .maps import grad_cam, randomisation_check
 from .occlusion import occlusion_by_region, occlusion_by_slice
 from .series import encode

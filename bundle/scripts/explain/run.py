@@ -12,11 +12,10 @@ from typing import Any
 import torch
 
 from ..datalists import MRI_TYPES
-from ..files import remove_leftovers, write_json
+from ..files import RESEARCH_ONLY, remove_leftovers, write_json
 from ..outputs import inside
 from ..preparation import read_index
 from ..prepared import PreparedError, PreparedSeries
-from ..results import RESEARCH_ONLY
 from ..run_folder import (
     PATIENTS_FILE,
     chance_of,

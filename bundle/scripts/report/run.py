@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from ..datalists import MRI_TYPES
+from ..errors import UserError
 from ..files import read_csv
 from ..run_folder import (
     PREDICTIONS_FILE,
@@ -40,7 +41,7 @@ LOOKED_FOR = {
 _NOT_RUNS = {"prepared", "masks", "phantom", "explanations", *PARTS}
 
 
-class ReportError(ValueError):
+class ReportError(UserError):
     """A folder of which no report can be made."""
 
 

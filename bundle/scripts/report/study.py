@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..datalists import MRI_TYPES
-from ..dicom.output import volumes
+from ..datalists import ENHANCING_ON, MRI_TYPES
 from ..files import RESEARCH_ONLY, written_whole
+from ..masks import REGIONS, claimed, region_volumes
 from ..outputs import inside
 from ..preparation import read_index
 from ..prepared import PreparedSeries
@@ -31,6 +31,7 @@ def write_summaries(
     facts: Sequence[Mapping[str, Any]],
     entries: Sequence[Mapping[str, Any]],
     output_dir: str | Path,
+    enhancing_on: Sequence[str] = ENHANCING_ON,
 ) -> dict[str, str]:
     """Write the page of every study: one HTML file that needs nothing but itself.
 
@@ -39,6 +40,7 @@ def write_summaries(
         facts: of the studies, see :func:`scripts.studies.dicom.select_studies`; those without a usable series get a page, too.
         entries: of the data list that was predicted.
         output_dir: folder for ``<patient>/summary.html``.
+        enhancing_on: modalities in which enhancing tumour is claimed.
 
     Returns:
         Files, relative to ``output_dir``, by patient.
@@ -56,7 +58,7 @@ def write_summaries(
     written = {}
     for study in facts:
         patient = study["patient"]
-        found = _page(study, rows.get(patient), index, series_of.get(patient, {}))
+        found = _page(study, rows.get(patient), index, series_of.get(patient, {}), enhancing_on)
         common = {"title": f"Study {patient}", "subtitle": "", "phantom": PHANTOM if study["phantom"] else ""}
         target = inside(output_dir, patient, SUMMARY)
         with written_whole(target) as temporary:
@@ -71,6 +73,7 @@ def _page(
     row: Mapping[str, Any] | None,
     index: Mapping[str, Mapping[str, Any]],
     sources: Mapping[str, str],
+    enhancing_on: Sequence[str],
 ) -> dict[str, Any]:
     """What the page of a study shows.
 
@@ -79,6 +82,7 @@ def _page(
         row: of ``patients.json``; None where no series was usable.
         index: of the prepared series.
         sources: paths of the chosen series by modality.
+        enhancing_on: modalities in which enhancing tumour is claimed.
     """
     pictures, notes, records = [], [], []
     for mri_type in MRI_TYPES:
@@ -87,11 +91,11 @@ def _page(
         file = index.get(f"{study['patient']}/{mri_type}", {}).get("file")
         if file is not None and mri_type in sources:
             series = PreparedSeries(file)
-            assert series.geometry is not None, f"{file}: prepared for training, without geometry"
-            size = volumes(series.masks(), series.geometry)
-            record |= {f"{region} ml": round(size[region] / 1000, 3) for region in ("WT", "ET")}
+            geometry = series.require_geometry()
+            size = region_volumes(claimed(series.masks(), mri_type, enhancing_on), geometry.voxel_volume)
+            record |= {f"{region} ml": round(size[region] / 1000, 3) if region in size else None for region in REGIONS}
             try:
-                picture = largest_tumour(series, read_source(sources[mri_type], series.geometry))
+                picture = largest_tumour(series, read_source(sources[mri_type], geometry))
                 pictures += [{"mri_type": mri_type, **picture}] if picture else []
             except SheetError as error:
                 notes.append(f"{mri_type}: no picture, for {error}.")

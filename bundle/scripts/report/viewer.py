@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import numpy as np
 
+from ..errors import UserError
+from ..masks import nested
+
 if TYPE_CHECKING:
     from custom_transforms import SliceGeometry
 
@@ -26,7 +29,7 @@ _MARGIN = 3  # pixels around the head
 _FILL, _OUTLINE = 70, 255  # alpha
 
 
-class SheetError(ValueError):
+class SheetError(UserError):
     """A source series or a heat map that does not belong to the prepared series."""
 
 
@@ -128,7 +131,7 @@ def series_sheets(
         step, chosen, images = 1, sorted(kept), series.images()
     if not len(images):
         return None
-    masks = series.masks()
+    masks = nested(series.masks())
     box = _head(images, masks[chosen])
     spacing = series.geometry.pixel_spacing if series.geometry else (1.0, 1.0)
     view: dict[str, Any] = {
@@ -176,7 +179,7 @@ def largest_tumour(series: PreparedSeries, full: np.ndarray) -> dict[str, Any] |
         ``picture`` (data URI, square pixels), ``slice`` (index from 0), ``slices``, ``plane``, ``area`` of WT in cm2, and the
         ``letters`` of :func:`orientation_letters`; None where no slice shows a tumour.
     """
-    masks, geometry = series.masks(), series.geometry
+    masks, geometry = nested(series.masks()), series.geometry
     areas = masks[:, 0].sum((1, 2))
     if geometry is None or not areas.any():
         return None

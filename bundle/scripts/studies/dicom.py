@@ -30,6 +30,7 @@ from pydicom.uid import (
 )
 
 from ..datalists import MRI_TYPES
+from ..errors import UserError
 from ..files import folder_written_whole, write_json
 
 logger = logging.getLogger(__name__)
@@ -52,7 +53,7 @@ _SAME_POSITION = 0.01  # mm
 _NO_AGENT = {"", "no", "none", "n", "0", "-", "nein", "without"}
 
 
-class StudiesError(ValueError):
+class StudiesError(UserError):
     """A folder or rules that no study can be taken from."""
 
 

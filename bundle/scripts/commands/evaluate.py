@@ -1,0 +1,177 @@
+"""Commands that tell whether a result holds: evaluate, crossvalidate, explain, card."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from .. import checks
+from ..datalists import MRI_TYPES
+from .running import bundle_module, full_path, known_stage, modalities, require_run, run_job, segmenter_path
+
+
+def evaluate(
+    stage: str,
+    datalist: str | Path,
+    prepared: str | Path,
+    output: str | Path,
+    segmenter: str | Path | None = None,
+    classifier: str | Path | None = None,
+    mri_types: str | Sequence[str] | None = None,
+    fold: int | None = None,
+    device: str | None = None,
+    overwrite: bool = False,
+    **overrides: Any,
+) -> dict[str, Any]:
+    """Evaluate a stage on held-out patients and write metrics.json and its tables.
+
+    Args:
+        stage: segmentation or classification.
+        datalist: data list.
+        prepared: folder of the prepared series.
+        output: folder for the results.
+        segmenter: segmentation weights (segmentation only).
+        classifier: classifier weights or their folder (classification only).
+        mri_types: modalities (classification only).
+        fold: the one that is evaluated (0).
+        device: cpu, cuda, …; a GPU by default where there is one.
+        overwrite: replace earlier results.
+        overrides: further settings of configs/evaluate_<stage>.yaml.
+
+    Returns:
+        The metrics.
+    """
+    run_job(
+        f"evaluate_{known_stage(stage)}",
+        datalist=full_path(datalist),
+        prepared_dir=full_path(prepared),
+        output_dir=full_path(output),
+        segmenter=segmenter_path(segmenter),
+        classifier=full_path(classifier),
+        mri_types=modalities(mri_types),
+        fold=fold,
+        device=device,
+        overwrite=overwrite,
+        **overrides,
+    )
+    metrics: dict[str, Any] = json.loads((Path(output) / "metrics.json").read_text(encoding="utf-8"))
+    return metrics
+
+
+def crossvalidate(
+    output: str | Path,
+    datalist: str | Path | None = None,
+    segmentation_datalist: str | Path | None = None,
+    segmenter: str | Path | None = None,
+    prepared: str | Path | None = None,
+    stages: str | Sequence[str] = ("classification",),
+    folds: int | Sequence[int] | None = None,
+    selection: str | None = None,
+    seeds: int | Sequence[int] = (67,),
+    mri_types: str | Sequence[str] = MRI_TYPES,
+    device: str | None = None,
+    overwrite: bool = False,
+    **overrides: Any,
+) -> dict[str, Any]:
+    """Cross-validate a stage or both: train on all folds but one, predict that one, in turn, and evaluate all predictions.
+
+    Refuses to train where a person is on both sides of a split. Writes predictions.csv (every patient, out of fold),
+    metrics.json and tables/. An interrupted run continues when it is started again.
+
+    Args:
+        output: folder of the run.
+        datalist: data list of Task 2.
+        segmentation_datalist: data list of Task 1, for stage 1.
+        segmenter: segmentation weights for stage 2; those of stage 1's first fold where it is cross-validated too.
+        prepared: folder of prepared series; one in output by default.
+        stages: classification, segmentation, or segmentation,classification.
+        folds: those that are held out in turn, 0,1,2 for example; all by default.
+        selection: inner (the epoch whose weights are kept is chosen on a further fold; the default) or outer (on the held-out fold, as
+            the method does, which flatters the figures).
+        seeds: seeds of the trainings of stage 2, 67,68 for example.
+        mri_types: modalities to train classifiers for.
+        device: cpu, cuda, …; a GPU by default where there is one.
+        overwrite: replace an earlier run in output.
+        overrides: further settings of configs/crossvalidate.yaml, --train_classification '{max_epochs: 20}' for example.
+
+    Returns:
+        The metrics.
+    """
+    run_job(
+        "crossvalidate",
+        output_dir=full_path(output),
+        datalist=full_path(datalist),
+        segmentation_datalist=full_path(segmentation_datalist),
+        segmenter=segmenter_path(segmenter),
+        prepared_dir=full_path(prepared),
+        stages=stages.split(",") if isinstance(stages, str) else list(stages),
+        folds=None if folds is None else _numbers("folds", folds),
+        selection=selection,
+        seeds=_numbers("seeds", seeds),
+        mri_types=modalities(mri_types),
+        device=device,
+        overwrite=overwrite,
+        **overrides,
+    )
+    metrics: dict[str, Any] = json.loads((Path(output) / "metrics.json").read_text(encoding="utf-8"))
+    return metrics
+
+
+def _numbers(name: str, values: int | Sequence[int]) -> list[int]:
+    numbers = [values] if isinstance(values, int) else list(values)
+    if not numbers or not all(isinstance(one, int) and not isinstance(one, bool) for one in numbers):
+        raise ValueError(f"--{name} {values!r}: expected whole numbers, 0,1,2 for example")
+    return numbers
+
+
+def explain(
+    run: str | Path,
+    patients: str | Sequence[str] | None = None,
+    mri_types: str | Sequence[str] | None = None,
+    limit: int | None = None,
+    device: str = "cpu",
+) -> dict[str, Any]:
+    """Show what the classifiers of a run looked at: Grad-CAM, occlusion, and the check that maps depend on the weights.
+
+    Writes explanations/ into the folder of the run; `radiogenomics report` shows it. Series that were explained before are skipped. Patients of a
+    cross-validation are explained with the models that did not see them, those of the first seed.
+
+    Args:
+        run: folder of a prediction, an evaluation of stage 2, or a cross-validation.
+        patients: those to explain, 00001,00002 for example; all by default.
+        mri_types: modalities to explain; all that were classified by default.
+        limit: largest number of series.
+        device: cpu, cuda, …
+
+    Returns:
+        What came out, by patient and modality.
+    """
+    names = [patients] if isinstance(patients, (str, int)) else patients
+    asked = None if names is None else [name for one in names for name in str(one).split(",")]
+    classified = modalities(mri_types)
+    require_run(run)
+    if limit is not None:
+        checks.number(1, whole=True)("limit", limit)
+    checks.device("device", device)
+    found: dict[str, Any] = bundle_module("explain.run").explain_run(
+        Path(run), None, asked, classified, limit, device=device
+    )
+    return found
+
+
+def card(run: str | Path, output: str | Path | None = None, overwrite: bool = False) -> Path:
+    """Write the model card with the figures of a cross-validation or an evaluation in it.
+
+    Args:
+        run: folder of the run.
+        output: file to write; MODEL_CARD.md in the folder by default.
+        overwrite: replace the file.
+
+    Returns:
+        The file.
+    """
+    require_run(run, output)
+    file: Path = bundle_module("report.card").fill(run, output, overwrite)
+    return file

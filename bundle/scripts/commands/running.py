@@ -1,0 +1,151 @@
+"""Run the bundle's configurations, for all commands: modules are loaded once, settings are checked first, mistakes are told apart."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import importlib
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from .. import checks
+from ..datalists import MRI_TYPES
+from ..environment import BUNDLE_ROOT
+from ..outputs import keep_apart
+
+
+def bundle_module(module: str) -> ModuleType:
+    """A module of the bundle under the name that its configurations use, so that it is loaded once."""
+    if str(BUNDLE_ROOT) not in sys.path:
+        sys.path.insert(0, str(BUNDLE_ROOT))
+    package = importlib.import_module("scripts")
+    if not package.__file__ or Path(package.__file__).resolve().parent != BUNDLE_ROOT / "scripts":
+        raise ImportError(
+            f"another package called 'scripts' is in the way: {package.__file__}; start from another folder, or in a process "
+            "that has not imported it"
+        )
+    with _quick_imports():
+        return importlib.import_module(f"scripts.{module}")
+
+
+@contextlib.contextmanager
+def _quick_imports() -> Iterator[None]:
+    """Imports that no garbage collection interrupts: MONAI's take a third less, and so does the interpreter's end.
+
+    What they made stays to the end anyway, and is left out of later collections.
+    """
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collects:
+            gc.freeze()
+            gc.enable()
+
+
+def run_config(config: str, **overrides: Any) -> None:
+    """Run one of the bundle's configurations, as ``python -m monai.bundle run --config_file …`` does.
+
+    In one of several processes that ``torchrun`` started, ``configs/distributed.yaml`` is laid over it.
+
+    Args:
+        config: its name, ``train_segmentation`` for example.
+        overrides: values for ids of the configuration, in which MONAI's signs mean what they do there: ``$`` an expression, ``@`` a
+            reference, ``%`` a macro, ``#`` a step down; None leaves the configuration's own.
+
+    Raises:
+        ValueError: when the configuration has no such id, or a value can't be meant.
+    """
+    values = {key: value for key, value in overrides.items() if value is not None}
+    typed = checks.as_typed(values)
+    checks.settings(config, typed)
+    if "output_dir" in typed:
+        keep_apart(typed["output_dir"], typed)
+    bundle_module("runs")
+    from monai.bundle import ConfigWorkflow
+
+    files = [str(BUNDLE_ROOT / "configs" / f"{config}.yaml")]
+    if int(os.environ.get("WORLD_SIZE") or 1) > 1:
+        files.append(str(BUNDLE_ROOT / "configs" / "distributed.yaml"))
+    workflow = ConfigWorkflow(
+        config_file=files,
+        meta_file=str(BUNDLE_ROOT / "configs" / "metadata.json"),
+        logging_file=False,
+        workflow_type=None,
+        **values,
+    )
+    try:
+        workflow.initialize()
+        workflow.run()
+        workflow.finalize()
+    except RuntimeError as error:
+        known = mistake(error)
+        if known is None:
+            raise
+        raise known from None
+
+
+def run_job(config: str, run: Sequence[str] | None = None, **values: Any) -> None:
+    """:func:`run_config` with what a person typed, every text of which is taken as it is.
+
+    Args:
+        config: name of the configuration.
+        run: what is run of it, where that is not its own ``run``.
+        values: for ids of the configuration.
+    """
+    run_config(config, run=run, **checks.as_values(values))
+
+
+def modalities(mri_types: str | Sequence[str] | None) -> list[str] | None:
+    """The names of modalities, from text with commas between them too; None stays None.
+
+    Raises:
+        ValueError: for another name.
+    """
+    if mri_types is None:
+        return None
+    names = mri_types.split(",") if isinstance(mri_types, str) else mri_types
+    checks.some_of(MRI_TYPES)("mri_types", names)
+    return list(names)
+
+
+def full_path(path: str | Path | None) -> str | None:
+    """An absolute path, so that the working directory no longer matters."""
+    return None if path is None else str(Path(str(path)).expanduser().resolve())
+
+
+def segmenter_path(segmenter: str | Path | None) -> str | None:
+    """A file's path, or the name of the bundle's own weights."""
+    return str(segmenter) if segmenter in ("synthetic", "released") else full_path(segmenter)
+
+
+def known_stage(stage: str) -> str:
+    """One of the two stages.
+
+    Raises:
+        ValueError: for another word.
+    """
+    if stage not in checks.STAGES:
+        raise ValueError(f"stage {stage!r}: expected segmentation or classification")
+    return stage
+
+
+def mistake(error: BaseException | None) -> BaseException | None:
+    """The error that a person can mend below MONAI's wrappers; None where there is none: an error of the program."""
+    while error is not None:
+        # UserError, whose module may go by two names, is a ValueError
+        if isinstance(error, (ValueError, OSError, ImportError)):
+            return error
+        error = error.__cause__
+    return None
+
+
+def require_run(run: str | Path, output: str | Path | None = None) -> None:
+    """Check that there is a run's folder, and that what is made of it can be written."""
+    checks.folder("folder of a run")("run", run)
+    checks.output("output", run if output is None else Path(output).parent)

@@ -1,0 +1,171 @@
+"""Commands that lead to weights: datalist, prepare, train, pretrain."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from .. import checks
+from ..datalists import MRI_TYPES
+from .running import bundle_module, full_path, known_stage, modalities, run_job, segmenter_path
+
+
+def datalist(
+    input: str | Path,
+    output: str | Path,
+    labels: str | Path | None = None,
+    folds: int = 5,
+    seed: int = 67,
+    overwrite: bool = False,
+) -> Path:
+    """Write the data list (JSON) of a folder: the challenge's Task 1 or Task 2 in any of its layouts, or any studies.
+
+    Args:
+        input: the folder.
+        output: the JSON file.
+        labels: CSV with BraTS21ID,MGMT_value; train_labels.csv in the folder by default, where there is one.
+        folds: number of folds.
+        seed: seed of the assignment to folds.
+        overwrite: replace an existing file.
+
+    Returns:
+        The file.
+    """
+    for name, value, least in (("folds", folds, 2), ("seed", seed, 0)):
+        checks.number(least, whole=True)(name, value)
+    checks.output_file("output", output)
+    listed = bundle_module("datalists").build_datalist(str(input), str(output), labels, folds, seed, overwrite)
+    counts = ", ".join(f"{len(listed[section])} in {section}" for section in ("training", "test"))
+    logging.getLogger(__name__).info("%s: %s", output, counts)
+    return Path(output)
+
+
+def prepare(
+    stage: str,
+    prepared: str | Path,
+    datalist: str | Path | None = None,
+    input: str | Path | None = None,
+    segmenter: str | Path | None = None,
+    mri_types: str | Sequence[str] | None = None,
+    device: str | None = None,
+    **overrides: Any,
+) -> Path:
+    """Prepare the slices of a stage; series that were prepared before with the same settings cost nothing.
+
+    Args:
+        stage: segmentation or classification.
+        prepared: folder for the prepared series.
+        datalist: data list.
+        input: folder of studies; with a data list, the folder that its paths are relative to.
+        segmenter: segmentation weights (classification only).
+        mri_types: modalities, FLAIR,T1wCE for example (classification only); all by default.
+        device: cpu, cuda, …; a GPU by default where there is one (classification only).
+        overrides: further settings of configs/prepare_<stage>.yaml.
+
+    Returns:
+        The folder.
+    """
+    run_job(
+        f"prepare_{known_stage(stage)}",
+        prepared_dir=full_path(prepared),
+        datalist=full_path(datalist),
+        dataset_dir=full_path(input),
+        segmenter=segmenter_path(segmenter),
+        mri_types=modalities(mri_types),
+        device=device,
+        **overrides,
+    )
+    return Path(prepared)
+
+
+def train(
+    stage: str,
+    datalist: str | Path,
+    prepared: str | Path,
+    output: str | Path,
+    mri_types: str | Sequence[str] = MRI_TYPES,
+    fold: int | None = None,
+    init: str | None = None,
+    device: str | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    **overrides: Any,
+) -> Path:
+    """Train a stage: one segmenter, or one classifier for each modality in a folder of its own.
+
+    Args:
+        stage: segmentation or classification.
+        datalist: data list.
+        prepared: folder of the prepared series.
+        output: folder of the run; classifiers go to <output>/<mri_type>.
+        mri_types: modalities to train a classifier for.
+        fold: the one that is held out (0).
+        init: imagenet (the default), none (random), a weights file, or for segmentation synthetic: the bundle's, trained on synthetic brains.
+        device: cpu, cuda, …; a GPU by default where there is one.
+        resume: continue an interrupted run.
+        overwrite: replace an earlier run.
+        overrides: further settings of configs/train_<stage>.yaml, --max_epochs 20 for example.
+
+    Returns:
+        The output folder.
+    """
+    places: dict[str, list[tuple[Path, dict[str, str]]]] = {"segmentation": [(Path(output), {})]}
+    if known_stage(stage) == "classification":
+        names = modalities(mri_types) or []
+        places[stage] = [(Path(output) / name, {"mri_type": name}) for name in names]
+    for folder, settings in places[stage]:
+        run_job(
+            f"train_{stage}",
+            datalist=full_path(datalist),
+            prepared_dir=full_path(prepared),
+            output_dir=full_path(folder),
+            fold=fold,
+            init=init,
+            device=device,
+            resume=resume,
+            overwrite=overwrite,
+            **settings,
+            **overrides,
+        )
+    return Path(output)
+
+
+def pretrain(
+    output: str | Path,
+    init: str | None = None,
+    label_maps: str | Path | None = None,
+    device: str | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    **overrides: Any,
+) -> Path:
+    """Train a segmenter on slices that are drawn while it trains: of synthetic brains, or cut anew from labelled volumes (--datalist).
+
+    `radiogenomics phantom --preview FILE.png` shows slices of synthetic brains; without a data list, scores are those of such brains,
+    not of real tumours. The weights are a segmenter, and a start for `train segmentation --init`.
+
+    Args:
+        output: folder of the run; its weights are segmentation.pt.
+        init: imagenet, none (random), or a weights file.
+        label_maps: folder of brain segmentations in NIfTI to draw brains from; the atlas in nilearn by default.
+        device: cpu, cuda, …; a GPU by default where there is one.
+        resume: continue an interrupted run.
+        overwrite: replace an earlier run.
+        overrides: further settings of configs/pretrain_segmentation.yaml, --image_size 128 for example.
+
+    Returns:
+        The output folder.
+    """
+    run_job(
+        "pretrain_segmentation",
+        output_dir=full_path(output),
+        init=init,
+        label_maps=full_path(label_maps),
+        device=device,
+        resume=resume,
+        overwrite=overwrite,
+        **overrides,
+    )
+    return Path(output)

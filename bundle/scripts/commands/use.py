@@ -1,0 +1,184 @@
+"""Commands for one's own studies: predict, segment, report."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from .. import checks
+from .running import bundle_module, full_path, modalities, require_run, run_job, segmenter_path
+
+
+def predict(
+    input: str | Path,
+    output: str | Path,
+    segmenter: str | Path | None = None,
+    classifier: str | Path | None = None,
+    mri_types: str | Sequence[str] | None = None,
+    sample_submission: str | Path | None = None,
+    min_tumor_ratio: float | None = None,
+    max_contours: int | None = None,
+    zoom: float | None = None,
+    prior: float | None = None,
+    device: str | None = None,
+    batch_size: int | None = None,
+    num_workers: int | None = None,
+    runtime: str | None = None,
+    fast: bool = False,
+    exact: bool = False,
+    dicom: bool = False,
+    deidentify: bool = False,
+    overwrite: bool = False,
+    **overrides: Any,
+) -> Path:
+    """Segment tumours and predict MGMT promoter methylation. Research use only, not for diagnosis.
+
+    Writes masks/<patient>_<mri_type>.nii.gz (1 tumour, 2 enhancing tumour, marked in T1wCE only), submission.csv and patients.json,
+    and prints a table of the patients. An interrupted prediction continues when it is started again.
+
+    Args:
+        input: studies: a folder in the challenge's layout, one study, or BraTS NIfTI folders.
+        output: folder for the results.
+        segmenter: segmentation weights: a file, released, or synthetic; by default those of the bundle.
+        classifier: classifier weights for all modalities, a folder of model_<mri_type>.pt, or one of a cross-validation, whose folds
+            and seeds are averaged; by default those of the bundle.
+        mri_types: modalities whose probabilities are averaged, FLAIR,T1wCE for example; all by default.
+        sample_submission: CSV whose patients are asked for, in its order and style.
+        min_tumor_ratio: tumour over brain area that a slice must exceed (0.025); negative keeps all slices.
+        max_contours: largest number of tumour contours in a slice that is kept (5).
+        zoom: magnification about the centre of a slice (1.2).
+        prior: probability of patients without a usable slice (0.5).
+        device: cpu, cuda, cuda:1, …; a GPU by default where there is one.
+        batch_size: slices in one forward pass (16).
+        num_workers: processes that read ahead (1).
+        runtime: openvino (CPUs; used by itself where it is installed), torch, inductor or eager.
+        fast: compute in 8 bits (CPUs, OpenVINO), and skip slices between two others 4 mm apart that show no tumour.
+        exact: compute in float32.
+        dicom: write dicom/<patient>/<mri_type>_seg.dcm (DICOM SEG) and report_sr.dcm (DICOM SR) for DICOM series as well.
+        deidentify: leave names, dates and the like out of the DICOM output; the UIDs of the series stay.
+        overwrite: replace the results of an earlier prediction in output.
+        overrides: further settings of configs/inference.yaml.
+
+    Returns:
+        The output folder.
+    """
+    run_job(
+        "inference",
+        dataset_dir=full_path(input),
+        output_dir=full_path(output),
+        segmenter=segmenter_path(segmenter),
+        classifier=full_path(classifier),
+        mri_types=modalities(mri_types),
+        sample_submission=full_path(sample_submission),
+        min_tumor_ratio=min_tumor_ratio,
+        max_contours=max_contours,
+        zoom=zoom,
+        prior=prior,
+        device=device,
+        batch_size=batch_size,
+        num_workers=num_workers,
+        runtime=runtime,
+        dicom=dicom,
+        deidentify=deidentify,
+        overwrite=overwrite,
+        **{**_precision(fast, exact), **overrides},
+    )
+    return Path(output)
+
+
+def segment(
+    input: str | Path,
+    output: str | Path,
+    segmenter: str | Path | None = None,
+    fuse: bool = False,
+    device: str | None = None,
+    batch_size: int | None = None,
+    num_workers: int | None = None,
+    runtime: str | None = None,
+    fast: bool = False,
+    exact: bool = False,
+    overwrite: bool = False,
+    **overrides: Any,
+) -> Path:
+    """Segment tumours, and nothing else. Research use only, not for diagnosis.
+
+    Writes masks/<patient>_<mri_type>.nii.gz (1 tumour, 2 enhancing tumour, marked in T1wCE only) and volumes.csv, and prints a table of
+    the patients. An interrupted segmentation continues when it is started again.
+
+    Args:
+        input: studies: a folder in the challenge's layout, one study, or BraTS NIfTI folders.
+        output: folder for the results.
+        segmenter: segmentation weights: a file, released, or synthetic; by default those of the bundle.
+        fuse: one mask per patient, masks/<patient>.nii.gz, from all series along three planes, on the grid of FLAIR where there is one
+            (--reference); about three times the work.
+        device: cpu, cuda, cuda:1, …; a GPU by default where there is one.
+        batch_size: slices in one forward pass (16).
+        num_workers: processes that read ahead (1).
+        runtime: openvino (CPUs; used by itself where it is installed), torch, inductor or eager.
+        fast: compute in 8 bits (CPUs, OpenVINO), and without fuse skip slices between two others 4 mm apart that show no tumour.
+        exact: compute in float32.
+        overwrite: replace the results of an earlier segmentation in output.
+        overrides: further settings of configs/inference.yaml, or with fuse of configs/fuse_segmentation.yaml.
+
+    Returns:
+        The output folder.
+    """
+    checks.flag("fuse", fuse)
+    of_predict = sorted({"classifier", "deidentify", "dicom", "flips", "prior", "sample_submission"} & set(overrides))
+    if of_predict:
+        raise ValueError(f"segment has no setting {', '.join(of_predict)}: use predict, which segments too")
+    settings = {**_precision(fast, exact), **overrides}
+    if fuse:
+        settings.pop("coarse_step", None)
+    else:
+        settings = {"job": "segmentation", **settings}
+    run_job(
+        "fuse_segmentation" if fuse else "inference",
+        run=None if fuse else ["$@segmentation"],
+        dataset_dir=full_path(input),
+        output_dir=full_path(output),
+        segmenter=segmenter_path(segmenter),
+        device=device,
+        batch_size=batch_size,
+        num_workers=num_workers,
+        runtime=runtime,
+        overwrite=overwrite,
+        **settings,
+    )
+    return Path(output)
+
+
+def _precision(fast: bool, exact: bool) -> dict[str, Any]:
+    """Settings behind --fast and --exact."""
+    checks.flag("fast", fast)
+    checks.flag("exact", exact)
+    if fast and exact:
+        raise ValueError("--fast and --exact exclude each other; choose one")
+    return {"precision": "int8", "coarse_step": 4.0} if fast else {"precision": "fp32"} if exact else {}
+
+
+def report(
+    run: str | Path,
+    output: str | Path | None = None,
+    images: bool = True,
+    overwrite: bool = False,
+) -> Path:
+    """Write the report of a training run, an evaluation, a cross-validation or a prediction: web pages that need no network.
+
+    Writes report.html, patients/<patient>.html, figures/ (PNG, SVG) and tables/ (CSV, JSON).
+
+    Args:
+        run: the folder that one of these commands wrote.
+        output: folder for the report, or an .html file, beside which <name>_files holds the rest; <run>/report by default.
+        images: show the patients' slices and masks.
+        overwrite: replace an earlier report.
+
+    Returns:
+        The first page; open it in a browser.
+    """
+    require_run(run, output)
+    page: Path = bundle_module("report.pages").write_report(
+        str(run), None if output is None else str(output), overwrite, images
+    )
+    return page

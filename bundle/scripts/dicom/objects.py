@@ -1,0 +1,247 @@
+"""What the DICOM objects of this project have in common: what they share with their source, their maker, and how they are written.
+
+What comes from the source is what the standard asks such objects to share with it: patient, study and frame of reference.
+What the source lacks stays empty. Deidentified objects carry nothing of patient and study but the UIDs that link them to
+the source, and the data list's name of the patient.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pydicom
+from pydicom.dataset import Dataset
+from pydicom.sr.coding import Code
+from pydicom.valuerep import DA, DS, TM
+
+from custom_transforms import DicomSlices, SliceGeometry, dicom_slices
+
+from ..environment import BUNDLE_ROOT
+from ..errors import UserError
+from ..files import written_whole
+
+SERIES_NUMBER = 9000
+"""Of a patient's report; the segmentations of the modalities are the series that follow."""
+
+# SNOMED CT's code, and that of DICOM's own context groups of brain lesions, CID 7168 and 7169
+SEGMENTS = {
+    "WT": ("Whole tumour (WT)", Code("108369006", "SCT", "Neoplasm")),
+    "ET": ("Enhancing tumour (ET)", Code("C113842", "NCIt", "Enhancing Lesion")),
+}
+BRAIN = Code("12738006", "SCT", "Brain")
+AI = Code("123110", "DCM", "Artificial Intelligence")
+
+_LINKS = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
+# of the source image, beside its place in space: no word of the patient
+_IMAGE = (
+    *_LINKS, "FrameOfReferenceUID", "Modality", "Rows", "Columns", "NumberOfFrames", "SliceThickness",
+    "ImagePositionPatient", "LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod",
+)  # fmt: skip
+# demanded of every object, though they may be empty
+_TYPE_2 = (
+    "PatientID", "PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID", "StudyDate", "StudyTime",
+    "ReferringPhysicianName",
+)  # fmt: skip
+# PS3.15's Basic Profile replaces the times of an object that demands them
+_DUMMY_TIMES = {"ContentDate": "19000101", "ContentTime": "000000"}
+
+
+class DicomError(UserError):
+    """A series that no DICOM object can be written for; the message names it, what was found and what to do."""
+
+
+def require(dicom: bool = True, deidentify: bool = False) -> None:
+    """Check, before anything is written, that DICOM can be written as it is asked for.
+
+    Raises:
+        ImportError: when highdicom is not installed.
+        ValueError: when a setting is neither True nor False, or only the second is True.
+    """
+    for name, value in (("dicom", dicom), ("deidentify", deidentify)):
+        if not isinstance(value, bool):  # the command line makes a string of `true`, and any string would count as true
+            raise ValueError(f"{name} is {value!r}, expected True or False")
+    if deidentify and not dicom:
+        raise ValueError("deidentify is for DICOM output, which is not asked for; add --dicom")
+    if dicom and find_spec("highdicom") is None:
+        raise ImportError("DICOM is written with highdicom: pip install 'brats-mri-radiogenomics[dicom]'")
+
+
+def read_headers(series_dir: str | Path) -> DicomSlices:
+    """The headers of a series.
+
+    Raises:
+        DicomError: when it is no DICOM, or one of its files has no UIDs to refer to.
+    """
+    slices = dicom_slices(series_dir)
+    if slices is None:
+        raise DicomError(
+            f"{series_dir}: found no DICOM files, to which a DICOM object could refer; pass a DICOM series"
+        )
+    for header in slices.headers:
+        if header is not None and (missing := [keyword for keyword in _LINKS if not header.get(keyword)]):
+            raise DicomError(
+                f"{series_dir}: a file has no {', '.join(missing)}, to which a DICOM object could refer; export the series again"
+            )
+    return slices
+
+
+def check_place(series_dir: str | Path, slices: DicomSlices, geometry: SliceGeometry) -> None:
+    """Raise DicomError unless the headers say where the slices lie in the patient, and that is where the masks lie."""
+    header = next(header for header in slices.headers if header is not None)
+    found = {
+        "ImageOrientationPatient": slices.orientation is not None,
+        "ImagePositionPatient": slices.positions is not None,
+        "PixelSpacing": slices.spacing is not None,
+        "FrameOfReferenceUID": bool(header.get("FrameOfReferenceUID")),
+    }
+    if missing := [keyword for keyword, there in found.items() if not there]:
+        raise DicomError(
+            f"{series_dir}: no usable {', '.join(missing)}: a SEG must say where its voxels lie in the patient; export "
+            "the series with its geometry"
+        )
+    shape = (int(header.Columns), int(header.Rows), len(slices.headers))
+    if shape != geometry.shape or not np.allclose(slices.affine, geometry.affine, atol=1e-3):
+        raise DicomError(
+            f"{series_dir}: found a volume of {shape} voxels at {slices.affine[:3, 3].round(3).tolist()}, the masks are of "
+            f"one of {geometry.shape} at {geometry.affine[:3, 3].round(3).tolist()}; segment the series again"
+        )
+
+
+def references(slices: DicomSlices, patient: str, deidentify: bool) -> list[Dataset]:
+    """The files of a series as a new object refers to them, in slice order: patient, study, UIDs and geometry.
+
+    Every orientation and spacing is that of the volume, for headers of one series differ in rounding; the distance between
+    slices is left to be measured.
+    """
+    files = {id(header): header for header in slices.headers if header is not None}
+    return [_reference(header, slices, patient, deidentify) for header in files.values()]
+
+
+def _reference(header: Dataset, slices: DicomSlices, patient: str, deidentify: bool) -> Dataset:
+    reference = Dataset()
+    for element in header:  # decoded one by one: bytes would be read again in another character set
+        if element.keyword in _IMAGE or not deidentify:
+            reference.add(element)
+    for keyword in _TYPE_2:
+        if keyword not in reference:
+            setattr(reference, keyword, "")
+    if deidentify:
+        reference.PatientID = patient
+    elif reference.PatientSex not in ("M", "F", "O"):
+        reference.PatientSex = ""
+    for keyword, kind in (("PatientBirthDate", DA), ("StudyDate", DA), ("StudyTime", TM)):
+        try:
+            kind(reference[keyword].value or "")
+        except ValueError:  # what can't be read as a date is none
+            setattr(reference, keyword, "")
+
+    plane, pixel = Dataset(), Dataset()
+    if slices.orientation is not None:
+        plane.ImageOrientationPatient = [_number(value) for value in slices.orientation]
+    if slices.spacing is not None:
+        pixel.PixelSpacing = [_number(value) for value in slices.spacing]
+    pixel.SliceThickness = _number(_thickness(header) or float(np.linalg.norm(slices.affine[:3, 2])))
+    if "PerFrameFunctionalGroupsSequence" not in header:
+        reference.update(plane)
+        reference.update(pixel)
+        if "SpacingBetweenSlices" in reference:
+            del reference.SpacingBetweenSlices
+        return reference
+    shared = Dataset()
+    shared.PlaneOrientationSequence, shared.PixelMeasuresSequence = [plane], [pixel]
+    reference.SharedFunctionalGroupsSequence = [shared]
+    reference.PerFrameFunctionalGroupsSequence = []
+    for place in frame_order(slices):
+        group, position = Dataset(), Dataset()
+        if slices.positions is not None:
+            position.ImagePositionPatient = [_number(value) for value in slices.positions[place]]
+        group.PlanePositionSequence = [position]
+        reference.PerFrameFunctionalGroupsSequence.append(group)
+    return reference
+
+
+def frame_order(slices: DicomSlices) -> list[int]:
+    """The acquired slices in the order of the frames in their file; that of the slices where each has a file of its own."""
+    acquired = [place for place, header in enumerate(slices.headers) if header is not None]
+    return sorted(acquired, key=lambda place: slices.frames[place])
+
+
+def _thickness(header: Dataset) -> float | None:
+    """SliceThickness in mm, which Enhanced MR keeps in functional groups; None where the header says none."""
+    groups = [
+        *header.get("SharedFunctionalGroupsSequence", ()),
+        *header.get("PerFrameFunctionalGroupsSequence", ())[:1],
+    ]
+    for item in (header, *(item for group in groups for item in group.get("PixelMeasuresSequence", ()))):
+        if item.get("SliceThickness"):
+            return float(item.SliceThickness)
+    return None
+
+
+def _number(value: float) -> Any:
+    """A decimal string of 16 characters at most."""
+    return DS(float(value), auto_format=True)
+
+
+def software() -> dict[str, Any]:
+    """What the objects say of their maker: this bundle and its version."""
+    metadata = json.loads((BUNDLE_ROOT / "configs" / "metadata.json").read_text(encoding="utf-8"))
+    return {
+        "manufacturer": metadata["authors"],
+        "manufacturer_model_name": metadata["name"],
+        "software_versions": metadata["version"],
+        "device_serial_number": "none",
+    }
+
+
+@contextmanager
+def making(failure: str) -> Iterator[None]:
+    """What highdicom refuses becomes a DicomError; its narration, and its doubts about the source's names, are kept back."""
+    narrator = logging.getLogger("highdicom")
+    level = narrator.level
+    narrator.setLevel(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*unlikely to represent the intended person name")
+            yield
+    except (ValueError, AttributeError, KeyError) as error:
+        raise DicomError(
+            f"{failure} ({type(error).__name__}: {error}); export it as MR images, one file a slice or one multi-frame file"
+        ) from error
+    finally:
+        narrator.setLevel(level)
+
+
+def finish(made: Dataset, path: Path, deidentify: bool) -> Path:
+    """Write an object, whole or not at all; if it is deidentified, without times and with the statement that it is."""
+    if deidentify:
+
+        def forget(dataset: Dataset, element: pydicom.DataElement) -> None:
+            if element.VR in ("DA", "TM", "DT"):
+                element.value = _DUMMY_TIMES.get(element.keyword, "")
+
+        made.walk(forget)
+        made.PatientIdentityRemoved = "YES"
+        made.LongitudinalTemporalInformationModified = "REMOVED"
+        made.DeidentificationMethod = "Patient, study, equipment, times of source not copied; UIDs kept"
+        made.DeidentificationMethodCodeSequence = [
+            _item(Code("113100", "DCM", "Basic Application Confidentiality Profile")),
+            _item(Code("113110", "DCM", "Retain UIDs Option")),
+        ]
+    with written_whole(path) as temporary:
+        made.save_as(temporary, enforce_file_format=True)
+    return path
+
+
+def _item(code: Code) -> Dataset:
+    item = Dataset()
+    item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = code.value, code.scheme_designator, code.meaning
+    return item

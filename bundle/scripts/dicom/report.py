@@ -1,0 +1,205 @@
+"""DICOM Structured Report (SR): a patient's tumour volumes and probability of MGMT promoter methylation.
+
+It is a Comprehensive SR by TID 1500.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pydicom
+from pydicom.dataset import Dataset
+from pydicom.sr.coding import Code
+
+from ..files import RESEARCH_ONLY
+from . import objects
+from .objects import AI, BRAIN, SEGMENTS, SERIES_NUMBER, DicomError, require
+
+CODING_SCHEME = "99RADIOGENOMICS"
+"""Designator of this project's own codes, for which no public scheme has one."""
+
+_PROBABILITY = Code("MGMT-P", CODING_SCHEME, "Probability of MGMT promoter methylation")
+_LOWER = Code("MGMT-P-LOW", CODING_SCHEME, "Agreement interval of MGMT probability, 95 %, lower end")
+_UPPER = Code("MGMT-P-HIGH", CODING_SCHEME, "Agreement interval of MGMT probability, 95 %, upper end")
+_METHYLATION = Code("MGMT", CODING_SCHEME, "MGMT promoter methylation")
+_MRI_OF_BRAIN = Code("816077007", "SCT", "Magnetic resonance imaging of brain")
+_VOLUME = Code("118565006", "SCT", "Volume")
+_MM3 = Code("mm3", "UCUM", "cubic millimeter")
+_NO_UNITS = Code("1", "UCUM", "no units")
+_COMMENT = Code("121106", "DCM", "Comment")
+
+
+def write_report(
+    study: Mapping[str, Mapping[str, Any]],
+    path: str | Path,
+    *,
+    patient_row: Mapping[str, Any],
+    segmentations: Mapping[str, str | Path],
+    deidentify: bool = False,
+) -> Path:
+    """Write the DICOM SR of one patient (Comprehensive SR, TID 1500), whole or not at all.
+
+    It belongs to the study of the first series. A probability that is not the networks' but the cohort's prior is left
+    out, and a comment says so.
+
+    Args:
+        study: by modality the facts of its series: ``source``, the path of the DICOM series; ``WT`` and, where it is claimed,
+            ``ET``, volumes in mm³; ``reason``, why there is no SEG.
+        path: file to write; folders are made.
+        patient_row: the patient's row of patients.json: ``patient``, ``probability``, ``interval``, ``used``.
+        segmentations: SEG files by modality, of those that have one.
+        deidentify: leave out what identifies the patient.
+
+    Returns:
+        The file.
+
+    Raises:
+        ImportError: when highdicom is not installed.
+        DicomError: when there is no series, or one has no UIDs to refer to.
+    """
+    require()
+    import highdicom
+    from highdicom import sr
+    from highdicom.coding_schemes import CodingSchemeIdentificationItem
+
+    patient, software = patient_row["patient"], objects.software()
+    if not study:
+        raise DicomError(f"patient {patient}: no DICOM series, to which a report could refer")
+    evidence: list[Dataset] = []
+    groups: list[Any] = []
+    comments = [RESEARCH_ONLY]
+    for mri_type, facts in study.items():
+        references = objects.references(objects.read_headers(facts["source"]), patient, deidentify)
+        made = _read_segmentation(segmentations[mri_type]) if mri_type in segmentations else None
+        evidence += references
+        if made is not None:
+            evidence.append(made)
+        else:
+            comments.append(f"{mri_type}: no segmentation is stored, for {facts['reason']}.")
+        groups += _volume_groups(mri_type, facts, references[0], made)
+    if patient_row["used"]:
+        groups.append(_probability_group(patient_row))
+    else:
+        comments.append("No probability of MGMT promoter methylation: no slice could be classified.")
+    if patient_row["used"] and patient_row.get("interval"):
+        comments.append(
+            "The interval tells how far modalities, sequences and models agree, not how often they are right."
+        )
+    scheme = CodingSchemeIdentificationItem(
+        CODING_SCHEME,
+        name=f"Codes of {software['manufacturer_model_name']}",
+        version=software["software_versions"],
+        responsible_organization=software["manufacturer"],
+    )
+    with objects.making(f"patient {patient}: no report can refer to these series"):
+        report = sr.ComprehensiveSR(
+            evidence,
+            _content(groups, comments),
+            series_instance_uid=highdicom.UID(),
+            series_number=SERIES_NUMBER,
+            sop_instance_uid=highdicom.UID(),
+            instance_number=1,
+            is_complete=True,
+            content_qualification="RESEARCH",
+            coding_schemes=[scheme],
+            series_description=f"Tumour volumes, MGMT. {RESEARCH_ONLY}",
+            specific_character_set="ISO_IR 192",
+            **software,
+        )
+    return objects.finish(report, Path(path), deidentify)
+
+
+def _read_segmentation(file: str | Path) -> Dataset:
+    """A SEG to which a report may refer.
+
+    highdicom writes a single segment's number once for all frames, and looks for it in each.
+    """
+    made = pydicom.dcmread(file)
+    if alone := made.SharedFunctionalGroupsSequence[0].get("SegmentIdentificationSequence"):
+        for frame in made.PerFrameFunctionalGroupsSequence:
+            frame.SegmentIdentificationSequence = alone
+    return made
+
+
+def _algorithm() -> Any:
+    from highdicom import sr
+
+    software = objects.software()
+    return sr.AlgorithmIdentification(software["manufacturer_model_name"], software["software_versions"], family=AI)
+
+
+def _volume_groups(mri_type: str, facts: Mapping[str, Any], source: Dataset, made: Dataset | None) -> list[Any]:
+    """A measurement group for each region of a series whose volume is known.
+
+    Args:
+        mri_type: modality of the series.
+        facts: of the series, see :func:`write_report`.
+        source: one of its files, for regions without a segment.
+        made: its SEG, if it has one.
+    """
+    import highdicom
+    from highdicom import sr
+
+    groups: list[Any] = []
+    for number, (name, (_, kind)) in enumerate(SEGMENTS.items(), 1):
+        if name not in facts:
+            continue
+        known: dict[str, Any] = {
+            "tracking_identifier": sr.TrackingIdentifier(highdicom.UID(), f"{name} in {mri_type}"),
+            "finding_type": kind,
+            "finding_sites": [sr.FindingSite(BRAIN)],
+            "algorithm_id": _algorithm(),
+            "measurements": [sr.Measurement(_VOLUME, round(facts[name], 3), _MM3)],
+        }
+        if made is not None and facts[name] > 0:
+            segment = sr.ReferencedSegment.from_segmentation(made, number)
+            tracked = made.SegmentSequence[number - 1]
+            known["tracking_identifier"] = sr.TrackingIdentifier(tracked.TrackingUID, tracked.TrackingID)
+            groups.append(sr.VolumetricROIMeasurementsAndQualitativeEvaluations(referenced_segment=segment, **known))
+        else:  # what has no voxels is no region that could be referred to
+            image = sr.SourceImageForMeasurementGroup.from_source_image(source)
+            groups.append(sr.MeasurementsAndQualitativeEvaluations(source_images=[image], **known))
+    return groups
+
+
+def _probability_group(patient_row: Mapping[str, Any]) -> Any:
+    """The probability with its agreement interval, where there is one."""
+    import highdicom
+    from highdicom import sr
+
+    found = [(_PROBABILITY, patient_row["probability"])]
+    if patient_row.get("interval"):
+        found += zip((_LOWER, _UPPER), patient_row["interval"], strict=True)
+    return sr.MeasurementsAndQualitativeEvaluations(
+        sr.TrackingIdentifier(highdicom.UID(), _METHYLATION.meaning),
+        finding_type=_METHYLATION,
+        algorithm_id=_algorithm(),
+        measurements=[sr.Measurement(code, round(float(value), 6), _NO_UNITS) for code, value in found],
+    )
+
+
+def _content(groups: Sequence[Any], comments: Sequence[str]) -> Dataset:
+    """The root of the report's tree: measurement groups, then comments."""
+    from highdicom import sr
+
+    software = objects.software()
+    device = sr.DeviceObserverIdentifyingAttributes(
+        f"2.25.{uuid.uuid5(uuid.NAMESPACE_OID, ' '.join(software.values())).int}",
+        name=software["manufacturer_model_name"],
+        manufacturer_name=software["manufacturer"],
+        model_name=software["manufacturer_model_name"],
+    )
+    content = sr.MeasurementReport(
+        sr.ObservationContext(sr.ObserverContext(sr.CodedConcept("121007", "DCM", "Device"), device)),
+        _MRI_OF_BRAIN,
+        groups,
+        language_of_content_item_and_descendants=sr.LanguageOfContentItemAndDescendants(
+            sr.CodedConcept("en", "RFC5646", "English")
+        ),
+    )
+    for text in comments:
+        content[0].ContentSequence.append(sr.TextContentItem(_COMMENT, text, "CONTAINS"))
+    return content[0]
