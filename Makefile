@@ -15,29 +15,35 @@ WITHOUT ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-flare test-monaideploy test-monailabel lint format bench bundle test-bundle wheel wheelhouse test-wheelhouse clean
+.PHONY: help demo quick test test-docs lint format bench clean bundle wheel wheelhouse test-bundle test-wheelhouse test-monailabel test-monaideploy test-flare
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@echo "variables: PYTHON=$(PYTHON) VENV=$(VENV) DEMO=$(DEMO) SIGNAL=$(SIGNAL) (of the phantom, 0 to 1) WORKERS=$(WORKERS) (of the tests) BENCH=$(BENCH)"
-	@echo "of the wheelhouse: TARGET_PYTHON=$(TARGET_PYTHON) TARGET_PLATFORM=$(TARGET_PLATFORM) WITHOUT=\"$(WITHOUT)\""
+	@awk -F ':.*## ' '/^## / {printf "\n%s\n", substr($$0, 4)} /^[a-z-]+:.*## / {printf "  make %-18s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo
+	@echo "Variables"
+	@echo "  PYTHON=$(PYTHON) VENV=$(VENV)"
+	@echo "  DEMO=$(DEMO) (its folder) SIGNAL=$(SIGNAL) (of the phantom, 0 to 1)"
+	@echo "  WORKERS=$(WORKERS) (tests at a time) BENCH=$(BENCH) (tables of the benchmarks)"
+	@echo "  TARGET_PYTHON=$(TARGET_PYTHON) TARGET_PLATFORM=$(TARGET_PLATFORM) WITHOUT=\"$(WITHOUT)\" (of the wheelhouse)"
+
+## Try it
 
 demo: $(VENV)/.demo-stamp ## phantom cohort, both stages trained, evaluated and applied; results in DEMO
 	$(VENV)/bin/radiogenomics demo --output "$(DEMO)" --signal "$(SIGNAL)"
 
+## Develop
+
 # One thread a worker: more of them would only wait for each other.
+ONE_THREAD = OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
+
+quick: $(VENV)/.dev-stamp ## the tests that take no time (marker `slow` left out)
+	$(ONE_THREAD) $(VENV)/bin/python -m pytest -n $(WORKERS) --dist loadfile -m "not slow and not docs"
+
 test: $(VENV)/.dev-stamp ## all tests
-	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n $(WORKERS) --dist loadfile
+	$(ONE_THREAD) $(VENV)/bin/python -m pytest -n $(WORKERS) --dist loadfile
 
-test-flare: $(FLARE_VENV)/.flare-stamp ## the job of apps/flare in NVIDIA FLARE's simulator, in an environment of its own
-	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(FLARE_VENV)/bin/python -m pytest tests/integration/test_flare.py
-
-# Its SDK needs versions of its own, and breaks MONAI where the CUDA runtime is missing: it gets an environment of its own.
-test-monaideploy: $(DEPLOY_VENV)/.monaideploy-stamp ## apps/monaideploy on phantom studies, in an environment of its own
-	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(DEPLOY_VENV)/bin/python -m pytest tests/integration/test_monaideploy.py
-
-test-monailabel: $(LABEL_VENV)/.monailabel-stamp ## apps/monailabel with a real server, in an environment of its own
-	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(LABEL_VENV)/bin/python -m pytest apps/monailabel/tests
+test-docs: $(VENV)/.dev-stamp ## every command of every document, as it stands
+	$(ONE_THREAD) $(VENV)/bin/python -m pytest -n $(WORKERS) --dist loadgroup -m "docs or not docs" tests/docs
 
 lint: $(VENV)/.dev-stamp ## ruff and mypy, nothing is changed
 	$(VENV)/bin/ruff check .
@@ -51,11 +57,14 @@ format: $(VENV)/.dev-stamp ## let ruff format and repair the code
 bench: $(VENV)/.dev-stamp ## speed, memory and disk space beside the released method; tables in BENCH
 	PYTHONPATH=bundle $(VENV)/bin/python -m benchmarks --output "$(BENCH)"
 
+clean: ## remove what was built and cached; environment, demo and runs stay
+	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	find apps benchmarks bundle custom_transforms tests tools -name __pycache__ -type d -prune -exec rm -rf {} +
+
+## Build
+
 bundle: ## dist/brats_mri_radiogenomics_v<version>.zip, and brats_mri_slice_segmentation: the first stage by itself
 	$(PYTHON) tools/build_bundle.py --output dist
-
-test-bundle: ## try both zips in new environments with the oldest and the newest MONAI (installs some GB)
-	$(PYTHON) tools/try_bundle.py
 
 wheel: $(VENV)/.dev-stamp ## dist/brats_mri_radiogenomics-<version>-py3-none-any.whl
 	rm -rf build
@@ -66,12 +75,23 @@ wheelhouse: $(VENV)/.dev-stamp ## dist/wheelhouse: every wheel that prediction n
 	  $(if $(TARGET_PYTHON),--python-version $(TARGET_PYTHON)) $(if $(TARGET_PLATFORM),--platform $(TARGET_PLATFORM)) \
 	  $(if $(WITHOUT),--without $(WITHOUT))
 
+## Try what was built, and the apps, in environments of their own (some GB each)
+
+test-bundle: ## try both zips in new environments with the oldest and the newest MONAI (installs some GB)
+	$(PYTHON) tools/try_bundle.py
+
 test-wheelhouse: $(VENV)/.dev-stamp ## install dist/wheelhouse in a new environment and predict a phantom study there
 	$(VENV)/bin/python tools/try_wheelhouse.py dist/wheelhouse
 
-clean: ## remove what was built and cached; environment, demo and runs stay
-	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
-	find apps benchmarks bundle custom_transforms tests tools -name __pycache__ -type d -prune -exec rm -rf {} +
+test-monailabel: $(LABEL_VENV)/.monailabel-stamp ## apps/monailabel with a real server, in an environment of its own
+	$(ONE_THREAD) $(LABEL_VENV)/bin/python -m pytest apps/monailabel/tests
+
+# Its SDK needs versions of its own, and breaks MONAI where the CUDA runtime is missing: it gets an environment of its own.
+test-monaideploy: $(DEPLOY_VENV)/.monaideploy-stamp ## apps/monaideploy on phantom studies, in an environment of its own
+	$(ONE_THREAD) $(DEPLOY_VENV)/bin/python -m pytest tests/integration/test_monaideploy.py
+
+test-flare: $(FLARE_VENV)/.flare-stamp ## the job of apps/flare in NVIDIA FLARE's simulator, in an environment of its own
+	$(ONE_THREAD) $(FLARE_VENV)/bin/python -m pytest tests/integration/test_flare.py
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

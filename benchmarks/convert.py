@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from scripts import weights
-from scripts.networks import SEGMENTER_PARTS, BiLSTMNFNet, build_segmenter
+from scripts.networks import build_classifier, build_segmenter
 from scripts.runtimes import Runtime
 
 
@@ -25,12 +25,12 @@ def main(segmenter: str, classifier: str, precision: str = "auto") -> None:
 
 def _segmenter(file: str) -> tuple[dict, torch.nn.Module, str]:
     settings = weights.segmenter_settings(file)
-    return settings, build_segmenter(**{name: settings[name] for name in SEGMENTER_PARTS}), file
+    return settings, build_segmenter(settings), file
 
 
 def _classifier(file: str) -> tuple[dict, torch.nn.Module, str]:
     settings = weights.classifier_settings({"all": file})
-    network = BiLSTMNFNet(settings["backbone"], settings["sequence_length"], settings["hidden_size"])
+    network = build_classifier(settings)
     return settings, network, file
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import segmentation_models_pytorch as smp
 import torch
 
-from scripts.networks import BiLSTMNFNet
+from scripts.networks import build_classifier
 from scripts.weights import CLASSIFIER_SETTINGS, SEGMENTER_SETTINGS, save_weights
 
 from . import process, report, study
@@ -54,7 +54,7 @@ def tiny_weights(folder: Path) -> dict[str, Path]:
     segmenter = smp.UnetPlusPlus(
         SEGMENTER["encoder_name"], encoder_weights=None, decoder_channels=SEGMENTER["decoder_channels"], classes=2
     )
-    classifier = BiLSTMNFNet(CLASSIFIER["backbone"], CLASSIFIER["sequence_length"], CLASSIFIER["hidden_size"])
+    classifier = build_classifier(CLASSIFIER)
     files = {"segmenter": folder / "segmentation.pt", "classifier": folder / "classifier.pt"}
     save_weights(segmenter, SEGMENTER, files["segmenter"])
     save_weights(classifier, CLASSIFIER, files["classifier"])

@@ -40,7 +40,7 @@ from scripts import weights
 from scripts.datalists import MRI_TYPES, find_studies, write_json
 from scripts.files import write_csv
 from scripts.masks import claimed, label_map, save_label_map
-from scripts.networks import BiLSTMNFNet
+from scripts.networks import build_classifier
 
 MEAN = torch.tensor([123.675, 116.28, 103.53]).view(3, 1, 1)
 STD = torch.tensor([58.395, 57.12, 57.375]).view(3, 1, 1)
@@ -131,7 +131,7 @@ def predict(
     for name, file in found.items():
         if file is None:
             continue
-        model = BiLSTMNFNet(settings["backbone"], settings["sequence_length"], settings["hidden_size"])
+        model = build_classifier(settings)
         classify(rows, name, weights.load_weights(model, file).eval(), settings, zoom, workers)
     write_results(rows, output, prior)
 

@@ -179,7 +179,7 @@ def trainings(repeats: int, folder: Path) -> list[dict[str, Any]]:
                 values["train#dataset#data"] = ITEMS[stage].format(settings["batch_size"] * STEPS)
                 # in the place of the progress bar
                 handler = {"_target_": "benchmarks.scaling.EpochSeconds", "file": str(output / "epochs.json")}
-                values |= {"output_dir": str(output), "train#handlers#6": handler}
+                values |= {"output_dir": str(output), "train#progress_bar": handler}
                 (folder / "job.json").write_text(json.dumps([f"train_{stage}", values]))
                 command = ["benchmarks.scaling", "--job", str(folder / "job.json")]
                 whole[side].append(process.watch([*_environment(), *_start(processes), *command])[0])
@@ -300,14 +300,14 @@ def _gradients() -> str:
     import segmentation_models_pytorch as smp
     import torch
 
-    from scripts.networks import BiLSTMNFNet
+    from scripts.networks import build_classifier
     from scripts.weights import CLASSIFIER_SETTINGS as SETTINGS
     from scripts.weights import SEGMENTER_SETTINGS
 
     with torch.device("meta"):
         networks = {
             "U-Net++": smp.UnetPlusPlus(SEGMENTER_SETTINGS["encoder_name"], encoder_weights=None, classes=2),
-            "classifier": BiLSTMNFNet(SETTINGS["backbone"], SETTINGS["sequence_length"], SETTINGS["hidden_size"]),
+            "classifier": build_classifier(SETTINGS),
         }
     sizes = {name: 4 * sum(one.numel() for one in network.parameters()) for name, network in networks.items()}
     return ", ".join(f"{report.megabytes(size)} ({name})" for name, size in sizes.items())
@@ -344,7 +344,7 @@ def full_weights(folder: Path) -> dict[str, Path]:
     import segmentation_models_pytorch as smp
     import torch
 
-    from scripts.networks import BiLSTMNFNet
+    from scripts.networks import build_classifier
     from scripts.weights import CLASSIFIER_SETTINGS as SETTINGS
     from scripts.weights import SEGMENTER_SETTINGS, save_weights
 
@@ -355,7 +355,7 @@ def full_weights(folder: Path) -> dict[str, Path]:
         head: Any = segmenter.segmentation_head[0]
         head.bias.data = torch.tensor([5.0, -5.0])
         save_weights(segmenter, SEGMENTER_SETTINGS, files["segmenter"])
-        classifier = BiLSTMNFNet(SETTINGS["backbone"], SETTINGS["sequence_length"], SETTINGS["hidden_size"])
+        classifier = build_classifier(SETTINGS)
         save_weights(classifier, SETTINGS, files["classifier"])
     return files
 

@@ -13,7 +13,7 @@ from monai.losses import DiceLoss
 from torch import nn
 
 from scripts.inferers import AutocastInferer
-from scripts.networks import BiLSTMNFNet
+from scripts.networks import BiLSTMNFNet, build_classifier
 from scripts.runtimes import for_training
 from scripts.weights import CLASSIFIER_SETTINGS, SEGMENTER_SETTINGS
 
@@ -87,7 +87,7 @@ def _classification() -> tuple[Callable[[], nn.Module], tuple[torch.Tensor, torc
 
     def network() -> nn.Module:
         torch.manual_seed(67)
-        return BiLSTMNFNet(CLASSIFIER_SETTINGS["backbone"], length, CLASSIFIER_SETTINGS["hidden_size"])
+        return build_classifier(CLASSIFIER_SETTINGS)
 
     return network, (images, labels), nn.BCEWithLogitsLoss()
 

@@ -28,7 +28,7 @@ from custom_transforms import AcquisitionSlices, ChunkSlices, ConcatMaskChannels
 from scripts import weights
 from scripts.datalists import MRI_TYPES, find_studies
 from scripts.inferers import SequenceClassifier, normalise
-from scripts.networks import BiLSTMNFNet
+from scripts.networks import BiLSTMNFNet, build_classifier
 from scripts.runtimes import for_training
 
 from .study import CACHE, cohort, training_cohort
@@ -148,7 +148,7 @@ def classifier(cache: Path = CACHE, steps: int = CLASSIFIER_STEPS) -> Path:
         return images, torch.tensor([[float(series[index].label)] for index in chosen])
 
     torch.manual_seed(67)
-    network = BiLSTMNFNet(settings["backbone"], settings["sequence_length"], settings["hidden_size"])
+    network = build_classifier(settings)
     _train(network, draw, nn.BCEWithLogitsLoss(), steps, 3e-4, file.with_suffix(".unfinished"))
     _calm(network, SequenceClassifier(chunks, settings["image_size"], amp=False), shown)
     weights.save_weights(network, {**settings, "trained": f"{steps} steps on phantoms"}, file)

@@ -26,7 +26,7 @@ from custom_transforms import BratsLabelsToWTET, ScaleToUint8, SeriesReader  # n
 from scripts import datalists, weights  # noqa: E402
 from scripts.evaluation import leakage  # noqa: E402
 from scripts.inferers import SliceSegmenter  # noqa: E402
-from scripts.networks import SEGMENTER_PARTS, build_segmenter  # noqa: E402
+from scripts.networks import build_segmenter  # noqa: E402
 from scripts.runtimes import Runtime  # noqa: E402
 
 REGIONS = ("WT", "ET")
@@ -43,7 +43,7 @@ Patient = dict[str, Any]
 def probabilities(file: str, entries: list[dict[str, Any]]) -> list[Patient]:
     """What the network says of the voxels of each patient where any series shows something, by region, plane and modality."""
     settings = weights.segmenter_settings(file)
-    network = weights.load_weights(build_segmenter(**{name: settings[name] for name in SEGMENTER_PARTS}), file).eval()
+    network = weights.load_weights(build_segmenter(settings), file).eval()
     network = Runtime("cpu").accelerate(network, settings["image_size"])
     segmenter = SliceSegmenter(
         settings["image_size"], scaling=settings["scaling"], field_of_view=settings["field_of_view"]

@@ -22,8 +22,8 @@ sys.path[:0] = [str(ROOT / "bundle"), str(ROOT)]
 from custom_transforms import AcquisitionSlices, SeriesReader, grey_window  # noqa: E402
 from custom_transforms.intensity import ScaleToUint8  # noqa: E402
 from scripts.datalists import MRI_TYPES, find_studies  # noqa: E402
-from scripts.inferers import stretch  # noqa: E402
 from scripts.synthetic.drawing import outlined  # noqa: E402
+from scripts.views import stretch  # noqa: E402
 
 SIDE = 200
 TITLE = "Whole tumour yellow, enhancing tumour red. Research use only, not for diagnosis."

@@ -27,7 +27,7 @@ from monai.bundle import ConfigParser  # noqa: E402
 from custom_transforms import BratsLabelsToWTET  # noqa: E402
 from scripts import cli, datalists, weights  # noqa: E402
 from scripts.inferers import SliceSegmenter, normalise  # noqa: E402
-from scripts.networks import SEGMENTER_PARTS, build_segmenter  # noqa: E402
+from scripts.networks import build_segmenter  # noqa: E402
 from scripts.runtimes import Runtime  # noqa: E402
 from scripts.synthetic.acquisition import draw_look, paint  # noqa: E402
 from scripts.synthetic.brains import load_atlas  # noqa: E402
@@ -51,7 +51,7 @@ class Measure:
 
     def __init__(self, file: str) -> None:
         self.settings = weights.segmenter_settings(file)
-        network = build_segmenter(**{name: self.settings[name] for name in SEGMENTER_PARTS})
+        network = build_segmenter(self.settings)
         self.compute = Runtime("cpu")
         trained = weights.load_weights(network, file).eval()
         self.network = self.compute.accelerate(trained, self.settings["image_size"])

@@ -22,7 +22,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "bundle")]
 
 from scripts import weights  # noqa: E402
 from scripts.files import folder_written_whole, written_whole  # noqa: E402
-from scripts.networks import SEGMENTER_PARTS, build_segmenter  # noqa: E402
+from scripts.networks import build_segmenter  # noqa: E402
 
 NAME = "brats_mri_slice_segmentation"
 APP = HERE / "app"
@@ -107,7 +107,7 @@ def lay_weights(bundle: Path, segmenter: Path | None = None, overwrite: bool = F
         )
     file = target if segmenter is None else segmenter
     settings = weights.segmenter_settings(file)
-    weights.load_weights(build_segmenter(**{name: settings[name] for name in SEGMENTER_PARTS}), file)
+    weights.load_weights(build_segmenter(settings), file)
     if segmenter is None or (target.is_file() and weights.sha256(target) == weights.sha256(segmenter)):
         return target
     if target.is_file() and not overwrite:

@@ -18,7 +18,7 @@ from typing import Any
 import yaml
 
 from .datalists import MRI_TYPES
-from .environment import BUNDLE_ROOT
+from .environment import BUNDLE_ROOT, config_files
 
 CONFIGS = BUNDLE_ROOT / "configs"
 STAGES = ("segmentation", "classification")
@@ -274,11 +274,16 @@ def settings(config: str, values: Mapping[str, Any]) -> None:
 
 
 def _known(config: str) -> dict[str, Any]:
-    """Defaults by id, with those of ``distributed.yaml`` where it is laid over."""
-    names = [config, *(["distributed"] if int(os.environ.get("WORLD_SIZE") or 1) > 1 else [])]
+    """Defaults by id, of all configurations that are laid over each other."""
     found: dict[str, Any] = {}
-    for name in names:
-        found |= yaml.safe_load((CONFIGS / f"{name}.yaml").read_text(encoding="utf-8"))
+    for file in config_files(config):
+        for key, value in yaml.safe_load(file.read_text(encoding="utf-8")).items():
+            *above, last = key.split("#")
+            place = found
+            for part in above:
+                place = place.setdefault(part, {})
+            if not key.startswith("+"):  # adds to a list
+                place[last] = value
     return found
 
 

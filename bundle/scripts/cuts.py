@@ -8,7 +8,6 @@ bent, and the faults of an acquisition added.
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,16 +16,11 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
-from monai.data import MetaTensor
-from monai.transforms import Compose, LoadImage, Orientation, Transform
+from monai.transforms import Transform
 from scipy import ndimage
 
-from custom_transforms import BratsLabelsToWTET, ScaleToUint8, SeriesReader, grey_window
-
-from .datalists import MRI_TYPES
+from .labelled_volumes import FAR, LabelledVolume
 from .synthetic.brains import rotation
-
-logger = logging.getLogger(__name__)
 
 # directions in RAS towards which column, row and slice index grow, as DICOM shows each plane
 AXES_OF_PLANE = {
@@ -35,7 +29,6 @@ AXES_OF_PLANE = {
     "sagittal": ((0, -1, 0), (0, 0, -1), (1, 0, 0)),
 }
 FIELD_OF_VIEW = 200.0  # mm, what a network is shown of a slice of 240 mm that is enlarged by 1.2
-FAR = 30  # mm, distances from a tumour are told up to here
 
 
 @dataclass(frozen=True)
@@ -91,114 +84,6 @@ class Augmentation:
     coarse: float
     inverted: float
     flips: tuple[float, float]
-
-
-@dataclass(frozen=True)
-class LabelledVolume:
-    """A patient's co-registered series and labels in RAS, voxels of 1 mm, without the empty space around the head.
-
-    Attributes:
-        patient: its name.
-        images: grey window of each modality, 0…255, ``(X, Y, Z)`` uint8.
-        labels: 0, 1 tumour that does not enhance, 2 enhancing tumour, ``(X, Y, Z)`` uint8.
-        distance: from the tumour, mm, up to 30; ``(X, Y, Z)`` uint8, 0 in it.
-        centre: index of the middle of the uncropped volume.
-        tumour: indices of up to 20,000 tumour voxels, ``(N, 3)``, and of enhancing ones.
-        enhancing: the same of enhancing tumour.
-        levels: 25th, 50th and 75th percentile of each modality's brain without tumour.
-        one_sided: -1 or 1 where no tumour reaches beyond the middle to the left or to the right, else 0.
-    """
-
-    patient: str
-    images: dict[str, np.ndarray]
-    labels: np.ndarray
-    distance: np.ndarray
-    centre: np.ndarray
-    tumour: np.ndarray
-    enhancing: np.ndarray
-    levels: dict[str, np.ndarray]
-    one_sided: int
-
-
-def load_volumes(entries: Sequence[Mapping[str, Any]], seed: int = 67) -> list[LabelledVolume]:
-    """Read the labelled patients of a data list; about 15 MB each.
-
-    Args:
-        entries: of the data list; those without labels are passed over.
-        seed: of the choice of tumour voxels.
-
-    Raises:
-        ValueError: when none has labels, a patient's series differ in shape, or voxels are not of 1 mm.
-    """
-    labelled = [entry for entry in entries if "seg" in entry]
-    if not labelled:
-        raise ValueError(f"none of {len(entries)} patients has labels (seg); slices can't be cut from them")
-    volumes = [_load(entry, np.random.default_rng([seed, i])) for i, entry in enumerate(labelled)]
-    logger.info("%d labelled patients were read", len(volumes))
-    return volumes
-
-
-def _load(entry: Mapping[str, Any], rng: np.random.Generator) -> LabelledVolume:
-    read, read_labels = (
-        Compose([LoadImage(reader=reader, ensure_channel_first=True), Orientation("RAS", labels=None)])
-        for reader in (SeriesReader(), SeriesReader(labels=True))
-    )
-    labels = read_labels(entry["seg"])
-    spacing = np.abs(np.linalg.norm(np.asarray(labels.affine)[:3, :3], axis=0))
-    if not np.allclose(spacing, 1, atol=0.05):
-        raise ValueError(
-            f"{entry['seg']}: voxels of {spacing.round(2)} mm, expected 1 mm as BraTS has them; resample the study"
-        )
-    whole, enhancing = np.asarray(BratsLabelsToWTET()(labels)) > 0
-    images: dict[str, np.ndarray] = {}
-    for mri_type in MRI_TYPES:
-        if mri_type not in entry:
-            continue
-        image = read(entry[mri_type])
-        if image.shape != labels.shape:
-            raise ValueError(
-                f"{entry[mri_type]}: {tuple(image.shape[1:])} voxels, but its labels have {tuple(labels.shape[1:])}; both must "
-                "be on one grid"
-            )
-        images[mri_type] = _windowed(image)
-    head = np.any([image > 0 for image in images.values()], axis=0) | whole
-    box = tuple(
-        slice(max(int(line[0]) - 2, 0), int(line[-1]) + 3)
-        for line in (np.flatnonzero(head.any(tuple({0, 1, 2} - {axis}))) for axis in range(3))
-    )
-    centre = (np.array(head.shape) - 1) / 2 - [part.start for part in box]
-    whole, enhancing = whole[box], enhancing[box] & whole[box]
-    images = {name: np.ascontiguousarray(image[box]) for name, image in images.items()}
-    levels = {name: np.percentile(image[(image > 0) & ~whole], (25, 50, 75)) for name, image in images.items()}
-    distance = np.minimum(ndimage.distance_transform_edt(~whole), FAR) if whole.any() else np.full(whole.shape, FAR)
-    beyond = [int(whole[: max(int(centre[0]) - 1, 0)].sum()), int(whole[int(centre[0]) + 2 :].sum())]
-    one_sided = 0 if min(beyond) > 0.002 * sum(beyond) else (-1, 1)[int(beyond[1] > beyond[0])]
-    return LabelledVolume(
-        str(entry["patient"]),
-        images,
-        (whole.astype(np.uint8) + enhancing),
-        distance.astype(np.uint8),
-        centre,
-        _some_of(np.argwhere(whole), rng),
-        _some_of(np.argwhere(enhancing), rng),
-        levels,
-        one_sided,
-    )
-
-
-def _windowed(image: MetaTensor) -> np.ndarray:
-    """What a network with scaling ``window`` is shown of a series, without the loss of a scale of 256 steps before it."""
-    values = image.numpy()[0]
-    scaled = np.asarray(ScaleToUint8()(values))
-    black, white = grey_window(scaled)
-    low, high = float(values.min()), float(values.max())
-    span = (high - low) / 255
-    return np.clip(((values - low) / span - black) * (255 / (white - black)), 0, 255).astype(np.uint8)
-
-
-def _some_of(indices: np.ndarray, rng: np.random.Generator, most: int = 20_000) -> np.ndarray:
-    chosen = indices if len(indices) <= most else indices[rng.choice(len(indices), most, replace=False)]
-    return chosen.astype(np.int16)
 
 
 class CutSlice(Transform):

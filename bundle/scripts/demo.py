@@ -1,7 +1,7 @@
 """The demo: all that the bundle does, on a phantom cohort, in a few minutes on a CPU.
 
-It runs the configurations that a person would run, one after the other, with smaller networks and images. Stage 1 goes on from the
-shipped weights, stage 2 begins with random ones.
+It runs the configurations that a person would run, one after the other, with smaller networks and images. Stage 1 starts from the
+shipped weights, stage 2 from random ones.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "stride": 6,
         "zoom": 1.0,
         "init": "none",
-        "score": "-log_loss",  # the AUC of so few patients is soon 1 and tells epochs apart no more
+        "score": "-log_loss",  # the AUC of so few patients soon reaches 1 and no longer tells epochs apart
         "learning_rate": 0.0005,
         "max_epochs": 8,
         "warmup_epochs": 0,
@@ -80,7 +80,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 """Values that differ from the configurations' own, by configuration."""
 
 START = BUNDLE_ROOT / "models" / OWN_SEGMENTER
-"""Weights that stage 1 begins with."""
+"""Weights that stage 1 starts from."""
 
 WORKERS = 1  # with one thread for the network, both of two cores are busy and neither waits for the other
 EXPLAINED = 6  # series: enough to see what it looks like
@@ -97,7 +97,7 @@ PARTS = (
 def run(output: str | Path, signal: float, overwrite: bool) -> Path:
     """Make a phantom cohort, train and evaluate both stages on it, predict and explain its test patients, and write a report.
 
-    A demo that was interrupted goes on where it stopped.
+    A demo that was interrupted continues where it stopped.
 
     Args:
         output: folder for everything.
@@ -114,7 +114,7 @@ def run(output: str | Path, signal: float, overwrite: bool) -> Path:
         ImportError: an optional package is missing.
     """
     folder = Path(output)
-    steps = _steps(folder, float(signal))  # weights are looked for before anything is written
+    steps = _Steps(folder, float(signal)).by_title()  # fails without weights, before anything is written
     state = _start(folder, float(signal), overwrite)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -159,13 +159,13 @@ def _start(folder: Path, signal: float, overwrite: bool) -> dict[str, Any]:
         else:
             return earlier
     elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise FileExistsError(f"{folder} is there and is no demo; it is not touched, name another folder (--output)")
+        raise FileExistsError(f"{folder} exists and is no demo; it is left as it is, name another folder (--output)")
     write_json(state, file)
     return state
 
 
 def _remove(folder: Path) -> None:
-    """Remove a demo; what somebody put beside its parts stays."""
+    """Remove a demo; what others put beside its parts stays."""
     for name in PARTS:
         part = folder / name
         if part.is_dir():
@@ -174,97 +174,118 @@ def _remove(folder: Path) -> None:
             part.unlink(missing_ok=True)
 
 
-def _steps(folder: Path, signal: float) -> dict[str, Callable[[], Any]]:
-    """What is done, in order, by title; every step may be started again after an interruption."""
-    phantom, prepared, runs, prediction = (folder / name for name in ("phantom", "prepared", "runs", PREDICTION))
-    task1: dict[str, Any] = {"datalist": str(folder / "task1.json"), "num_workers": WORKERS}
-    task2: dict[str, Any] = {"datalist": str(folder / "task2.json"), "num_workers": WORKERS}
-    of_segmentation = {"prepared_dir": str(prepared / "segmentation")}
-    of_classification = {"prepared_dir": str(prepared / "classification")}
-    known = segmenter_settings(START)
-    network = {name: known[name] for name in ("architecture", "encoder_name", "decoder_channels")}
-    start = {"init": str(START), **network}
-    without_task2 = {"classification_datalist": str(folder / "task2.json")}
-    segmenter = {"segmenter": str(runs / "segmentation" / "segmentation.pt")}
-    classifiers = {"classifier": str(runs), "mri_types": MRI_TYPES}
+class _Steps:
+    """What a demo does in its folder. Every step may be started again after an interruption.
 
-    def job(config: str, **values: Any) -> None:
-        run_config(config, **{**SETTINGS[config], **as_values(values)})
+    Args:
+        folder: of the demo.
+        signal: strength of the label's made-up signal in the phantom.
 
-    def write_phantom() -> None:
-        shutil.rmtree(phantom, ignore_errors=True)  # what an interruption left of it
-        job("phantom", output_dir=str(phantom), signal=signal)
+    Raises:
+        WeightsError: the shipped weights are missing.
+    """
 
-    def write_datalists() -> None:
+    def __init__(self, folder: Path, signal: float):
+        self.folder, self.signal = folder, signal
+        self.phantom, self.runs, self.prediction = folder / "phantom", folder / "runs", folder / PREDICTION
+        self.test = self.phantom / "task2" / "test"
+        self.task1: dict[str, Any] = {
+            "datalist": str(folder / "task1.json"),
+            "prepared_dir": str(folder / "prepared" / "segmentation"),
+            "num_workers": WORKERS,
+        }
+        self.task2: dict[str, Any] = {
+            "datalist": str(folder / "task2.json"),
+            "prepared_dir": str(folder / "prepared" / "classification"),
+            "num_workers": WORKERS,
+        }
+        known = segmenter_settings(START)
+        self.start = {
+            "init": str(START),
+            **{name: known[name] for name in ("architecture", "encoder_name", "decoder_channels")},
+        }
+        self.without_task2 = {"classification_datalist": str(folder / "task2.json")}
+        self.segmenter = {"segmenter": str(self.runs / "segmentation" / "segmentation.pt")}
+        self.classifiers = {"classifier": str(self.runs), "mri_types": MRI_TYPES}
+
+    def by_title(self) -> dict[str, Callable[[], Any]]:
+        """The steps in their order."""
+        return {
+            "phantom cohort": self.write_phantom,
+            "data lists": self.write_datalists,
+            "prepare segmentation": lambda: _job("prepare_segmentation", **self.task1),
+            "train segmentation": self.train_segmentation,
+            "evaluate segmentation": self.evaluate_segmentation,
+            "prepare classification": self.prepare_classification,
+            "train classification": self.train_classification,
+            "evaluate classification": self.evaluate_classification,
+            "predict": self.predict,
+            "overview": self.draw,
+            "explain": lambda: explain_run(self.prediction, limit=EXPLAINED),
+            "report": lambda: write_report(self.folder, overwrite=(self.folder / "report").exists()),
+        }
+
+    def write_phantom(self) -> None:
+        shutil.rmtree(self.phantom, ignore_errors=True)  # what an interruption left
+        _job("phantom", output_dir=str(self.phantom), signal=self.signal)
+
+    def write_datalists(self) -> None:
         for task in ("task1", "task2"):
-            build_datalist(phantom / task, folder / f"{task}.json", overwrite=True)
+            build_datalist(self.phantom / task, self.folder / f"{task}.json", overwrite=True)
 
-    def train_classification() -> None:
-        for mri_type in MRI_TYPES:
-            job(
-                "train_classification",
-                mri_type=mri_type,
-                output_dir=str(runs / mri_type),
-                resume=True,
-                **of_classification,
-                **task2,
-            )
+    def train_segmentation(self) -> None:
+        output = str(self.runs / "segmentation")
+        _job("train_segmentation", output_dir=output, resume=True, **self.start, **self.without_task2, **self.task1)
 
-    def predict() -> None:
-        # A prediction is complete when this file is there, and goes on as long as it is not.
-        (prediction / "patients.json").unlink(missing_ok=True)
-        test = phantom / "task2" / "test"
-        job(
-            "inference",
-            dataset_dir=str(test),
-            sample_submission=str(phantom / "task2" / "sample_submission.csv"),
-            output_dir=str(prediction),
-            num_workers=WORKERS,
-            **segmenter,
-            **classifiers,
+    def evaluate_segmentation(self) -> None:
+        output = str(self.folder / "evaluation_segmentation")
+        _job(
+            "evaluate_segmentation",
+            output_dir=output,
+            overwrite=True,
+            **self.segmenter,
+            **self.without_task2,
+            **self.task1,
         )
 
-    return {
-        "phantom cohort": write_phantom,
-        "data lists": write_datalists,
-        "prepare segmentation": lambda: job("prepare_segmentation", **of_segmentation, **task1),
-        "train segmentation": lambda: job(
-            "train_segmentation",
-            output_dir=str(runs / "segmentation"),
-            resume=True,
-            **start,
-            **of_segmentation,
-            **without_task2,
-            **task1,
-        ),
-        "evaluate segmentation": lambda: job(
-            "evaluate_segmentation",
-            output_dir=str(folder / "evaluation_segmentation"),
-            overwrite=True,
-            **segmenter,
-            **of_segmentation,
-            **without_task2,
-            **task1,
-        ),
-        "prepare classification": lambda: job(
-            "prepare_classification", mri_types=MRI_TYPES, **segmenter, **of_classification, **task2
-        ),
-        "train classification": train_classification,
-        "evaluate classification": lambda: job(
+    def prepare_classification(self) -> None:
+        _job("prepare_classification", mri_types=MRI_TYPES, **self.segmenter, **self.task2)
+
+    def train_classification(self) -> None:
+        for name in MRI_TYPES:
+            _job("train_classification", mri_type=name, output_dir=str(self.runs / name), resume=True, **self.task2)
+
+    def evaluate_classification(self) -> None:
+        _job(
             "evaluate_classification",
             section="test",
-            labels=str(phantom / "task2" / "test_labels.csv"),
-            output_dir=str(folder / "evaluation_classification"),
+            labels=str(self.phantom / "task2" / "test_labels.csv"),
+            output_dir=str(self.folder / "evaluation_classification"),
             overwrite=True,
-            **classifiers,
-            **of_classification,
-            **task2,
-        ),
-        "predict": predict,
-        "overview": lambda: write_picture(folder, phantom / "task2_masks", folder / "overview.png"),
-        "explain": lambda: explain_run(prediction, limit=EXPLAINED),
-        "report": lambda: write_report(folder, overwrite=(folder / "report").exists()),
-    }
+            **self.classifiers,
+            **self.task2,
+        )
+
+    def predict(self) -> None:
+        # A prediction is complete when this file is there, and continues as long as it is not.
+        (self.prediction / "patients.json").unlink(missing_ok=True)
+        _job(
+            "inference",
+            dataset_dir=str(self.test),
+            sample_submission=str(self.phantom / "task2" / "sample_submission.csv"),
+            output_dir=str(self.prediction),
+            num_workers=WORKERS,
+            **self.segmenter,
+            **self.classifiers,
+        )
+
+    def draw(self) -> None:
+        write_picture(self.folder, self.phantom / "task2_masks", self.folder / "overview.png")
+
+
+def _job(config: str, **values: Any) -> None:
+    """Run a configuration with the demo's values of it and these."""
+    run_config(config, **{**SETTINGS[config], **as_values(values)})
 
 
 def summarise(folder: Path, state: dict[str, Any]) -> dict[str, Any]:

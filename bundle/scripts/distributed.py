@@ -78,6 +78,8 @@ def join(device: torch.device | str) -> int:
         dist.init_process_group("nccl" if gpu else "gloo", store=store, rank=rank, world_size=count, timeout=TIMEOUT)
         atexit.register(dist.destroy_process_group)
     idist.sync()
+    # of a process without patients, see epoch_length
+    warnings.filterwarnings("ignore", message="Data iterator can not provide data")
     if not is_first():
         logging.disable(logging.WARNING)
     return idist.get_world_size()
@@ -167,10 +169,9 @@ def sampler(dataset: Dataset, shuffle: bool, seed: int) -> DistributedSampler | 
 
 def epoch_length(loader: Sized) -> int:
     """Batches in a validation: at least one, even of nothing, so that a process without patients takes part in the metrics."""
-    if idist.get_world_size() == 1 or len(loader):
+    if idist.get_world_size() == 1:
         return len(loader)
-    warnings.filterwarnings("ignore", message="Data iterator can not provide data")
-    return 1
+    return max(len(loader), 1)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

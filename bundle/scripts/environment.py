@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import platform
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 BUNDLE_ROOT = Path(__file__).resolve().parents[1]
 """Folder of ``configs``, ``docs``, ``models`` and ``scripts``."""
+
+LAID_OVER = {"prepare_classification": "inference", "pretrain_segmentation": "train_segmentation"}
+"""Configurations that hold what differs from another one, by name, and that one."""
 
 NEEDED = (
     "brats-mri-radiogenomics", "monai", "torch", "timm", "segmentation-models-pytorch", "pytorch-ignite", "numpy", "nibabel",
@@ -17,6 +21,16 @@ OPTIONAL = (
     "highdicom", "openvino", "nncf", "onnx", "onnxruntime", "scikit-learn", "scipy", "tensorboard", "nilearn", "matplotlib", "jinja2",
     "mlflow", "gdown",
 )  # fmt: skip
+
+
+def config_files(job: str) -> list[Path]:
+    """The configurations of a job, each of which is laid over those before it.
+
+    ``distributed.yaml`` is the last in one of several processes that ``torchrun`` started.
+    """
+    several = int(os.environ.get("WORLD_SIZE") or 1) > 1
+    names = [*([LAID_OVER[job]] if job in LAID_OVER else []), job, *(["distributed"] if several else [])]
+    return [BUNDLE_ROOT / "configs" / f"{name}.yaml" for name in names]
 
 
 def installed(package: str) -> str | None:

@@ -25,13 +25,13 @@ from monai.data import save_net_with_metadata
 from monai.networks.utils import convert_to_onnx, convert_to_torchscript
 from torch import nn
 
-from . import weights
+from . import model_files, weights
 from .checks import SUFFIXES
 from .environment import BUNDLE_ROOT
 from .errors import UserError
 from .files import written_whole
 from .kernels import fold_constants
-from .networks import SEGMENTER_PARTS, BiLSTMNFNet, build_segmenter
+from .networks import BiLSTMNFNet, build_classifier, build_segmenter
 from .runtimes import _openvino
 
 logger = logging.getLogger(__name__)
@@ -110,9 +110,7 @@ def network_of(what: str, settings: Mapping[str, Any]) -> nn.Module:
         what: ``segmenter`` or ``classifier``.
         settings: all that a weights file says of it, as ``SEGMENTER_SETTINGS`` or ``CLASSIFIER_SETTINGS``.
     """
-    if what == "classifier":
-        return BiLSTMNFNet(**{name: settings[name] for name in ("backbone", "sequence_length", "hidden_size")})
-    return build_segmenter(**{name: settings[name] for name in SEGMENTER_PARTS})
+    return build_classifier(settings) if what == "classifier" else build_segmenter(settings)
 
 
 def read_network(what: str, weights_file: str | Path) -> tuple[nn.Module, tuple[int, ...]]:
@@ -142,10 +140,10 @@ def describe(what: str, weights_file: str | Path) -> str:
         raise
     except Exception as error:  # from the packages that build networks
         raise weights.WeightsError(
-            f"{weights_file}: no {what} can be built from its settings {weights.read_weights(weights_file)[1]} ({error}); expected those "
+            f"{weights_file}: no {what} can be built from its settings {model_files.describe(weights_file).settings} ({error}); expected those "
             "that training writes"
         ) from error
-    settings = dict(weights.read_weights(weights_file)[1])
+    settings = model_files.describe(weights_file).settings
     on = settings.pop("trained_on", "what the file does not tell")
     told = ", ".join(f"{name} {value}" for name, value in settings.items()) or "none, so those of the method"
     return f"ok, a {what}; settings: {told}; trained on {on}"

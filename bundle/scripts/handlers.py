@@ -1,4 +1,8 @@
-"""Ignite handlers of training: seeds by epoch, frozen warm-up, checkpoints with resume, early stop, history."""
+"""Ignite handlers of training: seeds by epoch, frozen warm-up, averaging, and what follows a validation.
+
+These follow it in the order of the configuration: :class:`ValidationScore`, :class:`Schedule`, :class:`EarlyStop`, :class:`History`,
+:class:`BestWeights`, :class:`LastCheckpoint`.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,7 @@ import csv
 import logging
 import math
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +19,7 @@ import numpy as np
 import torch
 from ignite.engine import Engine, Events
 from ignite.handlers import Checkpoint, DiskSaver, EarlyStopping
-from monai.engines import Evaluator, Trainer
+from monai.engines import Evaluator
 from monai.transforms import Randomizable
 from torch import nn
 from torch.optim import Optimizer
@@ -33,6 +37,24 @@ LAST_CHECKPOINT = "last.pt"
 def has_checkpoint(output_dir: str | Path) -> bool:
     """Whether a run has a checkpoint that it can go on from."""
     return (Path(output_dir) / LAST_CHECKPOINT).is_file()
+
+
+def starting_weights(init: str, resume: bool, output_dir: str | Path) -> str:
+    """What a network is initialised with: ``init``, or ``none`` where a checkpoint follows."""
+    return "none" if resume and has_checkpoint(output_dir) else init
+
+
+def cosine(max_epochs: int, interval: int = 1) -> Callable[[int], float]:
+    """Factor of the learning rate by number of validations, for ``LambdaLR``: from 1 to 0.01 at the last epoch.
+
+    It keeps nothing of ``max_epochs`` in a checkpoint: a resumed run may have more.
+    """
+    return lambda step: 0.01 + 0.495 * (1 + math.cos(math.pi * min(step * interval / max_epochs, 1)))
+
+
+def ordered(*lists: Iterable[Any]) -> list[Any]:
+    """Handlers of several lists, without those that are disabled: MONAI makes None of a reference to a ``_disabled_`` component."""
+    return [handler for handlers in lists for handler in handlers if handler is not None]
 
 
 class EpochSeed:
@@ -127,75 +149,212 @@ class Averaging:
                 value.copy_(theirs[name])
 
 
-class TrainingProgress:
-    """After each epoch's validation: schedule, early stop, best weights, last checkpoint and history, in this order.
+class ValidationScore:
+    """Take the score that chooses the best epoch from each validation.
 
-    The last checkpoint holds network, optimizer, scheduler, trainer, early stop and best score, whole or not at all; with
-    ``resume``, or when ``torchrun`` starts it again, a run goes on from it. The best weights are a file of
-    :mod:`scripts.weights`. Of several processes, which all come to the same scores, the first one writes.
+    Args:
+        evaluator: has validated when this handler is called.
+        score: name of a metric of the evaluator; higher is better, or lower with a leading ``-``; or ``epoch``: later is better,
+            where no patient is held out that could choose.
+        interval: epochs between validations.
+
+    Attributes:
+        current: of the last validation, higher is better; -inf where it is not finite.
+        score: the best so far.
+        epoch: that had it; 0 before the first validation.
+        stopped: whether the run has ended early; see :class:`EarlyStop`.
+    """
+
+    def __init__(self, evaluator: Evaluator, score: str, interval: int = 1) -> None:
+        self.evaluator, self.interval = evaluator, interval
+        self.metric, self.sign = score.lstrip("-"), -1 if score.startswith("-") else 1
+        self.score, self.current, self.epoch, self.stopped = -math.inf, -math.inf, 0, False
+        self.value = math.nan
+
+    def attach(self, engine: Engine) -> None:
+        """Act after each epoch that ends with a validation."""
+        engine.add_event_handler(Events.EPOCH_COMPLETED(every=self.interval), self)
+
+    def __call__(self, engine: Engine) -> None:
+        """Compare this epoch with the best one.
+
+        Raises:
+            ValueError: when the validation has no such metric.
+        """
+        metrics = {"epoch": engine.state.epoch, **self.evaluator.state.metrics}
+        if self.metric not in metrics:
+            raise ValueError(
+                f"score is {self.metric!r}, expected one of {', '.join(metrics)}, which the validation measures"
+            )
+        self.value = float(metrics[self.metric])
+        self.current = self.sign * self.value if math.isfinite(self.value) else -math.inf
+        if self.epoch == 0 or self.current > self.score:
+            self.score, self.epoch = self.current, engine.state.epoch
+        logger.info(
+            "epoch %d: %s %.4f (best %.4f in epoch %d)",
+            engine.state.epoch, self.metric, self.value, self.sign * self.score, self.epoch,
+        )  # fmt: skip
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint holds."""
+        return {name: getattr(self, name) for name in ("score", "current", "epoch", "stopped")}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a checkpoint."""
+        vars(self).update(state)
+
+
+class Schedule:
+    """Step the learning rate after each validation; MONAI's ``LrScheduleHandler`` would step between them as well.
+
+    Args:
+        lr_scheduler: ReduceLROnPlateau in mode ``max``, which watches the score, or one that goes by epochs.
+        score: of the validation.
+    """
+
+    def __init__(self, lr_scheduler: LRScheduler, score: ValidationScore) -> None:
+        self.lr_scheduler, self.score = lr_scheduler, score
+
+    def attach(self, engine: Engine) -> None:
+        """Act after each epoch that ends with a validation."""
+        engine.add_event_handler(Events.EPOCH_COMPLETED(every=self.score.interval), self)
+
+    def __call__(self, engine: Engine) -> None:
+        """Step."""
+        if isinstance(self.lr_scheduler, ReduceLROnPlateau):
+            self.lr_scheduler.step(self.score.current)
+        else:
+            self.lr_scheduler.step()
+
+
+class EarlyStop:
+    """Ignite's early stop, which counts validations; the score keeps that it has ended the run.
+
+    Args:
+        score: of the validation.
+        patience: validations without a better score before the run stops.
+    """
+
+    def __init__(self, score: ValidationScore, patience: int) -> None:
+        self.score, self.patience = score, patience
+
+    def attach(self, engine: Engine) -> None:
+        """Act after each epoch that ends with a validation."""
+        self.stopping = EarlyStopping(self.patience, lambda _: self.score.current, engine)
+        engine.add_event_handler(Events.EPOCH_COMPLETED(every=self.score.interval), self)
+
+    def __call__(self, engine: Engine) -> None:
+        """Count, and stop the trainer when patience is at its end."""
+        self.stopping(engine)
+        self.score.stopped = bool(engine.should_terminate)
+
+    def state_dict(self) -> Mapping[str, Any]:
+        """What a checkpoint holds."""
+        return self.stopping.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a checkpoint."""
+        self.stopping.load_state_dict(state)
+
+
+class History:
+    """A CSV with one row a validation: epoch, learning rate, training loss and all metrics; complete after each.
+
+    Args:
+        file: where it is written; of several processes, by the first one.
+        optimizer: whose learning rate is noted.
+        score: of the validation.
+    """
+
+    def __init__(self, file: str | Path, optimizer: Optimizer, score: ValidationScore) -> None:
+        self.file, self.optimizer, self.score = Path(file), optimizer, score
+        self.rows: list[dict[str, Any]] | None = None
+
+    def attach(self, engine: Engine) -> None:
+        """Act after each epoch that ends with a validation."""
+        engine.add_event_handler(Events.EPOCH_COMPLETED(every=self.score.interval), self)
+
+    def __call__(self, engine: Engine) -> None:
+        """Add a row behind those of the epochs before, which a resumed run finds in the file."""
+        if not distributed.is_first():
+            return
+        epoch, rate = engine.state.epoch, self.optimizer.param_groups[0]["lr"]
+        loss = engine.state.metrics.get("train_loss", math.nan)
+        if self.rows is None:
+            self.rows = self._before(epoch)
+        self.rows.append({"epoch": epoch, "lr": rate, "train_loss": loss, **self.score.evaluator.state.metrics})
+        write_csv(self.rows, self.file, list(self.rows[-1]))  # rows from before a resume may have other columns
+
+    def _before(self, epoch: int) -> list[dict[str, Any]]:
+        if not self.file.is_file():
+            return []
+        with open(self.file, newline="", encoding="utf-8") as stream:
+            return [row for row in csv.DictReader(stream) if int(row["epoch"]) < epoch]
+
+
+class BestWeights:
+    """Write the weights of the best epoch as a file of :mod:`scripts.weights`; of several processes, the first one does.
+
+    Args:
+        file: where they are written.
+        network: that is validated.
+        settings: to write into the file.
+        score: of the validation.
+        half: float16, half the size.
+    """
+
+    def __init__(
+        self,
+        file: str | Path,
+        network: nn.Module,
+        settings: Mapping[str, Any],
+        score: ValidationScore,
+        half: bool = False,
+    ) -> None:
+        self.file, self.network, self.settings, self.score, self.half = file, network, dict(settings), score, half
+
+    def attach(self, engine: Engine) -> None:
+        """Act after each epoch that ends with a validation."""
+        engine.add_event_handler(Events.EPOCH_COMPLETED(every=self.score.interval), self)
+
+    def __call__(self, engine: Engine) -> None:
+        """Write them when this epoch is the best."""
+        if self.score.epoch == engine.state.epoch and distributed.is_first():
+            trained = {self.score.metric: self.score.value, "epoch": engine.state.epoch}
+            save_weights(self.network, {**self.settings, "trained": trained}, Path(self.file), self.half)
+
+
+class LastCheckpoint:
+    """Write all that a run needs to go on after each validation, whole or not at all; and go on from it.
+
+    MONAI's ``CheckpointLoader`` always loads, and can't end a run that had ended.
 
     Args:
         output_dir: folder of the run.
-        network: the network that trains.
-        optimizer: its optimizer.
-        lr_scheduler: ReduceLROnPlateau in mode ``max``, which watches the score as the early stop does, or one that goes by epochs.
-        evaluator: has validated when this handler is called.
-        score: name of a metric of the evaluator; higher is better, or lower with a leading ``-``; or ``epoch``: later is better, where no
-            patient is held out that could choose.
-        weights_file: name of the best weights.
-        settings: settings to write into it.
-        patience: validations without a better score before the run stops.
-        interval: epochs between validations, and so between checkpoints.
-        resume: go on from the last checkpoint, where there is one.
-        half: write the best weights as float16, half the size; the checkpoint stays as it is.
-        averaged: the network that is validated and written, where it is not the one that trains: an average of it over steps.
+        objects: with a state, by their keys in the file; those that are None are left out. The trainer's own is added.
+        score: of the validation.
+        resume: go on from the last checkpoint, where there is one; when ``torchrun`` starts a run again, it does so unasked.
     """
 
     def __init__(
         self,
         output_dir: str | Path,
-        network: nn.Module,
-        optimizer: Optimizer,
-        lr_scheduler: LRScheduler,
-        evaluator: Evaluator,
-        score: str,
-        weights_file: str,
-        settings: Mapping[str, Any],
-        patience: int,
-        interval: int = 1,
+        objects: Mapping[str, Any],
+        score: ValidationScore,
         resume: bool = False,
-        half: bool = False,
-        averaged: nn.Module | None = None,
     ) -> None:
-        self.half, self.averaged = half, averaged if averaged is not None else network
-        self.output_dir, self.network, self.settings = Path(output_dir), network, dict(settings)
-        self.lr_scheduler, self.evaluator, self.resume = lr_scheduler, evaluator, resume
-        self.metric, self.sign = score.lstrip("-"), -1 if score.startswith("-") else 1
-        self.weights_file = weights_file
-        self.patience, self.interval = patience, interval
-        self.best = _Best()
-        self.optimizer = optimizer
-        self.history = History(self.output_dir / "history.csv")
+        self.output_dir, self.score, self.resume = Path(output_dir), score, resume
+        self.objects = {key: value for key, value in objects.items() if value is not None} | {"best": score}
 
-    def attach(self, engine: Trainer) -> None:
-        """Resume when the run starts, act after each epoch."""
-        self.early_stop = EarlyStopping(self.patience, lambda _: self.best.current, engine)
-        self.objects = {
-            "model": self.network,
-            "optimizer": self.optimizer,
-            "lr_scheduler": self.lr_scheduler,
-            "trainer": engine,
-            "early_stop": self.early_stop,
-            "best": self.best,
-        }
-        if self.averaged is not self.network:
-            self.objects["averaged"] = self.averaged
+    def attach(self, engine: Engine) -> None:
+        """Resume when the run starts, write after each epoch that ends with a validation."""
+        self.objects["trainer"] = engine
         saver = DiskSaver(str(self.output_dir), create_dir=True, require_empty=False)
-        self.checkpoint = Checkpoint(self.objects, saver, filename_pattern=LAST_CHECKPOINT, n_saved=None)
+        checkpoint = Checkpoint(self.objects, saver, filename_pattern=LAST_CHECKPOINT, n_saved=None)
         engine.add_event_handler(Events.STARTED, self.load)
-        engine.add_event_handler(Events.EPOCH_COMPLETED(every=self.interval), self)
+        engine.add_event_handler(Events.EPOCH_COMPLETED(every=self.score.interval), checkpoint)
 
-    def load(self, engine: Trainer) -> None:
+    def load(self, engine: Engine) -> None:
         """Go on from the last checkpoint; a run that had stopped stays so."""
         if engine.state.epoch > 0:
             return  # a federation's next round: what a server gave the network since is newer than the checkpoint
@@ -206,74 +365,7 @@ class TrainingProgress:
         state = torch.load(path, map_location="cpu", weights_only=True)
         Checkpoint.load_objects(self.objects, state)
         engine.state.max_epochs = max_epochs
-        self.history.keep(engine.state.epoch)
         logger.info("resumed from %s after epoch %d", path, engine.state.epoch)
-        if self.best.stopped or (max_epochs is not None and engine.state.epoch >= max_epochs):
+        if self.score.stopped or (max_epochs is not None and engine.state.epoch >= max_epochs):
             logger.info("this run was finished; nothing is left to train")
             engine.terminate()
-
-    def __call__(self, engine: Trainer) -> None:
-        """After an epoch and its validation."""
-        metrics = self.evaluator.state.metrics
-        scores = {"epoch": engine.state.epoch, **metrics}
-        if self.metric not in scores:
-            raise ValueError(f"score {self.metric!r} is no metric of the validation; it knows {', '.join(metrics)}")
-        value = scores[self.metric]
-        self.best.current = self.sign * float(value) if math.isfinite(value) else -math.inf
-        if isinstance(self.lr_scheduler, ReduceLROnPlateau):
-            self.lr_scheduler.step(self.best.current)
-        else:
-            self.lr_scheduler.step()
-        self.early_stop(engine)
-        self.best.stopped = bool(engine.should_terminate)
-        rate = self.optimizer.param_groups[0]["lr"]
-        loss = engine.state.metrics.get("train_loss", float("nan"))
-        if distributed.is_first():
-            self.history.add({"epoch": engine.state.epoch, "lr": rate, "train_loss": loss, **metrics})
-        if self.best.epoch == 0 or self.best.current > self.best.score:
-            self.best.score, self.best.epoch = self.best.current, engine.state.epoch
-            details = {self.metric: float(value), "epoch": engine.state.epoch}
-            if distributed.is_first():
-                file = self.output_dir / self.weights_file
-                save_weights(self.averaged, {**self.settings, "trained": details}, file, self.half)
-        self.checkpoint(engine)
-        logger.info(
-            "epoch %d: %s %.4f (best %.4f in epoch %d)",
-            engine.state.epoch, self.metric, value, self.sign * self.best.score, self.best.epoch,
-        )  # fmt: skip
-
-
-class _Best:
-    """The best score so far, as an object that a checkpoint can hold."""
-
-    def __init__(self) -> None:
-        self.score, self.current, self.epoch, self.stopped = -math.inf, -math.inf, 0, False
-
-    def state_dict(self) -> dict[str, Any]:
-        return dict(vars(self))
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        vars(self).update(state)
-
-
-class History:
-    """A CSV with one row an epoch, complete after each.
-
-    Args:
-        file: where it is written.
-    """
-
-    def __init__(self, file: str | Path) -> None:
-        self.file = Path(file)
-        self.rows: list[dict[str, Any]] = []
-
-    def keep(self, epochs: int) -> None:
-        """Read the rows of the first ``epochs`` epochs back, to go on behind them."""
-        if self.file.is_file():
-            with open(self.file, newline="", encoding="utf-8") as stream:
-                self.rows = [row for row in csv.DictReader(stream) if int(row["epoch"]) <= epochs]
-
-    def add(self, row: Mapping[str, Any]) -> None:
-        """Add an epoch's row and write the file with this row's columns; rows from before a resume may have others."""
-        self.rows.append(dict(row))
-        write_csv(self.rows, self.file, list(row))

@@ -17,6 +17,7 @@ from custom_transforms.series import DISPLAY_AXCODES
 
 from .checks import PLANES
 from .errors import UserError
+from .views import FieldOfView, ZoomedCentre, view_of
 
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
 """Mean of ImageNet's three channels, in 0…255."""
@@ -30,10 +31,8 @@ SUSPECTED = 0.1
 """Probability of tumour in one plane from which slices of the other planes are looked at."""
 STEP, MARGIN = 2.0, 10.0
 """mm between the slices of the other planes that are looked at, and how far beyond those suspected."""
-SMALLEST_HEAD, LARGEST_PICTURE = 60, 600
-"""mm: pictures that are smaller or larger have a pixel size that is wrong."""
-ANTIALIASED = 1.3
-"""How many pixels of a slice may become one without a filter before."""
+END_FOREGROUND = 0.02
+"""Share of pixels above the background of the smallest slice of a brain that is segmented."""
 FLIPS = ((), (-1,), (-2,), (-1, -2))
 """Axes that each view of a slice is mirrored along; training mirrors them alike."""
 
@@ -79,10 +78,14 @@ def normalise(images: torch.Tensor) -> torch.Tensor:
     return (images.float() - mean) / std
 
 
-def stretch(images: torch.Tensor, window: Sequence[int]) -> torch.Tensor:
-    """Floating point images in 0…255 whose window from black to white becomes 0…255; what lies outside is black or white."""
-    black, white = window
-    return images if (black, white) == (0, 255) else ((images - black) * (255 / (white - black))).clamp(0, 255)
+def segmented_foreground(min_foreground: float, settings: Mapping[str, Any]) -> float:
+    """Share of pixels above the background that a slice must exceed to be segmented.
+
+    Args:
+        min_foreground: of a slice that is classified, and that the method's networks segment.
+        settings: of the segmenter; those with a ``field_of_view`` see the small slices at the ends of a brain as well.
+    """
+    return min(min_foreground, END_FOREGROUND) if settings["field_of_view"] else min_foreground
 
 
 def is_finite(values: torch.Tensor) -> bool:
@@ -215,7 +218,7 @@ class SliceSegmenter(Inferer):
         network: Callable[..., Any],
         planes: Sequence[str] = tuple(DISPLAY_AXCODES),
         zooms: Mapping[str, float] | None = None,
-        min_foreground: float = 0.02,
+        min_foreground: float = END_FOREGROUND,
     ) -> torch.Tensor:
         """Probabilities ``(2, X, Y, Z)`` float32 of WT and ET: the mean over the slices that hold a voxel, 0 where none counts.
 
@@ -303,17 +306,7 @@ class SliceSegmenter(Inferer):
         spacing: tuple[float, float] | None,
         zoom: float | None = None,
     ) -> ZoomedCentre | FieldOfView:
-        """Which part of its slices the network is shown of a series."""
-        sides = [length * distance for length, distance in zip(slices.shape[1:], spacing or (0, 0), strict=True)]
-        if self.field_of_view is None or not all(SMALLEST_HEAD <= side <= LARGEST_PICTURE for side in sides):
-            return ZoomedCentre(self.image_size, zoom or self.zoom)
-        assert spacing is not None
-        head = (slices > window[0]).any(0)
-        if not head.any():
-            head = torch.ones_like(head)
-        lines = [torch.nonzero(head.any(axis))[:, 0] for axis in (1, 0)]
-        middle = [int(line[0] + line[-1] + 1) / 2 for line in lines]
-        return FieldOfView(self.image_size, [self.field_of_view / distance for distance in spacing], middle)
+        return view_of(slices, window[0], spacing, self.image_size, zoom or self.zoom, self.field_of_view)
 
     def _segment(
         self,
@@ -334,66 +327,6 @@ class SliceSegmenter(Inferer):
                 raise NonFiniteError(not_finite("segmenter"))
             early = as_masks and self.field_of_view is None
             yield batch, view.back((logits > 0).float() if early else logits.sigmoid(), slices.shape[1:], as_masks)
-
-
-class ZoomedCentre:
-    """The centre of a slice that was enlarged, which is how the method shows slices to its segmenter.
-
-    Args:
-        size: side of the network's input.
-        zoom: how much larger than it slices are made.
-    """
-
-    def __init__(self, size: int, zoom: float) -> None:
-        self.size, self.whole = size, int(size * zoom)
-        self.before = (self.whole - size) // 2
-
-    def show(self, slices: torch.Tensor, window: Sequence[int] = (0, 255)) -> torch.Tensor:
-        """``(B, H, W)`` in 0…255 to ``(B, size, size)`` float32, with ``window`` from black to white."""
-        images = stretch(slices[:, None].float(), window)
-        images = F.interpolate(images, size=(self.whole, self.whole), mode="bilinear", align_corners=False)
-        inside = slice(self.before, self.before + self.size)
-        return images[:, 0, inside, inside]
-
-    def back(self, found: torch.Tensor, shape: Sequence[int], as_masks: bool = False) -> torch.Tensor:
-        """Probabilities ``(B, C, size, size)`` to ``(B, C, H, W)``, or to uint8 masks; 0 beside what was shown."""
-        after = self.whole - self.size - self.before
-        padded = F.pad(found, (self.before, after, self.before, after))
-        whole = F.interpolate(padded, size=tuple(shape), mode="bilinear", align_corners=False)
-        return (whole >= 0.5).to(torch.uint8) if as_masks else whole
-
-
-class FieldOfView:
-    """A field of so many pixels about the middle of the brain, made as large as the network's input.
-
-    Args:
-        size: side of the network's input.
-        extent: pixels along rows' and columns' direction that are shown, to the next whole one.
-        middle: of the field, in pixels from the first edge.
-    """
-
-    def __init__(self, size: int, extent: Sequence[float], middle: Sequence[float]) -> None:
-        self.size = size
-        self.extent = [max(round(length), 1) for length in extent]
-        self.first = [round(at - length / 2) for at, length in zip(middle, self.extent, strict=True)]
-
-    def _margins(self, shape: Sequence[int]) -> list[int]:
-        """Pixels to add, or below 0 to cut off, in the order of :func:`torch.nn.functional.pad`."""
-        (top, left), (height, width) = self.first, self.extent
-        return [-left, left + width - shape[1], -top, top + height - shape[0]]
-
-    def show(self, slices: torch.Tensor, window: Sequence[int] = (0, 255)) -> torch.Tensor:
-        """``(B, H, W)`` in 0…255 to ``(B, size, size)`` float32 with ``window`` from black to white, black beside the slice."""
-        field = stretch(F.pad(slices[:, None], self._margins(slices.shape[1:])).float(), window)
-        shrinks = max(self.extent) > ANTIALIASED * self.size
-        size = (self.size, self.size)
-        return F.interpolate(field, size=size, mode="bilinear", align_corners=False, antialias=shrinks)[:, 0]
-
-    def back(self, found: torch.Tensor, shape: Sequence[int], as_masks: bool = False) -> torch.Tensor:
-        """Probabilities ``(B, C, size, size)`` to ``(B, C, H, W)``, or to uint8 masks; 0 beside what was shown."""
-        field = F.interpolate(found, size=tuple(self.extent), mode="bilinear", align_corners=False)
-        field = (field >= 0.5).to(torch.uint8) if as_masks else field
-        return F.pad(field, [-margin for margin in self._margins(shape)])
 
 
 class SequenceClassifier(Inferer):

@@ -18,9 +18,10 @@ from monai.transforms import Compose, Transform
 from custom_transforms import ChunkSlices, ConcatMaskChannels
 
 from . import memory
-from .inferers import SCALINGS, stretch
+from .inferers import SCALINGS
 from .preparation import read_index
 from .prepared import PreparedError, PreparedSeries
+from .views import stretch
 
 logger = logging.getLogger(__name__)
 

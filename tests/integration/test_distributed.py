@@ -117,7 +117,7 @@ class LoadSeries(Trap, loading.LoadSeries):
 """
 
 
-def trapped(attempt, step="preparation#preprocessing#transforms#1"):
+def trapped(attempt, step="preparation#facts"):
     return {step: {"_target_": f"trap.{'LoadSeries' if step == 'preprocessing' else 'KeepFacts'}", "attempt": attempt}}
 
 
@@ -466,7 +466,7 @@ def test_torchrun_starts_a_killed_prediction_again(one, two):
     assert all(after[name] == there[name] for name in there.keys() & after.keys())
 
 
-@pytest.mark.parametrize("step", ["preparation#preprocessing#transforms#1", "preprocessing"])
+@pytest.mark.parametrize("step", ["preparation#facts", "preprocessing"])
 def test_a_killed_prediction_of_one_process_goes_on(cohort, weights, one, tmp_path, monkeypatch, step):
     (tmp_path / "trap.py").write_text(TRAP)
     monkeypatch.syspath_prepend(tmp_path)

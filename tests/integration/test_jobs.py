@@ -212,7 +212,7 @@ def test_a_killed_training_is_resumed_to_the_same_end(cohort, prepared_slices, t
         return torch.load(tmp_path / name / "last.pt", weights_only=True)
 
     whole = train("whole")
-    with killed(handlers.TrainingProgress, 1):
+    with killed(handlers.ValidationScore, 1):
         train("broken")
     assert [row["epoch"] for row in read_rows(tmp_path / "broken" / "history.csv")] == ["1"]
     with refused("--resume"):
@@ -338,7 +338,7 @@ def test_training_of_classifiers_leaves_what_it_should(classifiers):
 
 
 def test_a_killed_classifier_is_resumed_to_the_same_end(cohort, classifiers, tmp_path):
-    with killed(handlers.TrainingProgress, 1):
+    with killed(handlers.ValidationScore, 1):
         train_classifiers(cohort, tmp_path, ["FLAIR"])
     train_classifiers(cohort, tmp_path, ["FLAIR"], resume=True)
     whole, broken = (torch.load(folder / "FLAIR" / "last.pt", weights_only=True) for folder in (classifiers, tmp_path))

@@ -9,7 +9,7 @@ import yaml
 pytest.importorskip("nilearn", reason="synthetic brains need the extra [phantom]")
 
 import radiogenomics
-from scripts.handlers import TrainingProgress
+from scripts.handlers import ValidationScore
 from scripts.weights import read_weights
 
 SEGMENTER = {"encoder_name": "tu-test_efficientnet", "decoder_channels": [16, 8, 8, 4, 4], "image_size": 32}
@@ -58,7 +58,7 @@ def test_pretraining_leaves_what_it_should(whole):
 
 def test_killed_pretraining_is_resumed_to_the_same_end(whole, tmp_path, monkeypatch):
     folder, checkpoint = whole
-    step, calls = TrainingProgress.__call__, []
+    step, calls = ValidationScore.__call__, []
 
     def killed(self, engine):
         calls.append(engine)
@@ -66,7 +66,7 @@ def test_killed_pretraining_is_resumed_to_the_same_end(whole, tmp_path, monkeypa
             raise Killed
         step(self, engine)
 
-    monkeypatch.setattr(TrainingProgress, "__call__", killed)
+    monkeypatch.setattr(ValidationScore, "__call__", killed)
     with pytest.raises(Killed):
         pretrain(tmp_path / "broken", max_epochs=3)
     monkeypatch.undo()

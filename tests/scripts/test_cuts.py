@@ -6,7 +6,7 @@ import pytest
 import torch
 import yaml
 
-from scripts import cuts
+from scripts import cuts, labelled_volumes
 from scripts.synthetic.randomisation import PLANES
 
 RANGES = {
@@ -37,7 +37,7 @@ def write_patient(folder, name, where=0, flip=False):
 @pytest.fixture(scope="module")
 def volumes(tmp_path_factory):
     folder = tmp_path_factory.mktemp("labelled")
-    return cuts.load_volumes([write_patient(folder, "A", -14), write_patient(folder, "B", 16, flip=True)])
+    return labelled_volumes.load_volumes([write_patient(folder, "A", -14), write_patient(folder, "B", 16, flip=True)])
 
 
 def test_volumes_are_in_ras_whatever_way_they_are_stored(volumes):
@@ -107,13 +107,13 @@ def test_sources_are_mixed_in_their_proportion(volumes):
 
 def test_what_can_not_be_cut_is_told(tmp_path):
     with pytest.raises(ValueError, match="none of 1 patients has labels"):
-        cuts.load_volumes([{"patient": "A", "FLAIR": "x.nii.gz"}])
+        labelled_volumes.load_volumes([{"patient": "A", "FLAIR": "x.nii.gz"}])
     entry = write_patient(tmp_path, "A")
     image = nib.load(entry["seg"])
     nib.save(nib.Nifti1Image(np.asarray(image.dataobj), np.diag([2.0, 1, 1, 1])), entry["seg"])
     with pytest.raises(ValueError, match=r"A_seg\.nii\.gz: voxels of .*expected 1 mm"):
-        cuts.load_volumes([entry])
+        labelled_volumes.load_volumes([entry])
     entry = write_patient(tmp_path, "B")
     nib.save(nib.Nifti1Image(np.ones((8, 8, 8), np.float32) * np.arange(8), np.eye(4)), entry["FLAIR"])
     with pytest.raises(ValueError, match=r"B_FLAIR\.nii\.gz: \(8, 8, 8\) voxels"):
-        cuts.load_volumes([entry])
+        labelled_volumes.load_volumes([entry])

@@ -126,7 +126,7 @@ def test_a_file_describes_itself(exported):
 def test_torchscript_carries_the_configuration(tmp_path, trained):
     file = export("classifier", "torchscript", trained["classifier"][1], tmp_path / "network.pt")
     _, _, files = load_net_with_metadata(str(file), more_extra_files=("inference.json",))
-    assert json.loads(files["inference.json"])["network_def"]["_target_"] == "scripts.networks.BiLSTMNFNet"
+    assert json.loads(files["inference.json"])["network_def"]["_target_"] == "scripts.networks.build_classifier"
 
 
 @pytest.mark.parametrize("what", ["segmenter", "classifier"])

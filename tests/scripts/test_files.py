@@ -15,7 +15,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scripts import handlers, masks, weights
+from scripts import masks, weights
 from scripts.files import (
     folder_written_whole,
     is_dead,
@@ -178,19 +178,14 @@ def test_csv_is_written_whole_or_not_at_all(tmp_path):
     assert files_in(tmp_path) == before
 
 
-def save_history(file):
-    history = handlers.History(file)
-    history.add({"epoch": 1})
-
-
 @pytest.mark.parametrize(
     ("write", "breaks"),
     [
         (lambda file: masks.save_label_map(np.zeros((1, 1, 1)), np.eye(4), file), "nibabel.save"),
-        (save_history, "csv.DictWriter.writerows"),
+        (lambda file: write_csv([{"epoch": 1}], file), "csv.DictWriter.writerows"),
         (lambda file: weights.save_weights(torch.nn.Linear(1, 1), {}, file), "torch.save"),
     ],
-    ids=["label map", "history", "weights"],
+    ids=["label map", "table", "weights"],
 )
 def test_a_full_disk_leaves_no_half_file(tmp_path, monkeypatch, write, breaks):
     def full(*args, **_):

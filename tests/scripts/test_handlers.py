@@ -15,7 +15,18 @@ from monai.utils import set_determinism
 from torch import nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from scripts.handlers import EpochSeed, FrozenWarmup, History, TrainingProgress
+from scripts.handlers import (
+    BestWeights,
+    EarlyStop,
+    EpochSeed,
+    FrozenWarmup,
+    History,
+    LastCheckpoint,
+    Schedule,
+    ValidationScore,
+    cosine,
+    ordered,
+)
 from scripts.weights import read_weights
 
 
@@ -89,10 +100,9 @@ class Run:
                 Events.COMPLETED,
                 lambda engine: engine.state.metrics.__setitem__("loss", scores[self.trainer.state.epoch - 1]),
             )
-        self.progress = TrainingProgress(
-            folder, self.network, self.optimizer, self.scheduler, self.evaluator, score, "best.pt",
-            {"size": 4}, patience=patience, interval=interval, resume=resume,
-        )  # fmt: skip
+        score = ValidationScore(self.evaluator, score, interval)
+        early_stop = EarlyStop(score, patience)
+        objects = {"model": self.network, "optimizer": self.optimizer, "lr_scheduler": self.scheduler}
         self.trained = []
         self.trainer = SupervisedTrainer(
             device="cpu",
@@ -106,7 +116,12 @@ class Run:
                 EpochSeed(67, data),
                 FrozenWarmup(self.network.encoder, self.optimizer, self.scheduler, warmup),
                 ValidationHandler(interval=interval, validator=self.evaluator, epoch_level=True),
-                self.progress,
+                score,
+                Schedule(self.scheduler, score),
+                early_stop,
+                History(folder / "history.csv", self.optimizer, score),
+                BestWeights(folder / "best.pt", self.network, {"size": 4}, score),
+                LastCheckpoint(folder, {**objects, "early_stop": early_stop, "averaged": None}, score, resume),
             ],
             decollate=False,
         )
@@ -381,11 +396,31 @@ def test_only_whole_files_are_left(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["best.pt", "history.csv", "last.pt"]
 
 
-def test_history_keeps_the_epochs_that_are_done(tmp_path):
-    history = History(tmp_path / "history.csv")
-    for epoch in (1, 2, 3):
-        history.add({"epoch": epoch, "dice": epoch / 10})
-    again = History(tmp_path / "history.csv")
-    again.keep(2)
-    again.add({"epoch": 3, "dice": 0.5})
-    assert [(row["epoch"], row["dice"]) for row in read_history(tmp_path)] == [("1", "0.1"), ("2", "0.2"), ("3", "0.5")]
+def test_a_score_that_nobody_measures(tmp_path):
+    with pytest.raises(ValueError, match="score is 'dice', expected one of epoch, loss"):
+        Run(tmp_path, score="dice").trainer.run()
+
+
+def test_an_unfinished_epoch_in_the_history_is_replaced(tmp_path):
+    """It is written before the checkpoint, so a run may die between the two."""
+    whole = Run(tmp_path / "whole", max_epochs=3).go()
+    Run(tmp_path / "broken", max_epochs=3, kill_in=3).go()
+    with open(tmp_path / "broken" / "history.csv", "a") as file:
+        file.write("3,0,0,0\n")
+    assert Run(tmp_path / "broken", max_epochs=3, resume=True).go().history() == whole.history()
+
+
+def test_a_checkpoint_holds_what_it_always_held(tmp_path):
+    """Runs of earlier versions are resumed, and theirs resume these."""
+    Run(tmp_path, max_epochs=1, scores=[3]).go()
+    state = torch.load(tmp_path / "last.pt", weights_only=True)
+    assert set(state) == {"model", "optimizer", "lr_scheduler", "trainer", "early_stop", "best"}
+    assert state["best"] == {"score": -3, "current": -3, "epoch": 1, "stopped": False}
+
+
+def test_rate_falls_to_a_hundredth():
+    assert [cosine(4, 2)(step) for step in range(4)] == pytest.approx([1, 0.505, 0.01, 0.01])
+
+
+def test_disabled_handlers_are_left_out():
+    assert ordered(["a", None], ["b"]) == ["a", "b"]

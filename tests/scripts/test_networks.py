@@ -6,7 +6,7 @@ import timm
 import torch
 from torch import nn
 
-from scripts.networks import BiLSTMNFNet, StrictUnetPlusPlus
+from scripts.networks import BiLSTMNFNet, StrictUnetPlusPlus, build_classifier
 
 TINY = "test_efficientnet"
 
@@ -158,3 +158,9 @@ def test_a_strict_network_refuses_other_weights_even_from_who_takes_what_fits(ch
     smp.UnetPlusPlus(**STRICT).load_state_dict(dict(state), strict=False)
     with pytest.raises(RuntimeError, match=key):
         copy.deepcopy(network).load_state_dict(state, strict=False)
+
+
+def test_a_further_layer_is_a_setting():
+    settings = {"backbone": "test_efficientnet", "sequence_length": 6, "hidden_size": 4, "image_size": 32, "stride": 3}
+    assert "lstm.weight_ih_l1" not in shapes(build_classifier(settings))
+    assert shapes(build_classifier({**settings, "num_layers": 2}))["lstm.weight_ih_l1"] == (16, 8)

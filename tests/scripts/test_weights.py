@@ -10,8 +10,9 @@ import torch
 from torch import nn
 
 from scripts import weights
+from scripts.errors import UserError
+from scripts.model_files import WeightsError
 from scripts.networks import BiLSTMNFNet
-from scripts.weights import WeightsError
 
 TINY = "test_efficientnet"
 SETTINGS = {"backbone": TINY, "image_size": 32, "sequence_length": 4, "stride": 2, "hidden_size": 3}
@@ -166,7 +167,7 @@ def test_weights_that_are_not_finite_are_refused(tmp_path, value, flat):
     file = tmp_path / "model.pt"
     torch.save(state if flat else {"model": state, "settings": SETTINGS}, file)
     told = rf"model\.pt: 4 of {len(state)} parameters hold NaN or infinity \(lstm\.bias_ih_l0, .*, …\), expected finite numbers"
-    for read in (weights.read_weights, lambda file: weights.load_weights(network, file), weights.segmenter_settings):
+    for read in (weights.read_weights, lambda file: weights.load_weights(network, file)):
         with pytest.raises(WeightsError, match=told):
             read(file)
 
@@ -582,7 +583,7 @@ def test_initialise_imagenet_from_the_hub(monkeypatch):
         wanted.update(name=name, pretrained=pretrained)
         return hub.backbone
 
-    monkeypatch.setattr(weights.timm, "create_model", create_model)
+    monkeypatch.setattr(timm, "create_model", create_model)
     weights.initialise(network, "imagenet")
     assert wanted == {"name": TINY, "pretrained": True}
     assert same(network.backbone, hub.backbone)
@@ -596,9 +597,25 @@ def test_hub_out_of_reach(monkeypatch, make):
     def fail(*args, **kwargs):
         raise OSError("no route to host")
 
-    monkeypatch.setattr(weights.timm, "create_model", fail)
-    monkeypatch.setattr(weights.smp.encoders, "get_encoder", fail)
-    with pytest.raises(WeightsError, match=r"ImageNet weights of .*test_efficientnet.*no route to host") as info:
+    monkeypatch.setattr(timm, "create_model", fail)
+    monkeypatch.setattr(smp.encoders, "get_encoder", fail)
+    with pytest.raises(UserError, match=r"ImageNet weights of .*test_efficientnet.*no route to host") as info:
         weights.initialise(network, "imagenet")
     assert "--init FILE" in str(info.value)
     assert "--init none" in str(info.value)
+
+
+def test_numbers_are_read_once_and_a_file_that_changed_is_described_anew(tmp_path, monkeypatch):
+    models = tmp_path / "models"
+    weights.save_weights(segmenter(1), {"scaling": "window"}, models / "segmentation.pt")
+    opened = []
+    load = torch.load
+    monkeypatch.setattr(torch, "load", lambda file, **options: opened.append(options["mmap"]) or load(file, **options))
+    file = weights.find_segmenter(None, models)
+    assert weights.segmenter_settings(file)["scaling"] == "window"
+    weights.announce(file)
+    assert opened == [True]  # to describe it; nothing but names is read then
+    weights.load_weights(segmenter(2), file)
+    assert opened == [True, True]
+    weights.save_weights(segmenter(1), {"scaling": "minmax", "note": "another"}, models / "segmentation.pt")
+    assert weights.segmenter_settings(file)["scaling"] == "minmax"

@@ -1,1 +1,1 @@
-"""The commands by what they are for: one's own studies, training, evaluation, tools. ``cli.py`` is their entry point."""
+"""The commands by what they are for: use, train, evaluate, tools. ``cli.py`` is their entry point."""

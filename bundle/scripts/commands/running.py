@@ -1,11 +1,10 @@
-"""Run the bundle's configurations, for all commands: modules are loaded once, settings are checked first, mistakes are told apart."""
+"""How all commands run the bundle's configurations: settings are checked first, modules are loaded once."""
 
 from __future__ import annotations
 
 import contextlib
 import gc
 import importlib
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any
 
 from .. import checks
 from ..datalists import MRI_TYPES
-from ..environment import BUNDLE_ROOT
+from ..environment import BUNDLE_ROOT, config_files
 from ..outputs import keep_apart
 
 
@@ -51,7 +50,7 @@ def _quick_imports() -> Iterator[None]:
 def run_config(config: str, **overrides: Any) -> None:
     """Run one of the bundle's configurations, as ``python -m monai.bundle run --config_file …`` does.
 
-    In one of several processes that ``torchrun`` started, ``configs/distributed.yaml`` is laid over it.
+    Those that it is laid over, and that are laid over it, are :func:`~scripts.environment.config_files`.
 
     Args:
         config: its name, ``train_segmentation`` for example.
@@ -69,11 +68,8 @@ def run_config(config: str, **overrides: Any) -> None:
     bundle_module("runs")
     from monai.bundle import ConfigWorkflow
 
-    files = [str(BUNDLE_ROOT / "configs" / f"{config}.yaml")]
-    if int(os.environ.get("WORLD_SIZE") or 1) > 1:
-        files.append(str(BUNDLE_ROOT / "configs" / "distributed.yaml"))
     workflow = ConfigWorkflow(
-        config_file=files,
+        config_file=[str(file) for file in config_files(config)],
         meta_file=str(BUNDLE_ROOT / "configs" / "metadata.json"),
         logging_file=False,
         workflow_type=None,

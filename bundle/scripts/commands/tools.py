@@ -1,4 +1,4 @@
-"""Commands beside the method's way: doctor, download, export, phantom, demo."""
+"""Commands around the method: doctor, download, export, phantom, demo."""
 
 from __future__ import annotations
 

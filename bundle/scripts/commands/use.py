@@ -10,6 +10,7 @@ from .. import checks
 from .running import bundle_module, full_path, modalities, require_run, run_job, segmenter_path
 
 
+# Longer than other functions, for every option stands here with its meaning.
 def predict(
     input: str | Path,
     output: str | Path,

@@ -23,7 +23,7 @@ from .. import checks, distributed, runs, weights
 from ..checks import SELECTIONS, STAGES
 from ..commands.running import run_config
 from ..datalists import EXCLUDED_PATIENTS, MRI_TYPES, classification_split, load_datalist, segmentation_split
-from ..environment import BUNDLE_ROOT
+from ..environment import BUNDLE_ROOT, config_files
 from ..files import read_csv, write_csv, write_json
 from ..masks import region_volumes
 from ..preparation import read_index
@@ -255,8 +255,7 @@ class CrossValidation:
         )
 
     def _known_to(self, config: str) -> dict[str, Any]:
-        file = BUNDLE_ROOT / "configs" / f"{config}.yaml"
-        ids = yaml.safe_load(file.read_text(encoding="utf-8"))
+        ids = {key for file in config_files(config) for key in yaml.safe_load(file.read_text(encoding="utf-8"))}
         return {key: value for key, value in self.common.items() if key in ids}
 
     def _segmentation_run(self, fold: int) -> Path:

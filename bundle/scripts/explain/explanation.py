@@ -18,7 +18,7 @@ from .. import weights
 from ..files import RESEARCH_ONLY, write_json, written_whole
 from ..inferers import SequenceClassifier
 from ..loading import LoadSeries
-from ..networks import BiLSTMNFNet
+from ..networks import BiLSTMNFNet, build_classifier
 from ..outputs import inside
 from ..preparation import fingerprint
 from ..prepared import PreparedError, PreparedSeries
@@ -111,9 +111,7 @@ class Classifier:
     @cached_property
     def network(self) -> BiLSTMNFNet:
         """With its weights, on the device."""
-        names = ("backbone", "sequence_length", "hidden_size")
-        network = BiLSTMNFNet(**{name: self.settings[name] for name in names})
-        loaded: Any = weights.load_classifiers(network, {"only": self.file})["only"]
+        loaded: Any = weights.load_classifiers(build_classifier(self.settings), {"only": self.file})["only"]
         return loaded.to(self.device).eval()
 
     def inferer(self, zoom: float, batch_size: int) -> SequenceClassifier:

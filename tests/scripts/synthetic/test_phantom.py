@@ -360,7 +360,9 @@ def test_an_interrupted_run_leaves_nothing(tmp_path, monkeypatch):
 @pytest.mark.skipif(os.name != "posix", reason="leftovers are removed on POSIX alone")
 def test_what_a_killed_run_left_is_removed(tmp_path):
     """Killed with its patients half made, by a signal that no program can catch; everything else in the folder stays."""
-    code = "import os, sys; from scripts.synthetic import cohort; cohort._write_csv = lambda *_: os.kill(os.getpid(), 9); "
+    code = (
+        "import os, sys; from scripts.synthetic import cohort; cohort._write_csv = lambda *_: os.kill(os.getpid(), 9); "
+    )
     code += "cohort.write_cohort(sys.argv[1], 1, 0, 0, spacing=5.0)"
     killed = subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=CONFIG.parents[1], check=False)
     assert killed.returncode == -9

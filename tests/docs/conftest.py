@@ -1,0 +1,154 @@
+"""A small project for the commands in the documents: what they name is where the text says that it is."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import segmentation_models_pytorch as smp
+import torch
+
+from scripts import cli
+from scripts.datalists import MRI_TYPES
+from scripts.environment import BUNDLE_ROOT
+from scripts.networks import BiLSTMNFNet
+from scripts.weights import save_weights
+
+ROOT = Path(__file__).resolve().parents[2]
+SEGMENTER = {"encoder_name": "tu-test_efficientnet", "decoder_channels": [16, 8, 8, 4, 4], "image_size": 32}
+CLASSIFIER = {"backbone": "test_efficientnet", "hidden_size": 4, "image_size": 32, "sequence_length": 6, "stride": 3}
+TINY = {
+    **SEGMENTER,
+    **CLASSIFIER,
+    "init": "none",
+    "max_epochs": 1,
+    "warmup_epochs": 0,
+    "num_workers": 0,
+    "min_tumor_ratio": -1,
+}
+"""Values of the configurations in the copy that the commands run."""
+
+
+@pytest.fixture(scope="session")
+def quick_project(tmp_path_factory):
+    """A copy of the project with small networks, two studies in STUDIES, and weights."""
+    folder = tmp_path_factory.mktemp("quick_project")
+    _copy_code(folder)
+    _write_weights(folder)
+    cli.phantom(folder / "phantoms", segmentation_patients=0, classification_patients=2, test_patients=0, spacing=7.0)
+    _write_studies(folder)
+    (folder / "cohort.json").write_text(json.dumps({"test": [{"patient": "00000", "FLAIR": "00000/FLAIR"}]}))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def whole_project(tmp_path_factory):
+    """The same with the challenge's two tasks in TASK1 and TASK2, their data lists, and prepared slices."""
+    folder = tmp_path_factory.mktemp("whole_project")
+    _copy_code(folder)
+    segmenter = _write_weights(folder)
+    cli.phantom(folder / "phantoms", segmentation_patients=5, classification_patients=10, test_patients=1, spacing=7.0)
+    _write_studies(folder)
+    for task in ("task1", "task2"):
+        (folder / task.upper()).symlink_to(folder / "phantoms" / task)
+        cli.datalist(folder / "phantoms" / task, folder / f"{task}.json")
+    shutil.copy(folder / "task2.json", folder / "cohort.json")
+    shutil.copy(folder / "runs" / "classification" / "FLAIR" / "model_FLAIR.pt", folder / "bundle" / "models")
+    shutil.copy(next((folder / "TASK1").rglob("*_t1ce.nii.gz")), folder / "t1ce.nii.gz")
+    cli.prepare("segmentation", folder / "prepared" / "segmentation", datalist=folder / "task1.json", num_workers=0)
+    cli.prepare(
+        "classification", folder / "prepared" / "classification", datalist=folder / "task2.json", segmenter=segmenter,
+        min_tumor_ratio=-1, num_workers=0,
+    )  # fmt: skip
+    return folder
+
+
+@pytest.fixture(scope="session")
+def workspaces(tmp_path_factory):
+    """Folders in which the blocks of one document run one after the other, by document."""
+    made: dict[tuple[str, str], Path] = {}
+
+    def place(project: Path, document: str) -> Path:
+        if (str(project), document) not in made:
+            folder = tmp_path_factory.mktemp("workspace") / "work"
+            shutil.copytree(project, folder, symlinks=True, ignore=shutil.ignore_patterns("phantoms", "bundle"))
+            (folder / "bundle").symlink_to(project / "bundle")
+            (folder / "brats_mri_radiogenomics").symlink_to(project / "bundle")
+            root = project / "bundle"
+            if "segmentation_bundle" in document:
+                root = folder / "brats_mri_slice_segmentation"
+                build = [sys.executable, str(project / "tools" / "build_bundle.py"), "--output", str(folder / "dist")]
+                subprocess.run(build, check=True, capture_output=True)
+                shutil.unpack_archive(next((folder / "dist").glob(f"{root.name}*.zip")), folder)
+            for name in ("configs", "models", "scripts"):  # the cards' commands start in the bundle's own folder
+                (folder / name).symlink_to(root / name)
+            made[str(project), document] = folder
+        return made[str(project), document]
+
+    return place
+
+
+@pytest.fixture(scope="session")
+def environment():
+    """A function for the variables of a command in a workspace: the copied code is the installed one."""
+
+    def of(workspace: Path) -> dict[str, str]:
+        kept = {key: value for key, value in os.environ.items() if not key.startswith(("MAKE", "MFLAGS", "PYTHON"))}
+        programs = os.pathsep.join((str(Path(sys.executable).parent), kept["PATH"]))
+        return {**kept, "PATH": programs, "PYTHONPATH": str(workspace / "installed"), "VENV": sys.prefix}
+
+    return of
+
+
+def _copy_code(folder: Path) -> None:
+    """The project's files, whose configurations have tiny values, and a folder as that of installed packages."""
+    ignored = shutil.ignore_patterns("__pycache__", ".*", "*.pt", "*.pth", "runs", "prepared", "eval", "*.png")
+    for name in ("apps", "benchmarks", "bundle", "custom_transforms", "tools"):
+        shutil.copytree(ROOT / name, folder / name, ignore=ignored)
+    for name in ("Makefile", "pyproject.toml", "LICENSE", "README.md"):
+        shutil.copy(ROOT / name, folder / name)
+    for config in (folder / "bundle" / "configs").glob("*.yaml"):
+        text = config.read_text(encoding="utf-8")
+        for name, value in TINY.items():  # plain values alone: an expression follows from others
+            text = re.sub(rf"(?m)^{name}: (?![\"$@]|null).*", f"{name}: {json.dumps(value)}", text)
+        config.write_text(text, encoding="utf-8")
+    shutil.copy(BUNDLE_ROOT / "models" / "segmentation.pt", folder / "bundle" / "models")
+    shutil.copy(ROOT / "tests" / "data" / "meta_schema.json", folder / "schema.json")  # what is there is not downloaded
+    (folder / "installed").mkdir()
+    (folder / "installed" / "radiogenomics").symlink_to(folder / "bundle")
+    (folder / "installed" / "custom_transforms").symlink_to(folder / "custom_transforms")
+
+
+def _write_weights(folder: Path) -> Path:
+    """Weights of both networks in the places that documents name; this segmenter marks everything as tumour.
+
+    Where none is named, the shipped one works.
+    """
+    torch.manual_seed(0)
+    network = smp.UnetPlusPlus(
+        SEGMENTER["encoder_name"], encoder_weights=None, decoder_channels=SEGMENTER["decoder_channels"], classes=2
+    )
+    torch.nn.init.zeros_(network.segmentation_head[0].weight)
+    network.segmentation_head[0].bias.data = torch.tensor([5.0, -5.0])
+    file = folder / "segmentation.pt"
+    for place in (file, folder / "runs" / "segmentation" / file.name):
+        place.parent.mkdir(parents=True, exist_ok=True)
+        save_weights(network, SEGMENTER, place)
+    for mri_type in MRI_TYPES:
+        settings = {key: CLASSIFIER[key] for key in ("backbone", "hidden_size", "sequence_length")}
+        place = folder / "runs" / "classification" / mri_type / f"model_{mri_type}.pt"
+        place.parent.mkdir(parents=True)
+        save_weights(BiLSTMNFNet(**settings), {**CLASSIFIER, "mri_type": mri_type}, place)
+    return file
+
+
+def _write_studies(folder: Path) -> None:
+    train = folder / "phantoms" / "task2" / "train"
+    for patient in sorted(path for path in train.iterdir() if path.is_dir())[:2]:
+        shutil.copytree(patient, folder / "STUDIES" / patient.name)
