@@ -124,7 +124,7 @@ class Measure:
         """The same on the bare MNI152 template: all axial slices with brain in them."""
         from nilearn import datasets
 
-        load_atlas()  # an error that tells what to install
+        load_atlas()  # an error that says what to install
         template = datasets.load_mni152_template(resolution=1)
         image = template.get_fdata(dtype=np.float32) * (datasets.load_mni152_brain_mask(resolution=1).get_fdata() > 0)
         volume = torch.from_numpy((image / image.max() * 255).astype(np.uint8))

@@ -1,7 +1,7 @@
 """Many processes, on one machine or on several: what the configurations call. With one process nothing here does anything.
 
 ``torchrun`` starts the processes and ``configs/distributed.yaml`` joins them. Data go from one to another through the file
-system alone; beside gradients and scores they tell each other only who is done and what failed.
+system alone; beside gradients and scores they exchange only who is done and what failed.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ def is_first() -> bool:
 
 def launch() -> str | None:
     """A name of what ``torchrun`` started, the same in all its attempts; None without torchrun."""
-    # of all that torchrun tells its processes, only the folder of its logs differs from launch to launch
+    # of all that torchrun gives its processes, only the folder of its logs differs from launch to launch
     file = os.environ.get("TORCHELASTIC_ERROR_FILE")
     return hashlib.sha256(str(Path(file).parents[2]).encode()).hexdigest()[:16] if file else None
 

@@ -38,7 +38,7 @@ def occlusion_by_region(series: EncodedSeries) -> dict[str, float]:
             changes[region] = 0.0
             continue
         features = series.features.clone()
-        for batch in changed.split(series.inferer.batch_size):  # what is as it was keeps its features
+        for batch in changed.split(series.inferer.batch_size):  # slices without the region keep their features
             features[batch + 1] = series.features_of(blanked[batch])
         changes[region] = float(series.logits_of(features, series.steps).sigmoid().mean() - intact)
     return changes

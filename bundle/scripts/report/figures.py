@@ -260,7 +260,7 @@ def draw_sequences(
     """Probability of every sequence of a patient, a row for each modality; diamonds are the modalities' means.
 
     Args:
-        sequences: by modality and what else tells a row from others of it, a seed, or "".
+        sequences: by modality and seed, "" where there is one seed.
         probability: of the patient.
         interval: of the patient.
     """

@@ -62,7 +62,7 @@ def write_report(
 
     Raises:
         ReportError: when there is nothing to report.
-        FileExistsError: when a report is there and is not to be replaced, or something else is.
+        FileExistsError: when the place holds a report that is not to be replaced, or anything else.
         ImportError: when Jinja2 or matplotlib is not installed.
     """
     found = read_run(run)

@@ -189,7 +189,7 @@ def _explained(row: Mapping[str, Any]) -> str:
 def _drawn_sequences(
     row: Mapping[str, Any], sequences: Mapping[str, Sequence[float]]
 ) -> dict[tuple[str, str], Sequence[float]]:
-    """Sequences by modality and what else tells them apart: the seed, where there are several."""
+    """Sequences by modality and seed, "" where there is one seed."""
     if len(row.get("seeds") or []) < 2:
         return {(mri_type, ""): values for mri_type, values in sequences.items()}
     return {

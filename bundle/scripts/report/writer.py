@@ -31,11 +31,11 @@ class Writer:
         self.folder = folder
         self.taken: set[str] = set()
 
-    def name(self, wish: str) -> str:
-        """A file name, safe and not yet taken, whatever is wished for."""
-        safe = re.sub(r"[^A-Za-z0-9._-]+", "_", wish).strip("._")[:100] or "unnamed"
+    def name(self, wanted: str) -> str:
+        """A file name that is safe, not yet taken, and as close as possible to the one asked for."""
+        safe = re.sub(r"[^A-Za-z0-9._-]+", "_", wanted).strip("._")[:100] or "unnamed"
         if safe.lower() in self.taken:  # some file systems take A and a for the same
-            safe = f"{safe}_{hashlib.sha256(wish.encode()).hexdigest()[:8]}"
+            safe = f"{safe}_{hashlib.sha256(wanted.encode()).hexdigest()[:8]}"
         while safe.lower() in self.taken:
             safe += "_"
         self.taken.add(safe.lower())

@@ -32,7 +32,7 @@ def draw_look(mri_type: str, rng: np.random.Generator) -> dict[str, float]:
         return look | {"texture": rng.uniform(-0.5, 1)}
     values = np.array(LOOKS[mri_type]) * np.exp(np.array(SPREAD) * rng.normal(size=len(TISSUES)))
     look = dict(zip(TISSUES, values, strict=True))
-    # sequences differ most in how far they tell grey from white matter
+    # sequences differ most in how far they separate grey from white matter
     middle, contrast = (look["grey"] + look["white"]) / 2, rng.uniform(0.35, 1.25)
     for name in ("grey", "white"):
         look[name] = middle + contrast * (look[name] - middle)

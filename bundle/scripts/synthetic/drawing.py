@@ -187,7 +187,7 @@ def write_contact_sheet(draw: DrawSlice, file: str | Path, overwrite: bool = Fal
         overwrite: replace the file.
 
     Raises:
-        FileExistsError: when the file is there and not to be replaced.
+        FileExistsError: when the file exists and is not to be replaced.
         ValueError: when its name does not end with .png.
     """
     path = Path(file)

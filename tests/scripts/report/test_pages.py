@@ -146,8 +146,8 @@ def test_patients_of_a_cross_validation(folds, made_up):
     assert float(listed["00001"]["all"]) == pytest.approx(mean)
     assert float(listed["00001"]["absolute_error"]) == pytest.approx(1 - mean)
     assert re.search(rf"{mean:.2f} \(\d", text)
-    for told in ("over seeds 67, 68", "Held out in fold 0", "Known label: 1", "FLAIR, seed 67", "T1wCE, seed 68"):
-        assert told in text
+    for part in ("over seeds 67, 68", "Held out in fold 0", "Known label: 1", "FLAIR, seed 67", "T1wCE, seed 68"):
+        assert part in text
     with open(page.parent / "tables" / "series_00001.csv", newline="") as stream:
         flair = next(csv.DictReader(stream))
     assert float(flair["seed 68"]) == made_up.chance_of("00001", 68, "FLAIR")
