@@ -36,7 +36,7 @@ demo: $(VENV)/.demo-stamp ## phantom cohort, both stages trained, evaluated and 
 # One thread a worker: more of them would only wait for each other.
 ONE_THREAD = OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 
-quick: $(VENV)/.dev-stamp ## the tests that take no time (marker `slow` left out)
+quick: $(VENV)/.dev-stamp ## the tests without the slow ones: while you work
 	$(ONE_THREAD) $(VENV)/bin/python -m pytest -n $(WORKERS) --dist loadfile -m "not slow and not docs"
 
 test: $(VENV)/.dev-stamp ## all tests

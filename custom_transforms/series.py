@@ -33,6 +33,7 @@ from pydicom.uid import (
 )
 
 from .intensity import background_to_zero, skull_sign
+from .planes import DISPLAY_AXCODES, PLANES
 
 __all__ = [
     "AcquisitionSlices",
@@ -72,10 +73,6 @@ MAX_GZIP_RATIO = 1100
 # Start of a JPEG 2000 image and its columns and rows, which decoders take memory for whatever the DICOM header says.
 JPEG_2000_SIZE = re.compile(rb"\xff\x4f\xff\x51.{4}(.{4})(.{4})", re.DOTALL)
 
-# Directions towards which (column, row, slice) index grow in the usual display of each plane.
-DISPLAY_AXCODES = {"axial": ("L", "P", "S"), "coronal": ("L", "I", "P"), "sagittal": ("P", "I", "R")}
-PLANE_OF_WORLD_AXIS = ("sagittal", "coronal", "axial")
-
 
 class SeriesError(ValueError):
     """An input series that can't be used; the message names the file, what was found and what to do."""
@@ -113,7 +110,7 @@ class _Volume:
     @property
     def plane(self) -> str:
         """Of the files' slices; "" for NIfTI, which has none."""
-        return PLANE_OF_WORLD_AXIS[int(io_orientation(self.affine)[2, 0])] if self.slice_files else ""
+        return PLANES[int(io_orientation(self.affine)[2, 0])] if self.slice_files else ""
 
 
 class SeriesReader(ImageReader):
@@ -928,7 +925,7 @@ class SliceGeometry:
             spacing = np.linalg.norm(matrix[:3, :3], axis=0)
             thick = int(spacing.argmax())
             if spacing[thick] > THICK_SLICE_FACTOR * np.delete(spacing, thick).max():
-                plane = PLANE_OF_WORLD_AXIS[int(io_orientation(matrix)[thick, 0])]
+                plane = PLANES[int(io_orientation(matrix)[thick, 0])]
             else:
                 plane = "axial"
         return cls(matrix, cast(tuple[int, int, int], tuple(shape)), plane)

@@ -13,6 +13,8 @@ from monai.transforms import MapTransform, Transform
 from monai.utils import TransformBackends
 from nibabel.orientations import aff2axcodes
 
+from .planes import PLANES
+
 __all__ = [
     "SampleSlices",
     "SampleSlicesD",
@@ -24,7 +26,7 @@ __all__ = [
     "SlicePlanesd",
 ]
 
-AXIS_OF_PLANE = {"sagittal": 0, "coronal": 1, "axial": 2}
+AXIS_OF_PLANE = {plane: axis for axis, plane in enumerate(PLANES)}
 
 
 class SlicePlanes(Transform):
@@ -42,7 +44,7 @@ class SlicePlanes(Transform):
 
     backend = [TransformBackends.TORCH, TransformBackends.NUMPY]  # noqa: RUF012
 
-    def __init__(self, planes: Sequence[str] = ("sagittal", "coronal", "axial"), radiological: bool = False) -> None:
+    def __init__(self, planes: Sequence[str] = PLANES, radiological: bool = False) -> None:
         self.planes = (planes,) if isinstance(planes, str) else tuple(planes)
         self.radiological = radiological
         if not self.planes or set(self.planes) - set(AXIS_OF_PLANE):
@@ -108,7 +110,7 @@ class SlicePlanesd(MapTransform):
     def __init__(
         self,
         keys: KeysCollection,
-        planes: Sequence[str] = ("sagittal", "coronal", "axial"),
+        planes: Sequence[str] = PLANES,
         radiological: bool = False,
         allow_missing_keys: bool = False,
     ) -> None:

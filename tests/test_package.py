@@ -36,6 +36,7 @@ NOT_FOR_PREDICTION = {
     "ruff",
     "selenium",
     "scikit-learn",
+    "scipy",
     "tensorboard",
 }
 

@@ -54,6 +54,7 @@ from scripts import datalists, weights  # noqa: E402
 from scripts.dicom import output  # noqa: E402
 from scripts.report import study  # noqa: E402
 from scripts.studies import dicom  # noqa: E402
+from scripts.studies.rules import read_rules  # noqa: E402
 
 SHIPPED = Path(radiogenomics.__file__).parent / "models"
 """Folder of the weights that are used where no others are given."""
@@ -108,8 +109,7 @@ class StudySelectionOperator(Operator):
 
     def compute(self, op_input: Any, op_output: Any, context: Any) -> None:
         """Once a run."""
-        rules = dicom.read_rules(self.rules)
-        datalist, _ = dicom.select_studies(self.folder, rules, self.work, deidentify=self.deidentify)
+        datalist, _ = dicom.select_studies(self.folder, read_rules(self.rules), self.work, deidentify=self.deidentify)
         op_output.emit(str(datalist), "selection")
 
 

@@ -11,6 +11,7 @@ from monai.data import Dataset
 
 from . import distributed
 from .loading import slice_items
+from .outputs import SERIES_SUFFIX
 from .preparation import fingerprint, prepare_segmentation
 
 logger = logging.getLogger(__name__)
@@ -30,7 +31,7 @@ def annotated_items(
         configuration: what they are made with; its ``planes`` are made.
 
     Raises:
-        ValueError: when two images have the same name, which is what tells volumes apart.
+        ValueError: when two images have the same name, by which volumes are distinguished.
     """
     items: dict[str, dict[str, Any]] = {}
     for volume in volumes:
@@ -44,7 +45,9 @@ def annotated_items(
             "mri_type": ANY_MODALITY,
             "image": volume["image"],
             "seg": volume["label"],
-            "outputs": {plane: str(Path(prepared_dir) / name / f"{plane}.h5") for plane in configuration["planes"]},
+            "outputs": {
+                plane: str(Path(prepared_dir) / name / f"{plane}{SERIES_SUFFIX}") for plane in configuration["planes"]
+            },
             "fingerprint": fingerprint(configuration, volume["image"], volume["label"]),
         }
     return list(items.values())

@@ -255,7 +255,7 @@ def settings(config: str, values: Mapping[str, Any]) -> None:
         checks["prepared_dir"] = prepared
     planes = known.get("planes")
     if planes and not isinstance(planes, Mapping):
-        checks["planes"] = one_of(PLANES) if isinstance(planes, str) else some_of(("axial", "coronal", "sagittal"))
+        checks["planes"] = one_of(PLANES) if isinstance(planes, str) else some_of(planes)  # by default all of them
     for key, value in values.items():
         default = _default(config, known, key)
         if value is None or str(value)[:1] in "$@%":  # an expression, which is known only later

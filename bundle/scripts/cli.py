@@ -111,6 +111,7 @@ def _quieten() -> None:
     for name in ("monai", "ignite", "torch", "nncf", "timm"):
         logging.getLogger(name).setLevel(logging.ERROR)
     chatty = (
+        "monai.bundle.scripts",
         "monai.bundle.workflows",
         "monai.data.nvimgcodec_pydicom_plugin",
         "monai.handlers.StatsHandler",

@@ -263,7 +263,12 @@ class CutSlice(Transform):
         return cv2.resize(field, (size, size), interpolation=cv2.INTER_CUBIC)
 
     def _acquire(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """Another contrast, and the faults of an acquisition; the background stays 0 but for blur and noise."""
+        """Another contrast, and the faults of an acquisition; the background stays 0 but for blur and noise.
+
+        Not by MONAI's transforms, which take longer for a slice at 224, measured on one core: RandGaussianSmooth 2.7 ms (58 times as
+        long), RandGaussianSharpen 5.4 (75 times), RandBiasField 1.4 (25 times), RandRicianNoise 2.4 (2.1 times), RandAdjustContrast
+        0.2 (3.4 times); all of a slice takes about 14 ms.
+        """
         ranges = self.ranges
         assert ranges is not None
         head = image > 1

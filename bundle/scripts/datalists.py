@@ -9,60 +9,30 @@ same person) and ``fold``. Paths are relative to ``dataset_dir``, which the file
 from __future__ import annotations
 
 import csv
-import gzip
 import json
 import logging
 import os
 import re
-import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import chain, islice
 from pathlib import Path
 from typing import Any, TypeVar
 
-from .errors import UserError
-from .files import RESEARCH_ONLY, write_json
+from .errors import some
+from .files import write_json
+from .modalities import MRI_TYPES
 from .outputs import check_identifier
+from .studies.folders import DataListError, find_studies
 
 logger = logging.getLogger(__name__)
 
 Value = TypeVar("Value")
 
-MRI_TYPES = ("FLAIR", "T1w", "T1wCE", "T2w")
-"""The challenge's names of the four modalities."""
-
-ALIASES = {
-    **dict.fromkeys(("flair", "t2f"), "FLAIR"),
-    **dict.fromkeys(("t1w", "t1", "t1n"), "T1w"),
-    **dict.fromkeys(("t1wce", "t1ce", "t1c", "t1gd"), "T1wCE"),
-    **dict.fromkeys(("t2w", "t2"), "T2w"),
-    "seg": "seg",
-}
-"""Lower-case names of modalities, in BraTS 2021, BraTS 2023 and the challenge, to the challenge's names."""
-
-ENHANCING_ON = ("T1wCE",)
-"""Modalities in which enhancing tumour can be told: those with contrast agent."""
-
-IMAGE_SUFFIXES = (".nii", ".nii.gz", ".dcm", ".dicom", ".ima", ".jpg", ".jpeg", ".png")
-"""Endings of files that a series may be made of; a file that holds DICOM needs none."""
-
-OUTPUTS = {"prepared": "index.json", "report": "report.html", "explanations": "*.npz", "dicom": "*/*_s[er]*.dcm"}
-"""Folders that this project writes beside its configuration, each with what is in it alone."""
 
 EXCLUDED_PATIENTS = ("00109", "00123", "00709")
 """Patients that the hosts of the challenge ask to leave out of training."""
 
 _IDENTIFIER = re.compile(r"(?:BraTS2021_|BraTS-GLI-)?(?P<number>\d{1,5})(?:-(?P<visit>\d{3}))?")
-_LAYOUTS = (
-    f"Expected <patient>/{{{','.join(MRI_TYPES)}}}/ with DICOM or JPG files, or "
-    "<patient>/<patient>_{flair,t1,t1ce,t2}.nii.gz (BraTS 2021), or <patient>/<patient>-{t2f,t1n,t1c,t2w}.nii.gz (BraTS 2023+)"
-)
-_NIFTI = re.compile(r"^(?P<patient>.+)[_-](?P<name>[A-Za-z0-9]+)\.nii(\.gz)?$")
-
-
-class DataListError(UserError):
-    """A data list or a folder of studies that can't be used."""
 
 
 def patient_number(patient: str) -> int | None:
@@ -91,130 +61,6 @@ def lookup(values: Mapping[str, Value]) -> Callable[[str], Value | None]:
     """
     by_person = {person(patient): value for patient, value in values.items()}
     return lambda patient: values.get(patient, by_person.get(person(patient)))
-
-
-def find_studies(folder: str | Path) -> list[dict[str, Any]]:
-    """The studies of a folder, each ``{"patient", <modality>: path, ...}`` with absolute paths, sorted by patient.
-
-    Known layouts: the challenge's Task 2 (``<patient>/<modality>/`` with DICOM or JPG files), BraTS 2021 and 2023+
-    (``<patient>/<patient>_flair.nii.gz``, ``<patient>-t2f.nii.gz``, with ``seg`` where there is one), one such study alone, and
-    NIfTI files of several patients side by side.
-
-    The log names what was not understood. A patient of whom that is all, images among it, has an entry with the ``reason`` in
-    place of paths; one who lacks a modality beside it has ``warnings``. Outputs of this project among the studies are passed
-    over.
-
-    Raises:
-        DataListError: when nothing of the kind is there, or two paths claim the same modality of a patient.
-    """
-    root = Path(folder).resolve()
-    if not root.is_dir():
-        raise DataListError(f"{folder}: no such folder of studies")
-    studies: dict[str, dict[str, Any]] = {}
-    not_understood: dict[Path, list[Path]] = {}  # by the folder that it lies in
-    outputs: list[Path] = []
-    for place in (root, *sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))):
-        if place != root and _is_output(place):
-            outputs.append(place)
-            continue
-        series, others, masks = _sort_out(place)
-        outputs += masks
-        for patient, name, path in series:
-            study = studies.setdefault(patient, {"patient": patient})
-            if name in study:
-                raise DataListError(
-                    f"{folder}: {study[name]} and {path} are both {name} of patient {patient}; keep one of them"
-                )
-            study[name] = str(path)
-        is_one_study = root.name in studies  # its folders are series then, not patients
-        if place == root:
-            others = [path for path in others if is_one_study or not path.is_dir()]
-        elif is_one_study or ALIASES.get(place.name.lower()) in MRI_TYPES:
-            continue
-        elif not any(name in MRI_TYPES for _, name, _ in series):
-            others += [path for _, _, path in series]
-        if others or not (series or masks or place == root):
-            not_understood[place] = others
-    for place, paths in not_understood.items():
-        study = studies.get(place.name, {"patient": place.name})
-        lacking = [name for name in MRI_TYPES if name not in study]
-        expected = f"expected folders {', '.join(MRI_TYPES)} or files {place.name}_{{flair,t1,t1ce,t2}}.nii.gz"
-        told = f"{some((path.name for path in paths), 5)}; {expected}"
-        if len(lacking) == len(MRI_TYPES) and place != root and _any_image(paths):
-            studies[place.name] = {**study, "reason": f"none of its series was understood: found {told}"}
-        elif lacking and paths:
-            study["warnings"] = [f"not understood: {told}"]
-    if outputs:
-        shown = some((path.relative_to(root).as_posix() for path in outputs), 5)
-        logger.info("%s: results of this project among the studies are passed over: %s", folder, shown)
-    found = [study for study in studies.values() if any(name in study for name in (*MRI_TYPES, "reason"))]
-    names = {place.name: some((path.name for path in paths), 3) for place, paths in not_understood.items()}
-    told = some((f"{place} ({inside or 'no images'})" for place, inside in names.items()), 10)
-    if all("reason" in study for study in found):
-        nested = [name for name in ("train", "test") if (root / name).is_dir()]
-        hint = f"; did you mean {root / nested[0]}?" if nested else ""
-        raise DataListError(f"{folder}: no study found{f'; not understood: {told}' if told else ''}. {_LAYOUTS}{hint}")
-    if told:
-        logger.warning("%s: not understood: %s. %s", folder, told, _LAYOUTS)
-    return sorted(found, key=lambda study: study["patient"])
-
-
-def _sort_out(place: Path) -> tuple[list[tuple[str, str, Path]], list[Path], list[Path]]:
-    """What lies directly in a folder, but for hidden files and those that are no images.
-
-    Returns:
-        ``(patient, modality, path)`` of series; folders and images that were not understood; label maps that this project wrote.
-    """
-    series: list[tuple[str, str, Path]] = []
-    others, masks = [], []
-    for path in sorted(path for path in place.iterdir() if not path.name.startswith(".")):
-        match = None if path.is_dir() else _NIFTI.match(path.name)
-        name = ALIASES.get((match["name"] if match else path.name).lower())
-        if path.is_dir() and name in MRI_TYPES:  # an empty one too, of which the reader gives the reason
-            series.append((place.name, name, path))
-        elif name != "seg" and _is_mask(path):
-            masks.append(path)
-        elif match and name:
-            series.append((match["patient"], name, path))
-        elif path.is_dir() or _is_image(path):
-            others.append(path)
-    return series, others, masks
-
-
-def _is_output(folder: Path) -> bool:
-    """Whether a folder holds results of this project."""
-    from .run_folder import CONFIG_FILE
-
-    kept = OUTPUTS.get(folder.name)
-    return (folder / CONFIG_FILE).is_file() or (kept is not None and next(folder.glob(kept), None) is not None)
-
-
-def _is_mask(file: Path) -> bool:
-    """Whether a file is a label map that this project wrote: by the header of NIfTI, which has room for a note."""
-    if not file.name.lower().endswith((".nii", ".nii.gz")) or file.is_dir():
-        return False
-    try:
-        with gzip.open(file) if file.name.lower().endswith(".gz") else open(file, "rb") as stream:
-            return stream.read(228)[148:].rstrip(b"\0") == RESEARCH_ONLY.encode()
-    except (OSError, EOFError, zlib.error):  # its reader gives the reason
-        return False
-
-
-def _is_image(file: Path) -> bool:
-    """Whether a file may belong to a series: by its ending, or because it holds DICOM."""
-    if file.name.lower().endswith(IMAGE_SUFFIXES):
-        return True
-    try:
-        with open(file, "rb") as stream:
-            return stream.read(132)[128:] == b"DICM" and file.name != "DICOMDIR"
-    except OSError:
-        return False
-
-
-def _any_image(paths: Iterable[Path], most: int = 1000) -> bool:
-    """Whether an image is among files, or below folders, of which so many are looked at."""
-    files = chain.from_iterable(path.rglob("[!.]*") if path.is_dir() else [path] for path in paths)
-    return any(_is_image(file) for file in islice(files, most) if file.is_file())
 
 
 def read_labels(file: str | Path) -> dict[str, int]:
@@ -410,12 +256,6 @@ def exclude(
         (gone if person(entry["patient"]) in persons else kept).append(entry)
     logger.info("%s: %d patients%s", why, len(gone), f" ({some(entry['patient'] for entry in gone)})" if gone else "")
     return kept
-
-
-def some(names: Iterable[str], most: int = 20) -> str:
-    """Names in a message: the first ones, and how many more there are."""
-    listed = list(names)
-    return ", ".join(listed[:most]) + (f" and {len(listed) - most} more" if len(listed) > most else "")
 
 
 def segmentation_split(

@@ -21,7 +21,8 @@ from .checks import as_values
 from .commands.running import run_config
 from .datalists import build_datalist, read_labels
 from .environment import BUNDLE_ROOT
-from .evaluation.scores import bootstrap_interval, roc_auc
+from .evaluation.resampling import bootstrap_interval
+from .evaluation.scores import roc_auc
 from .explain.run import explain_run
 from .files import RESEARCH_ONLY, write_json
 from .report.pages import write_report

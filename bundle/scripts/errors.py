@@ -1,6 +1,8 @@
-"""The error that a person can mend. Standard library only."""
+"""The error that a person can mend, and names in its message. Standard library only."""
 
 from __future__ import annotations
+
+from collections.abc import Iterable
 
 
 class UserError(ValueError):
@@ -8,3 +10,9 @@ class UserError(ValueError):
 
     The command line prints the message without a traceback.
     """
+
+
+def some(names: Iterable[str], most: int = 20) -> str:
+    """Names in a message: the first ones, and how many more there are."""
+    listed = list(names)
+    return ", ".join(listed[:most]) + (f" and {len(listed) - most} more" if len(listed) > most else "")

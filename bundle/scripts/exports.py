@@ -12,6 +12,7 @@ import inspect
 import json
 import logging
 import sys
+import tempfile
 import warnings
 from collections.abc import Mapping
 from importlib.util import find_spec
@@ -20,9 +21,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from monai.bundle import ConfigParser
-from monai.data import save_net_with_metadata
-from monai.networks.utils import convert_to_onnx, convert_to_torchscript
+from monai.bundle import ConfigParser, ckpt_export
+from monai.networks.utils import convert_to_onnx
 from torch import nn
 
 from . import model_files, weights
@@ -31,7 +31,7 @@ from .environment import BUNDLE_ROOT
 from .errors import UserError
 from .files import written_whole
 from .kernels import fold_constants
-from .networks import BiLSTMNFNet, build_classifier, build_segmenter
+from .networks import build_classifier, build_segmenter
 from .runtimes import _openvino
 
 logger = logging.getLogger(__name__)
@@ -92,13 +92,14 @@ def export(what: str, format: str, weights_file: str | Path, output: str | Path,
             f"{' and '.join(missing)} not installed: pip install 'brats-mri-radiogenomics[{extra}]' to export to {format}"
         )
     network, shape = read_network(what, weights_file)
-    config, meta = _described(what, shape)
-    example = torch.rand(1, *shape)
-    write = {"torchscript": _write_torchscript, "onnx": _write_onnx, "openvino": _write_openvino}[format]
+    meta, example = _described(what, shape), torch.rand(1, *shape)
     with torch.no_grad(), warnings.catch_warnings():
         # tracing says that shapes became constants, and torch that it has another exporter
         warnings.simplefilter("ignore")
-        write(network, example, file, config, meta)
+        if format == "torchscript":
+            _write_torchscript(what, weights_file, network, example, file, meta)
+        else:
+            (_write_onnx if format == "onnx" else _write_openvino)(network, example, file, meta)
     logger.info("%s written, the same as the network to %g; research use only, not for diagnosis", file, TOLERANCE)
     return file
 
@@ -149,11 +150,9 @@ def describe(what: str, weights_file: str | Path) -> str:
     return f"ok, a {what}; settings: {told}; trained on {on}"
 
 
-def _described(what: str, shape: tuple[int, ...]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The network's inference configuration by its name, and the bundle's metadata with the shapes of this network."""
-    names, keys = _NETWORKS[what]
-    name = next(name for name in names if (_CONFIGS / f"{name}.yaml").is_file())
-    config = ConfigParser.load_config_file(_CONFIGS / f"{name}.yaml")
+def _described(what: str, shape: tuple[int, ...]) -> dict[str, Any]:
+    """The bundle's metadata with the shapes of this network."""
+    _, keys = _NETWORKS[what]
     meta = ConfigParser.load_config_file(_CONFIGS / "metadata.json")
     formats = copy.deepcopy(next(meta[key] for key in keys if key in meta))
     image, pred = formats["inputs"]["image"], formats["outputs"]["pred"]
@@ -163,24 +162,38 @@ def _described(what: str, shape: tuple[int, ...]) -> tuple[dict[str, Any], dict[
     if pred["spatial_shape"]:
         pred["spatial_shape"] = list(shape[1:])
     meta = {key: value for key, value in meta.items() if not key.endswith("_data_format")}
-    return {name: config}, {**meta, "network_data_format": formats}
+    return {**meta, "network_data_format": formats}
 
 
-def _write_torchscript(network: nn.Module, example: torch.Tensor, file: Path, config: Any, meta: Any) -> None:
-    """As MONAI's ``ckpt_export`` writes it; the classifier is scripted, the segmenter traced."""
-    traced = not isinstance(network, BiLSTMNFNet)
-    module = convert_to_torchscript(network, inputs=[example] if traced else None, use_trace=traced)
-    files = {f"{name}.json": json.dumps(content).encode() for name, content in config.items()}
-    with written_whole(file) as temporary:
-        save_net_with_metadata(
-            module, str(temporary), include_config_vals=False, meta_values=meta, more_extra_files=files
+def _write_torchscript(
+    what: str, weights_file: str | Path, network: nn.Module, example: torch.Tensor, file: Path, meta: Any
+) -> None:
+    """By MONAI's ``ckpt_export``; the classifier is scripted, the segmenter traced."""
+    place: dict[str, Any] = {what: str(weights_file), "bundle_root": str(BUNDLE_ROOT)}
+    configs = (_CONFIGS / f"{name}.yaml" for name in _NETWORKS[what][0])
+    with written_whole(file) as temporary, tempfile.TemporaryDirectory() as folder:
+        described = Path(folder) / "metadata.json"
+        described.write_text(json.dumps(meta), encoding="utf-8")
+        ckpt_export(
+            net_id="network_def",
+            filepath=str(temporary),
+            ckpt_file=str(weights_file),
+            key_in_ckpt="model",  # where the file has such a key
+            meta_file=str(described),
+            config_file=str(next(config for config in configs if config.is_file())),
+            use_trace=what == "segmenter",
+            input_shape=list(example.shape),
+            **place,
         )
         loaded = torch.jit.load(str(temporary)).eval()
         _compare(network, example, lambda images: loaded(images).numpy(), file)
 
 
-def _write_onnx(network: nn.Module, example: torch.Tensor, file: Path, config: Any, meta: Any) -> None:
-    """With what is constant worked out; the metadata are properties of the model."""
+def _write_onnx(network: nn.Module, example: torch.Tensor, file: Path, meta: Any) -> None:
+    """With what is constant worked out; the metadata are properties of the model.
+
+    MONAI's ``onnx_export`` builds the network from its configuration and so can neither work that out nor write metadata.
+    """
     import onnx
     import onnxruntime
 
@@ -199,8 +212,8 @@ def _write_onnx(network: nn.Module, example: torch.Tensor, file: Path, config: A
         _compare(network, example, lambda images: session.run(["pred"], {"image": images.numpy()})[0], file)
 
 
-def _write_openvino(network: nn.Module, example: torch.Tensor, file: Path, config: Any, meta: Any) -> None:
-    """In float32, with what is constant worked out; the metadata are run-time information of the model."""
+def _write_openvino(network: nn.Module, example: torch.Tensor, file: Path, meta: Any) -> None:
+    """In float32, with what is constant worked out; the metadata are run-time information of the model. MONAI has no such export."""
     openvino = _openvino()
     folded = fold_constants(network)
     with contextlib.redirect_stdout(sys.stderr):

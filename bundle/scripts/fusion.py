@@ -18,6 +18,8 @@ from monai.data import MetaTensor
 from monai.inferers import Inferer
 from monai.transforms import SpatialResample
 
+from custom_transforms.planes import DISPLAY_AXCODES
+
 from .datalists import MRI_TYPES
 from .files import write_json
 from .inferers import SliceSegmenter
@@ -73,7 +75,7 @@ class VolumeSegmenter(Inferer):
     def __init__(
         self,
         segmenter: SliceSegmenter,
-        planes: Sequence[str] = ("axial", "coronal", "sagittal"),
+        planes: Sequence[str] = tuple(DISPLAY_AXCODES),
         zoom: float = 1.0,
         min_foreground: float = 0.02,
     ) -> None:

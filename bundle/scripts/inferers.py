@@ -13,7 +13,7 @@ from monai.inferers import Inferer
 from torch import nn
 
 from custom_transforms import ChunkSlices, SliceGeometry, grey_window
-from custom_transforms.series import DISPLAY_AXCODES
+from custom_transforms.planes import DISPLAY_AXCODES
 
 from .checks import PLANES
 from .errors import UserError
@@ -45,7 +45,7 @@ def has_fast_bf16(device: torch.device) -> bool:
     """Whether a processor has matrix units for bfloat16: AMX, or tensor cores from Ampere on."""
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device)[0] >= 8
-    # torch tells it only under a name with an underscore
+    # torch has it only under a name with an underscore
     has_amx = getattr(torch.cpu, "_is_amx_tile_supported", None)
     return device.type == "cpu" and has_amx is not None and bool(has_amx())
 
@@ -266,38 +266,9 @@ class SliceSegmenter(Inferer):
                     votes_there[places] += share
         return total / votes.clamp(min=1e-3)
 
-    def probabilities(
-        self,
-        slices: torch.Tensor,
-        network: Callable[..., Any],
-        window: tuple[int, int] | None = None,
-        spacing: tuple[float, float] | None = None,
-    ) -> torch.Tensor:
-        """Probabilities ``(N, 2, H, W)`` float32 of WT and ET; 0 outside what the network is shown.
-
-        Args:
-            slices: ``(N, H, W)`` in 0…255.
-            network: gives logits.
-            window: of the series, where these are not all of its slices.
-            spacing: of rows and of columns, mm.
-
-        Raises:
-            NonFiniteError: when the network answers with NaN or infinity.
-        """
-        found = slices.new_zeros((len(slices), 2, *slices.shape[-2:]), dtype=torch.float32)
-        window = window or self.window(slices)
-        view = self._view(slices, window, spacing)
-        for batch, part in self._segment(slices, range(len(slices)), network, window, view):
-            found[batch] = part
-        return found
-
     def window(self, series: torch.Tensor) -> tuple[int, int]:
         """The grey values of a series in 0…255 that the network is shown as black and as white."""
         return grey_window(series) if self.scaling == "window" else (0, 255)
-
-    def centre(self, slices: torch.Tensor) -> torch.Tensor:
-        """What the network is shown of slices ``(B, H, W)`` by the method: ``(B, image_size, image_size)``."""
-        return ZoomedCentre(self.image_size, self.zoom).show(slices)
 
     def _view(
         self,
@@ -395,9 +366,8 @@ class SequenceClassifier(Inferer):
 def prepare_series_batch(
     batchdata: Mapping[str, Any], device: torch.device | str | None = None, non_blocking: bool = False, **kwargs: Any
 ) -> tuple[torch.Tensor, torch.Tensor | None, tuple, dict[str, Any]]:
-    """MONAI engines' ``prepare_batch`` for a series: its image, its label if any, and what the inferers are told of it.
-
-    They are told its modality, and its geometry where the series has one.
+    """MONAI engines' ``prepare_batch`` for a series: its image, its label if any, and for the inferers its modality
+    and, where it has one, its geometry.
     """
     image = batchdata["image"].to(device=device, non_blocking=non_blocking)
     label = batchdata.get("label")

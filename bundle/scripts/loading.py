@@ -136,7 +136,7 @@ class _KeepsOpen(Transform):
 class LoadSlice(_KeepsOpen):
     """Read one prepared slice: ``image`` ``(1, H, W)`` and ``label`` ``(2, H, W)`` [WT, ET], both uint8.
 
-    ``field_of_view`` ``(2,)`` float32 is the height and width of the slice in mm; NaN where its file does not tell.
+    ``field_of_view`` ``(2,)`` float32 is the height and width of the slice in mm; NaN where its file does not say.
 
     Args:
         keep: so many series stay open, for items come in any order.
@@ -161,7 +161,7 @@ class LoadSlice(_KeepsOpen):
         if self.scaling == "window":
             if "window" not in series.info:
                 raise PreparedError(
-                    f"{series.path}: does not tell its grey window, which weights trained with scaling 'window' ask for; "
+                    f"{series.path}: has no grey window, expected one for weights trained with scaling 'window'; "
                     "remove it and prepare again"
                 )
             image = stretch(image.float(), series.info["window"]).to(torch.uint8)

@@ -18,8 +18,8 @@ from monai.data import MetaTensor
 from monai.transforms import Transform
 
 from . import distributed
-from .datalists import ENHANCING_ON
 from .files import RESEARCH_ONLY, written_whole
+from .modalities import ENHANCING_ON
 from .outputs import inside
 from .preparation import read_index
 from .prepared import PreparedSeries

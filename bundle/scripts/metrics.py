@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from typing import Any
 
@@ -12,10 +12,11 @@ import torch
 from ignite.engine import Engine
 from ignite.exceptions import NotComputableError
 from ignite.metrics import Metric
-from monai.metrics import compute_hausdorff_distance
+from monai.metrics import compute_hausdorff_distance, compute_roc_auc
 
 from . import distributed
-from .evaluation.scores import NAN, agreement_interval, log_loss, roc_auc
+from .evaluation.resampling import agreement_interval
+from .evaluation.scores import NAN, log_loss
 from .inferers import not_finite
 from .masks import REGIONS
 
@@ -92,7 +93,7 @@ class RegionOverlap(EngineMetric):
         - ``dice``, ``iou``: not defined where neither truth nor prediction has the region.
         - ``volume_error``: pixels of the prediction that are too many, as a share of the truth's; 0 is right, -1 finds none.
           Not defined where the truth lacks the region.
-        - ``hd95_mm``, if distances were asked for: the larger of both 95th percentiles of distances from outline to outline
+        - ``slice_hd95_mm``, if distances were asked for: the larger of both 95th percentiles of distances from outline to outline
           (Hausdorff) within a slice, mean of the slices where truth and prediction have the region. Slices where one of them
           lacks it do not count, so read it beside the Dice; neither do slices of unknown size.
         """
@@ -104,7 +105,7 @@ class RegionOverlap(EngineMetric):
                 row["iou"] = both / (pred + true - both) if pred + true else None
                 row["volume_error"] = (pred - true) / true if true else None
                 if self.distances:
-                    row["hd95_mm"] = distance / slices if slices else None
+                    row["slice_hd95_mm"] = distance / slices if slices else None
                 rows.append(row)
         return rows
 
@@ -211,13 +212,13 @@ class PatientProbabilities:
         values = [value for name in names if (value := self.of_series(patient, name)) is not None]
         return float(np.mean(values)) if values else self.prior
 
-    def interval(
+    def agreement_interval(
         self, patient: str, level: float = 0.95, resamples: int = 1000, seed: int = 67
     ) -> tuple[float, float] | None:
         """How far a patient's probability scatters with modalities, sequences, members and views; None with one value alone.
 
-        It tells whether what was shown to the networks agrees, not how often they are right; see
-        :func:`scripts.evaluation.scores.agreement_interval`.
+        It says whether what was shown to the networks agrees, not how often they are right; see
+        :func:`scripts.evaluation.resampling.agreement_interval`.
 
         Args:
             patient: identifier.
@@ -261,4 +262,12 @@ class PatientScore(EngineMetric):
         return PATIENT_SCORES[self.score](list(patients.labels.values()), probabilities)
 
 
-PATIENT_SCORES = {"auc": roc_auc, "log_loss": log_loss}
+def _auc(labels: Sequence[int], probabilities: Sequence[float]) -> float:
+    """ROC AUC; NaN where all labels are the same."""
+    if len(set(labels)) < 2:
+        return NAN
+    area = compute_roc_auc(torch.tensor(probabilities, dtype=torch.float64), torch.tensor(labels))
+    return float(np.asarray(area))
+
+
+PATIENT_SCORES = {"auc": _auc, "log_loss": log_loss}

@@ -13,16 +13,20 @@ from pathlib import Path
 from typing import Any
 
 from .errors import UserError
+from .modalities import MRI_TYPES
 
 CONFIG_FILE = "resolved_config.yaml"
 """The configuration that a run was started with, in its folder."""
 
+SERIES_SUFFIX = ".h5"
+"""Of the file of a prepared series."""
+
 _FORBIDDEN = re.compile(r"[\x00-\x1f\x7f/\\]|^[A-Za-z]:|^\.{0,2}$")
 
-_PREPARED = ("index.json", CONFIG_FILE, "*/*.h5", "*/*.logits.json")
+_PREPARED = ("index.json", CONFIG_FILE, f"*/*{SERIES_SUFFIX}", "*/*.logits.json")
 _TRAINING = (CONFIG_FILE, "history.csv", "last.pt", "segmentation.pt", "model_*.pt", "events.out.tfevents.*")
 _EVALUATION = (CONFIG_FILE, "overlap.csv", "predictions.csv", "patients.json", "metrics.json")
-_MASKS = tuple(f"masks/*_{mri_type}.nii.gz" for mri_type in ("FLAIR", "T1w", "T1wCE", "T2w"))
+_MASKS = tuple(f"masks/*_{mri_type}.nii.gz" for mri_type in MRI_TYPES)
 _REPORT = tuple(
     f"report/{name}"
     for name in ("report.html", "patients/*.html", "figures/*.png", "figures/*.svg", "tables/*.csv", "tables/*.json")

@@ -13,7 +13,8 @@ import torch
 from ignite.engine import Engine, Events
 
 from . import distributed
-from .datalists import MRI_TYPES, lookup, some
+from .datalists import MRI_TYPES, lookup
+from .errors import some
 from .files import RESEARCH_ONLY, is_formula, write_csv, write_json
 from .inferers import is_finite, not_finite
 from .listing import show_patients
@@ -144,7 +145,9 @@ class PatientResults:
         result: dict[str, Any] = {
             "patient": patient,
             "probability": self.probabilities.of_patient(patient),
-            "interval": self.probabilities.interval(patient),  # 95 %, of modalities, sequences, members and views
+            "agreement_interval": self.probabilities.agreement_interval(
+                patient
+            ),  # 95 %, of modalities, sequences, members and views
             "used": used,
         }
         if not used:

@@ -27,7 +27,7 @@ from .datalists import MRI_TYPES
 from .evaluation import leakage
 from .files import write_json
 from .inferers import NonFiniteError
-from .outputs import inside
+from .outputs import SERIES_SUFFIX, inside
 from .prepared import PreparedError, PreparedSeries, write_series
 
 logger = logging.getLogger(__name__)
@@ -54,7 +54,7 @@ def series_items(
             "patient": entry["patient"],
             "mri_type": mri_type,
             "image": entry[mri_type],
-            "output": str(inside(prepared_dir, entry["patient"], f"{mri_type}.h5")),
+            "output": str(inside(prepared_dir, entry["patient"], f"{mri_type}{SERIES_SUFFIX}")),
             "fingerprint": fingerprint(configuration, entry[mri_type]),
         }
         for entry in entries
@@ -357,7 +357,7 @@ def segmentation_items(
             "image": entry[mri_type],
             "seg": entry["seg"],
             "outputs": {
-                plane: str(inside(prepared_dir, entry["patient"], f"{mri_type}_{plane}.h5"))
+                plane: str(inside(prepared_dir, entry["patient"], f"{mri_type}_{plane}{SERIES_SUFFIX}"))
                 for plane in configuration["planes"]
             },
             "fingerprint": fingerprint(configuration, entry[mri_type], entry["seg"]),

@@ -11,7 +11,9 @@ import numpy as np
 
 from . import distributed
 from .evaluation import summary
-from .evaluation.scores import bootstrap_interval
+from .evaluation import tables as flat
+from .evaluation.resampling import bootstrap_interval
+from .evaluation.whole_series import VOLUME, VolumeOverlap
 from .files import RESEARCH_ONLY, write_csv, write_json
 from .masks import REGIONS
 from .metrics import PATIENT_SCORES, RegionOverlap
@@ -97,13 +99,13 @@ def write_crossvalidation(
         tables["overlap"] = [dict(row) for row in overlap]
         metrics["segmentation"] = _overlap_metrics(overlap)
         metrics["segmentation"]["fold"] = {
-            str(fold): _mean_overlap([row for row in overlap if row["fold"] == fold])
+            str(fold): _mean_overlap([row for row in overlap if row["fold"] == fold and row["plane"] != VOLUME])
             for fold in sorted({row["fold"] for row in overlap})
         }
     if rows:
         told = [name for name in ("scanner", "site") if len({row[name] for row in rows}) > 1]
         metrics["classification"] = summary.summarise(rows, subgroups=told)
-        tables |= summary.tables(metrics["classification"])
+        tables |= flat.tables(metrics["classification"])
     for name, table in tables.items():
         write_csv(table, Path(output_dir) / "tables" / f"{name}.csv")
         write_json(table, Path(output_dir) / "tables" / f"{name}.json")
@@ -111,17 +113,26 @@ def write_crossvalidation(
     return metrics
 
 
-def write_overlap(metric: RegionOverlap, output_dir: str | Path) -> dict[str, Any]:
+def write_overlap(
+    metric: RegionOverlap, output_dir: str | Path, volumes: VolumeOverlap | None = None
+) -> dict[str, Any]:
     """Write ``overlap.csv`` (a row per patient, modality, plane and region) and ``metrics.json`` (their means).
 
     Args:
         metric: after the evaluation.
         output_dir: folder for both.
+        volumes: scores of whole series, where they were segmented too; their plane is ``3D``.
 
     Returns:
         What the metric's table holds, by region: overall, and per modality and per plane; and who failed.
     """
-    return _write_overlap(metric.table(), output_dir, metric.failures())
+    rows, failures = metric.table(), metric.failures()
+    if volumes is not None:
+        rows += volumes.table()
+        columns = dict.fromkeys(key for row in rows for key in row)
+        rows = [{key: row.get(key) for key in columns} for row in rows]
+        failures |= volumes.failures()
+    return _write_overlap(rows, output_dir, failures)
 
 
 @distributed.by_first
@@ -143,11 +154,13 @@ def _write_overlap(
 
 
 def _overlap_metrics(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Means over all rows, and over those of each modality and of each plane."""
+    """Means over all rows of slices, over those of each modality and of each plane, and over those of whole volumes (``3D``)."""
     metrics: dict[str, Any] = {"patients": len({row["patient"] for row in rows})}
-    for group in ("all", "mri_type", "plane"):
-        for name in ["all"] if group == "all" else sorted({row[group] for row in rows}):
-            metrics[name] = _mean_overlap([row for row in rows if group == "all" or row[group] == name])
+    slices = [row for row in rows if row["plane"] != VOLUME]
+    metrics["all"] = _mean_overlap(slices)
+    for group, among in (("mri_type", slices), ("plane", rows)):
+        for name in sorted({row[group] for row in among}):
+            metrics[name] = _mean_overlap([row for row in among if row[group] == name])
     return metrics
 
 

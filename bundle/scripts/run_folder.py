@@ -16,7 +16,7 @@ import numpy as np
 import yaml
 
 from .errors import UserError
-from .evaluation.scores import agreement_interval
+from .evaluation.resampling import agreement_interval
 from .outputs import CONFIG_FILE
 
 PATIENTS_FILE = "patients.json"
@@ -162,7 +162,9 @@ def _over_seeds(
     merged: dict[str, Any] = {
         "patient": first["patient"],
         "probability": float(np.mean(list(used.values()))) if used else first["probability"],
-        "interval": first.get("interval") if len(rows) == 1 else _interval([series[mri_type] for mri_type in used]),
+        "agreement_interval": first.get("agreement_interval")
+        if len(rows) == 1
+        else _interval([series[mri_type] for mri_type in used]),
         "used": list(used),
     }
     merged |= {key: first[key] for key in ("label", "reason") if key in first and (key != "reason" or not used)}

@@ -103,7 +103,7 @@ class Runtime:
 
     @property
     def amp(self) -> bool:
-        """Whether torch is to autocast: what the inferers are told."""
+        """The inferers' ``amp``: whether torch is to autocast."""
         return self.precision == "bf16" and self.name != "openvino"
 
     @property

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from . import distributed
-from .datalists import ENHANCING_ON
 from .files import RESEARCH_ONLY, write_csv
 from .listing import show_patients, volumes_by_patient
 from .masks import claimed, region_volumes
+from .modalities import ENHANCING_ON
 from .outputs import remove_unfinished
 from .preparation import read_index
 from .prepared import PreparedSeries

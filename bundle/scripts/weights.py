@@ -16,8 +16,8 @@ import torch
 from torch import nn
 
 from .checks import GET_WEIGHTS
-from .datalists import ENHANCING_ON, MRI_TYPES
 from .files import written_whole
+from .modalities import ENHANCING_ON, MRI_TYPES
 from .model_files import (
     TRAINED_ON_SYNTHETIC,
     WeightsError,

@@ -31,6 +31,8 @@ TINY = {
     "warmup_epochs": 0,
     "num_workers": 0,
     "min_tumor_ratio": -1,
+    "max_contours": 9999,
+    "spacing": 7.0,
 }
 """Values of the configurations in the copy that the commands run."""
 
@@ -57,7 +59,7 @@ def whole_project(tmp_path_factory):
     _write_studies(folder)
     for task in ("task1", "task2"):
         (folder / task.upper()).symlink_to(folder / "phantoms" / task)
-        cli.datalist(folder / "phantoms" / task, folder / f"{task}.json")
+        cli.datalist(folder / "phantoms" / task, folder / f"{task}.json", folds=3)
     shutil.copy(folder / "task2.json", folder / "cohort.json")
     shutil.copy(folder / "runs" / "classification" / "FLAIR" / "model_FLAIR.pt", folder / "bundle" / "models")
     shutil.copy(next((folder / "TASK1").rglob("*_t1ce.nii.gz")), folder / "t1ce.nii.gz")
@@ -107,7 +109,10 @@ def environment():
 
 
 def _copy_code(folder: Path) -> None:
-    """The project's files, whose configurations have tiny values, and a folder as that of installed packages."""
+    """The project's files, whose configurations have tiny values, and a folder as that of installed packages.
+
+    Stage 1 starts from weights that mark everything: after one epoch from random ones no slice would reach stage 2.
+    """
     ignored = shutil.ignore_patterns("__pycache__", ".*", "*.pt", "*.pth", "runs", "prepared", "eval", "*.png")
     for name in ("apps", "benchmarks", "bundle", "custom_transforms", "tools"):
         shutil.copytree(ROOT / name, folder / name, ignore=ignored)
@@ -115,7 +120,8 @@ def _copy_code(folder: Path) -> None:
         shutil.copy(ROOT / name, folder / name)
     for config in (folder / "bundle" / "configs").glob("*.yaml"):
         text = config.read_text(encoding="utf-8")
-        for name, value in TINY.items():  # plain values alone: an expression follows from others
+        start = {"init": str(folder / "segmentation.pt")} if config.stem == "train_segmentation" else {}
+        for name, value in {**TINY, **start}.items():  # plain values alone: an expression follows from others
             text = re.sub(rf"(?m)^{name}: (?![\"$@]|null).*", f"{name}: {json.dumps(value)}", text)
         config.write_text(text, encoding="utf-8")
     shutil.copy(BUNDLE_ROOT / "models" / "segmentation.pt", folder / "bundle" / "models")

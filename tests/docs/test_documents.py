@@ -64,7 +64,7 @@ class Block(NamedTuple):
 def blocks(document: Path) -> Iterator[Block]:
     """Fenced blocks with the comment before them."""
     text = document.read_text(encoding="utf-8")
-    for found in re.finditer(r"^(?:<!-- (.*?) -->\n)?```(\w*)\n(.*?)^```$", text, re.DOTALL | re.MULTILINE):
+    for found in re.finditer(r"^(?:<!-- ([^\n]*?) -->\n)?```(\w*)\n(.*?)^```$", text, re.DOTALL | re.MULTILINE):
         line = text.count("\n", 0, found.start()) + 1
         yield Block(document.relative_to(ROOT).as_posix(), line, found[2], found[1] or "", found[3])
 

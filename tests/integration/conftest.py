@@ -1,6 +1,7 @@
 """Fixtures that whole jobs share."""
 
 import json
+from pathlib import Path
 
 import pytest
 import segmentation_models_pytorch as smp
@@ -8,6 +9,13 @@ import torch
 
 from scripts import cli
 from scripts.weights import save_weights
+
+
+def pytest_collection_modifyitems(items):
+    """Whole jobs take seconds: `make quick` leaves them out."""
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(scope="session")

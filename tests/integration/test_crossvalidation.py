@@ -10,8 +10,8 @@ import torch
 import yaml
 
 import radiogenomics
-from scripts.evaluation import crossvalidation, leakage
-from scripts.evaluation.summary import COLUMNS
+from scripts.evaluation import crossvalidation, guard, leakage, plan
+from scripts.evaluation.cohort import COLUMNS
 from scripts.report import card
 from scripts.weights import read_weights, sha256
 
@@ -230,7 +230,7 @@ def test_a_prediction_averages_folds_seeds_and_views(cohort, finished, segmenter
     found = json.loads((tmp_path / "all" / "patients.json").read_text())
     (patient,) = found["patients"]
     assert len(found["weights"]["FLAIR"]) == 6
-    low, high = patient["interval"]
+    low, high = patient["agreement_interval"]
     assert low <= patient["probability"] <= high
     singles = []
     for member in sorted(run.glob("classification/seed*/fold*")):
@@ -315,10 +315,10 @@ def test_patients_that_the_segmenter_knows_are_named(cohort, segmenter, tmp_path
     metrics = validate(cohort, tmp_path / "run", segmenter=file, mri_types=["FLAIR"], seeds=[1])
     assert metrics["leakage"]["segmenter_trained_on"] == [patients[0]]
     assert f"was trained on 1 of these patients: {patients[0]} ({listed} there)" in caplog.text
-    assert f"The segmenter was trained on 1 of these patients: {patients[0]}." in "\n".join(card.sections(metrics, {}))
+    assert f"The segmenter was trained on 1 of these patients: {patients[0]}." in card.rendered(metrics, {})
     others = {"prepare_classification": {"namesakes": True}}
-    run = crossvalidation.CrossValidation(tmp_path / "run", cohort / "task2.json", segmenter=file, settings=others)
-    assert run._seen_by_segmenter() == []
+    run = plan.Plan(tmp_path / "run", cohort / "task2.json", segmenter=file, settings=others)
+    assert guard.seen_by_segmenter(run) == []
 
 
 def test_a_leak_in_a_finished_run_is_found(finished, cohort, segmenter, tmp_path):
@@ -328,11 +328,9 @@ def test_a_leak_in_a_finished_run_is_found(finished, cohort, segmenter, tmp_path
     file = copied / "classification" / "seed1" / "fold0" / "FLAIR" / "resolved_config.yaml"
     config = yaml.safe_load(file.read_text())
     file.write_text(yaml.safe_dump({**config, "excluded_patients": []}))
-    run = crossvalidation.CrossValidation(
-        copied, cohort / "task2.json", segmenter=segmenter, seeds=[1, 2], mri_types=["FLAIR", "T1wCE"]
-    )
+    run = plan.Plan(copied, cohort / "task2.json", segmenter=segmenter, seeds=[1, 2], mri_types=["FLAIR", "T1wCE"])
     with pytest.raises(leakage.LeakError, match=r"seed1.fold0.FLAIR"):
-        run.verify()
+        guard.verify(run)
 
 
 @pytest.mark.parametrize(

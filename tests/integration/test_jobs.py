@@ -254,6 +254,21 @@ def test_evaluation_of_the_segmenter(cohort, prepared_slices, segmentation, tmp_
     assert np.mean(found) == pytest.approx(best["dice"], abs=2e-3)
 
 
+def test_whole_series_are_compared_in_3d(cohort, prepared_slices, segmentation, tmp_path):
+    output = radiogenomics.evaluate(
+        "segmentation", cohort / "task1.json", prepared_slices, tmp_path / "volumes",
+        segmenter=segmentation / "segmentation.pt", volumes=True, distances=False, num_workers=0,
+    )  # fmt: skip
+    metrics = json.loads((tmp_path / "volumes" / "metrics.json").read_text())
+    rows = [row for row in read_rows(tmp_path / "volumes" / "overlap.csv") if row["plane"] == "3D"]
+    assert output
+    assert len({row["patient"] for row in rows}) * 4 * 2 == len(rows)
+    assert 0 <= metrics["3D"]["WT_dice"] <= 1
+    assert metrics["3D"]["WT_hd95_mm"] is None or metrics["3D"]["WT_hd95_mm"] >= 0
+    assert metrics["all"]["WT_hd95_mm"] is None
+    assert "failed" not in metrics
+
+
 # Stage 2
 
 

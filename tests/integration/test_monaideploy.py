@@ -234,7 +234,7 @@ def test_the_report_holds_the_probability(output, rows, study):
 def test_the_summary_stands_alone_and_says_what_it_must(output, rows, study):
     page = (output / "results" / study / "summary.html").read_text()
     assert "Research use only. Not for diagnosis." in page
-    low, high = rows[study]["interval"]
+    low, high = rows[study]["agreement_interval"]
     assert f"{rows[study]['probability']:.2f} ({low:.2f} to {high:.2f})" in page
     assert page.count("data:image/png;base64,") == len(rows[study]["used"])
     assert not re.search(r"""(?:src|href)=["'](?!data:)""", page)

@@ -365,19 +365,6 @@ def test_the_window_is_that_of_the_whole_series():
         SliceSegmenter(scaling="max")
 
 
-def test_probabilities_decide_as_masks_do():
-    slices = torch.from_numpy(smooth_slices(4, 40, 48))
-    segmenter = SliceSegmenter(32, 1.2, 3, amp=False)
-    masks, found = segmenter(slices, Threshold()), segmenter.probabilities(slices, Threshold())
-    assert found.shape == masks.shape
-    assert found.dtype == torch.float32
-    assert 0 <= found.min() <= found.max() <= 1
-    assert (
-        (found >= 0.5) != masks.bool()
-    ).float().mean() < 0.03  # at borders, where masks are cut before they are resized
-    assert segmenter.probabilities(slices[:0], Threshold()).shape == (0, 2, 40, 48)
-
-
 @pytest.mark.parametrize("spacing", [1.0, 0.5, 1.9])
 @pytest.mark.parametrize("plane", ["axial", "coronal", "sagittal"])
 def test_a_field_of_view_is_the_same_for_all_pixel_sizes(spacing, plane):
@@ -404,13 +391,7 @@ def test_a_field_of_view_is_the_same_for_all_pixel_sizes(spacing, plane):
     assert not found[0, 0, :, high + edge :].any()
 
 
-def test_a_pixel_size_that_no_head_has_is_not_believed():
-    slices = torch.from_numpy(smooth_slices(3, 40, 40))
-    expected = SliceSegmenter(32, 1.2, amp=False).probabilities(slices, Threshold())
-    segmenter = SliceSegmenter(32, 1.2, amp=False, field_of_view=200)
-    for spacing in ((0.01, 0.01), (100, 100), None, (1, 0.001)):
-        assert torch.equal(segmenter.probabilities(slices, Threshold(), spacing=spacing), expected)
-    assert not torch.equal(segmenter.probabilities(slices, Threshold(), spacing=(5, 5)), expected)
+def test_views_that_there_are_not():
     with pytest.raises(ValueError, match="field_of_view is 0, expected a length in mm"):
         SliceSegmenter(field_of_view=0)
     with pytest.raises(ValueError, match="planes is 'all', expected one of auto, acquired, three"):
@@ -487,11 +468,8 @@ def test_an_answer_that_is_not_finite_is_no_mask(value):
         logits[-1, 1, 3, 4] = value
         return logits
 
-    for function in (segmenter, segmenter.probabilities):
-        with pytest.raises(
-            NonFiniteError, match="the segmenter answered with NaN or infinity, expected finite numbers"
-        ):
-            function(slices, network)
+    with pytest.raises(NonFiniteError, match="the segmenter answered with NaN or infinity, expected finite numbers"):
+        segmenter(slices, network)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.bfloat16, torch.int64])

@@ -154,7 +154,7 @@ def test_slices_are_shown_with_the_grey_window_of_their_volume(tmp_path):
     np.testing.assert_array_equal(stretched, [[0, 25, 225, 255]] * 4)
     assert stretched.dtype == torch.uint8
     write_series(tmp_path / "old.h5", image, np.arange(1), masks, {})
-    with pytest.raises(PreparedError, match=r"old\.h5: does not tell its grey window.*prepare again"):
+    with pytest.raises(PreparedError, match=r"old\.h5: has no grey window.*prepare again"):
         LoadSlice(scaling="window")({"series": str(tmp_path / "old.h5"), "slice": 0})
     with pytest.raises(ValueError, match="scaling is 'black', expected one of minmax, window"):
         LoadSlice(scaling="black")

@@ -109,7 +109,7 @@ def test_volume_error_is_of_the_group_and_has_a_sign():
     assert rows["a", "WT"]["volume_error"] == pytest.approx((18 - 16) / 16)
     assert rows["a", "ET"]["volume_error"] is None
     assert (rows["b", "WT"]["volume_error"], rows["b", "WT"]["dice"]) == (None, 0)
-    assert "hd95_mm" not in rows["a", "WT"]
+    assert "slice_hd95_mm" not in rows["a", "WT"]
 
 
 def outline(mask):
@@ -145,7 +145,7 @@ def test_distances_are_those_of_slices_with_both_and_averaged_by_group():
         metric.update(
             ({key: value[part] for key, value in batch.items()}, {key: value[part] for key, value in output.items()})
         )
-    rows = {(row["patient"], row["region"]): row["hd95_mm"] for row in metric.table()}
+    rows = {(row["patient"], row["region"]): row["slice_hd95_mm"] for row in metric.table()}
     assert rows["a", "WT"] == pytest.approx(hd95(pred[0, 0], label[0, 0], spacing))
     assert rows["b", "WT"] == pytest.approx(np.mean([hd95(pred[n, 0], label[n, 0], spacing) for n in (3, 4)]))
     assert rows["a", "ET"] == pytest.approx(np.mean([hd95(pred[n, 1], label[n, 1], spacing) for n in (0, 1, 2)]))
@@ -160,7 +160,7 @@ def test_distance_of_a_shifted_square_is_the_shift(width, expected):
     metric = RegionOverlap(distances=True)
     batch = {"patient": ["a"], "mri_type": ["T2w"], "plane": ["axial"], "field_of_view": torch.tensor([[32.0, width]])}
     metric.update((batch, {"pred": torch.roll(label, 3, dims=-1) - 0.5, "label": label}))
-    assert [row["hd95_mm"] for row in metric.table()] == [expected, expected]
+    assert [row["slice_hd95_mm"] for row in metric.table()] == [expected, expected]
 
 
 def test_distances_are_not_computed_unasked(monkeypatch):
@@ -274,14 +274,14 @@ def patients_with(*modalities):
 
 def test_interval_of_a_patient():
     agreeing = patients_with([0.6, 0.61, 0.6], [0.6, 0.59, 0.61])
-    low, high = agreeing.interval("a")
+    low, high = agreeing.agreement_interval("a")
     assert 0.59 < low < agreeing.of_patient("a") < high < 0.61
     apart = patients_with([0.9, 0.91, 0.9], [0.2, 0.21, 0.2])
-    low, high = apart.interval("a")
+    low, high = apart.agreement_interval("a")
     assert low < 0.25
     assert high > 0.85
-    assert patients_with([0.6], []).interval("a") is None
-    assert agreeing.interval("b") is None
+    assert patients_with([0.6], []).agreement_interval("a") is None
+    assert agreeing.agreement_interval("b") is None
 
 
 def test_members_are_averaged_and_widen_the_interval():
@@ -290,16 +290,16 @@ def test_members_are_averaged_and_widen_the_interval():
     found.add("a", "FLAIR", torch.logit(chances))
     alone.add("a", "FLAIR", torch.logit(chances[:, :1]))
     assert found.sequences["a"]["FLAIR"] == pytest.approx([0.5, 0.5])
-    low, high = found.interval("a")
+    low, high = found.agreement_interval("a")
     assert low < 0.3
     assert high > 0.7
-    assert alone.interval("a") == pytest.approx((0.2, 0.3))
+    assert alone.agreement_interval("a") == pytest.approx((0.2, 0.3))
 
 
 @settings(deadline=None)
 @given(st.lists(st.lists(st.floats(0.01, 0.99), min_size=1, max_size=4), min_size=1, max_size=4))
 def test_interval_lies_within_what_was_predicted(modalities):
-    interval = patients_with(*modalities).interval("a")
+    interval = patients_with(*modalities).agreement_interval("a")
     if sum(map(len, modalities)) < 2:
         assert interval is None
     else:

@@ -108,10 +108,10 @@ def test_overlap(tmp_path):
     assert metrics["T2w"]["WT_dice"] == pytest.approx((1 + 2 / 3) / 2)
     assert metrics["T2w"]["ET_dice"] is None
     assert metrics["all"]["WT_volume_error"] == pytest.approx(-1 / 2 / 4)
-    assert metrics["T2w"]["ET_volume_error"] is metrics["T2w"]["ET_hd95_mm"] is None
-    assert metrics["all"]["WT_hd95_mm"] == pytest.approx(2 / 4)  # one row of 2 mm is missed in one of four
+    assert metrics["T2w"]["ET_volume_error"] is metrics["T2w"]["ET_slice_hd95_mm"] is None
+    assert metrics["all"]["WT_slice_hd95_mm"] == pytest.approx(2 / 4)  # one row of 2 mm is missed in one of four
     table = read_rows(tmp_path / "overlap.csv")
     assert len(table) == 8
     assert set(table[0]) == {
-        "patient", "mri_type", "plane", "region", "dice", "iou", "volume_error", "hd95_mm",
+        "patient", "mri_type", "plane", "region", "dice", "iou", "volume_error", "slice_hd95_mm",
     }  # fmt: skip

@@ -19,7 +19,7 @@ def series(*sequences, **more):
 def row(patient, label=1, probability=0.5, **by_modality):
     used = [name for name, facts in by_modality.items() if facts["probability"] is not None]
     return {
-        "patient": patient, "label": label, "probability": probability, "interval": [0.1, 0.9], "used": used,
+        "patient": patient, "label": label, "probability": probability, "agreement_interval": [0.1, 0.9], "used": used,
         "series": by_modality,
     }  # fmt: skip
 
@@ -65,13 +65,13 @@ def test_probabilities_are_means_over_seeds_and_modalities(run):
     assert flair["by_seed"]["8"] == {"probability": pytest.approx(0.4), "sequences": pytest.approx([0.3, 0.5])}
     assert flair["kept"] == 5
     assert one["probability"] == pytest.approx((0.3 + 0.6) / 2)
-    low, high = one["interval"]
+    low, high = one["agreement_interval"]
     assert 0.1 <= low < one["probability"] < high <= 0.6
 
 
 def test_whom_nobody_could_predict_keeps_the_prior(run):
     one = by_patient(run)["b"]
-    assert (one["probability"], one["used"], one["interval"]) == (0.4, [], None)
+    assert (one["probability"], one["used"], one["agreement_interval"]) == (0.4, [], None)
     assert one["series"]["FLAIR"]["probability"] is None
     assert one["series"]["FLAIR"]["reason"] == "no slice"
 
@@ -97,7 +97,7 @@ def test_what_is_asked_for_counts(run):
     assert set(found) == {"a", "c"}
     assert (found["a"]["seeds"], found["a"]["used"]) == ([8], ["FLAIR"])
     assert found["a"]["probability"] == pytest.approx(0.4)
-    assert found["a"]["interval"] == [0.1, 0.9]  # of a single seed it is the evaluation's
+    assert found["a"]["agreement_interval"] == [0.1, 0.9]  # of a single seed it is the evaluation's
 
 
 def test_a_fold_without_details_of_a_seed_is_passed_over(run):
@@ -116,7 +116,7 @@ def test_sequences_that_do_not_match_have_no_means(run):
     one = by_patient(run)["a"]
     assert one["series"]["FLAIR"]["sequences"] == []
     assert one["series"]["FLAIR"]["probability"] == pytest.approx(0.3)
-    assert one["interval"] is None
+    assert one["agreement_interval"] is None
 
 
 def test_a_prediction_and_an_evaluation_are_as_they_are_written(run, tmp_path):

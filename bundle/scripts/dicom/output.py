@@ -11,8 +11,8 @@ from typing import Any
 from custom_transforms import SeriesError, dicom_slices
 
 from .. import distributed
-from ..datalists import ENHANCING_ON, MRI_TYPES
 from ..masks import claimed, region_volumes
+from ..modalities import ENHANCING_ON, MRI_TYPES
 from ..outputs import inside
 from ..preparation import read_index
 from ..prepared import PreparedSeries

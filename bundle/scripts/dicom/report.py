@@ -49,7 +49,7 @@ def write_report(
         study: by modality the facts of its series: ``source``, the path of the DICOM series; ``WT`` and, where it is claimed,
             ``ET``, volumes in mm³; ``reason``, why there is no SEG.
         path: file to write; folders are made.
-        patient_row: the patient's row of patients.json: ``patient``, ``probability``, ``interval``, ``used``.
+        patient_row: the patient's row of patients.json: ``patient``, ``probability``, ``agreement_interval``, ``used``.
         segmentations: SEG files by modality, of those that have one.
         deidentify: leave out what identifies the patient.
 
@@ -84,9 +84,9 @@ def write_report(
         groups.append(_probability_group(patient_row))
     else:
         comments.append("No probability of MGMT promoter methylation: no slice could be classified.")
-    if patient_row["used"] and patient_row.get("interval"):
+    if patient_row["used"] and patient_row.get("agreement_interval"):
         comments.append(
-            "The interval tells how far modalities, sequences and models agree, not how often they are right."
+            "The agreement interval tells how far modalities, sequences and models agree, not how often they are right."
         )
     scheme = CodingSchemeIdentificationItem(
         CODING_SCHEME,
@@ -171,8 +171,8 @@ def _probability_group(patient_row: Mapping[str, Any]) -> Any:
     from highdicom import sr
 
     found = [(_PROBABILITY, patient_row["probability"])]
-    if patient_row.get("interval"):
-        found += zip((_LOWER, _UPPER), patient_row["interval"], strict=True)
+    if patient_row.get("agreement_interval"):
+        found += zip((_LOWER, _UPPER), patient_row["agreement_interval"], strict=True)
     return sr.MeasurementsAndQualitativeEvaluations(
         sr.TrackingIdentifier(highdicom.UID(), _METHYLATION.meaning),
         finding_type=_METHYLATION,

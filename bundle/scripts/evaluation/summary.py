@@ -1,141 +1,45 @@
 """Evaluation of a cross-validation: out-of-fold predictions of all modalities and seeds to figures, controls and curves.
 
-Computes, and neither reads nor writes files. Needs NumPy alone.
+Computes, and neither reads nor writes files. What there is:
+
+- ``ensembles``: all patients by the mean over modalities and seeds (``mean``), over ranks (``rank_mean``) or logits
+  (``logit_mean``).
+- ``mri_types`` (mean over seeds) and ``seeds`` (mean over modalities): patients who have a prediction.
+
+  Of each: ``auc`` with DeLong's interval, that of a bootstrap, and the AUC within each fold; ``pr_auc``, ``brier`` and
+  ``log_loss`` with an interval by bootstrap; ``ece`` with 10 bins of equal width and of equal mass, without one, for
+  resampling adds to it; ``sensitivity`` and ``specificity`` with Wilson's intervals, each patient called at the best threshold
+  (Youden) of the other folds. Ranks are no probabilities and have no ``brier``, ``log_loss`` and ``ece``.
+- ``controls``: ``permutation`` of labels against the mean (the networks are not trained again), and the spread of the AUC over
+  ``seeds``.
+- ``baselines``: ``tumour_volume`` alone and ``slices`` per modality alone, by cross-fitted logistic regression; the mean is
+  compared with each on the same patients after DeLong, both by their ranks within folds: over all folds as they are, a
+  baseline that means nothing comes out below 0.5 and the mean would seem better than it.
+- ``subgroups``: AUC of the mean by value of each column.
+- ``curves``: for plots.
+- ``left_out``: baselines that could not be fitted, and why.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from . import ensembles, scores
+from . import ensembles, resampling, scores, thresholds
+from .cohort import Cohort, Row, subgroup_masks
 from .scores import NAN
 
 logger = logging.getLogger(__name__)
 
-Row = Mapping[str, Any]
-
-COLUMNS = ("patient", "fold", "seed", "mri_type", "probability", "label")
-"""What every row of out-of-fold predictions has."""
-
 DECISION_THRESHOLDS = np.arange(1, 100) / 100
-
-
-@dataclass(frozen=True)
-class Cohort:
-    """Out-of-fold predictions as arrays over patients ``P``, members ``M`` (modality and seed) and modalities.
-
-    Attributes:
-        patients: in order ``(P,)``.
-        labels: 0 or 1 ``(P,)``.
-        folds: ``(P,)``.
-        members: modality and seed of each ``(M,)``.
-        probabilities: ``(P, M)``, NaN where there is none.
-        kept: slices that were used, by modality, mean over seeds ``(P,)``, 0 where none is named; empty when no row names any.
-        volume: of the tumour in ml ``(P,)``, NaN where it is not known.
-    """
-
-    patients: list[str]
-    labels: np.ndarray
-    folds: np.ndarray
-    members: list[tuple[str, str]]
-    probabilities: np.ndarray
-    kept: dict[str, np.ndarray]
-    volume: np.ndarray
-
-    @classmethod
-    def of(cls, rows: Sequence[Row]) -> Cohort:
-        """Arrange rows, see :func:`summarise`.
-
-        Raises:
-            ValueError: for no rows, a row twice, a patient with several labels or folds, a value that is no label or
-                probability, or a negative volume.
-        """
-        if not rows:
-            raise ValueError("no out-of-fold predictions: expected a row per patient, modality and seed")
-        for row in rows:
-            if missing := [name for name in COLUMNS if name not in row]:
-                raise ValueError(f"row {dict(row)}: lacks {missing}, expected {COLUMNS}")
-        patients = sorted({str(row["patient"]) for row in rows})
-        members = sorted({(str(row["mri_type"]), str(row["seed"])) for row in rows})
-        place = {patient: i for i, patient in enumerate(patients)}
-        column = {member: j for j, member in enumerate(members)}
-        labels = _one_each(rows, "label", place)
-        folds = _one_each(rows, "fold", place)
-        if strange := [(patient, labels[i]) for patient, i in place.items() if labels[i] not in (0, 1)]:
-            raise ValueError(f"patient {strange[0][0]}: label {strange[0][1]}, expected 0 or 1")
-        probabilities, kept, volume = (np.full((len(patients), len(members)), NAN) for _ in range(3))
-        seen = set()
-        for row in rows:
-            where = place[str(row["patient"])], column[str(row["mri_type"]), str(row["seed"])]
-            who = f"patient {row['patient']}, {row['mri_type']}, seed {row['seed']}"
-            if where in seen:
-                raise ValueError(f"{who}: two rows; expected one, of the fold that the patient is held out in")
-            seen.add(where)
-            for name, table, top in (
-                ("probability", probabilities, 1),
-                ("kept", kept, np.inf),
-                ("tumour_volume", volume, np.inf),
-            ):
-                value = _number(row.get(name))
-                if not np.isnan(value) and not 0 <= value <= top:
-                    raise ValueError(f"{who}: {name} {value}, expected 0 to {top}, or None where there is none")
-                table[where] = value
-        by_modality: dict[str, np.ndarray] = {}
-        if not np.isnan(kept).all():
-            for mri_type in sorted({name for name, _ in members}):
-                chosen = [name == mri_type for name, _ in members]
-                by_modality[mri_type] = np.nan_to_num(_mean_there(kept[:, chosen]))
-        return cls(
-            patients, np.array(labels, dtype=np.int64), np.array(folds), members, probabilities, by_modality,
-            _mean_there(volume),
-        )  # fmt: skip
-
-    @property
-    def mri_types(self) -> list[str]:
-        """Modalities, sorted."""
-        return sorted({mri_type for mri_type, _ in self.members})
-
-    @property
-    def seeds(self) -> list[str]:
-        """Seeds, sorted."""
-        return sorted({seed for _, seed in self.members})
-
-    def mean_of(self, mri_type: str | None = None, seed: str | None = None) -> np.ndarray:
-        """Mean probability of the members of a modality, a seed, or both ``(P,)``; NaN of patients who have none."""
-        chosen = [mri_type in (None, one) and seed in (None, other) for one, other in self.members]
-        return _mean_there(self.probabilities[:, chosen])
-
-
-def _number(value: Any) -> float:
-    return NAN if value is None or value == "" else float(value)
-
-
-def _mean_there(table: np.ndarray) -> np.ndarray:
-    there = ~np.isnan(table)
-    counts = there.sum(axis=1)
-    return np.where(counts > 0, np.where(there, table, 0.0).sum(axis=1) / np.maximum(counts, 1), NAN)
-
-
-def _one_each(rows: Sequence[Row], name: str, place: Mapping[str, int]) -> list[int]:
-    """What every row of a patient says of it, a whole number, in the patients' order."""
-    found: list[int | None] = [None] * len(place)
-    for row in rows:
-        i, number = place[str(row["patient"])], _number(row[name])
-        if number != np.rint(number):
-            raise ValueError(f"patient {row['patient']}: {name} {row[name]!r}, expected a whole number")
-        value = int(number)
-        if found[i] not in (None, value):
-            raise ValueError(
-                f"patient {row['patient']}: {name} {found[i]} and {value}; expected the same in all rows, with the same folds for "
-                "all modalities and seeds"
-            )
-        found[i] = value
-    return [value for value in found if value is not None]
+ENSEMBLES = {"mean": ensembles.mean, "rank_mean": ensembles.rank_mean, "logit_mean": ensembles.logit_mean}
+SCORES_ALONE = ("rank_mean",)
+"""Ensembles whose scores are no probabilities."""
+Judged = dict[str, dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]]
+"""Labels, folds and predictions of patients, by kind (``ensembles``, ``mri_types``, ``seeds``) and name."""
 
 
 def summarise(
@@ -147,27 +51,7 @@ def summarise(
     permutations: int = 10000,
     seed: int = 67,
 ) -> dict[str, Any]:
-    """Figures of a cross-validation, as JSON knows them: None where one is not defined.
-
-    - ``ensembles``: all patients by the mean over modalities and seeds (``mean``), over ranks (``rank_mean``) or logits
-      (``logit_mean``), by logistic regression on the modalities' logits (``stacked``), and by the mean at a temperature
-      (``mean_temperature``); the last two cross-fitted.
-    - ``mri_types`` (mean over seeds) and ``seeds`` (mean over modalities): patients who have a prediction.
-
-      Of each: ``auc`` with DeLong's interval, that of a bootstrap, and the AUC within each fold; ``pr_auc``, ``brier`` and
-      ``log_loss`` with an interval by bootstrap; ``ece`` with 10 bins of equal width and of equal mass, without one, for
-      resampling adds to it; ``sensitivity`` and ``specificity`` with Wilson's intervals, each patient called at the best threshold
-      (Youden) of the other folds. Ranks are no probabilities and have no ``brier``, ``log_loss`` and ``ece``.
-    - ``controls``: ``permutation`` of labels against the mean (the networks are not trained again), and the spread of the AUC over
-      ``seeds``.
-    - ``baselines``: ``tumour_volume`` alone and ``slices`` per modality alone, by cross-fitted logistic regression; the mean is
-      compared with each on the same patients after DeLong, both by their ranks within folds: over all folds as they are, a
-      baseline that means nothing comes out below 0.5 and the mean would seem better than it. The same lowers the AUC of
-      ``stacked`` somewhat where folds differ in their share of labels; that within folds is free of it.
-    - ``subgroups``: AUC of the mean by value of each column.
-    - ``models``: what was fitted on all patients, for new ones.
-    - ``curves``: for plots.
-    - ``left_out``: what could not be fitted, and why.
+    """Figures of a cross-validation, as JSON knows them: None where one is not defined; which, the head of this file says.
 
     Args:
         rows: one per patient, modality and seed, of the fold that the patient was held out in: ``patient``, ``fold``, ``seed``,
@@ -187,95 +71,73 @@ def summarise(
         raise ValueError(f"prior is {prior}, expected a probability from 0 to 1")
     cohort = Cohort.of(rows)
     scores.checked_folds(cohort.folds, len(cohort.patients))
-    groups = {name: _groups(rows, name, cohort.patients) for name in subgroups}
+    groups = {name: subgroup_masks(rows, name, cohort.patients) for name in subgroups}
     sampling: dict[str, Any] = {"level": level, "resamples": resamples, "seed": seed}
-    combined, models, left_out = _combine(cohort, prior)
-    # each of some patients: labels, folds, predicted
-    sets = {("ensembles", name): (cohort.labels, cohort.folds, predicted) for name, predicted in combined.items()}
-    for kind, names, key in (("mri_types", cohort.mri_types, "mri_type"), ("seeds", cohort.seeds, "seed")):
-        for name in names:
-            predicted = cohort.mean_of(**{key: name})
-            there = ~np.isnan(predicted)
-            if there.any():
-                sets[kind, name] = (cohort.labels[there], cohort.folds[there], predicted[there])
+    combined = _combine(cohort, prior)
+    mean = combined["mean"]
+    baselines, left_out = _baselines(cohort, mean, sampling)
+    judged = _judged(cohort, combined)
     summary: dict[str, Any] = {
         "patients": len(cohort.patients),
         "positive": int(cohort.labels.sum()),
         "without_prediction": int(np.isnan(cohort.mean_of()).sum()),
         "folds": len(np.unique(cohort.folds)),
         "level": level,
-        "ensembles": {},
-        "mri_types": {},
-        "seeds": {},
-    }
-    for (kind, name), (labels, folds, predicted) in sets.items():
-        summary[kind][name] = _figures(labels, folds, predicted, name != "rank_mean", sampling)
-        auc = summary[kind][name]["auc"]
-        logger.info(
-            "%s %s: AUC %.3f (DeLong %.3f to %.3f) on %d patients",
-            kind,
-            name,
-            auc["value"],
-            *auc["delong"],
-            len(labels),
-        )
-    mean = combined["mean"]
-    summary["controls"] = {
-        "permutation": {
-            "permutations": permutations,
-            "p": scores.permutation_p_value(cohort.labels, mean, permutations, seed),
+        **{
+            kind: {name: _figures(*one, name not in SCORES_ALONE, sampling) for name, one in named.items()}
+            for kind, named in judged.items()
         },
-        "seeds": {name or "all": _spread(cohort, name) for name in (None, *cohort.mri_types)},
+        "controls": _controls(cohort, mean, permutations, seed),
+        "baselines": baselines,
+        "subgroups": {
+            name: {value: _subgroup(cohort.labels[there], mean[there], sampling) for value, there in values.items()}
+            for name, values in groups.items()
+        },
+        "curves": {
+            name: _curves(labels, predicted, name not in SCORES_ALONE, sampling)
+            for name, (labels, _, predicted) in (judged["ensembles"] | judged["mri_types"]).items()
+        },
+        "left_out": left_out,
     }
-    summary["baselines"] = _baselines(cohort, mean, sampling, left_out)
-    summary["subgroups"] = {
-        name: {value: _subgroup(cohort.labels[there], mean[there], sampling) for value, there in values.items()}
-        for name, values in groups.items()
-    }
-    summary["models"] = models
-    summary["curves"] = {
-        name: _curves(labels, predicted, name != "rank_mean", sampling)
-        for (kind, name), (labels, _, predicted) in sets.items()
-        if kind != "seeds"
-    }
-    summary["left_out"] = left_out
+    for kind in judged:
+        _log(kind, summary[kind])
     plain: dict[str, Any] = _plain(summary)
     return plain
 
 
-def _combine(cohort: Cohort, prior: float) -> tuple[dict[str, np.ndarray], dict[str, Any], dict[str, str]]:
-    """Scores of all patients by ensemble, what was fitted on all, and what could not be fitted."""
+def _combine(cohort: Cohort, prior: float) -> dict[str, np.ndarray]:
+    """Scores of all patients by ensemble; of those without any prediction the prior."""
     there = ~np.isnan(cohort.mean_of())
     if not there.any():
         raise ValueError(f"none of {len(there)} patients has a probability; nothing can be evaluated")
-    labels, folds, members = cohort.labels[there], cohort.folds[there], cohort.probabilities[there]
-    by_modality = np.stack([cohort.mean_of(mri_type)[there] for mri_type in cohort.mri_types], axis=1)
-    mean = ensembles.mean(members)
+    found = {}
+    for name, combine in ENSEMBLES.items():
+        found[name] = np.full(len(there), prior)
+        found[name][there] = combine(cohort.probabilities[there])
+    return found
+
+
+def _judged(cohort: Cohort, combined: Mapping[str, np.ndarray]) -> Judged:
+    """Labels, folds and predictions of the patients who have any, by kind and name."""
     found = {
-        "mean": mean,
-        "rank_mean": ensembles.rank_mean(members),
-        "logit_mean": ensembles.logit_mean(members),
+        "ensembles": {name: (cohort.labels, cohort.folds, predicted) for name, predicted in combined.items()},
+        "mri_types": {name: _predicted(cohort, mri_type=name) for name in cohort.mri_types},
+        "seeds": {name: _predicted(cohort, seed=name) for name in cohort.seeds},
     }
-    models: dict[str, Any] = {}
-    left_out: dict[str, str] = {}
-    try:
-        stacked = ensembles.stacked(labels, by_modality, folds)
-        found["stacked"] = stacked.probabilities
-        weights = dict(zip(cohort.mri_types, stacked.model.weights, strict=True))
-        models["stacked"] = {"intercept": stacked.model.intercept, "weights": weights}
-    except ValueError as error:
-        left_out["stacked"] = str(error)
-    try:
-        calibrated = ensembles.calibrated(labels, mean, folds)
-        found["mean_temperature"] = calibrated.probabilities
-        models["mean_temperature"] = {"temperature": calibrated.model.value}
-    except ValueError as error:
-        left_out["mean_temperature"] = str(error)
-    filled = {}
-    for name, predicted in found.items():
-        filled[name] = np.full(len(there), prior)
-        filled[name][there] = predicted
-    return filled, models, left_out
+    return {kind: {name: one for name, one in named.items() if len(one[0])} for kind, named in found.items()}
+
+
+def _log(kind: str, named: Mapping[str, Any]) -> None:
+    for name, found in named.items():
+        area = (found["auc"]["value"], *found["auc"]["delong"])
+        logger.info("%s %s: AUC %.3f (DeLong %.3f to %.3f) on %d patients", kind, name, *area, found["patients"])
+
+
+def _predicted(cohort: Cohort, **members: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Labels, folds and mean probabilities of the patients who have any of these members."""
+    predicted = cohort.mean_of(**members)
+    there = ~np.isnan(predicted)
+    return cohort.labels[there], cohort.folds[there], predicted[there]
 
 
 def _figures(
@@ -284,21 +146,21 @@ def _figures(
     level = sampling["level"]
     area = _area_by_fold(labels, folds, predicted, sampling)
     found: dict[str, Any] = {"patients": len(labels), "positive": int(labels.sum()), "auc": area}
-    measures: dict[str, scores.Statistic] = {"pr_auc": scores.average_precision}
+    measures: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {"pr_auc": scores.average_precision}
     if probability:
         measures |= {"brier": scores.brier_score, "log_loss": scores.log_loss}
     for name, measure in measures.items():
-        interval = scores.bootstrap_interval(labels, predicted, measure, **sampling)
+        interval = resampling.bootstrap_interval(labels, predicted, name, **sampling)
         found[name] = {"value": measure(labels, predicted), "bootstrap": interval}
     if probability:
         found["ece"] = {
             equal: scores.expected_calibration_error(labels, predicted, equal=equal) for equal in ("width", "mass")
         }
     # patients of one fold alone have no others to choose a threshold on
-    thresholds = np.full(len(labels), NAN)
+    limits = np.full(len(labels), NAN)
     if len(np.unique(folds)) > 1:
-        thresholds = scores.thresholds_of_other_folds(labels, predicted, folds)
-    rates = scores.sensitivity_specificity(labels, predicted, thresholds, level)
+        limits = thresholds.thresholds_of_other_folds(labels, predicted, folds)
+    rates = thresholds.sensitivity_specificity(labels, predicted, limits, level)
     for name, rate in zip(("sensitivity", "specificity"), rates, strict=True):
         found[name] = {"value": rate.value, "wilson": [rate.low, rate.high]}
     return found
@@ -306,7 +168,7 @@ def _figures(
 
 def _area(labels: np.ndarray, predicted: np.ndarray, sampling: Mapping[str, Any]) -> dict[str, Any]:
     area, *delong = scores.delong_interval(labels, predicted, sampling["level"])
-    bootstrap = scores.bootstrap_interval(labels, predicted, **sampling)
+    bootstrap = resampling.bootstrap_interval(labels, predicted, **sampling)
     return {"value": area, "delong": delong, "bootstrap": bootstrap}
 
 
@@ -315,6 +177,14 @@ def _area_by_fold(
 ) -> dict[str, Any]:
     within = {str(fold): scores.roc_auc(labels[folds == fold], predicted[folds == fold]) for fold in np.unique(folds)}
     return {**_area(labels, predicted, sampling), "folds": within}
+
+
+def _controls(cohort: Cohort, mean: np.ndarray, permutations: int, seed: int) -> dict[str, Any]:
+    p = resampling.permutation_p_value(cohort.labels, mean, permutations, seed)
+    return {
+        "permutation": {"permutations": permutations, "p": p},
+        "seeds": {name or "all": _spread(cohort, name) for name in (None, *cohort.mri_types)},
+    }
 
 
 def _spread(cohort: Cohort, mri_type: str | None) -> dict[str, Any]:
@@ -334,49 +204,31 @@ def _spread(cohort: Cohort, mri_type: str | None) -> dict[str, Any]:
     }
 
 
-def _baselines(
-    cohort: Cohort, model: np.ndarray, sampling: Mapping[str, Any], left_out: dict[str, str]
-) -> dict[str, Any]:
+def _baselines(cohort: Cohort, model: np.ndarray, sampling: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
+    """Figures of each baseline, and why the others could not be fitted."""
     features: dict[str, np.ndarray] = {}
     if not np.isnan(cohort.volume).all():
         features["tumour_volume"] = np.log1p(cohort.volume)[:, None]  # patients without tumour have 0 ml
     if cohort.kept:
         features["slices"] = np.stack(list(cohort.kept.values()), axis=1)
-    found = {}
+    found, left_out = {}, {}
     for name, values in features.items():
         there = ~np.isnan(values).any(axis=1)
         labels, folds = cohort.labels[there], cohort.folds[there]
         try:
-            fitted = ensembles.cross_fitted(ensembles.Logistic.fit, labels, values[there], folds)
+            fitted = ensembles.cross_fitted(labels, values[there], folds)
         except ValueError as error:
             left_out[name] = str(error)
             continue
-        predicted, other = (ensembles.ranks_within_folds(part, folds) for part in (fitted.probabilities, model[there]))
-        test = scores.delong_test(labels, other, predicted, sampling["level"])
+        predicted, other = (ensembles.ranks_within_folds(part, folds) for part in (fitted, model[there]))
         found[name] = {
             "patients": len(labels),
             "positive": int(labels.sum()),
             "auc": _area_by_fold(labels, folds, predicted, sampling),
             "model_auc": scores.roc_auc(labels, other),
-            "model_against_it": test._asdict(),
+            "model_against_it": scores.delong_test(labels, other, predicted, sampling["level"])._asdict(),
         }
-    return found
-
-
-def _groups(rows: Sequence[Row], name: str, patients: Sequence[str]) -> dict[str, np.ndarray]:
-    """Which patients have each value of a column, bool ``(P,)``; ``unknown`` are those without one."""
-    values: dict[str, str] = {}
-    if not any(name in row for row in rows):
-        raise ValueError(f"subgroup {name!r}: no row has such a column, only {sorted(rows[0])}")
-    for row in rows:
-        if (value := row.get(name)) in (None, ""):
-            continue
-        if values.setdefault(str(row["patient"]), str(value)) != str(value):
-            raise ValueError(
-                f"patient {row['patient']}: {name} {values[str(row['patient'])]!r} and {str(value)!r}; expected one per patient"
-            )
-    column = np.array([values.get(patient, "unknown") for patient in patients])
-    return {str(value): column == value for value in np.unique(column)}
+    return found, left_out
 
 
 def _subgroup(labels: np.ndarray, predicted: np.ndarray, sampling: Mapping[str, Any]) -> dict[str, Any]:
@@ -388,11 +240,11 @@ def _subgroup(labels: np.ndarray, predicted: np.ndarray, sampling: Mapping[str, 
 def _curves(
     labels: np.ndarray, predicted: np.ndarray, probability: bool, sampling: Mapping[str, Any]
 ) -> dict[str, Any]:
-    curves: dict[str, Any] = {"roc": scores.roc_curve_band(labels, predicted, **sampling)}
+    curves: dict[str, Any] = {"roc": resampling.roc_curve_band(labels, predicted, **sampling)}
     if probability:
         bins = scores.calibration_curve(labels, predicted, level=sampling["level"])
         curves["calibration"] = [part._asdict() for part in bins]
-        curves["decision"] = scores.decision_curve(labels, predicted, DECISION_THRESHOLDS)
+        curves["decision"] = thresholds.decision_curve(labels, predicted, DECISION_THRESHOLDS)
     return curves
 
 
@@ -405,81 +257,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, (float, np.floating)):
         return float(value) if np.isfinite(value) else None
     return value
-
-
-def tables(summary: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
-    """The parts of a summary as flat tables, those without rows left out.
-
-    Args:
-        summary: from :func:`summarise`.
-
-    Returns:
-        Rows with the same columns by table: ``scores``, ``seeds``, ``baselines``, ``subgroups``, ``controls``, ``roc``,
-        ``calibration`` and ``decision``.
-    """
-    found: dict[str, list[dict[str, Any]]] = {
-        "scores": [
-            {"kind": kind.removesuffix("s"), "name": name, **_score_columns(figures)}
-            for kind in ("ensembles", "mri_types", "seeds")
-            for name, figures in summary[kind].items()
-        ],
-        "seeds": [
-            {
-                "mri_type": name,
-                "seeds": len(spread["auc"]),
-                **{key: spread[key] for key in ("mean", "min", "max", "sd")},
-            }
-            for name, spread in summary["controls"]["seeds"].items()
-        ],
-        "controls": [{"control": "permutation", **summary["controls"]["permutation"]}],
-        "baselines": [],
-        "subgroups": [],
-        "roc": [],
-        "calibration": [],
-        "decision": [],
-    }
-    for name, baseline in summary["baselines"].items():
-        columns = {"baseline": name, "patients": baseline["patients"], "positive": baseline["positive"]}
-        columns |= _area_columns(baseline["auc"]) | {"model_auc": baseline["model_auc"]}
-        found["baselines"].append({**columns, **baseline["model_against_it"]})
-    for name, values in summary["subgroups"].items():
-        for value, group in values.items():
-            columns = {"column": name, "value": value, "patients": group["patients"], "positive": group["positive"]}
-            found["subgroups"].append({**columns, **_area_columns(group["auc"])})
-    for name, curves in summary["curves"].items():
-        for kind in ("roc", "decision"):
-            columns = curves.get(kind, {})
-            points = zip(*columns.values(), strict=True)
-            found[kind] += [{"name": name, **dict(zip(columns, point, strict=True))} for point in points]
-        found["calibration"] += [{"name": name, **part} for part in curves.get("calibration", ())]
-    return {name: rows for name, rows in found.items() if rows}
-
-
-def _area_columns(area: Mapping[str, Any] | None) -> dict[str, Any]:
-    if area is None:
-        area = {"value": None, "delong": (None, None), "bootstrap": (None, None)}
-    return {
-        "auc": area["value"],
-        **_bounds("auc_delong", area["delong"]),
-        **_bounds("auc_bootstrap", area["bootstrap"]),
-    }
-
-
-def _bounds(name: str, bounds: Sequence[float | None]) -> dict[str, float | None]:
-    return {f"{name}_low": bounds[0], f"{name}_high": bounds[1]}
-
-
-def _score_columns(figures: Mapping[str, Any]) -> dict[str, Any]:
-    columns = {"patients": figures["patients"], "positive": figures["positive"], **_area_columns(figures["auc"])}
-    for name, way in (
-        ("pr_auc", "bootstrap"),
-        ("brier", "bootstrap"),
-        ("log_loss", "bootstrap"),
-        ("sensitivity", "wilson"),
-        ("specificity", "wilson"),
-    ):
-        figure = figures.get(name, {"value": None, way: (None, None)})
-        columns |= {name: figure["value"], **_bounds(name, figure[way])}
-    for equal in ("width", "mass"):
-        columns[f"ece_{equal}"] = figures.get("ece", {}).get(equal)
-    return columns

@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
-from ..datalists import MRI_TYPES
 from ..files import RESEARCH_ONLY, remove_leftovers, write_json
+from ..modalities import MRI_TYPES
 from ..outputs import inside
 from ..preparation import read_index
 from ..prepared import PreparedError, PreparedSeries

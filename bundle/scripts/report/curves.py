@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..evaluation.scores import bootstrap_interval, decision_curve, roc_auc, roc_curve, roc_curve_band, wilson_interval
+from ..evaluation.resampling import bootstrap_interval, roc_curve_band
+from ..evaluation.scores import roc_auc, roc_curve, wilson_interval
+from ..evaluation.thresholds import decision_curve
 from .figures import GREY, LABEL_COLOURS, colour_of, named, new_figure, styled
 from .groups import Group
 

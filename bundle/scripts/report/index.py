@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..datalists import MRI_TYPES
+from ..modalities import MRI_TYPES
 from ..run_folder import failures_of
 from .figures import named
 from .groups import Group, as_number

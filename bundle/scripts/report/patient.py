@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from ..datalists import MRI_TYPES, select
+from ..datalists import select
+from ..modalities import MRI_TYPES
 from ..prepared import PreparedError, PreparedSeries
 from ..run_folder import failures_of, plain_settings, prepared_dir, prepared_places, read_config, read_object
 from .figures import draw_sequences
@@ -67,7 +68,7 @@ def find_sources(folder: Path) -> Sources:
 
 def patient_interval(row: Mapping[str, Any]) -> list[float] | None:
     """How far modalities, sequences and models agree on a patient's probability (95 %), where that is known."""
-    interval: list[float] | None = row.get("interval")
+    interval: list[float] | None = row.get("agreement_interval")
     return interval
 
 

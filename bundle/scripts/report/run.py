@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from ..datalists import MRI_TYPES
 from ..errors import UserError
 from ..files import read_csv
+from ..modalities import MRI_TYPES
 from ..run_folder import (
     PREDICTIONS_FILE,
     RunError,
@@ -241,7 +241,7 @@ def flattened(metrics: Mapping[str, Any]) -> dict[str, Any]:
         for column, values in summary["subgroups"].items()
         for value, one in values.items()
     }
-    found["fitted for new patients"], found["left_out"] = summary["models"], summary["left_out"]
+    found["left_out"] = summary["left_out"]
     found["curves"] = dict(summary["curves"].get("mean", {}))
     if "segmentation" in metrics:
         found["segmentation"] = metrics["segmentation"]

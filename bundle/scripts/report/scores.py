@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..evaluation.scores import bootstrap_interval, roc_auc
+from ..evaluation.resampling import bootstrap_interval
+from ..evaluation.scores import roc_auc
 from ..files import RESEARCH_ONLY, write_json
 from ..run_folder import failures_of
 from .curves import draw_calibration, draw_decision, draw_roc

@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..datalists import ENHANCING_ON, MRI_TYPES
 from ..files import RESEARCH_ONLY, written_whole
 from ..masks import REGIONS, claimed, region_volumes
+from ..modalities import ENHANCING_ON, MRI_TYPES
 from ..outputs import inside
 from ..preparation import read_index
 from ..prepared import PreparedSeries

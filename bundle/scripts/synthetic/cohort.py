@@ -18,11 +18,12 @@ import nibabel as nib
 import numpy as np
 from tqdm import tqdm
 
+from custom_transforms.planes import DISPLAY_AXCODES
+
 from ..files import is_dead
 from .dicom_series import HEADLINE, NO_MEANING, file_numbers, write_dicom_series
 from .phantom import (
     MRI_TYPES,
-    PLANES,
     PhantomPatient,
     PhantomSeries,
     check_signal,
@@ -145,8 +146,8 @@ def _check(counts: Mapping[str, int], settings: Mapping[str, Any]) -> None:
             f"overlap {settings['overlap']}: expected 0 to {most}, the number of Task-1 or of labelled Task-2 patients"
         )
     planes = settings["planes"]
-    if set(planes) != set(MRI_TYPES) or not set(planes.values()) <= set(PLANES):
-        raise ValueError(f"planes {planes}: expected {', '.join(MRI_TYPES)}, and {', '.join(PLANES)} for each")
+    if set(planes) != set(MRI_TYPES) or not set(planes.values()) <= set(DISPLAY_AXCODES):
+        raise ValueError(f"planes {planes}: expected {', '.join(MRI_TYPES)}, and {', '.join(DISPLAY_AXCODES)} for each")
     check_signal(settings["signal"])
     check_thickness(settings["slice_thickness"], settings["spacing"])
 

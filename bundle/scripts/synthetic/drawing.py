@@ -21,8 +21,8 @@ import numpy as np
 import torch
 from monai.transforms import Transform
 
-from ..datalists import MRI_TYPES
 from ..files import written_whole
+from ..modalities import MRI_TYPES
 from .acquisition import RANDOM, acquire, draw_look, paint, strip
 from .brains import BrainMap, average_brain
 from .randomisation import Brain, Randomisation, draw_brain

@@ -17,14 +17,14 @@ from dataclasses import dataclass, fields
 import nibabel as nib
 import numpy as np
 
+from custom_transforms.planes import DISPLAY_AXCODES
+
 from .brains import Atlas, RandomFields, between, load_atlas, rotation, sample_atlas, soft_step
 
-__all__ = ["MRI_TYPES", "PLANES", "PhantomPatient", "PhantomSeries", "make_patient", "make_series"]
+__all__ = ["MRI_TYPES", "PhantomPatient", "PhantomSeries", "make_patient", "make_series"]
 
 # Challenge name -> BraTS 2021 file name.
 MRI_TYPES = {"FLAIR": "flair", "T1w": "t1", "T1wCE": "t1ce", "T2w": "t2"}
-# Axis codes of a series' (columns, rows, slices): which way each index runs, as scanners store these planes.
-PLANES = {"axial": "LPS", "coronal": "LIP", "sagittal": "PIR"}
 FIELD_OF_VIEW = (240.0, 240.0, 155.0)  # mm, as BraTS
 SMALLEST_FIELD_OF_VIEW = (165.0, 200.0, 150.0)  # mm, holds the largest brain that is drawn
 
@@ -276,13 +276,13 @@ def make_series(
     Raises:
         ValueError: unknown plane, or slices thinner than a voxel.
     """
-    if plane not in PLANES:
-        raise ValueError(f"plane {plane!r}: expected one of {', '.join(PLANES)}")
+    if plane not in DISPLAY_AXCODES:
+        raise ValueError(f"plane {plane!r}: expected one of {', '.join(DISPLAY_AXCODES)}")
     spacing = float(np.abs(np.diag(affine)[:3]).min())
     thickness = spacing if slice_thickness is None else float(slice_thickness)
     check_thickness(thickness, spacing)
     turn = nib.orientations.ornt_transform(
-        nib.orientations.io_orientation(affine), nib.orientations.axcodes2ornt(tuple(PLANES[plane]))
+        nib.orientations.io_orientation(affine), nib.orientations.axcodes2ornt(DISPLAY_AXCODES[plane])
     )
     channels = [
         nib.orientations.apply_orientation(array, turn)

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from custom_transforms.planes import PLANES
+
 from .brains import BrainMap, between, rotation
 
-PLANES = ("sagittal", "coronal", "axial")
 KINDS = {"ring": 0.36, "solid": 0.1, "patchy": 0.14, "not enhancing": 0.26, "cystic": 0.14}
 """How often which tumour is drawn."""
 

@@ -12,6 +12,8 @@ from functools import lru_cache
 import numpy as np
 import torch
 
+from custom_transforms.planes import PLANES
+
 from .brains import RandomFields, SliceFields, sample_block, soft_step
 from .randomisation import Brain, Tumour
 
@@ -56,7 +58,7 @@ class Cut:
         return flat.T
 
 
-AXES = {"sagittal": (0, 1, 2), "coronal": (1, 0, 2), "axial": (2, 0, 1)}
+AXES = {plane: (axis, *(other for other in range(3) if other != axis)) for axis, plane in enumerate(PLANES)}
 """Of each plane: the axis of its normal, that along its columns' order, that along its rows' order."""
 
 

@@ -169,7 +169,7 @@ def write_both(folder, masks, geometry, deidentify=False, patient="00001"):
     """SEG and SR of one series."""
     seg = save_segmentation(folder, masks, geometry, deidentify=deidentify, patient=patient)
     facts = {"source": folder / "series", **region_volumes(masks, geometry.voxel_volume), "reason": ""}
-    row = {"patient": patient, "probability": 0.25, "interval": (0.125, 0.5), "used": ["FLAIR"]}
+    row = {"patient": patient, "probability": 0.25, "agreement_interval": (0.125, 0.5), "used": ["FLAIR"]}
     sr = write_report(
         {"FLAIR": facts}, folder / "sr.dcm", patient_row=row, segmentations={"FLAIR": seg}, deidentify=deidentify
     )

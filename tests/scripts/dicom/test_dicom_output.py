@@ -45,7 +45,9 @@ def prepare(folder, entries, empty=()):
     """Prepared series with masks, as a prediction leaves them, and the patients' rows."""
     index, rows = {}, []
     for entry in entries:
-        rows.append({"patient": entry["patient"], "probability": 0.75, "interval": (0.5, 0.9), "used": ["FLAIR"]})
+        rows.append(
+            {"patient": entry["patient"], "probability": 0.75, "agreement_interval": (0.5, 0.9), "used": ["FLAIR"]}
+        )
         for mri_type in MRI_TYPES:
             if mri_type not in entry:
                 continue
@@ -196,5 +198,5 @@ def test_real_series(real_data, tmp_path):
             distances = np.linalg.norm(found[:, None] - expected[None], axis=2)
             assert distances.min(axis=1).max() < 0.05  # the volume has one step, the files have their own positions
             assert len(set(distances.argmin(axis=1))) == len(expected)
-    row = {"patient": "07294", "probability": 0.5, "interval": None, "used": ["FLAIR"]}
+    row = {"patient": "07294", "probability": 0.5, "agreement_interval": None, "used": ["FLAIR"]}
     assert errors_of(write_report(study, tmp_path / "sr.dcm", patient_row=row, segmentations=segs)) == []

@@ -167,7 +167,7 @@ def test_report_measures(tmp_path):
 def test_report_of_an_empty_segmentation(series):
     """What was looked for and not found has a volume of 0, and the report says that there is no SEG."""
     folder, _, geometry, masks = series
-    row = {"patient": "00001", "probability": 0.5, "interval": None, "used": []}
+    row = {"patient": "00001", "probability": 0.5, "agreement_interval": None, "used": []}
     facts = {
         "source": folder / "series",
         **region_volumes(masks * 0, geometry.voxel_volume),

@@ -10,27 +10,27 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scripts.evaluation import scores
+from scripts.evaluation.resampling import bootstrap_interval, permutation_p_value, roc_curve_band
 from scripts.evaluation.scores import (
     average_precision,
-    bootstrap_interval,
     brier_score,
     calibration_curve,
-    decision_curve,
     delong_interval,
     delong_test,
     expected_calibration_error,
     log_loss,
-    permutation_p_value,
     roc_auc,
     roc_curve,
-    roc_curve_band,
+    wilson_interval,
+)
+from scripts.evaluation.thresholds import (
+    decision_curve,
     sensitivity_specificity,
     thresholds_of_other_folds,
-    wilson_interval,
     youden_threshold,
 )
 
-sklearn_metrics = pytest.importorskip("sklearn.metrics", reason="needs the extra [train]")
+pytest.importorskip("sklearn", reason="needs the extra [train]")
 EXAMPLES = settings(deadline=None, max_examples=50)
 
 PATIENTS = st.lists(st.tuples(st.integers(0, 1), st.integers(0, 20)), min_size=2, max_size=40)
@@ -51,9 +51,9 @@ def cohort(n, seed=0, shift=1.0):
     return labels, 1 / (1 + np.exp(-rng.normal(labels * shift, 1.0)))
 
 
-def test_needs_nothing_but_numpy():
-    """Importing MONAI takes seconds, and nothing here computes with tensors."""
-    code = "import sys, scripts.evaluation.scores, scripts.evaluation.ensembles, scripts.evaluation.summary; print(*sorted(sys.modules))"
+def test_a_prediction_imports_no_library_for_it():
+    """It has the agreement of a patient's probabilities from here, and may be installed without SciPy and scikit-learn."""
+    code = "import sys, scripts.evaluation.scores, scripts.evaluation.resampling; print(*sorted(sys.modules))"
     bundle = Path(scores.__file__).parents[2]
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=bundle)
     assert "numpy" in found.stdout.split()
@@ -61,37 +61,6 @@ def test_needs_nothing_but_numpy():
 
 
 # Scores
-
-
-@given(BOTH_LABELS)
-@EXAMPLES
-def test_auc_against_sklearn(rows):
-    labels, values = columns(rows)
-    assert roc_auc(labels, values) == pytest.approx(sklearn_metrics.roc_auc_score(labels, values))
-
-
-@given(BOTH_LABELS)
-@EXAMPLES
-def test_log_loss_against_sklearn(rows):
-    labels, values = columns(rows)
-    values = [0.01 + 0.98 * value for value in values]
-    assert log_loss(labels, values) == pytest.approx(sklearn_metrics.log_loss(labels, values))
-
-
-@given(BOTH_LABELS)
-@EXAMPLES
-def test_average_precision_and_brier_score_against_sklearn(rows):
-    labels, values = columns(rows)
-    assert average_precision(labels, values) == pytest.approx(sklearn_metrics.average_precision_score(labels, values))
-    assert brier_score(labels, values) == pytest.approx(sklearn_metrics.brier_score_loss(labels, values))
-
-
-@given(BOTH_LABELS)
-@EXAMPLES
-def test_roc_against_sklearn(rows):
-    labels, values = columns(rows)
-    false, true, _ = sklearn_metrics.roc_curve(labels, values, drop_intermediate=False)
-    assert np.allclose(roc_curve(labels, values), (false, true))
 
 
 def test_log_loss_of_certainty_is_finite():
@@ -109,17 +78,19 @@ def test_figures_of_one_label_alone():
     assert math.isnan(youden_threshold(*one_label))
     assert np.isnan(roc_curve_band(*one_label)["tpr"]).all()
     assert math.isnan(average_precision([0, 0], [0.1, 0.9]))
+    assert np.isnan(roc_curve(*one_label)).all()
+    assert all(math.isnan(bound) for bound in bootstrap_interval([0, 0], [0.1, 0.9], "pr_auc"))
     sensitivity, specificity = sensitivity_specificity(*one_label, 0.3)
     assert sensitivity.value == pytest.approx(2 / 3)
     assert all(math.isnan(value) for value in specificity)
     assert average_precision(*one_label) == 1
-    low, high = bootstrap_interval(*one_label, brier_score, resamples=50)
+    low, high = bootstrap_interval(*one_label, "brier", resamples=50)
     assert low <= brier_score(*one_label) <= high
 
 
 def test_figures_of_nobody():
     assert math.isnan(roc_auc([], []))
-    assert all(math.isnan(value) for value in (*delong_interval([], []), *bootstrap_interval([], [], brier_score)))
+    assert all(math.isnan(value) for value in (*delong_interval([], []), *bootstrap_interval([], [], "brier")))
     assert calibration_curve([], []) == []
     assert math.isnan(expected_calibration_error([], []))
     assert np.isnan(decision_curve([], [], [0.1])["model"]).all()
@@ -141,6 +112,8 @@ def test_settings_that_are_refused():
         delong_interval(labels, values, level=95)
     with pytest.raises(ValueError, match="resamples 0"):
         bootstrap_interval(labels, values, resamples=0)
+    with pytest.raises(ValueError, match="score 'f1': expected one of"):
+        bootstrap_interval(labels, values, "f1")
     with pytest.raises(ValueError, match="permutations 0"):
         permutation_p_value(labels, values, permutations=0)
     with pytest.raises(ValueError, match="points 1 of the grid"):
@@ -188,180 +161,18 @@ def ct_ratings():
 
 # DeLong et al. 1988, the 43 patients who have all tests: albumin, total protein, K-G score, label
 OVARIAN = np.array(
-    [
-        "3.0",
-        "5.8",
-        "10",
-        "0",
-        "3.2",
-        "6.3",
-        "5",
-        "1",
-        "3.9",
-        "6.8",
-        "3",
-        "1",
-        "2.8",
-        "4.8",
-        "6",
-        "0",
-        "3.2",
-        "5.8",
-        "3",
-        "1",
-        "0.9",
-        "4.0",
-        "5",
-        "0",
-        "2.5",
-        "5.7",
-        "8",
-        "0",
-        "1.6",
-        "5.6",
-        "5",
-        "1",
-        "3.8",
-        "5.7",
-        "5",
-        "1",
-        "3.7",
-        "6.7",
-        "6",
-        "1",
-        "3.2",
-        "5.4",
-        "4",
-        "1",
-        "3.8",
-        "6.6",
-        "6",
-        "1",
-        "4.1",
-        "6.6",
-        "5",
-        "1",
-        "3.6",
-        "5.7",
-        "5",
-        "1",
-        "4.3",
-        "7.0",
-        "4",
-        "1",
-        "3.6",
-        "6.7",
-        "4",
-        "0",
-        "2.3",
-        "4.4",
-        "6",
-        "1",
-        "4.2",
-        "7.6",
-        "4",
-        "0",
-        "4.0",
-        "6.6",
-        "6",
-        "0",
-        "3.5",
-        "5.8",
-        "6",
-        "1",
-        "3.8",
-        "6.8",
-        "7",
-        "1",
-        "3.0",
-        "4.7",
-        "8",
-        "0",
-        "4.5",
-        "7.4",
-        "5",
-        "1",
-        "3.7",
-        "7.4",
-        "5",
-        "1",
-        "3.1",
-        "6.6",
-        "6",
-        "1",
-        "4.1",
-        "8.2",
-        "6",
-        "1",
-        "4.3",
-        "7.0",
-        "5",
-        "1",
-        "4.3",
-        "6.5",
-        "4",
-        "1",
-        "3.2",
-        "5.1",
-        "5",
-        "1",
-        "2.6",
-        "4.7",
-        "6",
-        "1",
-        "3.3",
-        "6.8",
-        "6",
-        "0",
-        "1.7",
-        "4.0",
-        "7",
-        "0",
-        "3.7",
-        "6.1",
-        "5",
-        "1",
-        "3.3",
-        "6.3",
-        "7",
-        "1",
-        "4.2",
-        "7.7",
-        "6",
-        "1",
-        "3.5",
-        "6.2",
-        "5",
-        "1",
-        "2.9",
-        "5.7",
-        "9",
-        "0",
-        "2.1",
-        "4.8",
-        "7",
-        "1",
-        "2.8",
-        "6.2",
-        "8",
-        "0",
-        "4.0",
-        "7.0",
-        "7",
-        "1",
-        "3.3",
-        "5.7",
-        "6",
-        "1",
-        "3.7",
-        "6.9",
-        "5",
-        "1",
-        "3.6",
-        "6.6",
-        "5",
-        "1",
-    ],
+    " ".join(
+        [
+            "3 5.8 10 0  3.2 6.3 5 1  3.9 6.8 3 1  2.8 4.8 6 0  3.2 5.8 3 1  0.9 4 5 0",
+            "2.5 5.7 8 0  1.6 5.6 5 1  3.8 5.7 5 1  3.7 6.7 6 1  3.2 5.4 4 1  3.8 6.6 6 1",
+            "4.1 6.6 5 1  3.6 5.7 5 1  4.3 7 4 1  3.6 6.7 4 0  2.3 4.4 6 1  4.2 7.6 4 0",
+            "4 6.6 6 0  3.5 5.8 6 1  3.8 6.8 7 1  3 4.7 8 0  4.5 7.4 5 1  3.7 7.4 5 1",
+            "3.1 6.6 6 1  4.1 8.2 6 1  4.3 7 5 1  4.3 6.5 4 1  3.2 5.1 5 1  2.6 4.7 6 1",
+            "3.3 6.8 6 0  1.7 4 7 0  3.7 6.1 5 1  3.3 6.3 7 1  4.2 7.7 6 1  3.5 6.2 5 1",
+            "2.9 5.7 9 0  2.1 4.8 7 1  2.8 6.2 8 0  4 7 7 1  3.3 5.7 6 1  3.7 6.9 5 1",
+            "3.6 6.6 5 1",
+        ]
+    ).split(),
     dtype=float,
 ).reshape(-1, 4)
 
@@ -465,150 +276,6 @@ def test_intervals_contain_the_truth_as_often_as_they_say():
     assert (np.abs(within / 400 - 0.95) < 0.03).all(), within / 400
 
 
-# The bootstrap
-
-
-def test_interval_contains_the_estimate_and_shrinks_with_patients():
-    widths = []
-    for n in (20, 100, 600):
-        labels, values = cohort(n)
-        low, high = bootstrap_interval(labels, values, resamples=500)
-        assert 0 <= low <= roc_auc(labels.tolist(), values.tolist()) <= high <= 1
-        widths.append(high - low)
-    assert widths[0] > 1.5 * widths[1] > 2 * widths[2]
-
-
-def test_interval_follows_level_and_seed():
-    labels, values = cohort(60)
-    low, high = bootstrap_interval(labels, values, resamples=500)
-    assert bootstrap_interval(labels, values, resamples=500) == (low, high)
-    assert bootstrap_interval(labels, values, resamples=500, seed=1) != (low, high)
-    narrow = bootstrap_interval(labels, values, level=0.5, resamples=500)
-    assert low < narrow[0] < narrow[1] < high
-
-
-def test_interval_is_as_wide_as_theory_says():
-    """Hanley and McNeil's standard error, for an AUC of 0.76 on 118 patients."""
-    labels, values = cohort(118, seed=3)
-    area, m = roc_auc(labels.tolist(), values.tolist()), 59
-    q1, q2 = area / (2 - area), 2 * area**2 / (1 + area)
-    error = math.sqrt((area * (1 - area) + (m - 1) * (q1 - area**2) + (m - 1) * (q2 - area**2)) / m**2)
-    low, high = bootstrap_interval(labels, values)
-    assert high - low == pytest.approx(2 * 1.96 * error, rel=0.2)
-
-
-def test_interval_of_noise_contains_one_half():
-    labels, values = cohort(80, seed=4, shift=0.0)
-    low, high = bootstrap_interval(labels, values, resamples=500)
-    assert low < 0.5 < high
-
-
-def test_interval_of_a_perfect_score():
-    assert bootstrap_interval([0, 0, 1, 1], [0.1, 0.2, 0.8, 0.9], resamples=50) == (1.0, 1.0)
-
-
-@given(BOTH_LABELS, st.integers(0, 99))
-@EXAMPLES
-def test_short_way_of_the_auc_is_the_long_one(rows, seed):
-    labels, values = columns(rows)
-    long = bootstrap_interval(labels, values, lambda truth, chance: roc_auc(truth, chance), resamples=40, seed=seed)
-    assert bootstrap_interval(labels, values, resamples=40, seed=seed) == pytest.approx(long, abs=1e-12)
-
-
-def test_interval_of_any_statistic():
-    """The mean's standard error, stratified: of the squared differences within each label."""
-    labels, values = cohort(200, seed=6)
-    squares = (values - labels) ** 2
-    error = math.sqrt(sum(squares[labels == label].var() * 100 for label in (0, 1))) / 200
-    low, high = bootstrap_interval(labels, values, brier_score)
-    assert high - low == pytest.approx(2 * 1.96 * error, rel=0.1)
-    shares = bootstrap_interval(labels, values, lambda truth, _: truth.mean(), resamples=50)
-    assert shares == (0.5, 0.5)  # every resample has as many of each label
-
-
-# Permutations
-
-
-@given(BOTH_LABELS, st.integers(0, 99))
-@EXAMPLES
-def test_p_value_is_at_most_one_and_never_none(rows, seed):
-    labels, values = columns(rows)
-    found = permutation_p_value(labels, values, permutations=19, seed=seed)
-    assert found * 20 == pytest.approx(round(found * 20))
-    assert 1 / 20 <= found <= 1
-    assert permutation_p_value(labels, np.exp(values), permutations=19, seed=seed) == found
-    assert permutation_p_value(labels, [0.3] * len(labels), permutations=19, seed=seed) == 1
-
-
-SMALL = st.lists(st.tuples(st.integers(0, 1), st.integers(0, 4)), min_size=2, max_size=7)
-
-
-@given(SMALL.filter(lambda rows: len({label for label, _ in rows}) == 2))
-@settings(deadline=None, max_examples=25)
-def test_p_value_against_all_permutations(rows):
-    labels, values = columns(rows)
-    areas = []
-    for positive in itertools.combinations(range(len(labels)), sum(labels)):
-        areas.append(roc_auc([int(i in positive) for i in range(len(labels))], values))
-    exact = np.mean(np.array(areas) >= roc_auc(labels, values) - 1e-9)
-    # five standard errors of 2000 permutations
-    margin = 5 * math.sqrt(exact * (1 - exact) / 2000) + 1 / 2000
-    assert permutation_p_value(labels, values, permutations=2000) == pytest.approx(exact, abs=margin)
-
-
-@pytest.mark.parametrize("distinct", [3, 10**9])
-def test_p_values_of_chance_are_uniform_or_too_large(distinct):
-    """Of labels that mean nothing, at most k in 20 have a p value of k / 20 or less; just so many where no AUCs are equal."""
-    found = np.empty(4000)
-    for seed in range(len(found)):
-        rng = np.random.default_rng(10_000 + seed)
-        labels, values = rng.permutation([0, 1] * 15), rng.integers(distinct, size=30)
-        found[seed] = permutation_p_value(labels, values, permutations=19, seed=seed)
-    shares = np.array([(found <= k / 20 + 1e-9).mean() for k in range(1, 20)])
-    expected = np.arange(1, 20) / 20
-    error = np.sqrt(expected * (1 - expected) / len(found))
-    assert (shares <= expected + 4 * error).all()
-    assert (shares >= expected - 4 * error - (0.06 if distinct == 3 else 0.02)).all()
-
-
-def test_p_value_of_a_signal_is_small():
-    assert permutation_p_value(*cohort(80), permutations=999) == 1 / 1000
-    labels, values = cohort(80)
-    assert permutation_p_value(labels, -values, permutations=999) == 1
-
-
-# Curves
-
-
-@given(BOTH_LABELS)
-@settings(deadline=None, max_examples=25)
-def test_band_contains_the_curve_and_grows(rows):
-    labels, values = columns(rows)
-    band = roc_curve_band(labels, values, resamples=30, points=21)
-    assert np.allclose(band["fpr"], np.linspace(0, 1, 21))
-    assert (band["low"] <= band["high"]).all()
-    for name in ("tpr", "low", "high"):
-        assert (np.diff(band[name]) >= -1e-12).all()
-        assert band[name][-1] == 1
-    # the curve of the false positive rates that occur is that of the steps
-    false, true = roc_curve(labels, values)
-    for x, y in zip(band["fpr"], band["tpr"], strict=True):
-        at = np.isclose(false, x, rtol=0, atol=1e-15)
-        if at.any():
-            assert y == pytest.approx(true[at].max(), abs=1e-9)
-
-
-def test_band_of_many_patients_is_about_theory():
-    """Sensitivity at a specificity of 80 %, with normal scores 1 apart, is Phi(1 - 0.8416)."""
-    labels, values = cohort(4000, seed=1)
-    band = roc_curve_band(labels, values, resamples=100, points=11)
-    expected = 0.5 * math.erfc(-(1 - 0.841621) / math.sqrt(2))
-    assert band["low"][2] < expected < band["high"][2]
-    assert band["high"][2] - band["low"][2] < 0.1
-    area = ((band["tpr"][1:] + band["tpr"][:-1]) / 2 * np.diff(band["fpr"])).sum()
-    assert area == pytest.approx(roc_auc(labels, values), abs=0.01)
-
-
 # Calibration
 
 
@@ -648,7 +315,7 @@ def test_calibrated_probabilities_have_little_error():
         assert expected_calibration_error(labels, values**3, equal=equal) > 0.2
 
 
-# Decisions
+# Shares
 
 
 def test_wilson_of_a_published_example():
@@ -671,83 +338,3 @@ def test_wilson_contains_its_share(count, others):
         assert 0 <= low <= share <= high <= 1
     else:
         assert math.isnan(share)
-
-
-@given(BOTH_LABELS, st.integers(0, 20))
-@EXAMPLES
-def test_sensitivity_and_specificity_against_sklearn(rows, threshold):
-    labels, values = columns(rows)
-    called = [value >= threshold / 20 for value in values]
-    sensitivity, specificity = sensitivity_specificity(labels, values, threshold / 20)
-    assert sensitivity.value == pytest.approx(sklearn_metrics.recall_score(labels, called))
-    assert specificity.value == pytest.approx(sklearn_metrics.recall_score(labels, called, pos_label=0))
-    each = np.full(len(labels), threshold / 20)
-    assert sensitivity_specificity(labels, values, each) == (sensitivity, specificity)
-
-
-def test_patients_without_a_threshold_are_left_out():
-    sensitivity, specificity = sensitivity_specificity([1, 1, 0], [0.9, 0.1, 0.2], np.array([0.5, np.nan, 0.5]))
-    assert (sensitivity.value, specificity.value) == (1, 1)
-
-
-@given(BOTH_LABELS)
-@EXAMPLES
-def test_no_threshold_is_better_than_youdens(rows):
-    labels, values = columns(rows)
-
-    def gain(threshold):
-        return sum(one.value for one in sensitivity_specificity(labels, values, threshold))
-
-    best = youden_threshold(labels, values)
-    candidates = [-1.0, *np.linspace(0, 1, 41) - 0.001, 2.0]
-    assert gain(best) >= max(gain(candidate) for candidate in candidates) - 1e-12
-    assert min(values) <= best <= max(values)
-
-
-def test_threshold_is_midway():
-    assert youden_threshold([0, 0, 1, 1], [0.1, 0.3, 0.5, 0.9]) == pytest.approx(0.4)
-    assert youden_threshold([1, 0], [0.2, 0.7]) == 0.2  # everybody is called
-    close = np.nextafter(0.5, 1)
-    assert youden_threshold([0, 1], [0.5, close]) == close
-
-
-FOLDED = st.lists(st.tuples(st.integers(0, 1), st.integers(0, 20), st.integers(0, 3)), min_size=4, max_size=30).filter(
-    lambda rows: len({fold for _, _, fold in rows}) > 1
-)
-
-
-@given(FOLDED, st.data())
-@EXAMPLES
-def test_no_threshold_is_chosen_with_the_patients_own_fold(rows, data):
-    labels, values, folds = (np.array(column) for column in zip(*rows, strict=True))
-    thresholds = thresholds_of_other_folds(labels, values, folds)
-    for fold in np.unique(folds):
-        others = folds != fold
-        expected = youden_threshold(labels[others], values[others])
-        assert np.array_equal(thresholds[~others], np.full((~others).sum(), expected), equal_nan=True)
-    changed = data.draw(st.integers(0, len(labels) - 1))
-    labels[changed] = 1 - labels[changed]
-    values[changed] = 20 - values[changed]
-    own = folds == folds[changed]
-    assert np.array_equal(thresholds_of_other_folds(labels, values, folds)[own], thresholds[own], equal_nan=True)
-
-
-def test_net_benefit_of_a_worked_example():
-    """Of 100 patients 40 have label 1; at 0.2 the model treats 30 of them and 20 others: 0.30 - 0.20 / 4."""
-    labels = [1] * 40 + [0] * 60
-    chances = [0.9] * 30 + [0.1] * 10 + [0.9] * 20 + [0.1] * 40
-    found = decision_curve(labels, chances, [0.2, 0.0, 0.95])
-    assert found["model"] == pytest.approx([0.30 - 0.20 / 4, 0.4, 0.0])
-    assert found["all"] == pytest.approx([0.4 - 0.6 / 4, 0.4, 0.4 - 0.6 * 19])
-    assert found["none"].tolist() == [0, 0, 0]
-
-
-@given(BOTH_LABELS)
-@EXAMPLES
-def test_a_model_that_treats_all_is_treating_all(rows):
-    labels, _ = columns(rows)
-    limits = np.linspace(0, 0.95, 20)
-    curve = decision_curve(labels, [1.0] * len(labels), limits)
-    assert np.allclose(curve["model"], curve["all"])
-    assert np.allclose(decision_curve(labels, [0.0] * len(labels), limits[1:])["model"], 0)
-    assert (decision_curve(labels, labels, limits[1:])["model"] >= np.maximum(curve["all"], 0)[1:] - 1e-12).all()

@@ -4,11 +4,14 @@ import random
 import numpy as np
 import pytest
 
-from scripts.evaluation.ensembles import expit
-from scripts.evaluation.scores import bootstrap_interval, brier_score, delong_interval, roc_auc
-from scripts.evaluation.summary import COLUMNS, summarise, tables
+from scripts.evaluation.cohort import COLUMNS
+from scripts.evaluation.resampling import bootstrap_interval
+from scripts.evaluation.scores import delong_interval, roc_auc
+from scripts.evaluation.summary import summarise
+from scripts.evaluation.tables import tables
 from scripts.files import write_csv
 
+special = pytest.importorskip("scipy.special", reason="needs the extra [train]")
 sklearn_metrics = pytest.importorskip("sklearn.metrics", reason="needs the extra [train]")
 
 MRI_TYPES = ("FLAIR", "T1wCE")
@@ -29,7 +32,7 @@ def predictions(n=80, shift=1.0, size=0.0, seed=0):
             for number in SEEDS:
                 rows.append({
                     "patient": f"{i:05d}", "fold": i % 5, "seed": number, "mri_type": mri_type, "label": int(label),
-                    "probability": float(expit(patient_logit + rng.normal(0, 0.3))), "kept": kept,
+                    "probability": float(special.expit(patient_logit + rng.normal(0, 0.3))), "kept": kept,
                     "tumour_volume": volume, "scanner": "AB"[i % 3 == 0], "site": "X" if label else f"Y{i % 2}",
                 })  # fmt: skip
     # no FLAIR of one patient, nothing of another
@@ -60,7 +63,7 @@ def by_hand(rows, **chosen):
 
 
 def test_what_is_there(summary):
-    assert set(summary["ensembles"]) == {"mean", "rank_mean", "logit_mean", "stacked", "mean_temperature"}
+    assert set(summary["ensembles"]) == {"mean", "rank_mean", "logit_mean"}
     assert set(summary["mri_types"]) == set(MRI_TYPES)
     assert set(summary["seeds"]) == {"1", "2", "3"}
     assert (summary["patients"], summary["positive"], summary["folds"]) == (80, 40, 5)
@@ -87,7 +90,7 @@ def test_figures_of_modalities_and_seeds_against_sklearn(rows, summary):
             assert found["pr_auc"]["value"] == pytest.approx(sklearn_metrics.average_precision_score(labels, values))
             assert found["brier"]["value"] == pytest.approx(sklearn_metrics.brier_score_loss(labels, values))
             assert found["log_loss"]["value"] == pytest.approx(sklearn_metrics.log_loss(labels, values))
-            expected = bootstrap_interval(labels, values, brier_score, resamples=60)
+            expected = bootstrap_interval(labels, values, "brier", resamples=60)
             assert found["brier"]["bootstrap"] == pytest.approx(expected)
     assert summary["mri_types"]["FLAIR"]["patients"] == 78
 
@@ -128,7 +131,7 @@ def test_spread_of_seeds(rows, summary):
 
 def test_signal_is_told_from_none(summary):
     assert summary["controls"]["permutation"] == {"permutations": 99, "p": 0.01}
-    for name in ("mean", "stacked", "mean_temperature"):
+    for name in ("mean", "logit_mean"):
         low, high = summary["ensembles"][name]["auc"]["delong"]
         assert 0.5 < low < summary["ensembles"][name]["auc"]["value"] < high
     chance = summarise(predictions(shift=0.0, seed=8), **FEW)
@@ -185,28 +188,12 @@ def test_curves(summary):
     assert set(summary["curves"]["rank_mean"]) == {"roc"}
 
 
-def test_models_for_new_patients(rows, summary):
-    assert set(summary["models"]["stacked"]["weights"]) == set(MRI_TYPES)
-    too_sure = [
-        row if row["probability"] is None else row | {"probability": float(expit(3 * np.log(1 / (1 / row["probability"] - 1))))}
-        for row in rows
-        if row["mri_type"] == "T1wCE" and row["seed"] == 1
-    ]  # fmt: skip
-    before = [row for row in rows if row["mri_type"] == "T1wCE" and row["seed"] == 1]
-    before, after = (summarise(part, **FEW) for part in (before, too_sure))
-    temperatures = [found["models"]["mean_temperature"]["temperature"] for found in (before, after)]
-    assert temperatures[1] / temperatures[0] == pytest.approx(3, rel=1e-3)
-    assert after["ensembles"]["mean_temperature"]["log_loss"]["value"] == pytest.approx(
-        before["ensembles"]["mean_temperature"]["log_loss"]["value"], abs=1e-4
-    )
-
-
 def test_what_cannot_be_fitted_is_said(rows):
     """Where the other folds have one label alone."""
     split = [row | {"fold": row["label"]} for row in rows]
     found = summarise(split, **FEW)
-    assert set(found["left_out"]) == {"stacked", "mean_temperature", "tumour_volume", "slices"}
-    assert "expected both 0 and 1" in found["left_out"]["stacked"]
+    assert set(found["left_out"]) == {"tumour_volume", "slices"}
+    assert "expected both 0 and 1" in found["left_out"]["slices"]
     assert found["ensembles"]["mean"]["sensitivity"] == {"value": None, "wilson": [None, None]}
     assert found["ensembles"]["mean"]["auc"]["folds"] == {"0": None, "1": None}
 
@@ -218,7 +205,7 @@ def test_tables_can_be_written(summary, tmp_path):
         write_csv(table, tmp_path / f"{name}.csv")  # which refuses columns that differ
         assert all(set(row) == set(table[0]) for row in table)
     scores = {(row["kind"], row["name"]): row for row in found["scores"]}
-    assert len(scores) == 5 + 2 + 3
+    assert len(scores) == 3 + 2 + 3
     mean = summary["ensembles"]["mean"]
     assert scores["ensemble", "mean"]["auc_delong_low"] == mean["auc"]["delong"][0]
     assert scores["ensemble", "mean"]["ece_mass"] == mean["ece"]["mass"]

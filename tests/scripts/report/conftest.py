@@ -86,7 +86,7 @@ def prediction(tmp_path):
     failed = patient_row(EVIL, {}, reason="cohort prior 0.5: FLAIR: <b>truncated</b> file")
     failed["series"] = {"FLAIR": {"warnings": [], "reason": "<b>truncated</b> file"}}
     rows = [
-        patient_row("00001", {"FLAIR": 0.2, "T1wCE": 0.4}, interval=[0.1, 0.45]),
+        patient_row("00001", {"FLAIR": 0.2, "T1wCE": 0.4}, agreement_interval=[0.1, 0.45]),
         warned,
         failed,
         patient_row("00004", {}, reason="cohort prior 0.5: no study of this patient"),

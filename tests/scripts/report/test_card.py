@@ -66,7 +66,7 @@ def test_card_of_an_evaluation_and_of_a_segmentation(tmp_path):
     assert "| FLAIR | 4 | - | 0.600 |" in text
     metrics = {"patients": 3, "all": {"WT_dice": 0.5, "ET_dice": None}, "axial": {"WT_dice": 0.25, "ET_dice": 1.0}}
     text = card.fill(write_run(tmp_path / "b", metrics, job="evaluate_segmentation")).read_text()
-    assert "| all | 0.500 | - |" in text
+    assert "| all | 0.500 | - |\n| axial | 0.250 | 1.000 |\n\n" in text
 
 
 def test_figures_of_a_phantom_say_so(tmp_path):

@@ -51,7 +51,7 @@ def prediction(tmp_path, volume):
     row = {
         "patient": "P_2020",
         "probability": 0.625,
-        "interval": [0.5, 0.75],
+        "agreement_interval": [0.5, 0.75],
         "used": ["FLAIR"],
         "series": {"FLAIR": facts},
     }

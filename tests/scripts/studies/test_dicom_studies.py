@@ -19,19 +19,10 @@ from pydicom.uid import (
 
 from custom_transforms import SeriesReader
 from scripts import datalists
-from scripts.studies.dicom import (
-    MRI_TYPES,
-    DicomSeries,
-    DicomStudy,
-    StudiesError,
-    choose,
-    item_names,
-    plain,
-    read_rules,
-    read_selection,
-    read_studies,
-    select_studies,
-)
+from scripts.modalities import MRI_TYPES
+from scripts.studies.dicom import item_names, read_selection, select_studies
+from scripts.studies.rules import choose, plain, read_rules
+from scripts.studies.series import DicomSeries, DicomStudy, StudiesError, read_studies
 
 RULES_FILE = Path(__file__).resolve().parents[3] / "apps" / "monaideploy" / "modality_rules.yaml"
 RULES = read_rules(RULES_FILE)

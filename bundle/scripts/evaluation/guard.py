@@ -1,0 +1,160 @@
+"""The guard of a cross-validation against leaks: before anything trains, and once more on the finished run."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from .. import weights
+from ..checks import STAGES
+from ..datalists import classification_split, load_datalist, segmentation_split
+from ..environment import BUNDLE_ROOT
+from ..files import read_csv
+from ..run_folder import CONFIG_FILE, PREDICTIONS_FILE
+from . import leakage
+from .plan import Plan, rows_of
+
+logger = logging.getLogger(__name__)
+
+REMEDY = "Remove one of the two from the data list, or give both the same 'group', and build the folds again."
+
+
+def check(plan: Plan, stages: Sequence[str] | None = None) -> dict[str, int]:
+    """Refuse to train where a person is on both sides of a split of either stage, or trains stage 1 and is in Task 2.
+
+    Args:
+        plan: of the cross-validation.
+        stages: whose splits are looked at; all by default.
+
+    Returns:
+        Patients compared, by split.
+
+    Raises:
+        LeakError: naming the pairs.
+    """
+    compared = {}
+    everyone = _task2(plan) if plan.datalist is not None else {}
+    start = _start_settings(plan) if "segmentation" in (stages or plan.stages) else {}
+    for stage in stages or plan.stages:
+        for fold in plan.folds[stage]:
+            training, held_out = _split(plan, stage, fold)
+            if stage == "segmentation":
+                leakage.refuse_trained(held_out, start, _init(plan), _namesakes(plan, "evaluate_segmentation"))
+            name = f"{stage}, fold {fold}"
+            sides = (f"training of {name}", "the patients it holds out")
+            compared[name] = leakage.refuse_leaks(training, held_out, sides, REMEDY)
+            if stage == "segmentation" and everyone:
+                sides = (f"training of {name}", "the patients of Task 2")
+                compared[f"{name}, and Task 2"] = leakage.refuse_leaks(training, everyone, sides, REMEDY)
+    if "classification" in plan.stages and "segmentation" not in plan.stages:
+        trained = _trained_segmenter(plan)
+        if trained is not None:
+            sides = (f"training of {plan.segmenter}", "the patients of Task 2")
+            compared["segmenter, and Task 2"] = leakage.refuse_leaks(trained, everyone, sides, REMEDY)
+    for name, count in compared.items():
+        logger.info("no leak in %s: %d patients compared", name, count)
+    return compared
+
+
+def _init(plan: Plan) -> str:
+    """What the trainings of stage 1 begin with."""
+    return str(plan.settings["train_segmentation"].get("init", "imagenet"))
+
+
+def _start_settings(plan: Plan) -> dict[str, Any]:
+    return weights.start_settings(_init(plan), BUNDLE_ROOT / "models")
+
+
+def _namesakes(plan: Plan, job: str) -> bool:
+    return bool(plan.settings[job].get("namesakes", False))
+
+
+def seen_by_segmenter(plan: Plan) -> list[str]:
+    """The patients of Task 2 whom the segmenter's file lists as those that it was trained on."""
+    if plan.datalist is None or plan.segmenter is None or not Path(plan.segmenter).is_file():
+        return []
+    namesakes = _namesakes(plan, "prepare_classification")
+    return leakage.name_trained(_task2(plan), weights.segmenter_settings(plan.segmenter), plan.segmenter, namesakes)
+
+
+def _split(plan: Plan, stage: str, fold: int) -> tuple[dict[str, leakage.Identity], dict[str, leakage.Identity]]:
+    if stage == "segmentation":
+        sides = segmentation_split(plan.datalist_of(stage), plan.dataset_dir_of(stage), fold, plan.datalist)
+    else:
+        sides = classification_split(plan.datalist_of(stage), plan.dataset_dir_of(stage), fold, plan.excluded())
+    rows = plan.prepared_rows(stage)
+    training, held_out = (leakage.identities(side, rows) for side in sides)
+    return training, held_out
+
+
+def _task2(plan: Plan) -> dict[str, leakage.Identity]:
+    lists = load_datalist(plan.datalist, plan.dataset_dir)  # type: ignore[arg-type]
+    return leakage.identities([one for part in lists.values() for one in part], plan.prepared_rows("classification"))
+
+
+def _trained_segmenter(plan: Plan) -> dict[str, leakage.Identity] | None:
+    """Who trained the segmenter that was given, where its run lies beside it."""
+    file = Path(str(plan.segmenter)).parent / CONFIG_FILE
+    config = yaml.safe_load(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    if config.get("job") != "train_segmentation" or not Path(str(config.get("datalist"))).is_file():
+        if "trained_on" in weights.segmenter_settings(plan.segmenter):
+            seen_by_segmenter(plan)
+        else:
+            logger.warning(
+                "%s does not lie in the folder of its training: whether patients of Task 2 trained it can't be checked",
+                plan.segmenter,
+            )
+        return None
+    options = [config.get(key) for key in ("datalist", "dataset_dir", "fold", "classification_datalist")]
+    rows = rows_of(str(config.get("prepared_dir")))
+    return leakage.identities(segmentation_split(*options)[0], rows)  # type: ignore[arg-type]
+
+
+def verify(plan: Plan) -> dict[str, int]:
+    """Look for leaks in the finished run: whom each model was trained on, as its own configuration says, and whom it predicted.
+
+    Returns:
+        Patients compared, by model.
+
+    Raises:
+        LeakError: naming the pairs.
+    """
+    compared = {}
+    rows = {stage: plan.prepared_rows(stage) for stage in STAGES}
+    for seed in plan.seeds if "classification" in plan.stages else ():
+        for fold in plan.folds["classification"]:
+            run = plan.classification_run(seed, fold)
+            predicted = [{"patient": row["patient"]} for row in read_csv(run / "evaluation" / PREDICTIONS_FILE)]
+            for mri_type in plan.mri_types:
+                config = yaml.safe_load((run / mri_type / CONFIG_FILE).read_text(encoding="utf-8"))
+                split = classification_split(
+                    config["datalist"], config["dataset_dir"], config["fold"], config["excluded_patients"]
+                )
+                sides = (f"training of {run / mri_type}", "the patients that it predicted")
+                compared[f"{mri_type}, seed {seed}, fold {fold}"] = leakage.refuse_leaks(
+                    leakage.identities(_seen(plan, split), rows["classification"]),
+                    leakage.identities(predicted, rows["classification"]),
+                    sides,
+                    REMEDY,
+                )
+    for fold in plan.folds["segmentation"]:
+        run = plan.segmentation_run(fold)
+        predicted = [{"patient": row["patient"]} for row in read_csv(run / "evaluation" / "overlap.csv")]
+        config = yaml.safe_load((run / CONFIG_FILE).read_text(encoding="utf-8"))
+        keys = ("datalist", "dataset_dir", "fold", "classification_datalist", "excluded_patients")
+        trained = leakage.identities(
+            _seen(plan, segmentation_split(*(config[key] for key in keys))), rows["segmentation"]
+        )
+        held_out = leakage.identities(predicted, rows["segmentation"])
+        sides = (f"training of {run}", "the patients that it segmented")
+        compared[f"segmentation, fold {fold}"] = leakage.refuse_leaks(trained, held_out, sides, REMEDY)
+    return compared
+
+
+def _seen(plan: Plan, split: Sequence[Sequence[Mapping[str, Any]]]) -> list[Mapping[str, Any]]:
+    """The patients of a split who decided on a model: those who trained it, and those whose score chose its epoch."""
+    return [*split[0], *(split[1] if plan.selection == "inner" else ())]

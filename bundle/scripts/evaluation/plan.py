@@ -1,0 +1,176 @@
+"""What a cross-validation is asked for, checked, and where in its folder everything lies."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..checks import SELECTIONS, STAGES
+from ..datalists import EXCLUDED_PATIENTS, MRI_TYPES, load_datalist
+from ..preparation import read_index
+
+JOBS = tuple(f"{job}_{stage}" for stage in STAGES for job in ("prepare", "train", "evaluate"))
+"""Configurations that a cross-validation runs."""
+
+
+class Plan:
+    """Stages, folds, seeds and modalities of a cross-validation, its data lists and settings, and the folders of its runs.
+
+    Args:
+        output_dir: folder of the run.
+        datalist: data list of Task 2; needed for stage 2, and to keep its patients out of stage 1.
+        dataset_dir: folder that its paths are relative to; None: the one it names.
+        segmentation_datalist: data list of Task 1; needed for stage 1.
+        segmentation_dataset_dir: folder that its paths are relative to.
+        segmenter: weights for the masks of stage 2; None: those of stage 1's first fold.
+        stages: which are cross-validated.
+        folds: of the data lists that are held out, one after the other; None: all.
+        selection: where the epoch whose weights are kept is chosen: ``inner``, on the next fold, which does not train; ``outer``, on
+            the held-out fold itself, as the method does, which flatters the figures.
+        seeds: of the trainings of stage 2; stage 1 uses the first.
+        mri_types: modalities to train classifiers for.
+        settings: values that differ from the configurations' own, by configuration.
+        common: values for all configurations that know them: ``device``, ``num_workers``, …
+        prepared_dir: folder for prepared series; None: one in ``output_dir``.
+
+    Raises:
+        ValueError: when something that a stage needs is not given, or is not known.
+    """
+
+    def __init__(
+        self,
+        output_dir: str | Path,
+        datalist: str | Path | None,
+        dataset_dir: str | Path | None = None,
+        segmentation_datalist: str | Path | None = None,
+        segmentation_dataset_dir: str | Path | None = None,
+        segmenter: str | Path | None = None,
+        stages: Sequence[str] = ("classification",),
+        folds: Sequence[int] | None = None,
+        selection: str = "inner",
+        seeds: Sequence[int] = (67,),
+        mri_types: Sequence[str] = MRI_TYPES,
+        settings: Mapping[str, Mapping[str, Any] | None] | None = None,
+        common: Mapping[str, Any] | None = None,
+        prepared_dir: str | Path | None = None,
+    ) -> None:
+        self.folder = Path(output_dir)
+        self.stages = _known("stages", stages, STAGES)
+        self.mri_types = _known("mri_types", mri_types, MRI_TYPES)
+        self.seeds = list(dict.fromkeys(int(seed) for seed in seeds))
+        if not self.seeds:
+            raise ValueError("seeds is empty; give at least one (--seeds 67)")
+        unknown = set(settings or {}) - set(JOBS)
+        if unknown:
+            raise ValueError(f"settings of {', '.join(sorted(unknown))}: expected some of {', '.join(JOBS)}")
+        self.settings = {job: dict((settings or {}).get(job) or {}) for job in JOBS}
+        self.common = {key: value for key, value in (common or {}).items() if value is not None}
+        self.prepared = Path(prepared_dir) if prepared_dir else self.folder / "prepared"
+        self.datalist, self.dataset_dir = datalist, dataset_dir
+        self.segmentation_datalist, self.segmentation_dataset_dir = segmentation_datalist, segmentation_dataset_dir
+        if "classification" in self.stages and datalist is None:
+            raise ValueError("no data list of Task 2 is named, which stage 2 needs (--datalist FILE)")
+        if "segmentation" in self.stages and segmentation_datalist is None:
+            raise ValueError("no data list of Task 1 is named, which stage 1 needs (--segmentation_datalist FILE)")
+        self.segmenter = segmenter or self._own_segmenter(folds)
+        if selection not in SELECTIONS:
+            raise ValueError(f"selection {selection!r}: expected one of {', '.join(SELECTIONS)}")
+        self.selection = selection
+        self.folds = {
+            "classification": _folds(datalist, folds) if "classification" in self.stages else [],
+            "segmentation": _folds(segmentation_datalist, folds) if "segmentation" in self.stages else [],
+        }
+        for stage in self.stages:
+            self._check_folds_suffice(stage)
+
+    def _own_segmenter(self, folds: Sequence[int] | None) -> Path:
+        """The weights of stage 1's first fold, which this run trains."""
+        if "segmentation" in self.stages:
+            return self.segmentation_run(_folds(self.segmentation_datalist, folds)[0]) / "segmentation.pt"
+        raise ValueError(
+            "no segmentation weights are named, which stage 2 needs (--segmenter FILE); or cross-validate stage 1 as well "
+            "(--stages segmentation,classification)"
+        )
+
+    def _check_folds_suffice(self, stage: str) -> None:
+        if self.selection == "inner" and (count := len(self.all_folds(stage))) < 3:
+            raise ValueError(
+                f"{self.datalist_of(stage)}: {count} folds leave nothing to train on beside the held-out fold and "
+                "the one that the epoch is chosen on; build it with `radiogenomics datalist --folds 5`, or choose the epoch on "
+                "the held-out fold, which flatters the figures (--selection outer)"
+            )
+
+    def datalist_of(self, stage: str) -> str:
+        """The data list of a stage."""
+        return str(self.segmentation_datalist if stage == "segmentation" else self.datalist)
+
+    def dataset_dir_of(self, stage: str) -> str | None:
+        """The folder that its paths are relative to; None: the one it names."""
+        folder = self.segmentation_dataset_dir if stage == "segmentation" else self.dataset_dir
+        return None if folder is None else str(folder)
+
+    def all_folds(self, stage: str) -> list[int]:
+        """All folds of the stage's data list, held out or not."""
+        return _folds(self.datalist_of(stage), None)
+
+    def validation(self, stage: str, fold: int) -> tuple[int, list[str]]:
+        """The fold that the epoch is chosen on, and the patients who are on neither side of that training."""
+        if self.selection == "outer":
+            return fold, []
+        folds = self.all_folds(stage)
+        training = load_datalist(self.datalist_of(stage))["training"]
+        held_out = [one["patient"] for one in training if one.get("fold") == fold]
+        return folds[(folds.index(fold) + 1) % len(folds)], held_out
+
+    def excluded(self) -> list[str]:
+        """Patients who never train stage 2 and are never evaluated."""
+        return [str(one) for one in self.settings["train_classification"].get("excluded_patients", EXCLUDED_PATIENTS)]
+
+    def segmenter_name(self) -> str:
+        """The segmenter's file; relative where it is the run's own, whose folder may move."""
+        file = Path(str(self.segmenter))
+        return file.relative_to(self.folder).as_posix() if self.folder in file.parents else str(file)
+
+    def segmentation_run(self, fold: int) -> Path:
+        """Folder of a training of stage 1; its evaluation lies in it."""
+        return self.folder / "segmentation" / f"fold{fold}"
+
+    def classification_run(self, seed: int, fold: int) -> Path:
+        """Folder of the trainings of stage 2 by modality; their evaluation lies in it."""
+        return self.folder / "classification" / f"seed{seed}" / f"fold{fold}"
+
+    def prepared_rows(self, stage: str) -> list[Mapping[str, Any]]:
+        """What the index says of the series prepared for a stage; none where nothing is prepared yet."""
+        return rows_of(self.prepared / stage)
+
+
+def rows_of(prepared_dir: str | Path) -> list[Mapping[str, Any]]:
+    """The rows of the index of a folder of prepared series; none without it."""
+    return list(read_index(prepared_dir).values()) if (Path(prepared_dir) / "index.json").is_file() else []
+
+
+def _known(name: str, values: Sequence[str], known: Sequence[str]) -> list[str]:
+    unknown = [value for value in values if value not in known]
+    if unknown or not values:
+        raise ValueError(f"{name} {list(values)}: expected some of {', '.join(known)}")
+    return [value for value in known if value in values]
+
+
+def _folds(datalist: str | Path | None, folds: Sequence[int] | None) -> list[int]:
+    """The folds of a data list, or those asked for, all of which it must have."""
+    lists = load_datalist(datalist)  # type: ignore[arg-type]
+    there = sorted({entry["fold"] for entry in lists["training"] if "fold" in entry})
+    wanted = there if folds is None else list(dict.fromkeys(folds))
+    missing = [fold for fold in wanted if fold not in there]
+    if len(wanted) == 1 and not missing:
+        raise ValueError(
+            f"{datalist}: fold {wanted[0]} alone is no cross-validation; give at least two, or use `radiogenomics train` and "
+            "`radiogenomics evaluate`"
+        )
+    if missing or not wanted or lists["validation"]:
+        reason = "it has a validation section instead" if lists["validation"] else f"it has {there}"
+        raise ValueError(
+            f"{datalist}: folds {wanted} are asked for, {reason}; build it with `radiogenomics datalist --folds K`"
+        )
+    return wanted

@@ -1,0 +1,271 @@
+"""The DICOM studies in a folder and their series, as headers tell; no pixels are read."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pydicom
+from pydicom.dataset import Dataset
+from pydicom.errors import InvalidDicomError
+from pydicom.uid import (
+    UID,
+    EnhancedMRImageStorage,
+    LegacyConvertedEnhancedMRImageStorage,
+    MediaStorageDirectoryStorage,
+    MRImageStorage,
+)
+
+from custom_transforms.planes import PLANES
+
+from ..errors import UserError
+
+logger = logging.getLogger(__name__)
+
+MR_IMAGES = (MRImageStorage, EnhancedMRImageStorage, LegacyConvertedEnhancedMRImageStorage)
+KEYWORDS = (
+    "SpecificCharacterSet", "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "PatientID", "StudyDate",
+    "SeriesDescription", "ProtocolName", "SeriesNumber", "ImageType", "ContrastBolusAgent", "AcquisitionDate", "AcquisitionTime",
+    "AcquisitionDateTime", "SeriesDate", "SeriesTime", "Rows", "Columns", "NumberOfFrames", "ImageOrientationPatient", "QualityControlImage",
+    "ImagePositionPatient", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
+)  # fmt: skip
+"""Of the headers, all that is read."""
+_DICOM_SUFFIXES = ("", ".dcm", ".dicom", ".ima")
+_FIRST_GROUPS = (b"\x02\x00", b"\x08\x00")  # with which DICOM without a preamble begins
+_SAME_DIRECTION = 5e-3  # between the cosines of slices of a series, as the reader has it
+_SAME_POSITION = 0.01  # mm
+
+
+class StudiesError(UserError):
+    """A folder or rules that no study can be taken from."""
+
+
+@dataclass(frozen=True)
+class DicomSeries:
+    """A series, as its headers tell.
+
+    Attributes:
+        uid: SeriesInstanceUID.
+        patient: PatientID.
+        study: StudyInstanceUID.
+        study_date: StudyDate, ``YYYYMMDD`` or empty.
+        description: SeriesDescription, ProtocolName where that is empty.
+        number: SeriesNumber.
+        files: one of each SOPInstanceUID, along the slice normal where headers tell.
+        images: slices in these files.
+        slices: different positions of them.
+        spacing: mm between slices; None where positions do not tell.
+        plane: axial, coronal or sagittal, whichever is nearest; empty where it is not known.
+        image_type: values of ImageType.
+        contrast_agent: ContrastBolusAgent.
+        taken: when, ``YYYYMMDDHHMMSS…`` or empty.
+        phantom: whether its headers say that it shows a phantom (QualityControlImage).
+        trouble: why it can't be used, whatever it is called; empty where it can.
+    """
+
+    uid: str
+    patient: str
+    study: str
+    study_date: str
+    description: str
+    number: int | None
+    files: tuple[Path, ...]
+    images: int
+    slices: int
+    spacing: float | None
+    plane: str
+    image_type: tuple[str, ...]
+    contrast_agent: str
+    taken: str
+    phantom: bool = False
+    trouble: str = ""
+
+
+@dataclass(frozen=True)
+class DicomStudy:
+    """The series of a study of a patient, by number.
+
+    Attributes:
+        uid: StudyInstanceUID.
+        patient: PatientID.
+        date: StudyDate.
+        series: all that are there.
+    """
+
+    uid: str
+    patient: str
+    date: str
+    series: tuple[DicomSeries, ...]
+
+
+@dataclass(frozen=True)
+class _Slice:
+    direction: np.ndarray | None
+    position: np.ndarray | None
+
+
+def read_studies(folder: str | Path) -> list[DicomStudy]:
+    """The studies in a folder and the folders below it, by patient, date and identifier.
+
+    Files may have any name and lie anywhere; what is not DICOM, hidden files and DICOMDIR are passed over, and copies of an image
+    count once. Two patients with one StudyInstanceUID are two studies.
+
+    Raises:
+        StudiesError: when the folder is missing or holds no DICOM.
+    """
+    root = Path(folder)
+    if not root.is_dir():
+        raise StudiesError(f"{folder}: no such folder of DICOM studies")
+    headers: dict[tuple[str, str, str], dict[str, tuple[Path, Dataset]]] = {}
+    others = 0
+    for path in _files(root):
+        header = _read_header(path)
+        if header is None:
+            others += 1
+            continue
+        key = tuple(_text(header, name) for name in ("StudyInstanceUID", "PatientID", "SeriesInstanceUID"))
+        if not key[0] or not key[2]:
+            logger.warning("%s is passed over: it has no StudyInstanceUID or no SeriesInstanceUID", path)
+            continue
+        instance = _text(header, "SOPInstanceUID") or str(path)
+        headers.setdefault(key, {}).setdefault(instance, (path, header))  # type: ignore[arg-type]
+    if not headers:
+        raise StudiesError(f"{folder}: none of its {others} files is DICOM; name the folder that holds the studies")
+    if others:
+        logger.info("%s: %d files are no DICOM images and are passed over", folder, others)
+    studies: dict[tuple[str, str], list[DicomSeries]] = {}
+    for (study, patient, _), files in headers.items():
+        studies.setdefault((patient, study), []).append(_series(list(files.values())))
+    found = [
+        DicomStudy(uid, patient, min(one.study_date for one in series), tuple(sorted(series, key=by_number)))
+        for (patient, uid), series in studies.items()
+    ]
+    return sorted(found, key=lambda study: (study.patient, study.date, study.uid))
+
+
+def by_number(series: DicomSeries) -> tuple[float, str]:
+    """By what series are sorted: their number, or last without one; then the UID."""
+    return (float("inf") if series.number is None else series.number, series.uid)
+
+
+def _files(root: Path) -> Iterator[Path]:
+    for place, folders, names in os.walk(root):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        yield from (Path(place, name) for name in sorted(names) if not name.startswith("."))
+
+
+def _read_header(path: Path) -> Dataset | None:
+    """What KEYWORDS name; None for files that are no DICOM or can't be read."""
+    options: dict[str, Any] = {"stop_before_pixels": True, "specific_tags": list(KEYWORDS)}
+    try:
+        header = pydicom.dcmread(path, **options)
+    except InvalidDicomError:
+        with open(path, "rb") as stream:
+            if path.suffix.lower() not in _DICOM_SUFFIXES or stream.read(2) not in _FIRST_GROUPS:
+                return None
+        try:  # old files lack the preamble
+            header = pydicom.dcmread(path, force=True, **options)
+        except Exception:
+            return None
+    except Exception as error:  # whatever a damaged file makes the parser raise
+        logger.warning("%s is passed over: it can't be read as DICOM (%s)", path, error)
+        return None
+    if "SOPClassUID" not in header or header.SOPClassUID == MediaStorageDirectoryStorage:
+        return None
+    return header
+
+
+def _text(header: Dataset, keyword: str) -> str:
+    value = header.get(keyword)
+    return "" if value is None else str(value).strip()
+
+
+def _series(files: Sequence[tuple[Path, Dataset]]) -> DicomSeries:
+    first = files[0][1]
+    slices = [[_slice(header, frame) for frame in range(_frames(header))] for _, header in files]
+    flat = [one for part in slices for one in part]
+    directions = [one.direction for one in flat if one.direction is not None]
+    normal = np.cross(directions[0][:3], directions[0][3:]) if directions else None
+    places = [
+        [float(one.position @ normal) if one.position is not None and normal is not None else None for one in part]
+        for part in slices
+    ]
+    known = sorted(place for part in places for place in part if place is not None)
+    distinct = [place for i, place in enumerate(known) if i == 0 or place - known[i - 1] > _SAME_POSITION]
+    count = len(distinct) if len(known) == len(flat) else len(flat)
+    order = sorted(range(len(files)), key=lambda i: (places[i][0] is None, places[i][0] or 0.0, str(files[i][0])))
+    image_type = first.get("ImageType") or ()
+    number = _text(first, "SeriesNumber")
+    return DicomSeries(
+        uid=_text(first, "SeriesInstanceUID"),
+        patient=_text(first, "PatientID"),
+        study=_text(first, "StudyInstanceUID"),
+        study_date=_text(first, "StudyDate"),
+        description=_text(first, "SeriesDescription") or _text(first, "ProtocolName"),
+        number=int(number) if re.fullmatch(r"-?\d+", number) else None,
+        files=tuple(files[i][0] for i in order),
+        images=len(flat),
+        slices=count,
+        spacing=float(np.median(np.diff(distinct))) if count > 1 and len(known) == len(flat) else None,
+        plane="" if normal is None else PLANES[int(np.abs(normal).argmax())],
+        image_type=tuple([image_type] if isinstance(image_type, str) else map(str, image_type)),
+        contrast_agent=_text(first, "ContrastBolusAgent"),
+        taken=min(_taken(header) for _, header in files),
+        phantom=_text(first, "QualityControlImage") in ("YES", "BOTH"),
+        trouble=_trouble([header for _, header in files], directions, len(flat), count),
+    )
+
+
+def _frames(header: Dataset) -> int:
+    value = _text(header, "NumberOfFrames")
+    return int(value) if value.isdigit() and int(value) > 0 else 1
+
+
+def _slice(header: Dataset, frame: int) -> _Slice:
+    """Where a frame lies: Enhanced MR says so in functional groups, other images at the top."""
+
+    def vector(group: str, keyword: str, length: int) -> np.ndarray | None:
+        groups = list((header.get("PerFrameFunctionalGroupsSequence") or [])[frame : frame + 1])
+        groups += list((header.get("SharedFunctionalGroupsSequence") or [])[:1])
+        items = [item for one in groups for item in (one.get(group) or [])[:1]]
+        for place in (*items, header):
+            value = place.get(keyword)
+            if value is not None and len(value) == length:
+                return np.array([float(part) for part in value])
+        return None
+
+    try:
+        return _Slice(
+            vector("PlaneOrientationSequence", "ImageOrientationPatient", 6),
+            vector("PlanePositionSequence", "ImagePositionPatient", 3),
+        )
+    except (TypeError, ValueError):  # values that are no numbers: the reader of the pixels says what is wrong
+        return _Slice(None, None)
+
+
+def _taken(header: Dataset) -> str:
+    whole = _text(header, "AcquisitionDateTime")
+    for day, time in (("AcquisitionDate", "AcquisitionTime"), ("SeriesDate", "SeriesTime")):
+        whole = whole or (_text(header, day) and _text(header, day) + _text(header, time))
+    return whole or _text(header, "StudyDate")
+
+
+def _trouble(headers: Sequence[Dataset], directions: Sequence[np.ndarray], images: int, positions: int) -> str:
+    kinds = {str(header.SOPClassUID) for header in headers} - set(MR_IMAGES)
+    if kinds:
+        return f"no MR images but {', '.join(sorted(UID(kind).name for kind in kinds))}"
+    sizes = Counter((header.get("Columns"), header.get("Rows")) for header in headers)
+    if len(sizes) > 1:
+        return "slices of different sizes: " + ", ".join(f"{width} x {height}" for width, height in sizes)
+    if any(not np.allclose(one, directions[0], rtol=0, atol=_SAME_DIRECTION) for one in directions):
+        return "slices in different directions"
+    if images > positions:
+        return f"{images} images at {positions} positions: several volumes"
+    return ""
