@@ -11,7 +11,7 @@ from monai.data import MetaTensor
 
 from scripts import masks, patients, volumes
 from scripts.dicom.output import write_dicom
-from scripts.evaluation import crossvalidation
+from scripts.evaluation import out_of_fold
 from scripts.files import read_csv
 from scripts.fusion import FuseSeries
 from scripts.prepared import PreparedSeries
@@ -134,6 +134,6 @@ def test_all_outputs_agree_on_enhancing_tumour_outside_the_whole(tmp_path):
     np.testing.assert_array_equal(np.asarray(nib.load(tmp_path / "fused" / "masks" / "a.nii.gz").dataobj), labels)
 
     file = prepared / "a" / "T1wCE.h5"
-    assert crossvalidation._tumour_volume({"file": str(file)}) == pytest.approx(7)
+    assert out_of_fold._tumour_volume({"file": str(file)}) == pytest.approx(7)
     view = series_sheets(PreparedSeries(file), np.zeros(stack.shape, np.uint8))
     assert (sum(view["wt"]), sum(view["et"])) == (7, 5)

@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from custom_transforms import ChunkSlices
+
 from ..datalists import select
 from ..modalities import MRI_TYPES
 from ..prepared import PreparedError, PreparedSeries
@@ -268,8 +270,7 @@ def chunk_settings(weights: Any) -> list[tuple[int, int]]:
 def sequence_spans(kept: Sequence[int], count: int, settings: Sequence[tuple[int, int]]) -> list[list[int]]:
     """First and last slice of each of ``count`` sequences of the kept slices; nothing where no setting gives that many."""
     for length, stride in settings:
-        chunks = max(-(-(len(kept) - length) // stride) + 1, 1) if len(kept) else 0
-        if chunks == count:
-            starts = range(0, chunks * stride, stride)
-            return [[int(kept[start]), int(kept[min(start + length, len(kept)) - 1])] for start in starts]
+        bounds = ChunkSlices(length, stride).bounds(len(kept)) if stride <= length else []
+        if len(bounds) == count:
+            return [[int(kept[start]), int(kept[stop - 1])] for start, stop in bounds]
     return []
