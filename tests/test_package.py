@@ -15,6 +15,8 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
+pytestmark = pytest.mark.slow  # it builds the wheel
+
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("custom_transforms", "bundle")
 NOT_FOR_PREDICTION = {

@@ -9,6 +9,8 @@ import pytest
 import torch
 from monai.bundle import ckpt_export, verify_net_in_out
 
+pytestmark = pytest.mark.slow  # networks are compiled or written for other runtimes
+
 CONFIGS = Path(__file__).resolve().parents[2] / "bundle" / "configs"
 METADATA = CONFIGS / "metadata.json"
 

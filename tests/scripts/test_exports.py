@@ -14,6 +14,8 @@ from scripts.exports import ExportError, export
 from scripts.networks import BiLSTMNFNet
 from scripts.weights import WeightsError, save_weights
 
+pytestmark = pytest.mark.slow  # networks are compiled or written for other runtimes
+
 SMALL = {
     "segmenter": {"encoder_name": "tu-test_efficientnet", "decoder_channels": [16, 8, 8, 4, 4], "image_size": 64},
     "classifier": {

@@ -16,6 +16,9 @@ from scripts.networks import BiLSTMNFNet
 from scripts.runtimes import Runtime, RuntimeMissingError, calibration_images, for_training
 
 needs_openvino = pytest.mark.skipif(find_spec("openvino") is None, reason="OpenVINO is not installed")
+
+pytestmark = pytest.mark.slow  # networks are compiled or written for other runtimes
+
 SIZE = 64
 
 
