@@ -7,6 +7,7 @@ from custom_transforms.channels import (
     ConcatMaskChannelsDict,
 )
 from custom_transforms.chunking import ChunkSlices, ChunkSlicesD, ChunkSlicesd, ChunkSlicesDict
+from custom_transforms.dicom import DicomSlices, dicom_slices
 from custom_transforms.filtering import (
     ContourCountFilter,
     ContourCountFilterD,
@@ -20,6 +21,13 @@ from custom_transforms.filtering import (
     TumorRatioFilterD,
     TumorRatioFilterd,
     TumorRatioFilterDict,
+)
+from custom_transforms.geometry import (
+    AcquisitionSlices,
+    AcquisitionSlicesD,
+    AcquisitionSlicesd,
+    AcquisitionSlicesDict,
+    SliceGeometry,
 )
 from custom_transforms.intensity import (
     ScaleToUint8,
@@ -38,17 +46,7 @@ from custom_transforms.labels import (
     LabelMapToWTETd,
     LabelMapToWTETDict,
 )
-from custom_transforms.series import (
-    AcquisitionSlices,
-    AcquisitionSlicesD,
-    AcquisitionSlicesd,
-    AcquisitionSlicesDict,
-    DicomSlices,
-    SeriesError,
-    SeriesReader,
-    SliceGeometry,
-    dicom_slices,
-)
+from custom_transforms.series import SeriesReader
 from custom_transforms.slicing import (
     SampleSlices,
     SampleSlicesD,
@@ -59,6 +57,7 @@ from custom_transforms.slicing import (
     SlicePlanesd,
     SlicePlanesDict,
 )
+from custom_transforms.volume import SeriesError
 
 __all__ = [
     "AcquisitionSlices",

@@ -12,7 +12,8 @@ from monai.data import Dataset
 from . import distributed
 from .loading import slice_items
 from .outputs import SERIES_SUFFIX
-from .preparation import fingerprint, prepare_segmentation
+from .preparation import fingerprint
+from .slice_preparation import prepare_segmentation
 
 logger = logging.getLogger(__name__)
 
@@ -23,7 +24,7 @@ ANY_MODALITY = "any"
 def annotated_items(
     volumes: Sequence[Mapping[str, str]], prepared_dir: str | Path, configuration: Mapping[str, Any]
 ) -> list[dict[str, Any]]:
-    """What to prepare of annotated volumes, as :func:`~scripts.preparation.prepare_segmentation` takes it.
+    """What to prepare of annotated volumes, as :func:`~scripts.slice_preparation.prepare_segmentation` takes it.
 
     Args:
         volumes: ``{"image", "label"}``: the path of a series, and that of its label map.

@@ -94,7 +94,10 @@ def _require(items: list, patients: int, prepared_dir: str | Path, what: str) ->
 
 
 class UntrackedCompose(Compose):
-    """A ``Compose`` whose transforms hand plain tensors on: none of them needs metadata, which cost more than the work."""
+    """A ``Compose`` whose transforms hand plain tensors on: none of them needs metadata, which cost more than the work.
+
+    MONAI has one switch for a whole process, so it is off only while they run: other jobs in the process need metadata.
+    """
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """As ``Compose``."""

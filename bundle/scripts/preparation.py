@@ -1,4 +1,7 @@
-"""Preparation: from series to prepared series, once, resumable, with the reason for everything that was left out."""
+"""Preparation: from series to prepared series, once, resumable, with the reason for everything that was left out.
+
+What stage 1 needs besides is in :mod:`scripts.slice_preparation`.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +20,6 @@ from ignite.engine import Engine, Events
 from monai.data import Dataset
 from monai.engines import SupervisedEvaluator
 from monai.transforms import Transform
-from torch.utils.data import DataLoader
-from tqdm import tqdm
-
-from custom_transforms import SampleSlices, SlicePlanes, TumorRatioFilter, grey_window
 
 from . import distributed, memory
 from .datalists import MRI_TYPES
@@ -202,8 +201,8 @@ class SaveSeries(Transform):
         summary = {"patient": data["patient"], "mri_type": data["mri_type"], "warnings": list(data["warnings"])}
         if data["error"]:
             return {**data, "summary": {**summary, "error": data["error"]}}
-        image, foreground = _array(data["image"]), _array(data["foreground"])
-        found = _array(data["masks"]).astype(bool)
+        image, foreground = as_array(data["image"]), as_array(data["foreground"])
+        found = as_array(data["masks"]).astype(bool)
         masks = np.zeros((data["n_slices"], *found.shape[1:]), dtype=bool)
         masks[foreground] = found
         summary |= {
@@ -215,13 +214,14 @@ class SaveSeries(Transform):
         summary["seconds"] = round(data["read_seconds"] + time.time() - max(data["ready"], self._free), 3)
         known = {"fingerprint": data["fingerprint"], "source": Path(data["source"]).name}
         info = {**summary, **data.get("identity", {}), **known}
-        write_series(data["output"], image, _array(data["slices"]), masks, info, data["geometry"])
+        write_series(data["output"], image, as_array(data["slices"]), masks, info, data["geometry"])
         memory.release()
         self._free = time.time()
         return {**data, "summary": summary}
 
 
-def _array(tensor: torch.Tensor | np.ndarray) -> np.ndarray:
+def as_array(tensor: torch.Tensor | np.ndarray) -> np.ndarray:
+    """A tensor of any device as an array."""
     return tensor.cpu().numpy() if isinstance(tensor, torch.Tensor) else np.asarray(tensor)
 
 
@@ -254,7 +254,7 @@ class PreparationIndex:
     def note(self, summary: Mapping[str, Any]) -> None:
         """Keep the reason of a series that failed."""
         if "error" in summary:
-            name = _name(summary)
+            name = name_of(summary)
             logger.warning("%s: %s", name, summary["error"])
             self.errors[name] = dict(summary)
 
@@ -283,12 +283,14 @@ def gather_errors(errors: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, A
     return gathered
 
 
-def _who(item: Mapping[str, Any]) -> dict[str, Any]:
+def row_of(item: Mapping[str, Any]) -> dict[str, Any]:
+    """What the row of an item in the index begins with."""
     plane = {"plane": item["plane"]} if "plane" in item else {}
     return {"patient": item["patient"], "mri_type": item["mri_type"], "warnings": [], **plane}
 
 
-def _name(item: Mapping[str, Any]) -> str:
+def name_of(item: Mapping[str, Any]) -> str:
+    """The name of an item's row in the index."""
     return "/".join(item[key] for key in ("patient", "mri_type", "plane") if key in item)
 
 
@@ -312,14 +314,14 @@ def write_index(
     """
     rows: dict[str, dict[str, Any]] = {}
     for item in items:
-        name, file = _name(item), Path(item["output"])
+        name, file = name_of(item), Path(item["output"])
         if name in errors:  # even where an earlier preparation left a file
             rows[name] = dict(errors[name])
         elif file.is_file():
             place = Path(os.path.relpath(file, prepared_dir)).as_posix()
             rows[name] = {"file": place, **PreparedSeries(file).info}
         else:
-            rows[name] = {**_who(item), "error": "not prepared"}
+            rows[name] = {**row_of(item), "error": "not prepared"}
     write_json({"configuration": dict(configuration), "series": rows}, Path(prepared_dir) / "index.json")
     return rows
 
@@ -340,114 +342,6 @@ def read_index(prepared_dir: str | Path) -> dict[str, dict[str, Any]]:
         name: {**row, "file": str(Path(prepared_dir) / row["file"])} if "file" in row else row
         for name, row in rows.items()
     }
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# stage 1: volumes with labels
-
-
-def segmentation_items(
-    entries: Iterable[Mapping[str, Any]], prepared_dir: str | Path, configuration: Mapping[str, Any]
-) -> list[dict[str, Any]]:
-    """What to prepare for stage 1: one item per labelled volume, ``{"patient", "mri_type", "image", "seg", "output", …}``."""
-    return [
-        {
-            "patient": entry["patient"],
-            "mri_type": mri_type,
-            "image": entry[mri_type],
-            "seg": entry["seg"],
-            "outputs": {
-                plane: str(inside(prepared_dir, entry["patient"], f"{mri_type}_{plane}{SERIES_SUFFIX}"))
-                for plane in configuration["planes"]
-            },
-            "fingerprint": fingerprint(configuration, entry[mri_type], entry["seg"]),
-        }
-        for entry in entries
-        if "seg" in entry
-        for mri_type in MRI_TYPES
-        if mri_type in entry
-    ]
-
-
-class SavePlanes(Transform):
-    """Cut a labelled volume into planes, keep and sample slices, and write a prepared series per plane.
-
-    Expects ``image`` ``(1, X, Y, Z)`` uint8, a MetaTensor, and ``seg`` ``(2, X, Y, Z)`` [WT, ET] in RAS; returns the item's
-    summary.
-
-    Args:
-        planes: the cut.
-        keep: the filter on each slice.
-        sample: the sampling of the slices that are kept.
-    """
-
-    def __init__(self, planes: SlicePlanes, keep: TumorRatioFilter, sample: SampleSlices) -> None:
-        self.planes, self.keep, self.sample = planes, keep, sample
-
-    def __call__(self, data: Mapping[str, Any]) -> dict[str, Any]:
-        """One row per plane for the index.
-
-        Raises:
-            ValueError: when image and labels differ in shape.
-        """
-        shapes = [tuple(data[key].shape[1:]) for key in ("image", "seg")]
-        if shapes[0] != shapes[1]:
-            raise ValueError(
-                f"{data['patient']}/{data['mri_type']}: the image is {shapes[0]} and its labels are {shapes[1]} voxels; "
-                "labels must be on the image's own grid"
-            )
-        stacks = self.planes(torch.cat([torch.as_tensor(data["image"]), torch.as_tensor(data["seg"])]))
-        spacings = self.planes.spacings(data["image"])
-        known = {**data.get("identity", {}), "window": grey_window(data["image"]), "fingerprint": data["fingerprint"]}
-        rows = {}
-        for plane, stack in stacks.items():
-            image, masks = _array(stack[:, 0]), _array(stack[:, 1:])
-            slices = np.asarray(self.sample(np.flatnonzero(self.keep(image, masks[:, 0]))))
-            row = {**_who({**data, "plane": plane}), "slices": len(image), "kept": len(slices)}
-            info = {**row, **known, "spacing": spacings[plane]}
-            write_series(data["outputs"][plane], image[slices], np.arange(len(slices)), masks[slices] > 0, info)
-            rows[plane] = row
-        return {"patient": data["patient"], "mri_type": data["mri_type"], "error": "", "planes": rows}
-
-
-def prepare_segmentation(
-    items: Sequence[Mapping[str, Any]],
-    transform: Callable[[Mapping[str, Any]], dict[str, Any]],
-    prepared_dir: str | Path,
-    configuration: Mapping[str, Any],
-    num_workers: int = 0,
-) -> dict[str, dict[str, Any]]:
-    """Prepare the labelled volumes of stage 1 that are not prepared yet, each process its share, and write the index.
-
-    Args:
-        items: from :func:`segmentation_items`.
-        transform: reads, orients, scales and saves one item.
-        prepared_dir: folder of the prepared series.
-        configuration: what they are made with.
-        num_workers: worker processes.
-
-    Returns:
-        Rows of the index by ``"<patient>/<mri_type>/<plane>"``.
-    """
-    mine = distributed.share(items)
-    missing = {(item["patient"], item["mri_type"]) for item in pending(_by_plane(mine))}
-    todo = [item for item in mine if (item["patient"], item["mri_type"]) in missing]
-    errors: dict[str, dict[str, Any]] = {}
-    loader = DataLoader(SeriesDataset(todo, transform), batch_size=None, num_workers=num_workers, collate_fn=as_is)
-    quiet = not todo or not distributed.is_first()
-    for done in tqdm(loader, desc="prepare segmentation", unit="volume", disable=quiet):
-        if done["error"]:
-            logger.warning("%s/%s: %s", done["patient"], done["mri_type"], done["error"])
-            for plane in done["outputs"]:
-                row = {**_who({**done, "plane": plane}), "error": done["error"]}
-                errors[_name(row)] = row
-    rows = write_index(prepared_dir, configuration, _by_plane(items), gather_errors(errors))
-    logger.info("%s: %d slices kept", prepared_dir, sum(row.get("kept", 0) for row in rows.values()))
-    return rows
-
-
-def _by_plane(items: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    return [{**item, "output": output, "plane": plane} for item in items for plane, output in item["outputs"].items()]
 
 
 def as_is(item: Any) -> Any:

@@ -19,7 +19,8 @@ from custom_transforms import (
 from scripts import annotations
 from scripts.annotations import AnnotatedSlices, annotated_items
 from scripts.loading import LoadSlice
-from scripts.preparation import KeepFacts, SavePlanes
+from scripts.preparation import KeepFacts
+from scripts.slice_preparation import SavePlanes
 
 CONFIGURATION = {"planes": ["axial", "sagittal"]}
 PREPARATION = Compose(

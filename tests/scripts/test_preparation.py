@@ -18,7 +18,7 @@ from custom_transforms import (
     SlicePlanes,
     TumorRatioFilter,
 )
-from scripts import preparation
+from scripts import preparation, slice_preparation
 from scripts.inferers import SliceSegmenter, prepare_series_batch
 from scripts.prepared import PreparedError, PreparedSeries, write_series
 
@@ -300,15 +300,15 @@ def prepare_volumes(entries, folder, min_ratio=0.01, keep_rate=0.1, radiological
             Orientationd(["image", "seg"], axcodes="RAS", labels=None),
             ScaleToUint8d("image"),
             BratsLabelsToWTETd("seg"),
-            preparation.SavePlanes(
+            slice_preparation.SavePlanes(
                 SlicePlanes(PLANES, radiological=radiological),
                 TumorRatioFilter(min_ratio, "image_area"),
                 SampleSlices(keep_rate),
             ),
         ]
     )
-    items = preparation.segmentation_items(entries, folder, configuration)
-    return preparation.prepare_segmentation(items, transform, folder, configuration)
+    items = slice_preparation.segmentation_items(entries, folder, configuration)
+    return slice_preparation.prepare_segmentation(items, transform, folder, configuration)
 
 
 @pytest.mark.parametrize("radiological", [False, True])
@@ -351,7 +351,7 @@ def test_entries_without_labels_are_no_items(tmp_path):
     image, seg = volume()
     with_seg = save_case(tmp_path, "a", image, seg)
     without = {key: value for key, value in save_case(tmp_path, "b", image, seg).items() if key != "seg"}
-    items = preparation.segmentation_items([with_seg, without], tmp_path, {"planes": ["axial"]})
+    items = slice_preparation.segmentation_items([with_seg, without], tmp_path, {"planes": ["axial"]})
     assert [item["patient"] for item in items] == ["a"]
 
 

@@ -6,7 +6,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from custom_transforms import series
+from custom_transforms.dicom import DICOM_SUFFIXES
+from custom_transforms.nifti import NIFTI_SUFFIXES
+from custom_transforms.pictures import PICTURE_SUFFIXES
 from scripts.masks import save_label_map
 from scripts.studies import folders
 from scripts.studies.folders import DataListError
@@ -211,7 +213,7 @@ def test_masks_of_others_are_images_and_ours_may_be_labels(tmp_path):
 
 
 def test_endings_of_images_are_those_that_are_read():
-    read = series.NIFTI_SUFFIXES + series.DICOM_SUFFIXES + series.PICTURE_SUFFIXES
+    read = NIFTI_SUFFIXES + DICOM_SUFFIXES + PICTURE_SUFFIXES
     assert sorted(folders.IMAGE_SUFFIXES) == sorted(read)
 
 

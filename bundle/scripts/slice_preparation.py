@@ -1,0 +1,138 @@
+"""Preparation for stage 1: labelled volumes to prepared slices of each plane."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from monai.transforms import Transform
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from custom_transforms import SampleSlices, SlicePlanes, TumorRatioFilter, grey_window
+
+from . import distributed
+from .datalists import MRI_TYPES
+from .outputs import SERIES_SUFFIX, inside
+from .preparation import (
+    SeriesDataset,
+    as_array,
+    as_is,
+    fingerprint,
+    gather_errors,
+    name_of,
+    pending,
+    row_of,
+    write_index,
+)
+from .prepared import write_series
+
+logger = logging.getLogger(__name__)
+
+
+def segmentation_items(
+    entries: Iterable[Mapping[str, Any]], prepared_dir: str | Path, configuration: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    """What to prepare for stage 1: one item per labelled volume, ``{"patient", "mri_type", "image", "seg", "output", …}``."""
+    return [
+        {
+            "patient": entry["patient"],
+            "mri_type": mri_type,
+            "image": entry[mri_type],
+            "seg": entry["seg"],
+            "outputs": {
+                plane: str(inside(prepared_dir, entry["patient"], f"{mri_type}_{plane}{SERIES_SUFFIX}"))
+                for plane in configuration["planes"]
+            },
+            "fingerprint": fingerprint(configuration, entry[mri_type], entry["seg"]),
+        }
+        for entry in entries
+        if "seg" in entry
+        for mri_type in MRI_TYPES
+        if mri_type in entry
+    ]
+
+
+class SavePlanes(Transform):
+    """Cut a labelled volume into planes, keep and sample slices, and write a prepared series per plane.
+
+    Expects ``image`` ``(1, X, Y, Z)`` uint8, a MetaTensor, and ``seg`` ``(2, X, Y, Z)`` [WT, ET] in RAS; returns the item's
+    summary.
+
+    Args:
+        planes: the cut.
+        keep: the filter on each slice.
+        sample: the sampling of the slices that are kept.
+    """
+
+    def __init__(self, planes: SlicePlanes, keep: TumorRatioFilter, sample: SampleSlices) -> None:
+        self.planes, self.keep, self.sample = planes, keep, sample
+
+    def __call__(self, data: Mapping[str, Any]) -> dict[str, Any]:
+        """One row per plane for the index.
+
+        Raises:
+            ValueError: when image and labels differ in shape.
+        """
+        shapes = [tuple(data[key].shape[1:]) for key in ("image", "seg")]
+        if shapes[0] != shapes[1]:
+            raise ValueError(
+                f"{data['patient']}/{data['mri_type']}: the image is {shapes[0]} and its labels are {shapes[1]} voxels; "
+                "labels must be on the image's own grid"
+            )
+        stacks = self.planes(torch.cat([torch.as_tensor(data["image"]), torch.as_tensor(data["seg"])]))
+        spacings = self.planes.spacings(data["image"])
+        known = {**data.get("identity", {}), "window": grey_window(data["image"]), "fingerprint": data["fingerprint"]}
+        rows = {}
+        for plane, stack in stacks.items():
+            image, masks = as_array(stack[:, 0]), as_array(stack[:, 1:])
+            slices = np.asarray(self.sample(np.flatnonzero(self.keep(image, masks[:, 0]))))
+            row = {**row_of({**data, "plane": plane}), "slices": len(image), "kept": len(slices)}
+            info = {**row, **known, "spacing": spacings[plane]}
+            write_series(data["outputs"][plane], image[slices], np.arange(len(slices)), masks[slices] > 0, info)
+            rows[plane] = row
+        return {"patient": data["patient"], "mri_type": data["mri_type"], "error": "", "planes": rows}
+
+
+def prepare_segmentation(
+    items: Sequence[Mapping[str, Any]],
+    transform: Callable[[Mapping[str, Any]], dict[str, Any]],
+    prepared_dir: str | Path,
+    configuration: Mapping[str, Any],
+    num_workers: int = 0,
+) -> dict[str, dict[str, Any]]:
+    """Prepare the labelled volumes of stage 1 that are not prepared yet, each process its share, and write the index.
+
+    Args:
+        items: from :func:`segmentation_items`.
+        transform: reads, orients, scales and saves one item.
+        prepared_dir: folder of the prepared series.
+        configuration: what they are made with.
+        num_workers: worker processes.
+
+    Returns:
+        Rows of the index by ``"<patient>/<mri_type>/<plane>"``.
+    """
+    mine = distributed.share(items)
+    missing = {(item["patient"], item["mri_type"]) for item in pending(_by_plane(mine))}
+    todo = [item for item in mine if (item["patient"], item["mri_type"]) in missing]
+    errors: dict[str, dict[str, Any]] = {}
+    loader = DataLoader(SeriesDataset(todo, transform), batch_size=None, num_workers=num_workers, collate_fn=as_is)
+    quiet = not todo or not distributed.is_first()
+    for done in tqdm(loader, desc="prepare segmentation", unit="volume", disable=quiet):
+        if done["error"]:
+            logger.warning("%s/%s: %s", done["patient"], done["mri_type"], done["error"])
+            for plane in done["outputs"]:
+                row = {**row_of({**done, "plane": plane}), "error": done["error"]}
+                errors[name_of(row)] = row
+    rows = write_index(prepared_dir, configuration, _by_plane(items), gather_errors(errors))
+    logger.info("%s: %d slices kept", prepared_dir, sum(row.get("kept", 0) for row in rows.values()))
+    return rows
+
+
+def _by_plane(items: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    return [{**item, "output": output, "plane": plane} for item in items for plane, output in item["outputs"].items()]

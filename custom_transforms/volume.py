@@ -1,0 +1,63 @@
+"""A series in memory, whatever it was read from, and what no series of a brain is."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from nibabel.orientations import io_orientation
+
+from .planes import PLANES
+
+# LPS -> RAS in homogeneous coordinates. As an affine it is also DICOM's default orientation: columns to the patient's
+# left, rows to the back, slices to the head, 1 mm.
+LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+# What a header may declare, before memory is taken for it. Eleven times a volume of BraTS, 380 slices of 512 x 512; reading so
+# much takes about 1 GB.
+MAX_SIDE = 4096
+MAX_VOXELS = 100_000_000
+
+
+class SeriesError(ValueError):
+    """An input series that can't be used; the message names the file, what was found and what to do."""
+
+
+@dataclass
+class Volume:
+    """Voxels ``(X, Y, Z)``, their RAS affine, the file of each slice ("" for a blank one), what was odd, and facts of DICOM."""
+
+    array: np.ndarray
+    affine: np.ndarray
+    slice_files: list[str]
+    warnings: list[str]
+    facts: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def plane(self) -> str:
+        """Of the files' slices; "" for NIfTI, which has none."""
+        return PLANES[int(io_orientation(self.affine)[2, 0])] if self.slice_files else ""
+
+
+def some(names: Any, limit: int = 4) -> str:
+    """Join names for a message, and say how many more there are."""
+    names = list(names)
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more
+
+
+def check_size(where: str, shape: Sequence[int]) -> None:
+    """Refuse what no series of a brain has, and no memory should be taken for."""
+    if max(shape) > MAX_SIDE or math.prod(shape) > MAX_VOXELS:
+        raise SeriesError(
+            f"{where}: the header declares {' x '.join(map(str, shape))} voxels, expected at most {MAX_SIDE} a side and "
+            f"{MAX_VOXELS:,} in a series. The header is damaged, or this is no series of one brain: export it again."
+        )
+
+
+def entries_of(folder: Path) -> list[Path]:
+    """What lies in a folder, but for hidden files."""
+    return sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
