@@ -319,7 +319,7 @@ def _gradients() -> str:
 
 def phantoms(folder: Path) -> Path:
     """A cohort of small phantoms: some labelled patients of both tasks, and two to be predicted."""
-    from scripts.synthetic.phantom import write_cohort
+    from scripts.synthetic.cohort import write_cohort
 
     cohort = folder / "cohort"
     if not cohort.is_dir():

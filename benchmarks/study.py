@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from scripts.synthetic.phantom import MRI_TYPES, write_cohort
+from scripts.synthetic.cohort import write_cohort
+from scripts.synthetic.phantom import MRI_TYPES
 
 CACHE = Path(__file__).with_name(".cache")
 """Where studies and weights are kept from run to run."""

@@ -19,7 +19,7 @@ sys.path[:0] = [str(ROOT / "bundle"), str(ROOT)]
 
 from custom_transforms import ScaleToUint8  # noqa: E402
 from scripts.runtimes import CALIBRATION  # noqa: E402
-from scripts.synthetic.phantom import PLANES, make_patient, make_series  # noqa: E402
+from scripts.synthetic.phantom import make_patient, make_series  # noqa: E402
 from scripts.views import ZoomedCentre  # noqa: E402
 
 PATIENTS = 2
@@ -34,11 +34,11 @@ def main() -> None:
     for number in range(PATIENTS):
         patient = make_patient(number, label=number % 2, seed=2021, spacing=1.0)
         for volume in patient.volumes.values():
-            for plane in PLANES:
+            for plane, places in PLACES.items():
                 series = make_series(volume, patient.seg, patient.affine, plane)
                 shown = np.flatnonzero(series.mask.any(axis=(0, 1)))
                 scaled = np.asarray(ScaleToUint8()(series.image.astype(np.float32)))
-                for place in PLACES[plane]:
+                for place in places:
                     index = shown[int(place * (len(shown) - 1))]
                     mask = series.mask[:, :, index].T
                     stack = np.stack([scaled[:, :, index].T, 255 * (mask > 0), 255 * (mask == 2)])

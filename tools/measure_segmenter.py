@@ -29,8 +29,11 @@ from scripts import cli, datalists, weights  # noqa: E402
 from scripts.inferers import SliceSegmenter, normalise  # noqa: E402
 from scripts.networks import build_segmenter  # noqa: E402
 from scripts.runtimes import Runtime  # noqa: E402
-from scripts.synthetic import drawing  # noqa: E402
+from scripts.synthetic.acquisition import draw_look, paint  # noqa: E402
 from scripts.synthetic.brains import load_atlas  # noqa: E402
+from scripts.synthetic.drawing import DrawSlice  # noqa: E402
+from scripts.synthetic.randomisation import Randomisation  # noqa: E402
+from scripts.synthetic.tissues import Cut, cut_tissues  # noqa: E402
 
 REGIONS = ("WT", "ET")
 MARKED = 0.005  # share of pixels from which a slice without tumour counts as marked
@@ -55,10 +58,10 @@ class Measure:
         config = ConfigParser.load_config_file(ROOT / "bundle" / "configs" / "pretrain_segmentation.yaml")["ranges"]
         self.ranges = {name: value for name, value in config.items() if name != "_target_"}
 
-    def drawer(self, slices_per_brain: int, **ranges: Any) -> drawing.DrawSlice:
+    def drawer(self, slices_per_brain: int, **ranges: Any) -> DrawSlice:
         """Of brains that the network has not seen."""
-        drawn = drawing.Randomisation(**{**self.ranges, **ranges})
-        return drawing.DrawSlice(drawn, self.settings["image_size"], SEED, slices_per_brain)
+        drawn = Randomisation(**{**self.ranges, **ranges})
+        return DrawSlice(drawn, self.settings["image_size"], SEED, slices_per_brain)
 
     def masks(self, items: list[dict[str, Any]]) -> Iterator[tuple[dict[str, Any], np.ndarray]]:
         """Each drawn slice with its masks (2, H, W)."""
@@ -104,11 +107,9 @@ class Measure:
             slices = []
             for position in np.arange(-0.82, 0.95, 2.0 / brain.extent[2]) * brain.extent[2]:
                 rng = np.random.default_rng([SEED, number, 2])  # the same for all slices of the series
-                tissues = drawing.cut_tissues(
-                    brain, drawing.Cut("axial", np.array([position]), line, line), [SEED, number]
-                )
+                tissues = cut_tissues(brain, Cut("axial", np.array([position]), line, line), [SEED, number])
                 kept = tissues["depth"] > rng.uniform(*draw.ranges.stripping)
-                image = drawing.paint(tissues, drawing.draw_look(mri_type, rng), rng) * kept
+                image = paint(tissues, draw_look(mri_type, rng), rng) * kept
                 x, y, z = rng.normal(0, rng.uniform(*draw.ranges.bias) / 180, 3)
                 image *= np.exp(x * line + y * line[:, None] + z * position)
                 level = np.exp(rng.uniform(*np.log(np.maximum(draw.ranges.noise, 1e-4))))
@@ -123,7 +124,7 @@ class Measure:
         """The same on the bare MNI152 template: all axial slices with brain in them."""
         from nilearn import datasets
 
-        load_atlas()  # an error that tells what to install
+        load_atlas()  # an error that says what to install
         template = datasets.load_mni152_template(resolution=1)
         image = template.get_fdata(dtype=np.float32) * (datasets.load_mni152_brain_mask(resolution=1).get_fdata() > 0)
         volume = torch.from_numpy((image / image.max() * 255).astype(np.uint8))

@@ -121,6 +121,19 @@ def inside(name: str) -> None:
         assert all(torch.equal(value, tensors[one]) for one, value in network.state_dict().items())
     print("    load: passed", flush=True)
 
+    predict(name)
+    weighed = ["--ckpt_file", file]
+    bundle("ckpt_export", *both, *weighed, "--filepath", "models/model.ts")
+    with torch.inference_mode():
+        images = torch.rand(shape)
+        torch.testing.assert_close(torch.jit.load("models/model.ts").eval()(images), network.eval()(images))
+    traced = ["--use_trace", "True", "--input_shape", str(shape), "--converter_kwargs", "{'dynamo': False}"]
+    bundle("onnx_export", *both, *weighed, *traced, "--filepath", "models/model.onnx")
+    onnx.checker.check_model("models/model.onnx")
+
+
+def predict(name: str) -> None:
+    """Stage 1 of a volume, or both stages of a study."""
     job = ["--config_file", "configs/inference.yaml"]
     if name == SEGMENTATION:
         series(Path("volume", "t1ce.nii.gz"))
@@ -132,15 +145,6 @@ def inside(name: str) -> None:
         bundle("run inference", *job, *folders, "--max_contours", "1000000")
         found = json.loads(Path("prediction", "patients.json").read_text(encoding="utf-8"))
         assert found["patients"][0]["used"] == ["FLAIR"], found
-
-    weighed = ["--ckpt_file", file]
-    bundle("ckpt_export", *both, *weighed, "--filepath", "models/model.ts")
-    with torch.inference_mode():
-        images = torch.rand(shape)
-        torch.testing.assert_close(torch.jit.load("models/model.ts").eval()(images), network.eval()(images))
-    traced = ["--use_trace", "True", "--input_shape", str(shape), "--converter_kwargs", "{'dynamo': False}"]
-    bundle("onnx_export", *both, *weighed, *traced, "--filepath", "models/model.onnx")
-    onnx.checker.check_model("models/model.onnx")
 
 
 def versions() -> list[str]:

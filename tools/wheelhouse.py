@@ -91,13 +91,13 @@ def pip(*arguments: str | Path) -> None:
 def collect(
     output: Path, python_version: str | None = None, platform: str | None = None, without: Sequence[str] = ()
 ) -> Path:
-    """Write the folder of wheels, whole or not at all; one that is there is replaced.
+    """Write the folder of wheels, whole or not at all, in place of an earlier one.
 
     Args:
         output: the folder.
         python_version: ``3.12`` for example; that of this Python by default.
         platform: tag of the platform, ``manylinux_2_28_x86_64`` for example; this one by default.
-        without: packages that are there already, and what only those need.
+        without: packages that the other machine has, and what only those need.
     """
     output.parent.mkdir(parents=True, exist_ok=True)
     target = [*(["--python-version", python_version] if python_version else [])]
@@ -137,7 +137,7 @@ def main() -> None:
     )
     parser.add_argument("--python-version", help="of the other machine, 3.12 for example")
     parser.add_argument("--platform", help="of the other machine, manylinux_2_28_x86_64 for example")
-    parser.add_argument("--without", nargs="*", default=[], help="packages that are there already")
+    parser.add_argument("--without", nargs="*", default=[], help="packages that the other machine has")
     arguments = parser.parse_args()
     folder = collect(arguments.output, arguments.python_version, arguments.platform, arguments.without)
     files = list(folder.iterdir())

@@ -23,10 +23,10 @@ from .datalists import build_datalist, read_labels
 from .environment import BUNDLE_ROOT
 from .evaluation.resampling import bootstrap_interval
 from .evaluation.scores import roc_auc
-from .explain.maps import explain_run
+from .explain.run import explain_run
 from .files import RESEARCH_ONLY, write_json
-from .report.overview import draw_overview
 from .report.pages import write_report
+from .report.picture import write_picture
 from .weights import OWN_SEGMENTER, segmenter_settings, sha256
 
 logger = logging.getLogger(__name__)
@@ -281,15 +281,7 @@ class _Steps:
         )
 
     def draw(self) -> None:
-        draw_overview(
-            self.folder / "overview.png",
-            studies=self.test,
-            true_masks=self.phantom / "task2_masks",
-            predicted_masks=self.prediction / "masks",
-            segmentation_run=self.runs / "segmentation",
-            classification_runs={mri_type: self.runs / mri_type for mri_type in MRI_TYPES},
-            predictions=self.folder / "evaluation_classification" / "predictions.csv",
-        )
+        write_picture(self.folder, self.phantom / "task2_masks", self.folder / "overview.png")
 
 
 def _job(config: str, **values: Any) -> None:

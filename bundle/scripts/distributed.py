@@ -1,7 +1,7 @@
 """Many processes, on one machine or on several: what the configurations call. With one process nothing here does anything.
 
 ``torchrun`` starts the processes and ``configs/distributed.yaml`` joins them. Data go from one to another through the file
-system alone; beside gradients and scores they tell each other only who is done and what failed.
+system alone; beside gradients and scores they exchange only who is done and what failed.
 """
 
 from __future__ import annotations
@@ -78,6 +78,8 @@ def join(device: torch.device | str) -> int:
         dist.init_process_group("nccl" if gpu else "gloo", store=store, rank=rank, world_size=count, timeout=TIMEOUT)
         atexit.register(dist.destroy_process_group)
     idist.sync()
+    # of a process without patients, see epoch_length
+    warnings.filterwarnings("ignore", message="Data iterator can not provide data")
     if not is_first():
         logging.disable(logging.WARNING)
     return idist.get_world_size()
@@ -95,7 +97,7 @@ def is_first() -> bool:
 
 def launch() -> str | None:
     """A name of what ``torchrun`` started, the same in all its attempts; None without torchrun."""
-    # of all that torchrun tells its processes, only the folder of its logs differs from launch to launch
+    # of all that torchrun gives its processes, only the folder of its logs differs from launch to launch
     file = os.environ.get("TORCHELASTIC_ERROR_FILE")
     return hashlib.sha256(str(Path(file).parents[2]).encode()).hexdigest()[:16] if file else None
 
@@ -167,10 +169,9 @@ def sampler(dataset: Dataset, shuffle: bool, seed: int) -> DistributedSampler | 
 
 def epoch_length(loader: Sized) -> int:
     """Batches in a validation: at least one, even of nothing, so that a process without patients takes part in the metrics."""
-    if idist.get_world_size() == 1 or len(loader):
+    if idist.get_world_size() == 1:
         return len(loader)
-    warnings.filterwarnings("ignore", message="Data iterator can not provide data")
-    return 1
+    return max(len(loader), 1)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

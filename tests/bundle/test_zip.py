@@ -195,7 +195,7 @@ def test_unzipped_bundle_runs_without_the_repository(unzipped, tmp_path):
     )
     assert result.returncode == 0, result.stderr[-4000:]
     modules = json.loads((tmp_path / "modules.json").read_text())
-    assert {"scripts.synthetic.phantom", "scripts.preparation", "custom_transforms.series"} <= set(modules)
+    assert {"scripts.synthetic.cohort", "scripts.preparation", "custom_transforms.series"} <= set(modules)
     assert all(Path(file).is_relative_to(unzipped) for file in modules.values()), modules
     assert list((tmp_path / "phantom" / "task1").iterdir())
     assert [path for path in (tmp_path / "prepared").rglob("*") if path.is_file() and path.stat().st_size > 1000]

@@ -33,7 +33,7 @@ def test_a_demo_goes_on_after_an_interruption_and_ends_with_its_figures(tmp_path
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(demo, "draw_overview", interrupt)
+        patch.setattr(demo, "write_picture", interrupt)
         with pytest.raises(KeyboardInterrupt):
             demo.run(folder, 1.0, overwrite=False)
     demo.run(folder, 1.0, overwrite=False)

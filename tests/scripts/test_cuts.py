@@ -7,7 +7,7 @@ import torch
 import yaml
 
 from scripts import cuts, labelled_volumes
-from scripts.synthetic.drawing import PLANES
+from scripts.synthetic.randomisation import PLANES
 
 RANGES = {
     name: value

@@ -21,7 +21,7 @@ import segmentation_models_pytorch as smp
 import torch
 
 from custom_transforms import SeriesReader
-from scripts.synthetic.phantom import write_cohort
+from scripts.synthetic.cohort import write_cohort
 from scripts.weights import read_weights, save_weights
 
 APP = Path(__file__).resolve().parents[1]

@@ -155,7 +155,7 @@ def explain(
     if limit is not None:
         checks.number(1, whole=True)("limit", limit)
     checks.device("device", device)
-    found: dict[str, Any] = bundle_module("explain.maps").explain_run(
+    found: dict[str, Any] = bundle_module("explain.run").explain_run(
         Path(run), None, asked, classified, limit, device=device
     )
     return found

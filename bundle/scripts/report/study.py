@@ -8,13 +8,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..files import written_whole
+from ..files import RESEARCH_ONLY, written_whole
 from ..masks import REGIONS, claimed, region_volumes
 from ..modalities import ENHANCING_ON, MRI_TYPES
 from ..outputs import inside
 from ..preparation import read_index
 from ..prepared import PreparedSeries
-from .pages import RESEARCH_ONLY, failures_of, jinja_environment, patient_interval
+from ..run_folder import failures_of
+from .pages import jinja_environment
+from .patient import patient_interval
 from .tables import Table, table_of_records, with_interval
 from .viewer import SheetError, largest_tumour, read_source
 

@@ -85,7 +85,7 @@ def read_heat(file: str | Path, series: PreparedSeries) -> dict[int, np.ndarray]
     """Grad-CAM of slices of a series, ``(h, w)`` uint8 by index of the slice.
 
     Args:
-        file: ``.npz`` of :mod:`scripts.explain.maps`.
+        file: ``.npz`` of :mod:`scripts.explain.explanation`.
         series: that it explains.
 
     Raises:

@@ -158,6 +158,11 @@ def soft_step(distance: np.ndarray, width: float) -> np.ndarray:
     return 1 / (1 + np.exp(np.clip(-4 * distance / width, -30, 30)))
 
 
+def between(pair: Sequence[float], share: float) -> float:
+    """The first of a pair where the share is 0, the second where it is 1."""
+    return pair[0] + share * (pair[1] - pair[0])
+
+
 def rotation(degrees: np.ndarray) -> np.ndarray:
     """Rotation matrix (3, 3) about the x, then y, then z axis."""
     matrix = np.eye(3)

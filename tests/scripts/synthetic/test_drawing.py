@@ -18,21 +18,11 @@ from custom_transforms import SlicePlanes
 from scripts import cli
 from scripts.datalists import MRI_TYPES
 from scripts.loading import LoadSlice
+from scripts.synthetic.acquisition import LOOKS, RANDOM, acquire, draw_look, paint
 from scripts.synthetic.brains import label_map_brains
-from scripts.synthetic.drawing import (
-    LOOKS,
-    RANDOM,
-    TISSUES,
-    Cut,
-    DrawSlice,
-    Randomisation,
-    acquire,
-    cut_tissues,
-    draw_look,
-    paint,
-    slice_items,
-    write_contact_sheet,
-)
+from scripts.synthetic.drawing import DrawSlice, slice_items, write_contact_sheet
+from scripts.synthetic.randomisation import Randomisation
+from scripts.synthetic.tissues import TISSUES, Cut, cut_tissues
 
 CONFIG = Path(__file__).resolve().parents[3] / "bundle" / "configs" / "pretrain_segmentation.yaml"
 SETTINGS = {key: value for key, value in yaml.safe_load(CONFIG.read_text())["ranges"].items() if key != "_target_"}

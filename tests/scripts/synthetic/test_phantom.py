@@ -13,7 +13,8 @@ import pytest
 
 pytest.importorskip("nilearn", reason="the phantom cohort needs the extra [phantom]")
 
-from scripts.synthetic.phantom import MRI_TYPES, balanced_labels, make_patient, make_series, write_cohort
+from scripts.synthetic.cohort import balanced_labels, write_cohort
+from scripts.synthetic.phantom import MRI_TYPES, make_patient, make_series
 
 CONFIG = Path(__file__).resolve().parents[3] / "bundle" / "configs" / "phantom.yaml"
 SPACING = 4.0
@@ -149,8 +150,8 @@ def test_anatomy_is_the_same_at_another_voxel_size():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"label": 2}, "label must be 0 or 1, got 2"),
-        ({"label": 1, "signal": 1.5}, "signal must lie in 0 ... 1, got 1.5"),
+        ({"label": 2}, "label 2: expected 0 or 1"),
+        ({"label": 1, "signal": 1.5}, "signal 1.5: expected 0"),
         ({"label": 1, "spacing": 0}, "spacing"),
         ({"label": 1, "spacing": 2, "shape": (60, 60, 60)}, "does not hold a head"),
     ],
@@ -192,9 +193,9 @@ def test_series_keeps_every_point_where_it_is(plane, slice_thickness):
 
 def test_series_refuses():
     volume = np.zeros((4, 4, 4), np.float32)
-    with pytest.raises(ValueError, match="plane must be one of axial, coronal, sagittal, got 'oblique'"):
+    with pytest.raises(ValueError, match="plane 'oblique': expected one of axial, coronal, sagittal"):
         make_series(volume, volume, np.diag([-2.0, -2, 2, 1]), "oblique")
-    with pytest.raises(ValueError, match="thinner than a voxel"):
+    with pytest.raises(ValueError, match="expected at least the side of a voxel"):
         make_series(volume, volume, np.diag([-2.0, -2, 2, 1]), "axial", 1.0)
 
 
@@ -359,8 +360,10 @@ def test_an_interrupted_run_leaves_nothing(tmp_path, monkeypatch):
 @pytest.mark.skipif(os.name != "posix", reason="leftovers are removed on POSIX alone")
 def test_what_a_killed_run_left_is_removed(tmp_path):
     """Killed with its patients half made, by a signal that no program can catch; everything else in the folder stays."""
-    code = "import os, sys; from scripts.synthetic import phantom; phantom._write_csv = lambda *_: os.kill(os.getpid(), 9); "
-    code += "phantom.write_cohort(sys.argv[1], 1, 0, 0, spacing=5.0)"
+    code = (
+        "import os, sys; from scripts.synthetic import cohort; cohort._write_csv = lambda *_: os.kill(os.getpid(), 9); "
+    )
+    code += "cohort.write_cohort(sys.argv[1], 1, 0, 0, spacing=5.0)"
     killed = subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=CONFIG.parents[1], check=False)
     assert killed.returncode == -9
     (leftover,) = tmp_path.iterdir()
@@ -377,11 +380,11 @@ def test_what_a_killed_run_left_is_removed(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"segmentation_patients": -1}, "must not be negative"),
-        ({"segmentation_patients": 2, "overlap": 3}, r"overlap must lie in 0 \.\.\. 2"),
-        ({"planes": {"FLAIR": "oblique"}}, "planes maps FLAIR, T1w, T1wCE, T2w to axial, coronal, sagittal"),
-        ({"signal": 2}, "signal must lie in"),
-        ({"slice_thickness": 1.0}, "thinner than a voxel"),
+        ({"segmentation_patients": -1}, "expected none below 0"),
+        ({"segmentation_patients": 2, "overlap": 3}, "overlap 3: expected 0 to 2"),
+        ({"planes": {"FLAIR": "oblique"}}, "expected FLAIR, T1w, T1wCE, T2w, and axial, coronal, sagittal for each"),
+        ({"signal": 2}, "signal 2.0: expected 0"),
+        ({"slice_thickness": 1.0}, "expected at least the side of a voxel"),
     ],
 )
 def test_cohort_refuses_before_it_writes(tmp_path, arguments, message):

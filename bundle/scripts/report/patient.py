@@ -1,0 +1,275 @@
+"""A patient's page: probability, series, sequences, pictures, and what the classifiers looked at."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..datalists import select
+from ..modalities import MRI_TYPES
+from ..prepared import PreparedError, PreparedSeries
+from ..run_folder import failures_of, plain_settings, prepared_dir, prepared_places, read_config, read_object
+from .figures import draw_sequences
+from .tables import Table, table_of_records, with_interval
+from .viewer import SheetError, read_heat, read_source, series_sheets
+from .writer import Writer
+
+logger = logging.getLogger(__name__)
+
+PATIENT_BYTES = 2_600_000  # that the pictures on a patient's page may take
+
+
+SEQUENCES = (35, 5)  # length and stride of a classifier whose own are not known
+
+
+_SEEDS_SHOWN = 5  # with a column each in the table of a patient's series
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Where the pictures of a run's patients lie.
+
+    Attributes:
+        prepared: ``file`` of every prepared series by ``"<patient>/<mri_type>"``.
+        studies: paths of the series by modality, by patient.
+        explanations: folder of heat maps.
+        missing: why there are no prepared series or no studies, "" where there are.
+    """
+
+    prepared: dict[str, Path]
+    studies: dict[str, dict[str, str]]
+    explanations: Path
+    missing: str = ""
+
+
+def find_sources(folder: Path) -> Sources:
+    """The prepared series, studies and heat maps of a run's patients, as far as they are still there."""
+    settings = plain_settings(read_config(folder))
+    prepared, place = {}, prepared_dir(folder)
+    missing = f"No pictures: no prepared series at {' or '.join(map(str, prepared_places(folder)))}."
+    if place is not None:
+        rows = read_object(place / "index.json").get("series", {})
+        prepared = {name: place / row["file"] for name, row in rows.items() if "file" in row}
+        missing = ""
+    studies: dict[str, dict[str, str]] = {}
+    try:
+        entries = select(settings.get("dataset_dir"), settings.get("datalist"), settings.get("section"))
+        studies = {entry["patient"]: {key: entry[key] for key in MRI_TYPES if key in entry} for entry in entries}
+    except (ValueError, OSError) as error:
+        logger.info("the studies are not found any more, kept slices are shown alone: %s", error)
+    return Sources(prepared, studies, folder / "explanations", missing)
+
+
+def patient_interval(row: Mapping[str, Any]) -> list[float] | None:
+    """How far modalities, sequences and models agree on a patient's probability (95 %), where that is known."""
+    interval: list[float] | None = row.get("agreement_interval")
+    return interval
+
+
+def series_table(row: Mapping[str, Any]) -> Table:
+    """The series of a patient."""
+    records = []
+    seeds = row.get("seeds") or []
+    for mri_type, facts in (row.get("series") or {}).items():
+        of_seeds = facts.get("by_seed") or {}
+        by_seed = {f"seed {seed}": (of_seeds.get(str(seed)) or {}).get("probability") for seed in seeds[:_SEEDS_SHOWN]}
+        records.append(
+            {
+                "modality": mri_type,
+                "probability": facts.get("probability"),
+                **(by_seed if len(seeds) > 1 else {}),
+                "slices": facts.get("slices"),
+                "used": facts.get("kept"),
+                "sequences": len(facts.get("sequences") or []),
+                "seconds": facts.get("seconds"),
+                "remark": facts.get("reason"),
+            }
+        )
+    empty = {key for key in ("seconds", "remark") if not any(record[key] for record in records)}
+    records = [{key: value for key, value in record.items() if key not in empty} for record in records]
+    return table_of_records("Series", records)
+
+
+def explanation_table(patient: str, mri_types: Iterable[str], folder: Path, of: str = "") -> Table | None:
+    """How a patient's probabilities change without a part of what was shown, where it was explained; ``of`` which models."""
+    records, statements = [], []
+    for mri_type in mri_types:
+        file = folder / f"{patient}_{mri_type}.json"
+        try:
+            found = json.loads(file.read_text(encoding="utf-8"))
+            statements.append(f"{mri_type}: {found['randomisation']['statement']}")
+            regions = {
+                region.replace(" without ", " outside "): change for region, change in found["by_region"].items()
+            }
+            changes = {f"without {region}": change for region, change in regions.items()}
+            with np.load(file.with_suffix(".npz")) as arrays:
+                by_slice = arrays["by_slice"]
+                most = int(np.abs(by_slice).argmax())
+                changes |= {
+                    "slice that matters most": int(arrays["slices"][most]),
+                    "without that slice": float(by_slice[most]),
+                }
+            records.append({"modality": mri_type, **changes})
+        except (OSError, ValueError, KeyError):  # not explained, or half of it is gone
+            continue
+    if not records:
+        return None
+    note = (
+        f"Change of the series' probability{of} when a part is blanked: below 0, the part spoke for methylation. "
+        f"Shuffled weights: {' '.join(statements)}"
+    )
+    return table_of_records("What the classifiers looked at", records, note)
+
+
+def show_patient(
+    row: Mapping[str, Any], name: str, sources: Sources | None, weights: Mapping[str, Any], writer: Writer
+) -> dict[str, Any]:
+    """All that a patient's page shows.
+
+    Args:
+        row: of the patient in ``patients.json``.
+        name: of the patient's files.
+        sources: of pictures; None for none.
+        weights: files of the classifiers by modality, unless the row has its own.
+        writer: of figures and tables.
+    """
+    interval = patient_interval(row)
+    probability = float(row["probability"])
+    failures = failures_of(row)
+    sequences = {
+        mri_type: [float(value) for value in facts.get("sequences") or []]
+        for mri_type, facts in (row.get("series") or {}).items()
+    }
+    seeds = row.get("seeds") or []
+    figure = None
+    if any(sequences.values()):
+        drawn = draw_sequences(_drawn_sequences(row, sequences), probability, interval)
+        mean = "a modality by the models of a seed" if len(seeds) > 1 else "a modality"
+        caption = f"A point is a sequence of slices, a diamond the mean of {mean}, the line the patient."
+        figure = writer.figure(drawn, f"sequences_{name}", caption)
+    views, notes = patient_views(row, sources, row.get("weights") or weights, sequences) if sources else ([], [])
+    if views and len(seeds) > 1:
+        notes.append(f"Sequences under the pictures: means over the seeds {', '.join(map(str, seeds))}.")
+    of = f" by the models of seed {seeds[0]}" if len(seeds) > 1 else ""
+    changes = explanation_table(row["patient"], sequences, sources.explanations, of) if sources else None
+    explanation = writer.table(changes, f"explanation_{name}") if changes else None
+    return {
+        "name": row["patient"],
+        "probability": min(max(probability, 0.0), 1.0),
+        "interval": interval,
+        "shown": with_interval(probability, interval),
+        "explained": _explained(row),
+        "failures": [f"{item['series']}: {item['text']}" if item["series"] else item["text"] for item in failures],
+        **writer.table(series_table(row), f"series_{name}"),
+        "figure": figure,
+        "explanation": explanation,
+        "views": views,
+        "has_heat": any(view["heat_sheet"] for view in views),
+        "notes": notes,
+    }
+
+
+def _explained(row: Mapping[str, Any]) -> str:
+    """What a patient's probability is the mean of, and what is known beside it."""
+    used, seeds = [str(mri_type) for mri_type in row.get("used") or []], row.get("seeds") or []
+    over = f" over seeds {', '.join(map(str, seeds))}" if len(seeds) > 1 else ""
+    said = [f"Mean of {', '.join(used)}{over}." if used else "No usable series: the cohort prior."]
+    if row.get("fold") is not None:
+        said.append(f"Held out in fold {row['fold']}: the models did not see this patient.")
+    if row.get("label") is not None:
+        said.append(f"Known label: {row['label']}.")
+    return " ".join(said)
+
+
+def _drawn_sequences(
+    row: Mapping[str, Any], sequences: Mapping[str, Sequence[float]]
+) -> dict[tuple[str, str], Sequence[float]]:
+    """Sequences by modality and seed, "" where there is one seed."""
+    if len(row.get("seeds") or []) < 2:
+        return {(mri_type, ""): values for mri_type, values in sequences.items()}
+    return {
+        (mri_type, f"seed {seed}"): [float(value) for value in of_seed["sequences"]]
+        for mri_type, facts in row["series"].items()
+        for seed, of_seed in facts["by_seed"].items()
+    }
+
+
+def patient_views(
+    row: Mapping[str, Any],
+    sources: Sources,
+    weights: Mapping[str, Any],
+    sequences: Mapping[str, Sequence[float]],
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """What the viewer shows of a patient's series, and notes on what is missing."""
+    patient = row["patient"]
+    names = [name for name in row.get("series") or {} if f"{patient}/{name}" in sources.prepared]
+    views: list[dict[str, Any]] = []
+    notes = [sources.missing] if sources.missing else []
+    for mri_type in names:
+        try:
+            series = PreparedSeries(sources.prepared[f"{patient}/{mri_type}"])
+        except PreparedError as error:
+            notes.append(f"{mri_type}: {error}")
+            continue
+        full, heat, without = _pictures(series, patient, mri_type, sources)
+        notes += without
+        values = list(sequences.get(mri_type, []))
+        spans = sequence_spans(series.slices.tolist(), len(values), chunk_settings(weights.get(mri_type)))
+        marked = [{"slices": span, "probability": value} for span, value in zip(spans, values, strict=False)]
+        view = series_sheets(series, full, heat, marked, PATIENT_BYTES // len(names))
+        if view is None:
+            notes.append(f"{mri_type}: no slice to show.")
+            continue
+        chance = f"p {np.mean(values):.3f}" if values else "not used"
+        caption = f"{mri_type}, {view['plane'] or 'slices'}, {chance}"
+        views.append({**view, "mri_type": mri_type, "classified": bool(values), "caption": caption})
+    return views, notes
+
+
+def _pictures(
+    series: PreparedSeries, patient: str, mri_type: str, sources: Sources
+) -> tuple[np.ndarray | None, dict[int, np.ndarray] | None, list[str]]:
+    """All slices of a series and its heat maps, None for what is missing, and notes on that."""
+    full, heat, notes = None, None, []
+    source = sources.studies.get(patient, {}).get(mri_type)
+    try:
+        if source is None or series.geometry is None:
+            raise SheetError("the study is not there any more")
+        full = read_source(source, series.geometry)
+    except SheetError as error:
+        notes.append(f"{mri_type}: only the slices that were used are shown, for {error}.")
+    explanation = sources.explanations / f"{patient}_{mri_type}.npz"
+    if explanation.is_file():
+        try:
+            heat = read_heat(explanation, series)
+        except SheetError as error:
+            notes.append(f"{mri_type}: no heat map, for {error}.")
+    return full, heat, notes
+
+
+def chunk_settings(weights: Any) -> list[tuple[int, int]]:
+    """Length and stride of a classifier's sequences: those of the run its weights lie in, then the usual ones."""
+    found = []
+    weights = weights[0] if isinstance(weights, list) and weights else weights
+    if isinstance(weights, str) and Path(weights).is_file():
+        config = read_config(Path(weights).parent)
+        numbers = (config.get("sequence_length"), config.get("stride"))
+        if all(isinstance(value, int) and value > 0 for value in numbers):
+            found.append((int(numbers[0]), int(numbers[1])))  # type: ignore[arg-type]
+    return [*found, SEQUENCES]
+
+
+def sequence_spans(kept: Sequence[int], count: int, settings: Sequence[tuple[int, int]]) -> list[list[int]]:
+    """First and last slice of each of ``count`` sequences of the kept slices; nothing where no setting gives that many."""
+    for length, stride in settings:
+        chunks = max(-(-(len(kept) - length) // stride) + 1, 1) if len(kept) else 0
+        if chunks == count:
+            starts = range(0, chunks * stride, stride)
+            return [[int(kept[start]), int(kept[min(start + length, len(kept)) - 1])] for start in starts]
+    return []

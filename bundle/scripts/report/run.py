@@ -1,0 +1,289 @@
+"""What the report's folder holds: a training run, an evaluation, a cross-validation, a prediction, or several of them.
+
+It is known by its files: ``history.csv`` of a training run, ``metrics.json`` of an evaluation or a cross-validation,
+``patients.json`` of a prediction.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import UserError
+from ..files import read_csv
+from ..modalities import MRI_TYPES
+from ..run_folder import (
+    PREDICTIONS_FILE,
+    RunError,
+    is_crossvalidation,
+    plain_settings,
+    read_config,
+    read_object,
+    read_patients,
+)
+from .writer import PARTS
+
+NOT_FINISHED = "Not finished: figures are of the patients who have been predicted so far."
+
+
+LOOKED_FOR = {
+    "patients.json": "a prediction",
+    "metrics.json": "an evaluation or a cross-validation",
+    "history.csv": "a training run",
+}
+
+
+_NOT_RUNS = {"prepared", "masks", "phantom", "explanations", *PARTS}
+
+
+class ReportError(UserError):
+    """A folder of which no report can be made."""
+
+
+@dataclass(frozen=True)
+class Training:
+    """A training run: its folder, configuration and the columns of its history."""
+
+    name: str
+    folder: Path
+    config: dict[str, Any]
+    history: dict[str, np.ndarray]
+
+    @property
+    def score(self) -> str | None:
+        """By which the best epoch was chosen, with a leading "-" where less is better; None where no configuration names it."""
+        score = self.config.get("score")
+        return score if isinstance(score, str) else None
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Figures of an evaluation or a cross-validation, the tables they come from, and what is known of the patients, if so."""
+
+    name: str
+    folder: Path
+    config: dict[str, Any]
+    metrics: dict[str, Any]
+    predictions: list[dict[str, str]]
+    overlap: list[dict[str, str]]
+    patients: dict[str, Any] | None = None
+
+    @property
+    def is_crossvalidation(self) -> bool:
+        """Whether its patients were held out in several folds."""
+        known = "ensembles" in self.metrics or "folds" in self.metrics or is_crossvalidation(self.folder)
+        return known or len({row.get("fold") for row in self.predictions}) > 1
+
+
+@dataclass(frozen=True)
+class Run:
+    """All that a folder holds."""
+
+    folder: Path
+    config: dict[str, Any]
+    predicted: Path
+    prediction: dict[str, Any] | None = None
+    evaluations: list[Evaluation] = field(default_factory=list)
+    trainings: list[Training] = field(default_factory=list)
+
+    @property
+    def shown(self) -> tuple[Path, dict[str, Any], Evaluation | None] | None:
+        """Whose patients have pages: the folder, content of ``patients.json``, and the evaluation unless it is a prediction."""
+        if self.prediction is not None:
+            return self.predicted, self.prediction, None
+        part = next((part for part in self.evaluations if part.predictions or part.overlap), None)
+        return (part.folder, part.patients or {"patients": []}, part) if part else None
+
+    @property
+    def parts(self) -> list[Evaluation | Training]:
+        """Evaluations and training runs."""
+        return [*self.evaluations, *self.trainings]
+
+    @property
+    def configs(self) -> dict[str, dict[str, Any]]:
+        """All its configurations, by the name of the folder they lie in."""
+        found = {"": self.config, **{part.name: part.config for part in self.parts}}
+        return {name: config for name, config in found.items() if config and (not name or config != self.config)}
+
+    @property
+    def title(self) -> str:
+        """What kind of run it is."""
+        if (self.folder / "demo_state.json").is_file():
+            return "Demo"
+        if self.prediction is not None:
+            return "Prediction"
+        if self.evaluations:
+            return "Cross-validation" if any(part.is_crossvalidation for part in self.evaluations) else "Evaluation"
+        return "Training"
+
+
+def read_run(folder: str | Path) -> Run:
+    """What lies in a run's folder.
+
+    Raises:
+        ReportError: when it is missing, holds nothing known, or a file in it can't be read.
+    """
+    root = Path(folder).resolve()
+    if not root.is_dir():
+        raise ReportError(f"{folder}: no such folder; name that of a training, an evaluation or a prediction")
+    try:
+        run = _read_run(root)
+    except RunError as error:
+        raise ReportError(str(error)) from error
+    if run.prediction is None and not run.parts:
+        looked = ", ".join(f"{name} ({what})" for name, what in LOOKED_FOR.items())
+        raise ReportError(f"{folder}: holds no run; looked for {looked}")
+    return run
+
+
+def _read_run(root: Path) -> Run:
+    evaluated = (root / PREDICTIONS_FILE).is_file()
+    places = [place for place in (root, root / "prediction") if (place / "patients.json").is_file() and not evaluated]
+    predicted = places[0] if places else root  # a demo's is in a folder of its own
+    prediction = read_patients(predicted) if places else None
+    places = [root, *sorted(path for path in root.iterdir() if path.is_dir() and path.name not in _NOT_RUNS)]
+    if evaluated or (root / "overlap.csv").is_file():
+        places = places[:1]  # evaluations below are its parts, folds for example
+    evaluations = [found for place in places if (found := _read_evaluation(place, root)) is not None]
+    trainings = [_read_training(file, root) for file in _histories(root)]
+    return Run(root, read_config(root) or read_config(predicted), predicted, prediction, evaluations, trainings)
+
+
+def _histories(root: Path) -> Iterator[Path]:
+    for place, folders, names in os.walk(root):
+        folders[:] = sorted(name for name in folders if name not in _NOT_RUNS and not name.startswith("."))
+        if "history.csv" in names:
+            yield Path(place) / "history.csv"
+
+
+def _read_training(file: Path, root: Path) -> Training:
+    rows = read_csv(file)
+    try:
+        history = {key: np.array([float(row[key] or "nan") for row in rows]) for key in rows[0]}
+        history["epoch"]
+    except (IndexError, KeyError, TypeError, ValueError) as error:
+        raise ReportError(
+            f"{file}: {error!r} in the history of a training, expected a column epoch and numbers; train again"
+        ) from error
+    name = file.parent.relative_to(root).as_posix()
+    return Training(root.name if name == "." else name, file.parent, read_config(file.parent), history)
+
+
+def _read_evaluation(folder: Path, root: Path) -> Evaluation | None:
+    """The evaluation in a folder, or the cross-validation, as far as it has got; None where there is none."""
+
+    def rows(name: str) -> list[dict[str, str]]:
+        return read_csv(folder / name) if (folder / name).is_file() else []
+
+    finished = (folder / "metrics.json").is_file()
+    predictions = rows(PREDICTIONS_FILE)
+    patients = read_patients(folder) if predictions or is_crossvalidation(folder) else None
+    if not finished and patients is None:
+        return None
+    name = "" if folder == root else folder.relative_to(root).as_posix()
+    metrics = flattened(read_object(folder / "metrics.json")) if finished else {"note": NOT_FINISHED}
+    if patients is not None and not predictions:
+        predictions = _as_predictions(patients["patients"])
+    return Evaluation(name, folder, read_config(folder), metrics, predictions, rows("overlap.csv"), patients)
+
+
+def _as_predictions(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, str]]:
+    """What a ``predictions.csv`` would say of patients, before there is one."""
+    found = []
+    for row in rows:
+        chances = {name: (row["series"].get(name) or {}).get("probability") for name in MRI_TYPES}
+        values = {"patient": row["patient"], "label": row.get("label"), "fold": row.get("fold"), **chances}
+        values["all"] = row["probability"]
+        found.append({key: "" if value is None else str(value) for key, value in values.items()})
+    return found
+
+
+def flattened(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """The metrics of a cross-validation with each figure beside its intervals, ``{"auc", "auc_delong", …}``; others as they are."""
+    summary = metrics.get("classification")
+    if not isinstance(summary, Mapping) or "ensembles" not in summary:
+        return dict(metrics)
+    controls = summary["controls"]
+    found = {key: value for key, value in metrics.items() if key not in ("classification", "segmentation", "seconds")}
+    found |= {key: summary[key] for key in ("patients", "positive", "without_prediction", "folds")}
+    if "leakage" in metrics:
+        found["leakage"] = {
+            "leaks": metrics["leakage"]["leaks"],
+            "splits_compared": len(metrics["leakage"]["compared"]),
+            "segmenter was trained on": ", ".join(metrics["leakage"].get("segmenter_trained_on", []))
+            or "none of them, as far as is known",
+        }
+    for kind in ("ensembles", "mri_types", "seeds"):
+        found[kind] = {name: _with_intervals(one) for name, one in summary[kind].items()}
+    found["controls"] = {
+        "labels permuted": controls["permutation"]["permutations"],
+        "p value of the AUC": controls["permutation"]["p"],
+    }
+    found["spread over seeds"] = {
+        name: {key: spread[key] for key in ("mean", "min", "max", "sd")} for name, spread in controls["seeds"].items()
+    }
+    found["baselines without an image"] = {
+        name: {
+            **_with_intervals({"auc": one["auc"], "patients": one["patients"]}),
+            "model_auc": one["model_auc"],
+            "model_better_by": one["model_against_it"].get("difference"),
+            "p": one["model_against_it"].get("p"),
+        }
+        for name, one in summary["baselines"].items()
+    }
+    found["subgroups"] = {
+        f"{column} {value}": _with_intervals({"patients": one["patients"], "auc": one["auc"]})
+        for column, values in summary["subgroups"].items()
+        for value, one in values.items()
+    }
+    found["left_out"] = summary["left_out"]
+    found["curves"] = dict(summary["curves"].get("mean", {}))
+    if "segmentation" in metrics:
+        found["segmentation"] = metrics["segmentation"]
+    return {key: value for key, value in found.items() if value not in ({}, None)}
+
+
+def _with_intervals(scores: Mapping[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in scores.items():
+        if not isinstance(value, Mapping):
+            found[name] = value
+        elif "value" in value:
+            found[name] = value["value"]
+            found |= {f"{name}_{way}": value[way] for way in ("delong", "bootstrap", "wilson") if way in value}
+        else:
+            found |= {f"{name}_{key}": inner for key, inner in value.items()}
+    return found
+
+
+def is_phantom(run: Run) -> bool:
+    """Whether a run says that its data is a phantom, or its data lies in a phantom cohort."""
+    notes = [part.metrics.get("note") for part in run.evaluations] + [(run.prediction or {}).get("note")]
+    if any("phantom" in str(note).lower() for note in notes) or (run.folder / "demo_state.json").is_file():
+        return True
+    for config in run.configs.values():
+        for place in _data_folders(config):
+            for above in (place, *list(place.parents)[:3]):
+                readme = above / "README.txt"
+                if readme.is_file() and readme.read_text(encoding="utf-8", errors="replace").startswith(
+                    "PHANTOM COHORT"
+                ):
+                    return True
+    return False
+
+
+def _data_folders(config: Mapping[str, Any]) -> Iterator[Path]:
+    settings = plain_settings(config)
+    if isinstance(settings.get("dataset_dir"), str):
+        yield Path(settings["dataset_dir"])
+    file = settings.get("datalist")
+    if isinstance(file, str) and Path(file).is_file():
+        try:
+            yield Path(file).parent / str(read_object(Path(file)).get("dataset_dir", "."))
+        except RunError:
+            return

@@ -1,0 +1,105 @@
+"""How a run was made: what ran on what and when, versions, settings."""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from .. import environment
+from ..run_folder import CONFIG_FILE, plain_settings
+from .run import LOOKED_FOR, Run
+from .tables import Cell, Table, shown
+
+
+def run_facts(run: Run) -> list[tuple[str, str]]:
+    """What ran on what, when, and in what, as a person reads it."""
+    configs = list(run.configs.values())
+    settings = [plain_settings(config) for config in configs]
+
+    def all_of(key: str) -> str:
+        return ", ".join(dict.fromkeys(shown(values[key]) for values in settings if values.get(key) is not None))
+
+    facts = {"job": all_of("job"), "folder": str(run.folder), "studies": all_of("dataset_dir")}
+    files = dict.fromkeys(values["datalist"] for values in settings if isinstance(values.get("datalist"), str))
+    checksums = {name: one for config in configs for name, one in (config.get("datalists_sha256") or {}).items()}
+    facts["data list"] = "\n".join(_fingerprint(file, checksums.get(file)) for file in files)
+    content = run.shown[1] if run.shown else {}
+    weights = content.get("weights") or {}
+    facts["weights"] = "\n".join(f"{name}: {shown(file)}" for name, file in weights.items())
+    seeds = {shown(part.metrics["seeds"]) for part in run.evaluations if _is_listed(part.metrics.get("seeds"))}
+    facts["seeds"] = ", ".join(sorted(seeds)) or all_of("seeds") or all_of("seed")
+    devices = [str(config["device"]) for config in configs if "device" in config]
+    facts["device"] = ", ".join(dict.fromkeys("found by itself" if "$" in name else name for name in devices))
+    facts["runtime"] = str(content.get("runtime") or all_of("runtime"))
+    series = [facts for row in content.get("patients", []) for facts in (row.get("series") or {}).values()]
+    seconds = sum(float(facts.get("seconds") or 0) for facts in series)
+    facts["computing time"] = f"{datetime.timedelta(seconds=round(seconds))} in {len(series)} series" if seconds else ""
+    times = [path.stat().st_mtime for path in _outputs(run)]
+    if times:
+        first, last = (
+            datetime.datetime.fromtimestamp(at).strftime("%Y-%m-%d %H:%M") for at in (min(times), max(times))
+        )
+        facts["files written"] = first if first == last else f"{first} to {last}"
+    return [(name, value) for name, value in facts.items() if value]
+
+
+def _is_listed(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and not isinstance(value[0], (dict, list))
+
+
+def _outputs(run: Run) -> Iterator[Path]:
+    for folder in dict.fromkeys([run.folder, *(part.folder for part in run.parts)]):
+        for name in (CONFIG_FILE, *LOOKED_FOR):
+            if (folder / name).is_file():
+                yield folder / name
+
+
+def _fingerprint(datalist: str, sha256: str | None = None) -> str:
+    file = Path(datalist)
+    if not file.is_file():
+        return f"{file} (not there any more)"
+    data = file.read_bytes()
+    try:
+        content = json.loads(data)
+        counts = {name: len(content[name]) for name in ("training", "validation", "test") if content.get(name)}
+    except (ValueError, TypeError, AttributeError):
+        counts = {}
+    listed = "".join(f", {count} in {name}" for name, count in counts.items())
+    now = hashlib.sha256(data).hexdigest()
+    changed = " when it ran; the file has changed since" if sha256 not in (None, now) else ""
+    return f"{file}{listed}\nsha256 {sha256 or now}{changed}"
+
+
+def run_versions(run: Run) -> tuple[str, list[tuple[str, str]]]:
+    """Versions that the run wrote down; else those that are installed where the report is made, and which of both they are."""
+    written = run.config.get("versions")
+    if isinstance(written, Mapping):
+        return "As the run wrote them down.", [(str(name), shown(value)) for name, value in written.items()]
+    note = "Of the environment in which this report was made; the run itself wrote none down."
+    return note, list(environment.versions().items())
+
+
+def settings_table(settings: Mapping[str, Mapping[str, Any]]) -> Table:
+    """Settings of one or several configurations, a column each."""
+    keys = dict.fromkeys(key for values in settings.values() for key in values if key not in ("job", "imports"))
+    records = [
+        {"setting": key, **{name or "value": values.get(key) for name, values in settings.items()}} for key in keys
+    ]
+    rows = [
+        [
+            Cell(shown(value) if not isinstance(value, float) else repr(value), None if value is None else str(value))
+            for value in record.values()
+        ]
+        for record in records
+    ]
+    return Table(
+        "Settings",
+        list(records[0]) if records else [],
+        rows,
+        records,
+        "Values as they were resolved; expressions stand in the configuration below.",
+    )

@@ -1,0 +1,55 @@
+"""Training runs: their learning curves, and a table of their best epochs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from .figures import draw_history
+from .run import Training
+from .tables import Table, head, table_of_records
+from .writer import Writer
+
+
+def best_epoch(history: Mapping[str, np.ndarray], score: str | None) -> tuple[int, str]:
+    """The epoch whose weights a run keeps, the first with the best score, and what was compared.
+
+    Args:
+        history: columns of ``history.csv``.
+        score: the run's setting, with a leading "-" where less is better; None looks for a usual one.
+    """
+    name, sign = (score or "").lstrip("-"), -1 if (score or "").startswith("-") else 1
+    if name not in history:
+        usual = [key for key in ("dice", "auc", "WT_dice") if key in history]
+        least = [key for key in ("log_loss", "loss", "train_loss") if key in history]
+        name, sign = (usual[0], 1) if usual else (least[0], -1) if least else ("", 1)
+    if not name:
+        return int(history["epoch"][-1]), ""
+    values = sign * history[name]
+    return int(history["epoch"][int(np.argmax(np.where(np.isfinite(values), values, -np.inf)))]), name
+
+
+def show_training(run: Training, writer: Writer) -> dict[str, Any]:
+    """A training run's learning curves."""
+    epoch, by = best_epoch(run.history, run.score)
+    caption = f"The weights of epoch {epoch} were kept, the best by {head(by)} of held-out patients." if by else ""
+    rows = zip(*run.history.values(), strict=True)
+    records = [dict(zip(run.history, map(float, row), strict=True)) for row in rows]
+    records = [{**record, "epoch": int(record["epoch"])} for record in records]
+    writer.table(table_of_records("History", records), f"history_{run.name}")
+    figure = draw_history(run.history, epoch)
+    return {"title": run.name, "figure": writer.figure(figure, f"learning_curves_{run.name}", caption)}
+
+
+def training_table(runs: Sequence[Training]) -> Table:
+    """One row a training run: its best epoch and the figures in it."""
+    records = []
+    for run in runs:
+        epoch, by = best_epoch(run.history, run.score)
+        row = int(np.flatnonzero(run.history["epoch"] == epoch)[0])
+        scores = {key: float(values[row]) for key, values in run.history.items() if key not in ("epoch", "lr")}
+        count = len(run.history["epoch"])
+        records.append({"run": run.name, "epochs": count, "best_epoch": epoch, "chosen_by": head(by), **scores})
+    return table_of_records("Training runs", records, "Figures in the epoch whose weights were kept.")

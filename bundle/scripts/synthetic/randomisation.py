@@ -1,0 +1,225 @@
+"""What a synthetic brain and its tumours are like, drawn at random far beyond what patients have."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from custom_transforms.planes import PLANES
+
+from .brains import BrainMap, between, rotation
+
+KINDS = {"ring": 0.36, "solid": 0.1, "patchy": 0.14, "not enhancing": 0.26, "cystic": 0.14}
+"""How often which tumour is drawn."""
+
+
+@dataclass(frozen=True)
+class Randomisation:
+    """What is drawn, and from which range; ``configs/pretrain_segmentation.yaml`` has the numbers. Pairs are ranges, lengths in mm.
+
+    Attributes:
+        tumour_free_brains: share of brains without a tumour.
+        anywhere: share of slices of the other brains that are cut anywhere, mostly beside the tumour.
+        random_contrast: share of slices whose tissues have any brightness at all.
+        planes: that slices are cut in, each as often as it stands here.
+        core_radius: of a tumour without its oedema.
+        oedema_reach: of oedema beyond the core, along white matter.
+        second_tumour: share of tumours that have a second focus.
+        push: mass effect at the tumour's border, as a share of the distance from its centre.
+        midline_shift: displacement of the middle away from a tumour, at most.
+        brain_scale: size of the brain against its map.
+        deformation: standard deviation of where tissue lies.
+        ventricle_scale: size of the ventricles against the map's.
+        sulcus_width: width of the sulci.
+        rotation: of the head against the slices, degrees, at most.
+        brain_fill: share of the picture's side that the brain's longest side fills.
+        off_centre: displacement of the picture's middle, as a share of its side, at most.
+        squeezed: share of sagittal and coronal slices that are squeezed as whole BraTS slices become square.
+        slice_thickness: of the acquisition.
+        other_plane: share of slices that are cut across the slices of the acquisition, and so are blurred one way.
+        blur: standard deviation within slices.
+        sharpening: share of slices with the overshoot of a sharpening filter.
+        motion: share of slices with ghosts of motion.
+        bias: standard deviation of the logarithm of the bias field.
+        noise: standard deviation of the noise, as a share of the white level.
+        gamma: exponent of the whole slice.
+        stripping: depth under the brain's surface at which skull-stripping cuts; negative leaves a rim.
+        leftovers: share of slices in which skull-stripping left pieces of dura and bone.
+        no_cerebellum: share of slices in which it took the low parts of the brain with it.
+        background: share of slices whose background keeps its noise.
+    """
+
+    tumour_free_brains: float
+    anywhere: float
+    random_contrast: float
+    planes: Sequence[str]
+    core_radius: tuple[float, float]
+    oedema_reach: tuple[float, float]
+    second_tumour: float
+    push: tuple[float, float]
+    midline_shift: float
+    brain_scale: tuple[float, float]
+    deformation: tuple[float, float]
+    ventricle_scale: tuple[float, float]
+    sulcus_width: tuple[float, float]
+    rotation: float
+    brain_fill: tuple[float, float]
+    off_centre: float
+    squeezed: float
+    slice_thickness: tuple[float, float]
+    other_plane: float
+    blur: tuple[float, float]
+    sharpening: float
+    motion: float
+    bias: tuple[float, float]
+    noise: tuple[float, float]
+    gamma: tuple[float, float]
+    stripping: tuple[float, float]
+    leftovers: float
+    no_cerebellum: float
+    background: float
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if name == "planes":
+                if not value or set(value) - set(PLANES):
+                    raise ValueError(f"planes is {value!r}, expected some of {', '.join(PLANES)}")
+            elif name in ("midline_shift", "rotation", "off_centre"):
+                if value < 0:
+                    raise ValueError(f"{name} is {value!r}, expected 0 or more")
+            elif isinstance(value, (int, float)):
+                if not 0 <= value <= 1:
+                    raise ValueError(f"{name} is {value!r}, expected a share, 0 to 1")
+            elif len(value) != 2 or value[0] > value[1] or (value[0] < 0 and name != "stripping"):
+                raise ValueError(f"{name} is {value!r}, expected [least, most]")
+
+
+@dataclass(frozen=True)
+class Tumour:
+    """A focus of a tumour: a noisy ellipsoid, in mm of the brain's map.
+
+    Attributes:
+        kind: one of ``KINDS``.
+        centre: (3,) from the middle of the brain.
+        radius: of the core.
+        ellipsoid: (3, 3), which makes the core a ball.
+        reach: of the oedema.
+        roughness: of the core's surface, as a share of the radius.
+        rim: thickness of what enhances, as a share of the radius; of a cyst the wall's.
+        wall: whether a cyst's wall enhances.
+        nodule: (3,) middle of a cyst's nodule, from the centre.
+        push: displacement of tissue outwards, as a share of the distance.
+        shift: displacement of the middle, mm.
+        bleeds: share of the core that is blood.
+    """
+
+    kind: str
+    centre: np.ndarray
+    radius: float
+    ellipsoid: np.ndarray
+    reach: float
+    roughness: float
+    rim: float
+    wall: bool
+    nodule: np.ndarray
+    push: float
+    shift: float
+    bleeds: float
+
+
+@dataclass(frozen=True)
+class Brain:
+    """What all slices of a brain have in common.
+
+    Attributes:
+        number: of the brain.
+        brain_map: its tissues.
+        matrix: (3, 3) from scanner to map.
+        extent: (3,) half its extent in the scanner, mm.
+        deformation: standard deviations of the coarse and the fine part, mm.
+        ventricles: how much nearer to their middle what is sampled around the ventricles lies.
+        sulci: width of the sulci, mm.
+        gyri: their size against the average.
+        fold_depth: how deep sulci are, mm.
+        fold_turn: (3, 3) and fold_offset (3,): which part of the noise makes them.
+        lesions: amount of white-matter hyperintensities, 0 for none, and reach of the caps of the ventricles, mm.
+        vessels: radius of the vessels, mm.
+        tumours: one or two, or none.
+    """
+
+    number: int
+    brain_map: BrainMap
+    matrix: np.ndarray
+    extent: np.ndarray
+    deformation: tuple[float, float]
+    ventricles: float
+    sulci: float
+    gyri: float
+    fold_depth: float
+    fold_turn: np.ndarray
+    fold_offset: np.ndarray
+    lesions: tuple[float, float]
+    vessels: float
+    tumours: tuple[Tumour, ...]
+
+
+def draw_brain(number: int, rng: np.random.Generator, brain_map: BrainMap, ranges: Randomisation) -> Brain:
+    """Draw what a brain is like."""
+    scale = rng.uniform(*ranges.brain_scale) * rng.uniform(0.96, 1.04, 3)
+    turned = rotation(rng.normal(0, ranges.rotation / 2, 3).clip(-ranges.rotation, ranges.rotation))
+    coarse = rng.uniform(*ranges.deformation)
+    age = rng.random()  # widens ventricles and sulci together, and whitens the matter around them
+    ventricles = between(ranges.ventricle_scale, np.clip(0.5 * age + 0.5 * rng.random(), 0, 1))
+    sulci = between(ranges.sulcus_width, np.clip(0.6 * age + 0.4 * rng.random(), 0, 1))
+    tumours: tuple[Tumour, ...] = ()
+    if rng.random() >= ranges.tumour_free_brains:
+        tumours = (draw_tumour(rng, brain_map, ranges),)
+        if rng.random() < ranges.second_tumour:
+            tumours += (draw_tumour(rng, brain_map, ranges, smaller=True),)
+    return Brain(
+        number=number,
+        brain_map=brain_map,
+        matrix=(turned / scale[:, None]).astype(np.float32),
+        extent=np.abs(turned.T * scale) @ brain_map.extent * 0.97,
+        deformation=(coarse, coarse * rng.uniform(0.15, 0.4)),
+        ventricles=float(1 - 1 / ventricles),
+        sulci=float(sulci),
+        gyri=rng.uniform(0.85, 1.35),
+        fold_depth=rng.uniform(12, 22),
+        fold_turn=rotation(rng.uniform(0, 180, 3)).astype(np.float32),
+        fold_offset=rng.uniform(-25, 25, 3).astype(np.float32),
+        lesions=(max(rng.normal(0.1 + 0.5 * age, 0.35), 0.0), rng.uniform(0, 3) + 8 * age * rng.random() ** 2),
+        vessels=rng.uniform(0.3, 1.1),
+        tumours=tumours,
+    )
+
+
+def draw_tumour(rng: np.random.Generator, brain_map: BrainMap, ranges: Randomisation, smaller: bool = False) -> Tumour:
+    """Draw a focus of a tumour."""
+    kind = str(rng.choice(list(KINDS), p=list(KINDS.values())))
+    radius = math.exp(rng.uniform(*np.log(ranges.core_radius))) * (0.6 if smaller else 1)
+    least, most = ranges.oedema_reach
+    reach = math.exp(rng.uniform(math.log(max(least, 0.5)), math.log(max(most, 0.5))))
+    if kind in ("not enhancing", "cystic"):
+        reach = min(reach, 0.3 * most)
+    deep = brain_map.sites[:, 3] >= min(0.7 * radius, 14)
+    sites = brain_map.sites[deep] if deep.any() else brain_map.sites
+    stretch = np.exp(rng.normal(0, 0.22, 3))
+    direction = rng.normal(size=3)
+    return Tumour(
+        kind=kind,
+        centre=sites[int(rng.random() * len(sites)), :3].astype(np.float32),
+        radius=radius,
+        ellipsoid=(rotation(rng.uniform(0, 180, 3)) * stretch[:, None] / np.cbrt(stretch.prod())).astype(np.float32),
+        reach=reach,
+        roughness=rng.uniform(0.08, 0.3),
+        rim=math.exp(rng.uniform(math.log(0.12), math.log(0.6))),
+        wall=rng.random() < 0.5,
+        nodule=(direction / np.linalg.norm(direction) * radius * 0.8).astype(np.float32),
+        push=rng.uniform(*ranges.push),
+        shift=rng.uniform(0, ranges.midline_shift) * min(radius / 25, 1) * (rng.random() < 0.6),
+        bleeds=max(rng.normal(-0.25, 0.25), 0.0),
+    )
