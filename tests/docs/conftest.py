@@ -113,7 +113,7 @@ def _copy_code(folder: Path) -> None:
 
     Stage 1 starts from weights that mark everything: after one epoch from random ones no slice would reach stage 2.
     """
-    ignored = shutil.ignore_patterns("__pycache__", ".*", "*.pt", "*.pth", "runs", "prepared", "eval", "*.png")
+    ignored = shutil.ignore_patterns("__pycache__", ".*", "*.pt", "*.pth", "runs", "prepared", "eval")
     for name in ("apps", "benchmarks", "bundle", "custom_transforms", "tools"):
         shutil.copytree(ROOT / name, folder / name, ignore=ignored)
     for name in ("Makefile", "pyproject.toml", "LICENSE", "README.md"):

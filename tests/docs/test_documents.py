@@ -129,9 +129,12 @@ def test_slow_block(block, whole_project, workspaces, environment):
 def commands(text: str) -> Iterator[list[str]]:
     """The words of each command of a text in bash."""
     text = re.sub(r"\\\n\s*", " ", text)
-    lines = [line.lstrip("! ") for line in text.splitlines() if not re.match(r"\s*#|\w+=\$\(", line)]
+    lines = [
+        re.sub(r"\s+# .*", "", line.lstrip("! ")) for line in text.splitlines() if not re.match(r"\s*#|\w+=\$\(", line)
+    ]
     lexer = shlex.shlex("\n; ".join(lines), posix=True, punctuation_chars=";&|")
     lexer.whitespace_split = True
+    lexer.commenters = ""  # `--train#shuffle` holds none
     words: list[str] = []
     for word in [*lexer, ";"]:
         if not set(word) <= set(";&|"):
