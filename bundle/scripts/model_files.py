@@ -89,7 +89,8 @@ def read_weights(file: str | Path) -> tuple[dict[str, torch.Tensor], dict[str, A
             f"{file}: {len(broken)} of {len(state)} parameters hold NaN or infinity ({first}), expected finite numbers: the training "
             "that wrote it diverged, or the file is damaged; use other weights, or train again with a smaller --learning_rate"
         )
-    return state, settings
+    # no longer in the file, so that it may be written over meanwhile: a process that looks at what was mapped would be killed
+    return {name: value.clone() for name, value in state.items()}, settings
 
 
 def sha256(file: str | Path | None) -> str | None:

@@ -1,3 +1,6 @@
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -527,3 +530,16 @@ def test_numbers_are_read_once_and_a_file_that_changed_is_described_anew(tmp_pat
     assert opened == [True, True]
     weights.save_weights(segmenter(1), {"scaling": "minmax", "note": "another"}, models / "segmentation.pt")
     assert weights.segmenter_settings(file)["scaling"] == "minmax"
+
+
+def test_a_file_may_be_written_over_while_its_weights_are_used(tmp_path):
+    """A process that looks at a mapped file which became shorter is killed by the system."""
+    file = tmp_path / "weights.pt"
+    code = (
+        "import sys; from scripts.weights import read_weights; state, _ = read_weights(sys.argv[1]); "
+        "open(sys.argv[1], 'w').close(); print(sum(float(value.sum()) for value in state.values()))"
+    )
+    weights.save_weights(classifier(0), SETTINGS, file)
+    env = {**os.environ, "PYTHONPATH": str(Path(weights.__file__).parents[1])}
+    done = subprocess.run([sys.executable, "-c", code, str(file)], env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
