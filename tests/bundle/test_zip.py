@@ -97,7 +97,6 @@ def test_zip_of_stage_1_holds_what_the_zoo_and_label_look_for(stage_1):
         "models/README.md",
         "models/calibration.npz",
         "models/model.pt",
-        "scripts/report/templates/card.md",
     }
 
 
