@@ -8,6 +8,7 @@ instead of 9. What is constant once a network is trained (normalised weights, ba
 from __future__ import annotations
 
 import copy
+import itertools
 from typing import Any, cast
 
 import torch
@@ -127,18 +128,18 @@ def fold_constants(network: nn.Module) -> nn.Module:
     for name, module in list(network.named_modules()):
         if isinstance(module, ScaledStdConv2d):
             network.set_submodule(name, _plain_convolution(module))
-    return _fold_norms(network).eval().requires_grad_(False)
+    _fold_norms(network)
+    return network.eval().requires_grad_(False)
 
 
-def _fold_norms(network: nn.Module) -> nn.Module:
-    """The network with every batch normalisation that follows a convolution worked into it.
+def _fold_norms(network: nn.Module) -> None:
+    """Work every batch normalisation that follows a convolution into it, in place.
 
     What follows what is seen while a small picture passes the network; where another answer to that shows that a convolution's
     output is used elsewhere as well, the network stays as it is.
     """
     if not any(isinstance(module, nn.BatchNorm2d) for module in network.modules()):
-        return network
-    whole, network = network, copy.deepcopy(network)
+        return
     names = {module: name for name, module in network.named_modules()}
     made: list[tuple[torch.Tensor, nn.Conv2d]] = []  # the tensors are kept, for another could take the place of one
     pairs: dict[nn.BatchNorm2d, nn.Conv2d] = {}
@@ -163,7 +164,9 @@ def _fold_norms(network: nn.Module) -> nn.Module:
         network.set_submodule(names[norm], nn.Sequential(*after))
     with torch.no_grad():
         same = (network(picture) - expected).abs().max() <= 1e-3 * expected.abs().max()
-    return network if same else whole
+    if not same:
+        for module in itertools.chain.from_iterable(pairs.items()):
+            network.set_submodule(names[module], module)
 
 
 def _plain_convolution(scaled: ScaledStdConv2d) -> nn.Conv2d:
