@@ -34,13 +34,6 @@ from tests.scripts.dicom.sources import (
 highdicom = pytest.importorskip("highdicom", reason="DICOM output needs the extra [dicom]")
 
 
-def series(tmp_path):
-    """A series, its stack, its geometry and masks."""
-    make_series(tmp_path / "series")
-    stack, geometry = read_stack(tmp_path / "series")
-    return tmp_path, stack, geometry, some_masks(stack)
-
-
 def prepare(folder, entries, empty=()):
     """Prepared series with masks, as a prediction leaves them, and the patients' rows."""
     index, rows = {}, []

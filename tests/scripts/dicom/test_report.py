@@ -24,13 +24,6 @@ from tests.scripts.dicom.sources import (
 highdicom = pytest.importorskip("highdicom", reason="DICOM output needs the extra [dicom]")
 
 
-def series(tmp_path):
-    """A series, its stack, its geometry and masks."""
-    make_series(tmp_path / "series")
-    stack, geometry = read_stack(tmp_path / "series")
-    return tmp_path, stack, geometry, some_masks(stack)
-
-
 PERSON = {
     "PatientName": "Musterfrau^Mimi", "PatientID": "HOSPITAL-4711", "PatientBirthDate": "19410203", "PatientSex": "F",
     "PatientAge": "079Y", "PatientWeight": "61.5", "PatientAddress": "Lindenweg 3", "OtherPatientIDs": "OTHER-815",

@@ -8,22 +8,9 @@ from hypothesis import strategies as st
 
 from scripts.evaluation.resampling import bootstrap_interval, permutation_p_value, roc_curve_band
 from scripts.evaluation.scores import average_precision, brier_score, log_loss, roc_auc, roc_curve
+from tests.scripts.evaluation.drawn import BOTH_LABELS, EXAMPLES, cohort, columns
 
 pytest.importorskip("sklearn", reason="needs the extra [train]")
-EXAMPLES = settings(deadline=None, max_examples=50)
-
-PATIENTS = st.lists(st.tuples(st.integers(0, 1), st.integers(0, 20)), min_size=2, max_size=40)
-BOTH_LABELS = PATIENTS.filter(lambda rows: len({label for label, _ in rows}) == 2)
-
-
-def columns(rows):
-    return [label for label, _ in rows], [value / 20 for _, value in rows]
-
-
-def cohort(n, seed=0, shift=1.0):
-    rng = np.random.default_rng(seed)
-    labels = np.arange(n) % 2
-    return labels, 1 / (1 + np.exp(-rng.normal(labels * shift, 1.0)))
 
 
 # The bootstrap

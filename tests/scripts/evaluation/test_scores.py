@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from scripts.evaluation import scores
@@ -29,26 +29,14 @@ from scripts.evaluation.thresholds import (
     thresholds_of_other_folds,
     youden_threshold,
 )
+from tests.scripts.evaluation.drawn import EXAMPLES, PATIENTS, cohort, columns
 
 pytest.importorskip("sklearn", reason="needs the extra [train]")
-EXAMPLES = settings(deadline=None, max_examples=50)
 
-PATIENTS = st.lists(st.tuples(st.integers(0, 1), st.integers(0, 20)), min_size=2, max_size=40)
-BOTH_LABELS = PATIENTS.filter(lambda rows: len({label for label, _ in rows}) == 2)
 # four patients whose labels are 0, 0, 1, 1, and any others
 TWO_OF_EACH = st.tuples(st.lists(st.integers(0, 20), min_size=4, max_size=4), PATIENTS).map(
     lambda parts: [*zip((0, 0, 1, 1), parts[0], strict=True), *parts[1]]
 )
-
-
-def columns(rows):
-    return [label for label, _ in rows], [value / 20 for _, value in rows]
-
-
-def cohort(n, seed=0, shift=1.0):
-    rng = np.random.default_rng(seed)
-    labels = np.arange(n) % 2
-    return labels, 1 / (1 + np.exp(-rng.normal(labels * shift, 1.0)))
 
 
 def test_a_prediction_imports_no_library_for_it():

@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from scripts.evaluation.thresholds import (
@@ -9,16 +9,9 @@ from scripts.evaluation.thresholds import (
     thresholds_of_other_folds,
     youden_threshold,
 )
+from tests.scripts.evaluation.drawn import BOTH_LABELS, EXAMPLES, columns
 
 sklearn_metrics = pytest.importorskip("sklearn.metrics", reason="needs the extra [train]")
-EXAMPLES = settings(deadline=None, max_examples=50)
-
-PATIENTS = st.lists(st.tuples(st.integers(0, 1), st.integers(0, 20)), min_size=2, max_size=40)
-BOTH_LABELS = PATIENTS.filter(lambda rows: len({label for label, _ in rows}) == 2)
-
-
-def columns(rows):
-    return [label for label, _ in rows], [value / 20 for _, value in rows]
 
 
 @given(BOTH_LABELS, st.integers(0, 20))
