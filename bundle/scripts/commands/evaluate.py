@@ -56,8 +56,7 @@ def evaluate(
         overwrite=overwrite,
         **overrides,
     )
-    metrics: dict[str, Any] = json.loads((Path(output) / "metrics.json").read_text(encoding="utf-8"))
-    return metrics
+    return _metrics(output)
 
 
 def crossvalidate(
@@ -115,6 +114,10 @@ def crossvalidate(
         overwrite=overwrite,
         **overrides,
     )
+    return _metrics(output)
+
+
+def _metrics(output: str | Path) -> dict[str, Any]:
     metrics: dict[str, Any] = json.loads((Path(output) / "metrics.json").read_text(encoding="utf-8"))
     return metrics
 

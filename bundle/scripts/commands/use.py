@@ -51,7 +51,7 @@ def predict(
         zoom: magnification about the centre of a slice (1.2).
         prior: probability of patients without a usable slice (0.5).
         device: cpu, cuda, cuda:1, …; a GPU by default where there is one.
-        batch_size: slices in one forward pass (16).
+        batch_size: slices in one forward pass (16; 4 with torch on a CPU).
         num_workers: processes that read ahead (1).
         runtime: openvino (CPUs; used by itself where it is installed), torch, inductor or eager.
         fast: compute in 8 bits (CPUs, OpenVINO), and skip slices between two others 4 mm apart that show no tumour.
@@ -114,7 +114,7 @@ def segment(
         fuse: one mask per patient, masks/<patient>.nii.gz, from all series along three planes, on the grid of FLAIR where there is one
             (--reference); about three times the work.
         device: cpu, cuda, cuda:1, …; a GPU by default where there is one.
-        batch_size: slices in one forward pass (16).
+        batch_size: slices in one forward pass (16; 4 with torch on a CPU).
         num_workers: processes that read ahead (1).
         runtime: openvino (CPUs; used by itself where it is installed), torch, inductor or eager.
         fast: compute in 8 bits (CPUs, OpenVINO), and without fuse skip slices between two others 4 mm apart that show no tumour.
