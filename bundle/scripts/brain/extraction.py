@@ -164,7 +164,7 @@ def _elsewhere(
     if registration.is_installed() and rough.any():
         start = np.eye(4)
         start[:3, 3] = centre(mask, reference[1]) - centre(rough, affine)
-        transform = registration.register(reference, one, rough, start)
+        transform = registration.register(reference, one, start=start)
         share = carried(mask, reference[1], volume.shape, affine, transform.matrix)
         # where the reference does not reach, the series itself must do
         moved = filled(largest_piece(np.where(np.isnan(share), coarse, share) > 0.5))
