@@ -32,7 +32,7 @@ from .weights import save_weights
 try:  # for the configurations, which name it here
     from ignite.handlers import ProgressBar
 except ImportError:  # before 0.4.13; MONAI Label has 0.4.11
-    from ignite.contrib.handlers import ProgressBar
+    from ignite.contrib.handlers import ProgressBar  # noqa: F401
 
 logger = logging.getLogger(__name__)
 
