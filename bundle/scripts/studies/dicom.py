@@ -40,7 +40,13 @@ def read_exported(
     for name, study in zip(names, studies, strict=True):
         rows = [_row(decision, in_folder, deidentify) for decision in choose(study, sorted_by)]
         phantom = any(series.phantom for series in study.series)
-        found[name] = {"date": "" if deidentify else study.date, "uid": study.uid, "phantom": phantom, "series": rows}
+        found[name] = {
+            "date": "" if deidentify else study.date,
+            "description": study.description,
+            "uid": study.uid,
+            "phantom": phantom,
+            "series": rows,
+        }
     counts = Counter(study.patient for study in studies)
     persons = {
         name: f"person_{_checksum(study.patient)}" if deidentify else study.patient
@@ -95,6 +101,7 @@ def _row(decision: Decision, in_folder: Counter[Path], deidentify: bool) -> dict
         "plane": series.plane,
         "slices": series.slices,
         "spacing": series.spacing and round(series.spacing, 3),
+        "region": series.region,
         "taken": "" if deidentify else series.taken,
         "uid": series.uid,
         "modality": decision.mri_type,

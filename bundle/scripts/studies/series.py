@@ -33,7 +33,7 @@ KEYWORDS = (
     "SpecificCharacterSet", "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "PatientID", "StudyDate",
     "SeriesDescription", "ProtocolName", "SeriesNumber", "ImageType", "ContrastBolusAgent", "AcquisitionDate", "AcquisitionTime",
     "AcquisitionDateTime", "SeriesDate", "SeriesTime", "Rows", "Columns", "NumberOfFrames", "ImageOrientationPatient", "QualityControlImage",
-    "ImagePositionPatient", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
+    "ImagePositionPatient", "BodyPartExamined", "StudyDescription", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
 )  # fmt: skip
 """Of the headers, all that is read."""
 _DICOM_SUFFIXES = ("", ".dcm", ".dicom", ".ima")
@@ -66,6 +66,7 @@ class DicomSeries:
         contrast_agent: ContrastBolusAgent.
         taken: when, ``YYYYMMDDHHMMSS…`` or empty.
         phantom: whether its headers say that it shows a phantom (QualityControlImage).
+        region: BodyPartExamined.
         trouble: why it can't be used, whatever it is called; empty where it can.
     """
 
@@ -85,6 +86,7 @@ class DicomSeries:
     taken: str
     phantom: bool = False
     trouble: str = ""
+    region: str = ""
 
 
 @dataclass(frozen=True)
@@ -96,12 +98,14 @@ class DicomStudy:
         patient: PatientID.
         date: StudyDate.
         series: all that are there.
+        description: StudyDescription.
     """
 
     uid: str
     patient: str
     date: str
     series: tuple[DicomSeries, ...]
+    description: str = ""
 
 
 @dataclass(frozen=True)
@@ -132,10 +136,14 @@ def read_studies(files: Iterable[Path]) -> tuple[list[DicomStudy], list[Path]]:
         instance = _text(header, "SOPInstanceUID") or str(path)
         headers.setdefault(key, {}).setdefault(instance, (path, header))  # type: ignore[arg-type]
     studies: dict[tuple[str, str], list[DicomSeries]] = {}
+    descriptions: dict[tuple[str, str], str] = {}
     for (study, patient, _), listed in headers.items():
         studies.setdefault((patient, study), []).append(_series(list(listed.values())))
+        descriptions.setdefault((patient, study), _text(next(iter(listed.values()))[1], "StudyDescription"))
     found = [
-        DicomStudy(uid, patient, min(one.study_date for one in series), tuple(sorted(series, key=by_number)))
+        DicomStudy(
+            uid, patient, min(one.study_date for one in series), tuple(sorted(series, key=by_number)), descriptions[patient, uid]
+        )
         for (patient, uid), series in studies.items()
     ]
     return sorted(found, key=lambda study: (study.patient, study.date, study.uid)), others
@@ -204,6 +212,7 @@ def _series(files: Sequence[tuple[Path, Dataset]]) -> DicomSeries:
         contrast_agent=_text(first, "ContrastBolusAgent"),
         taken=min(_taken(header) for _, header in files),
         phantom=_text(first, "QualityControlImage") in ("YES", "BOTH"),
+        region=_text(first, "BodyPartExamined"),
         trouble=_trouble([header for _, header in files], directions, len(flat), count),
     )
 
