@@ -116,6 +116,21 @@ def test_single_file(write_series, tmp_path):
     )
 
 
+def test_files_of_a_series_that_shares_its_folder(write_series, tmp_path):
+    """In any order, and under one name in different folders."""
+    write_series(planes(6))
+    whole = read(tmp_path / "series")
+    for place, file in enumerate(sorted((tmp_path / "series").iterdir())):
+        (tmp_path / f"disc{place}").mkdir()
+        file.rename(tmp_path / f"disc{place}" / "IM1")
+    files = [tmp_path / f"disc{place}" / "IM1" for place in (3, 0, 5, 2, 1, 4)]
+    array, meta = SeriesReader().get_data(files)
+    np.testing.assert_array_equal(array, whole[0])
+    np.testing.assert_array_equal(meta["affine"], whole[1]["affine"])
+    assert meta["filename_or_obj"] == str(tmp_path)
+    np.testing.assert_array_equal(dicom_slices(files).affine, meta["affine"])
+
+
 def test_slice_location_is_the_fallback(write_series, tmp_path):
     stack = planes(5)
     order = np.array([3, 1, 4, 0, 2])
@@ -417,8 +432,8 @@ def test_paths_without_a_series(tmp_path):
     nib.save(nib.Nifti1Image(np.zeros((2, 2, 2)), np.eye(4)), tmp_path / "flair.nii.gz")
     with pytest.raises(SeriesError, match=r"Pass the path of the NIfTI file itself \(flair.nii.gz\)"):
         read(tmp_path)
-    with pytest.raises(SeriesError, match=r"Found 2 paths"):
-        SeriesReader().get_data([tmp_path / "a.nii", tmp_path / "b.nii"])
+    with pytest.raises(SeriesError, match=r"flair.nii.gz: found neither DICOM nor NIfTI"):
+        SeriesReader().get_data([tmp_path / "flair.nii.gz", tmp_path / "notes.txt"])
 
 
 # The files behind the slices
