@@ -16,6 +16,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from . import process, report, study
 
 logger = logging.getLogger(__name__)
@@ -50,14 +52,6 @@ TRAININGS: dict[str, dict[str, Any]] = {
     },
 }
 """Networks of middle size; the batch is that of all processes together."""
-ITEMS = {
-    "segmentation": "$loading.slice_items(@split[0], @prepared_dir)[:{}]",
-    "classification": "$loading.sequence_items(@split[0], @prepared_dir, @mri_type, @chunks)[:{}]",
-}
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# measuring
 
 
 def main(repeats: int = 3, cache: str | Path = study.CACHE) -> str:
@@ -172,7 +166,7 @@ def trainings(repeats: int, folder: Path) -> list[dict[str, Any]]:
                 output = folder / f"{stage}-{side.replace(' ', '-')}"
                 shutil.rmtree(output, ignore_errors=True)
                 values = {**settings, **data[stage], "batch_size": settings["batch_size"] // processes}
-                values["train#dataset#data"] = ITEMS[stage].format(settings["batch_size"] * STEPS)
+                values["train#dataset#data"] = f"{_items(stage)}[:{settings['batch_size'] * STEPS}]"
                 # in the place of the progress bar
                 handler = {"_target_": "benchmarks.scaling.EpochSeconds", "file": str(output / "epochs.json")}
                 values |= {"output_dir": str(output), "train#progress_bar": handler}
@@ -185,6 +179,14 @@ def trainings(repeats: int, folder: Path) -> list[dict[str, Any]]:
         same = "loss " + " and ".join(f"{loss:.3f}" for loss in losses.values())
         rows += compared(f"training, {stage}", seconds, whole, same)
     return rows
+
+
+def _items(stage: str) -> str:
+    """The expression of a stage's configuration for all items that train."""
+    from scripts.environment import BUNDLE_ROOT
+
+    config = yaml.safe_load((BUNDLE_ROOT / "configs" / f"train_{stage}.yaml").read_text(encoding="utf-8"))
+    return str(config["train"]["dataset"]["data"])
 
 
 def compared(

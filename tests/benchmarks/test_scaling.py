@@ -11,7 +11,7 @@ import yaml
 from torch.distributed.run import get_args_parser
 
 from benchmarks import many_studies, scaling
-from scripts import datalists
+from scripts import checks, datalists
 from scripts.environment import BUNDLE_ROOT
 
 TEXT = (BUNDLE_ROOT / "docs" / "speed.md").read_text(encoding="utf-8")
@@ -72,10 +72,7 @@ def test_sides_are_compared():
 
 @pytest.mark.parametrize("stage", scaling.TRAININGS)
 def test_what_the_trainings_change_is_there(stage):
-    config = yaml.safe_load((BUNDLE_ROOT / "configs" / f"train_{stage}.yaml").read_text(encoding="utf-8"))
-    assert set(scaling.TRAININGS[stage]) <= set(config)
-    assert "@train#progress_bar" in config["train"]["after_validation"]
-    assert scaling.ITEMS[stage].startswith(config["train"]["dataset"]["data"])
+    checks.settings(f"train_{stage}", scaling.TRAININGS[stage])
 
 
 def test_scripts_are_bash():
