@@ -242,12 +242,14 @@ def settings(config: str, values: Mapping[str, Any]) -> None:
 
     Args:
         config: its name.
-        values: by id, ``a#b`` for ``b`` in ``a``.
+        values: by id, ``a#b`` for ``b`` in ``a``; ``run`` among them where something else than its own is run.
 
     Raises:
-        ValueError: for an unknown name, or a value that can't be meant.
+        ValueError: for a name that is unknown or of which nothing that runs makes use, or a value that can't be meant.
     """
-    known = _known(config)
+    written = _known(config)
+    used = _used(written, [values.get("run", written["run"]), dict(values)])
+    known = {key: value for key, value in written.items() if key in used}
     checks = {**_SETTINGS, **(_TRAINING if config.startswith("train_") else {})}
     if config.startswith("pretrain_"):
         checks["runtime"] = _TRAINING["runtime"]
@@ -257,6 +259,8 @@ def settings(config: str, values: Mapping[str, Any]) -> None:
     if planes and not isinstance(planes, Mapping):
         checks["planes"] = one_of(PLANES) if isinstance(planes, str) else some_of(planes)  # by default all of them
     for key, value in values.items():
+        if re.split("#|::", key)[0] in written.keys() - used:
+            raise ValueError(f"{config}: nothing that runs here uses {_OPTIONS.get(key, key)!r}; leave it out")
         default = _default(config, known, key)
         if value is None or str(value)[:1] in "$@%":  # an expression, which is known only later
             continue
@@ -285,6 +289,26 @@ def _known(config: str) -> dict[str, Any]:
             if not key.startswith("+"):  # adds to a list
                 place[last] = value
     return found
+
+
+def _used(known: Mapping[str, Any], start: Any) -> set[str]:
+    """Ids at the top of a configuration to which an expression in ``start`` refers, or one in what it refers to.
+
+    Those that modules read without a reference are among them: a cross-validation's settings of its jobs, for example.
+    """
+    used = {"job", "run", "imports", "bundle_root"}
+    waiting = [start]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, Mapping):
+            waiting += value.values()
+        elif isinstance(value, list):
+            waiting += value
+        elif isinstance(value, str) and value.startswith(("$", "@")):
+            new = {name for name in re.findall(r"@(\w+)", value) if name in known and name not in used}
+            used |= new
+            waiting += [known[name] for name in new]
+    return used | {name for name in known if (CONFIGS / f"{name}.yaml").is_file()}
 
 
 def _default(config: str, known: Mapping[str, Any], key: str) -> Any:

@@ -93,8 +93,10 @@ def read_labels(file: str | Path) -> dict[str, int]:
     return labels
 
 
-def read_asked(sample_submission: str | Path) -> list[str]:
-    """The patients that a sample submission asks for, in its order and its style of writing them."""
+def read_asked(sample_submission: str | Path | None) -> list[str] | None:
+    """The patients that a sample submission asks for, in its order and its style of writing them; None without one."""
+    if sample_submission is None:
+        return None
     return [row["BraTS21ID"] for row in _read_csv(sample_submission, ("BraTS21ID",))]
 
 
@@ -400,6 +402,11 @@ def select(
             if label is not None:
                 entry["label"] = label
     return entries
+
+
+def identifiers(entries: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Who the entries are."""
+    return [entry["patient"] for entry in entries]
 
 
 def volumes(image: str | Path | None = None, dataset_dir: str | Path | None = None) -> list[dict[str, Any]]:

@@ -194,9 +194,6 @@ def segment(
         The output folder.
     """
     checks.flag("fuse", fuse)
-    of_predict = sorted({"classifier", "deidentify", "dicom", "flips", "prior", "sample_submission"} & set(overrides))
-    if of_predict:
-        raise ValueError(f"segment has no setting {', '.join(of_predict)}: use predict, which segments too")
     settings = {**_precision(fast, exact), **overrides}
     if fuse:
         settings.pop("coarse_step", None)
