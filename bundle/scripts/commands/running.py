@@ -118,7 +118,8 @@ def full_path(path: str | Path | None) -> str | None:
 def named_series(**series: str | Path | None) -> dict[str, str] | None:
     """The series that were named, by modality; what is there is an absolute path."""
     given = {name: str(value) for name, value in series.items() if value is not None}
-    return {name: full_path(value) if Path(value).expanduser().exists() else value for name, value in given.items()} or None  # type: ignore[misc]
+    there = {name: str(full_path(value)) for name, value in given.items() if Path(value).expanduser().exists()}
+    return {**given, **there} or None
 
 
 def required_output(output: str | Path | None) -> str | Path:

@@ -7,7 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from .. import checks
-from .running import bundle_module, full_path, modalities, named_series, require_run, required_output, run_job, segmenter_path
+from .running import (
+    bundle_module,
+    full_path,
+    modalities,
+    named_series,
+    require_run,
+    required_output,
+    run_job,
+    segmenter_path,
+)
 
 
 def studies(

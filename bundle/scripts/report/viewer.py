@@ -12,6 +12,7 @@ import numpy as np
 
 from ..errors import UserError
 from ..masks import nested
+from ..studies.folders import paths_of
 
 if TYPE_CHECKING:
     from custom_transforms import SliceGeometry

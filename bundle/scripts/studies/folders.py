@@ -250,7 +250,10 @@ def _reported(
     told = some((f"{place} ({inside or 'no images'})" for place, inside in names.items()), 10)
     if all("reason" in entry for entry in listed):
         if listed and not told:
-            raise DataListError(f"{source}: {some((one['reason'] for one in listed), 5)}")
+            hint = (
+                ". A site's own rules are given with --rules FILE" if any(one["study"]["uid"] for one in listed) else ""
+            )
+            raise DataListError(f"{source}: {some((one['reason'] for one in listed), 5)}{hint}")
         what = f"no study found; not understood: {told}" if told else "no study found"
         raise DataListError(f"{source}: {what}. {_LAYOUTS}{f'; did you mean {nested}?' if nested else ''}")
     if told:

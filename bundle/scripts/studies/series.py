@@ -142,7 +142,11 @@ def read_studies(files: Iterable[Path]) -> tuple[list[DicomStudy], list[Path]]:
         descriptions.setdefault((patient, study), _text(next(iter(listed.values()))[1], "StudyDescription"))
     found = [
         DicomStudy(
-            uid, patient, min(one.study_date for one in series), tuple(sorted(series, key=by_number)), descriptions[patient, uid]
+            uid,
+            patient,
+            min(one.study_date for one in series),
+            tuple(sorted(series, key=by_number)),
+            descriptions[patient, uid],
         )
         for (patient, uid), series in studies.items()
     ]

@@ -63,7 +63,11 @@ def _from_headers(files: str | Sequence[str]) -> dict[str, Any]:
     studies, _ = read_studies(listed)
     series = [one for study in studies for one in study.series]
     if len(series) != 1:
-        return {"slices": len(listed)} if not series else {"slices": len(listed), "remark": f"{len(series)} series in one folder"}
+        return (
+            {"slices": len(listed)}
+            if not series
+            else {"slices": len(listed), "remark": f"{len(series)} series in one folder"}
+        )
     (one,) = series
     facts = {"plane": one.plane, "slices": one.slices, "spacing": one.spacing and round(one.spacing, 3)}
     return facts | {"number": one.number, "about": one.description, "region": one.region}
@@ -79,12 +83,16 @@ def remarks(entry: Mapping[str, Any]) -> list[str]:
     if lacking and "reason" not in entry:
         told.append(f"no {', '.join(lacking)}" + (": enhancing tumour is not marked" if "T1wCE" in lacking else ""))
     for name, row in chosen.items():
-        if row["slices"] and row["slices"] < FEW_SLICES or (row["spacing"] or 0) > FAR_APART:
-            told.append(f"{name}: {row['slices']} slices {row['spacing'] or '?'} mm apart; small tumours may lie between them")
+        if (row["slices"] and row["slices"] < FEW_SLICES) or (row["spacing"] or 0) > FAR_APART:
+            told.append(
+                f"{name}: {row['slices']} slices {row['spacing'] or '?'} mm apart; small tumours may lie between them"
+            )
         if row.get("region") and not _HEAD.search(row["region"]):
             told.append(f"{name}: its header names the {row['region']}; expected a scan of the head")
         told += [f"{name}: {row['remark']}"] if row.get("remark") else []
-    words = " ".join([study.get("description", ""), *(row.get("about") or row["description"] for row in chosen.values())])
+    words = " ".join(
+        [study.get("description", ""), *(row.get("about") or row["description"] for row in chosen.values())]
+    )
     if match := _FOLLOW_UP.search(words):
         told.append(f"its headers say {match[0]!r}: after surgery the masks and the probability mean little")
     return told
@@ -95,20 +103,30 @@ def write_studies(entries: Iterable[Mapping[str, Any]], folder: str | Path) -> N
     known = [entry for entry in entries if "study" in entry]
     if not known:
         return
-    content = [
-        {
-            **{key: entry[key] for key in ("patient", "group") if key in entry},
-            **{key: value for key, value in entry["study"].items() if key != "series"},
-            "remarks": remarks(entry),
-            "series": [{key: value for key, value in row.items() if key != "files"} for row in entry["study"]["series"]],
-        }
-        for entry in known
-    ]
+    content = [_facts(entry) for entry in known]
     write_json(content, Path(folder) / STUDIES_FILE)
     rows = [
-        {**row, "patient": one["patient"], "date": one["date"], "remark": row.get("remark", "")} for one in content for row in one["series"]
+        {**row, "patient": one["patient"], "date": one["date"], "remark": row.get("remark", "")}
+        for one in content
+        for row in one["series"]
     ]
     write_csv(rows or [dict.fromkeys(COLUMNS, "")], Path(folder) / "studies.csv", COLUMNS)
+
+
+def _facts(entry: Mapping[str, Any]) -> dict[str, Any]:
+    study = entry["study"]
+    chosen = {row["modality"]: row for row in study["series"] if row["chosen"]}
+    return {
+        **{key: entry[key] for key in ("patient", "group") if key in entry},
+        "study": study["uid"],
+        "date": study["date"],
+        "phantom": study["phantom"],
+        "chosen": {
+            name: {key: chosen[name][key] for key in ("description", "uid")} for name in MRI_TYPES if name in chosen
+        },
+        "remarks": remarks(entry),
+        "series": [{key: value for key, value in row.items() if key != "files"} for row in study["series"]],
+    }
 
 
 def read_studies_file(folder: str | Path) -> dict[str, dict[str, Any]]:
@@ -125,7 +143,9 @@ def as_text(entries: Sequence[Mapping[str, Any]]) -> str:
     for entry in entries:
         study = entry["study"]
         lines.append(f"{entry['patient']}  {study['date']}".rstrip())
-        rows = sorted(study["series"], key=lambda row: (not row["chosen"], str(row["modality"]), str(row["description"])))
+        rows = sorted(
+            study["series"], key=lambda row: (not row["chosen"], str(row["modality"]), str(row["description"]))
+        )
         table = [
             (
                 row["modality"] if row["chosen"] else "-",
