@@ -10,6 +10,7 @@ import difflib
 import math
 import os
 import re
+import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from numbers import Integral, Real
 from pathlib import Path
@@ -203,10 +204,22 @@ def prepared(option: str, value: Any) -> None:
 
 _WEIGHTS = file("weights file", GET_WEIGHTS, ("synthetic", "released"))
 _DATALIST = file("data list", "make one with `radiogenomics datalist --input DIR --output {file}`")
-_STUDIES = folder("folder of studies")
+
+
+def studies(option: str, value: Any) -> None:
+    """Check that there is a folder or a zip file of studies."""
+    if Path(value).is_file() and not zipfile.is_zipfile(value):
+        raise ValueError(
+            f"--{option} {value}: is a file, expected a folder of studies or a zip file of them; name one series by --FLAIR FILE"
+        )
+    if not Path(value).exists():
+        raise ValueError(f"--{option} {value}: no such folder of studies")
+
+
 _COUNT, _FROM_0 = number(1, whole=True), number(0, whole=True)
 _SETTINGS: dict[str, Check] = {
-    **dict.fromkeys(("dataset_dir", "segmentation_dataset_dir"), _STUDIES),
+    **dict.fromkeys(("dataset_dir", "segmentation_dataset_dir"), studies),
+    "rules": file("file of rules"),
     **dict.fromkeys(("datalist", "segmentation_datalist", "classification_datalist"), _DATALIST),
     **dict.fromkeys(("sample_submission", "labels"), file("file")),
     "image": exists("file or folder of a series"),

@@ -47,6 +47,8 @@ def studies(
         The table.
     """
     named = named_series(FLAIR=FLAIR, T1w=T1w, T1wCE=T1wCE, T2w=T2w)
+    if input is not None:
+        checks.studies("input", full_path(input))
     entries = bundle_module("studies.folders").find_studies(
         full_path(input), full_path(rules), named=named, patient=patient if patient is None else str(patient)
     )
