@@ -451,7 +451,7 @@ def test_a_device_that_is_not_there(monkeypatch, capsys, tmp_path, studies, segm
 
 def test_a_folder_of_a_forbidden_place_is_refused(monkeypatch, tmp_path):
     monkeypatch.setattr(os, "access", lambda place, mode: False)
-    with pytest.raises(ValueError, match=r"--output .*out: .* can't be written to; name another folder"):
+    with pytest.raises(ValueError, match=r"--output .*out: no permission to write to .*; name another folder"):
         cli.segment(tmp_path, tmp_path / "out")
 
 
