@@ -24,12 +24,7 @@ ANY_MODALITY = "any"
 def annotated_items(
     volumes: Sequence[Mapping[str, str]], prepared_dir: str | Path, configuration: Mapping[str, Any]
 ) -> list[dict[str, Any]]:
-    """What to prepare of annotated volumes, as :func:`~scripts.slice_preparation.prepare_segmentation` takes it.
-
-    Args:
-        volumes: ``{"image", "label"}``: the path of a series, and that of its label map.
-        prepared_dir: folder of the prepared slices.
-        configuration: what they are made with; its ``planes`` are made.
+    """Items for :func:`~scripts.slice_preparation.prepare_segmentation` of volumes, ``{"image", "label"}`` paths.
 
     Raises:
         ValueError: when two images have the same name, by which volumes are distinguished.
@@ -38,24 +33,21 @@ def annotated_items(
     for volume in volumes:
         name = Path(volume["image"]).name.removesuffix(".gz").removesuffix(".nii")
         if name in items:
-            raise ValueError(
-                f"{items[name]['image']} and {volume['image']} have the same name; rename one of the volumes"
-            )
+            raise ValueError(f"{items[name]['image']} and {volume['image']} have the same name; rename one of them")
+        folder = Path(prepared_dir) / name
         items[name] = {
             "patient": name,
             "mri_type": ANY_MODALITY,
             "image": volume["image"],
             "seg": volume["label"],
-            "outputs": {
-                plane: str(Path(prepared_dir) / name / f"{plane}{SERIES_SUFFIX}") for plane in configuration["planes"]
-            },
+            "outputs": {plane: str(folder / f"{plane}{SERIES_SUFFIX}") for plane in configuration["planes"]},
             "fingerprint": fingerprint(configuration, volume["image"], volume["label"]),
         }
     return list(items.values())
 
 
 class AnnotatedSlices(Dataset):
-    """The slices of annotated volumes that show enough tumour. They are prepared here and now, unless they were before.
+    """The slices of annotated volumes that show enough tumour, prepared here unless they were before.
 
     Args:
         data: volumes, ``{"image", "label"}`` paths.
@@ -93,7 +85,7 @@ class AnnotatedSlices(Dataset):
             found = slices(otherwise)
         if not found:
             raise ValueError(
-                f"none of {len(data)} annotated volumes has a slice with enough tumour to train on: submit the label of one "
-                f"that has; reasons why volumes were left out are in {Path(prepared_dir) / 'index.json'}"
+                f"none of {len(data)} annotated volumes has a slice with enough tumour to train on; submit a label with more "
+                f"tumour. Reasons why volumes were left out are in {Path(prepared_dir) / 'index.json'}"
             )
         super().__init__(distributed.share(found, by="patient") if share else found, transform)

@@ -172,9 +172,9 @@ def test_part_of_a_block_can_be_set(tmp_path):
 
 
 def test_stage_is_one_of_two():
-    with pytest.raises(ValueError, match="stage 'segmenting': expected segmentation or classification"):
+    with pytest.raises(ValueError, match="--stage segmenting: expected one of segmentation, classification"):
         cli.train("segmenting", "a.json", "prepared", "runs")
-    with pytest.raises(ValueError, match="stage 'x'"):
+    with pytest.raises(ValueError, match="--stage x"):
         cli.prepare("x", "prepared")
 
 

@@ -39,9 +39,6 @@ def evaluate(
         device: cpu, cuda, …; a GPU by default where there is one.
         overwrite: replace earlier results.
         overrides: further settings of configs/evaluate_<stage>.yaml.
-
-    Returns:
-        The metrics.
     """
     run_job(
         f"evaluate_{known_stage(stage)}",
@@ -94,9 +91,6 @@ def crossvalidate(
         device: cpu, cuda, …; a GPU by default where there is one.
         overwrite: replace an earlier run in output.
         overrides: further settings of configs/crossvalidate.yaml, --train_classification '{max_epochs: 20}' for example.
-
-    Returns:
-        The metrics.
     """
     run_job(
         "crossvalidate",
@@ -147,9 +141,6 @@ def explain(
         mri_types: modalities to explain; all that were classified by default.
         limit: largest number of series.
         device: cpu, cuda, …
-
-    Returns:
-        What came out, by patient and modality.
     """
     names = [patients] if isinstance(patients, (str, int)) else patients
     asked = None if names is None else [name for one in names for name in str(one).split(",")]
@@ -158,9 +149,8 @@ def explain(
     if limit is not None:
         checks.number(1, whole=True)("limit", limit)
     checks.device("device", device)
-    found: dict[str, Any] = bundle_module("explain.run").explain_run(
-        Path(run), None, asked, classified, limit, device=device
-    )
+    explain_run = bundle_module("explain.run").explain_run
+    found: dict[str, Any] = explain_run(Path(run), None, asked, classified, limit, device=device)
     return found
 
 
@@ -171,9 +161,6 @@ def card(run: str | Path, output: str | Path | None = None, overwrite: bool = Fa
         run: folder of the run.
         output: file to write; MODEL_CARD.md in the folder by default.
         overwrite: replace the file.
-
-    Returns:
-        The file.
     """
     require_run(run, output)
     file: Path = bundle_module("report.card").fill(run, output, overwrite)

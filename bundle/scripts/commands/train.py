@@ -29,9 +29,6 @@ def datalist(
         folds: number of folds.
         seed: seed of the assignment to folds.
         overwrite: replace an existing file.
-
-    Returns:
-        The file.
     """
     for name, value, least in (("folds", folds, 2), ("seed", seed, 0)):
         checks.number(least, whole=True)(name, value)
@@ -63,9 +60,6 @@ def prepare(
         mri_types: modalities, FLAIR,T1wCE for example (classification only); all by default.
         device: cpu, cuda, …; a GPU by default where there is one (classification only).
         overrides: further settings of configs/prepare_<stage>.yaml.
-
-    Returns:
-        The folder.
     """
     run_job(
         f"prepare_{known_stage(stage)}",
@@ -107,9 +101,6 @@ def train(
         resume: continue an interrupted run.
         overwrite: replace an earlier run.
         overrides: further settings of configs/train_<stage>.yaml, --max_epochs 20 for example.
-
-    Returns:
-        The output folder.
     """
     places: dict[str, list[tuple[Path, dict[str, str]]]] = {"segmentation": [(Path(output), {})]}
     if known_stage(stage) == "classification":
@@ -154,9 +145,6 @@ def pretrain(
         resume: continue an interrupted run.
         overwrite: replace an earlier run.
         overrides: further settings of configs/pretrain_segmentation.yaml, --image_size 128 for example.
-
-    Returns:
-        The output folder.
     """
     run_job(
         "pretrain_segmentation",

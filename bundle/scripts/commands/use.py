@@ -60,9 +60,6 @@ def predict(
         deidentify: leave names, dates and the like out of the DICOM output; the UIDs of the series stay.
         overwrite: replace the results of an earlier prediction in output.
         overrides: further settings of configs/inference.yaml.
-
-    Returns:
-        The output folder.
     """
     run_job(
         "inference",
@@ -121,9 +118,6 @@ def segment(
         exact: compute in float32.
         overwrite: replace the results of an earlier segmentation in output.
         overrides: further settings of configs/inference.yaml, or with fuse of configs/fuse_segmentation.yaml.
-
-    Returns:
-        The output folder.
     """
     checks.flag("fuse", fuse)
     of_predict = sorted({"classifier", "deidentify", "dicom", "flips", "prior", "sample_submission"} & set(overrides))
