@@ -31,8 +31,9 @@ GET_WEIGHTS = (
     "train your own with `radiogenomics train`, or fetch the ones that the method's authors released with "
     "`radiogenomics download` (the same as `python -m monai.bundle download_large_files --bundle_path BUNDLE`)"
 )
-_OPTIONS = {"dataset_dir": "input", "output_dir": "output", "prepared_dir": "prepared"}
-"""What the commands call settings of the configurations."""
+SETTINGS_OF_OPTIONS = {"input": "dataset_dir", "output": "output_dir", "prepared": "prepared_dir"}
+"""The configurations' names of options that the commands call otherwise."""
+_OPTIONS = {setting: option for option, setting in SETTINGS_OF_OPTIONS.items()}
 
 Check = Callable[[str, Any], None]
 """Raises a ValueError for an option's value."""

@@ -9,7 +9,7 @@ from typing import Any
 
 from .. import checks
 from ..datalists import MRI_TYPES
-from .running import bundle_module, full_path, known_stage, modalities, require_run, run_job, segmenter_path
+from .running import bundle_module, known_stage, modalities, require_run, run_command
 
 
 def evaluate(
@@ -40,19 +40,8 @@ def evaluate(
         overwrite: replace earlier results.
         overrides: further settings of configs/evaluate_<stage>.yaml.
     """
-    run_job(
-        f"evaluate_{known_stage(stage)}",
-        datalist=full_path(datalist),
-        prepared_dir=full_path(prepared),
-        output_dir=full_path(output),
-        segmenter=segmenter_path(segmenter),
-        classifier=full_path(classifier),
-        mri_types=modalities(mri_types),
-        fold=fold,
-        device=device,
-        overwrite=overwrite,
-        **overrides,
-    )
+    options = locals()
+    run_command(f"evaluate_{known_stage(options.pop('stage'))}", options)
     return _metrics(output)
 
 
@@ -92,22 +81,11 @@ def crossvalidate(
         overwrite: replace an earlier run in output.
         overrides: further settings of configs/crossvalidate.yaml, --train_classification '{max_epochs: 20}' for example.
     """
-    run_job(
-        "crossvalidate",
-        output_dir=full_path(output),
-        datalist=full_path(datalist),
-        segmentation_datalist=full_path(segmentation_datalist),
-        segmenter=segmenter_path(segmenter),
-        prepared_dir=full_path(prepared),
-        stages=stages.split(",") if isinstance(stages, str) else list(stages),
-        folds=None if folds is None else _numbers("folds", folds),
-        selection=selection,
-        seeds=_numbers("seeds", seeds),
-        mri_types=modalities(mri_types),
-        device=device,
-        overwrite=overwrite,
-        **overrides,
-    )
+    options = locals()
+    options["stages"] = stages.split(",") if isinstance(stages, str) else list(stages)
+    options["folds"] = None if folds is None else _numbers("folds", folds)
+    options["seeds"] = _numbers("seeds", seeds)
+    run_command("crossvalidate", options)
     return _metrics(output)
 
 

@@ -6,7 +6,7 @@ import contextlib
 import gc
 import importlib
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -15,6 +15,11 @@ from .. import checks
 from ..datalists import MRI_TYPES
 from ..environment import BUNDLE_ROOT, config_files
 from ..outputs import keep_apart
+
+_PATHS = {
+    *("dataset_dir", "output_dir", "prepared_dir", "datalist", "segmentation_datalist"),
+    *("classifier", "label_maps", "sample_submission"),
+}
 
 
 def bundle_module(module: str) -> ModuleType:
@@ -84,6 +89,27 @@ def run_config(config: str, **overrides: Any) -> None:
 def run_job(config: str, run: Sequence[str] | None = None, **values: Any) -> None:
     """:func:`run_config` with what a person typed, every text of which is taken as it is; ``run`` replaces its own ``run``."""
     run_config(config, run=run, **checks.as_values(values))
+
+
+def run_command(config: str, options: Mapping[str, Any], run: Sequence[str] | None = None, **settings: Any) -> None:
+    """:func:`run_job` with a command's options under the names of the configuration's settings.
+
+    Args:
+        config: name of the configuration.
+        options: the ``locals()`` of the command, ``overrides`` among them.
+        run: see :func:`run_job`.
+        settings: further ones, before which ``overrides`` have precedence.
+    """
+    given = {
+        checks.SETTINGS_OF_OPTIONS.get(name, name): value for name, value in options.items() if name != "overrides"
+    }
+    for name in _PATHS & given.keys():
+        given[name] = full_path(given[name])
+    if "segmenter" in given:
+        given["segmenter"] = segmenter_path(given["segmenter"])
+    if "mri_types" in given:
+        given["mri_types"] = modalities(given["mri_types"])
+    run_job(config, run, **given, **{**settings, **options["overrides"]})
 
 
 def modalities(mri_types: str | Sequence[str] | None) -> list[str] | None:

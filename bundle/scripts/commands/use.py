@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import checks
-from .running import bundle_module, full_path, modalities, require_run, run_job, segmenter_path
+from .running import bundle_module, require_run, run_command
 
 
 # Longer than other functions, for every option stands here with its meaning.
@@ -61,27 +61,8 @@ def predict(
         overwrite: replace the results of an earlier prediction in output.
         overrides: further settings of configs/inference.yaml.
     """
-    run_job(
-        "inference",
-        dataset_dir=full_path(input),
-        output_dir=full_path(output),
-        segmenter=segmenter_path(segmenter),
-        classifier=full_path(classifier),
-        mri_types=modalities(mri_types),
-        sample_submission=full_path(sample_submission),
-        min_tumor_ratio=min_tumor_ratio,
-        max_contours=max_contours,
-        zoom=zoom,
-        prior=prior,
-        device=device,
-        batch_size=batch_size,
-        num_workers=num_workers,
-        runtime=runtime,
-        dicom=dicom,
-        deidentify=deidentify,
-        overwrite=overwrite,
-        **{**_precision(fast, exact), **overrides},
-    )
+    options = locals()
+    run_command("inference", options, **_precision(options.pop("fast"), options.pop("exact")))
     return Path(output)
 
 
@@ -119,28 +100,17 @@ def segment(
         overwrite: replace the results of an earlier segmentation in output.
         overrides: further settings of configs/inference.yaml, or with fuse of configs/fuse_segmentation.yaml.
     """
-    checks.flag("fuse", fuse)
+    options = locals()
+    settings = _precision(options.pop("fast"), options.pop("exact"))
+    checks.flag("fuse", options.pop("fuse"))
     of_predict = sorted({"classifier", "deidentify", "dicom", "flips", "prior", "sample_submission"} & set(overrides))
     if of_predict:
         raise ValueError(f"segment has no setting {', '.join(of_predict)}: use predict, which segments too")
-    settings = {**_precision(fast, exact), **overrides}
     if fuse:
         settings.pop("coarse_step", None)
+        run_command("fuse_segmentation", options, **settings)
     else:
-        settings = {"job": "segmentation", **settings}
-    run_job(
-        "fuse_segmentation" if fuse else "inference",
-        run=None if fuse else ["$@segmentation"],
-        dataset_dir=full_path(input),
-        output_dir=full_path(output),
-        segmenter=segmenter_path(segmenter),
-        device=device,
-        batch_size=batch_size,
-        num_workers=num_workers,
-        runtime=runtime,
-        overwrite=overwrite,
-        **settings,
-    )
+        run_command("inference", options, ["$@segmentation"], job="segmentation", **settings)
     return Path(output)
 
 
