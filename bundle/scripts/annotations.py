@@ -47,19 +47,16 @@ def annotated_items(
 
 
 class AnnotatedSlices(Dataset):
-    """The slices of annotated volumes that show enough tumour, prepared here unless they were before.
+    """The slices of annotated volumes, ``{"image", "label"}`` paths, that show enough tumour, prepared here unless they were before.
 
     Args:
-        data: volumes, ``{"image", "label"}`` paths.
+        data: volumes.
         transform: of a slice, an item of :func:`~scripts.loading.slice_items`.
         preparation: reads a volume and its label map, and saves their slices.
         prepared_dir: folder of the prepared slices.
         configuration: what they are made with.
         otherwise: volumes that are taken, with a warning, where those of ``data`` show no slice with enough tumour.
         share: each of several processes has the slices of its share of the volumes.
-
-    Raises:
-        ValueError: when no volume shows a slice with enough tumour.
     """
 
     def __init__(

@@ -136,12 +136,7 @@ def by_first(function: Callable[P, T]) -> Callable[P, T]:
 
 
 def share(items: Sequence[T], by: str | None = None) -> list[T]:
-    """This process's share of a list that all processes have; every item is in exactly one share.
-
-    Args:
-        items: to be shared.
-        by: key of a value, ``"patient"`` for example, whose items must stay together.
-    """
+    """This process's share of a list that all have; every item is in exactly one, and items with the same value of key ``by`` in the same."""
     rank, count = idist.get_rank(), idist.get_world_size()
     if by is None:
         return list(items[rank::count])

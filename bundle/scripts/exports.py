@@ -51,7 +51,7 @@ class ExportError(UserError):
 
 
 def export(what: str, format: str, weights_file: str | Path, output: str | Path, overwrite: bool = False) -> Path:
-    """Write a trained network as TorchScript, ONNX or OpenVINO.
+    """Write a trained network as TorchScript, ONNX or OpenVINO; returns the file.
 
     The network's input is ``image``, normalised: ``(B, 3, S, S)`` slices for the segmenter, ``(B, N, 3, S, S)`` sequences for the
     classifier. Its output ``pred`` are logits: ``(B, 2, S, S)`` of WT and ET, ``(B, 1)`` of methylation. ``B`` is free; ``N`` and ``S``
@@ -61,7 +61,7 @@ def export(what: str, format: str, weights_file: str | Path, output: str | Path,
         what: ``segmenter`` or ``classifier``.
         format: ``torchscript``, ``onnx``, or ``openvino``.
         weights_file: as training writes them, or as they were released.
-        output: file to write and return; its suffix is ``.ts`` (or ``.pt``), ``.onnx``, or ``.xml`` (beside a ``.bin``).
+        output: file with suffix ``.ts`` (or ``.pt``), ``.onnx``, or ``.xml`` (beside a ``.bin``).
         overwrite: replace an existing file.
 
     Raises:

@@ -43,9 +43,6 @@ def series_items(
         entries: of the data list.
         mri_types: modalities that are used.
         reference: the modality whose geometry the mask gets where a patient has it; by default the first of ``REFERENCES``.
-
-    Raises:
-        ValueError: for unknown modalities, or when no patient has a series of those asked for.
     """
     unknown = sorted({*mri_types, *([reference] if reference else [])} - set(MRI_TYPES))
     if unknown or not mri_types:

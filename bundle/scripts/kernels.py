@@ -46,12 +46,7 @@ class FoldedDecoderBlock(nn.Module):
 
 
 class ConstantDecoderBlock(nn.Module):
-    """A :class:`FoldedDecoderBlock` for inference: its kernels and batch normalisation are worked out once.
-
-    Args:
-        block: of segmentation-models-pytorch.
-        below: channels of the input that is enlarged.
-    """
+    """A :class:`FoldedDecoderBlock` for inference, of which ``below`` channels are enlarged: kernels and normalisation are worked out once."""
 
     def __init__(self, block: DecoderBlock, below: int) -> None:
         super().__init__()

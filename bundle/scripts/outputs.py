@@ -68,11 +68,7 @@ class OutputError(UserError):
 
 
 def check_identifier(patient: Any, source: str | Path) -> str:
-    """A patient's identifier, of which file names are made.
-
-    Args:
-        patient: the identifier.
-        source: where it was found, for the message.
+    """A patient's identifier, of which file names are made, found in ``source``.
 
     Raises:
         OutputError: when it is no text, empty, ``.`` or ``..``, begins with a drive, or holds a path separator or a control

@@ -39,9 +39,6 @@ def write_evaluation(
         mri_types: modalities that were classified.
         weights: the files, by modality.
         runtime: what the networks computed in.
-
-    Raises:
-        ValueError: when no patient has a label.
     """
     labelled = [row for row in rows if "label" in row]
     if not labelled:

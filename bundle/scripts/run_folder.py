@@ -76,7 +76,7 @@ def plain_settings(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def read_patients(folder: str | Path) -> dict[str, Any] | None:
-    """The patients of a prediction, an evaluation or a cross-validation, of which the last need not be finished.
+    """The patients of a prediction, an evaluation or a cross-validation, finished or not.
 
     Patients of a cross-validation have the means over its seeds, in ``probability`` as in ``sequences``, and further ``fold``,
     ``seeds``, ``weights`` (a list by modality, in the order of the seeds: the models that did not see the patient) and, in each
@@ -84,9 +84,6 @@ def read_patients(folder: str | Path) -> dict[str, Any] | None:
 
     Returns:
         Content of ``patients.json``: ``weights``, ``runtime`` and ``patients``; None where there is none.
-
-    Raises:
-        RunError: when a file can't be read or holds no list of patients.
     """
     root = Path(folder)
     if (root / PATIENTS_FILE).is_file():

@@ -90,7 +90,6 @@ def start(
     Raises:
         RunExistsError: when a run is there and neither was asked for, or the outputs are another job's.
         OutputError: when the folder is mixed up with what the job reads.
-        ValueError: when both were asked for, or one is neither True nor False.
     """
     for name, value in (("resume", resume), ("overwrite", overwrite)):
         flag(name, value)

@@ -99,7 +99,7 @@ def prepare_segmentation(
     configuration: Mapping[str, Any],
     num_workers: int = 0,
 ) -> dict[str, dict[str, Any]]:
-    """Prepare the labelled volumes of stage 1 that are not prepared yet, each process its share, and write the index.
+    """Prepare the labelled volumes of stage 1 that are not prepared yet, each process its share; write the index and return its rows.
 
     Args:
         items: from :func:`segmentation_items`.
@@ -107,9 +107,6 @@ def prepare_segmentation(
         prepared_dir: folder of the prepared series.
         configuration: what they are made with.
         num_workers: processes that read ahead.
-
-    Returns:
-        Rows of the index by ``"<patient>/<mri_type>/<plane>"``.
     """
     mine = distributed.share(items)
     missing = {(item["patient"], item["mri_type"]) for item in pending(_by_plane(mine))}

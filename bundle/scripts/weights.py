@@ -95,10 +95,7 @@ def enhancing_on(settings: Mapping[str, Any]) -> list[str]:
 
 
 def classifier_settings(files: Mapping[str, str | Path | None]) -> dict[str, Any]:
-    """The settings that all the classifiers of a study share.
-
-    Args:
-        files: weights file by modality; None where a modality has none.
+    """The settings that all the classifiers of a study share, from their files by modality (None where one has none).
 
     Raises:
         WeightsError: when two files were made with different settings.
@@ -279,12 +276,7 @@ def load_classifiers(network: nn.Module, files: Mapping[str, str | Path | None])
 
 
 def announce(segmenter: str, classifiers: Mapping[str, Any] | None = None) -> None:
-    """Say in the log which weights are used, and where to get those that are missing.
-
-    Args:
-        segmenter: the file.
-        classifiers: from :func:`by_modality`; None where nothing is classified.
-    """
+    """Log which weights are used, those of classifiers from :func:`by_modality`, and where to get those that are missing."""
     logger.info("segmentation weights: %s", segmenter)
     known = known_settings(segmenter)
     if known.get("note"):
