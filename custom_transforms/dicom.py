@@ -56,17 +56,13 @@ class DicomSlices:
 
 
 def dicom_slices(path: PathLike) -> DicomSlices | None:
-    """
-    List a DICOM series' files in the order in which :py:class:`SeriesReader` puts their slices; no pixels are read.
+    """List a DICOM series' files in the order in which :py:class:`SeriesReader` puts their slices; no pixels are read.
 
     Args:
         path: the folder or the file, of a series that SeriesReader accepts.
 
     Returns:
         the headers and what they say of each slice; None where the path holds no DICOM (NIfTI, pictures).
-
-    Raises:
-        SeriesError: when the headers do not make one series.
     """
     place = Path(path)
     files = [entry for entry in entries_of(place) if entry.is_file()] if place.is_dir() else [place]
