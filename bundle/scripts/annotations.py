@@ -11,9 +11,7 @@ from monai.data import Dataset
 
 from . import distributed
 from .loading import slice_items
-from .outputs import SERIES_SUFFIX
-from .preparation import fingerprint
-from .slice_preparation import prepare_segmentation
+from .slice_preparation import prepare_segmentation, segmentation_items
 
 logger = logging.getLogger(__name__)
 
@@ -29,21 +27,14 @@ def annotated_items(
     Raises:
         ValueError: when two images have the same name, by which volumes are distinguished.
     """
-    items: dict[str, dict[str, Any]] = {}
+    entries: dict[str, dict[str, str]] = {}
     for volume in volumes:
         name = Path(volume["image"]).name.removesuffix(".gz").removesuffix(".nii")
-        if name in items:
-            raise ValueError(f"{items[name]['image']} and {volume['image']} have the same name; rename one of them")
-        folder = Path(prepared_dir) / name
-        items[name] = {
-            "patient": name,
-            "mri_type": ANY_MODALITY,
-            "image": volume["image"],
-            "seg": volume["label"],
-            "outputs": {plane: str(folder / f"{plane}{SERIES_SUFFIX}") for plane in configuration["planes"]},
-            "fingerprint": fingerprint(configuration, volume["image"], volume["label"]),
-        }
-    return list(items.values())
+        if name in entries:
+            other = entries[name][ANY_MODALITY]
+            raise ValueError(f"{other} and {volume['image']} have the same name; rename one of them")
+        entries[name] = {"patient": name, ANY_MODALITY: volume["image"], "seg": volume["label"]}
+    return segmentation_items(entries.values(), prepared_dir, configuration, [ANY_MODALITY])
 
 
 class AnnotatedSlices(Dataset):

@@ -20,6 +20,7 @@ from monai.transforms import SpatialResample
 
 from custom_transforms.planes import DISPLAY_AXCODES
 
+from .checks import one_of, some_of
 from .datalists import MRI_TYPES
 from .files import write_json
 from .inferers import SliceSegmenter
@@ -44,9 +45,8 @@ def series_items(
         mri_types: modalities that are used.
         reference: the modality whose geometry the mask gets where a patient has it; by default the first of ``REFERENCES``.
     """
-    unknown = sorted({*mri_types, *([reference] if reference else [])} - set(MRI_TYPES))
-    if unknown or not mri_types:
-        raise ValueError(f"mri_types {list(mri_types)}, reference {reference}: expected some of {', '.join(MRI_TYPES)}")
+    some_of(MRI_TYPES)("mri_types", list(mri_types))
+    one_of((None, *MRI_TYPES))("reference", reference)
     order = [name for name in dict.fromkeys([reference or REFERENCES[0], *REFERENCES]) if name in mri_types]
     items = [
         {"patient": entry["patient"], "mri_type": name, "image": entry[name]}

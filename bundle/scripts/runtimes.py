@@ -10,7 +10,6 @@ import copy
 import hashlib
 import logging
 import os
-import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -185,23 +184,16 @@ class Runtime:
     @contextlib.contextmanager
     def _writable_cache(self) -> Iterator[Path]:
         """A folder for compiled networks, to this process alone: OpenVINO's own files there break when two write them."""
-        lock = FileLock(self.cache_dir / "lock")
-        try:
-            self.cache_dir.mkdir(parents=True, exist_ok=True)
-            tempfile.TemporaryFile(dir=self.cache_dir).close()
-            lock.acquire()
-        except (OSError, NotImplementedError) as error:  # the latter from file systems without locks
-            logger.warning("%s can't be written (%s): compiled networks are not kept", self.cache_dir, error)
-            folder = tempfile.mkdtemp(prefix="radiogenomics-")
+        with contextlib.ExitStack() as stack:
             try:
-                yield Path(folder)
-            finally:
-                shutil.rmtree(folder, ignore_errors=True)
-        else:
-            try:
-                yield self.cache_dir
-            finally:
-                lock.release()
+                self.cache_dir.mkdir(parents=True, exist_ok=True)
+                tempfile.TemporaryFile(dir=self.cache_dir).close()
+                stack.enter_context(FileLock(self.cache_dir / "lock"))
+                folder = self.cache_dir
+            except (OSError, NotImplementedError) as error:  # the latter from file systems without locks
+                logger.warning("%s can't be written (%s): compiled networks are not kept", self.cache_dir, error)
+                folder = Path(stack.enter_context(tempfile.TemporaryDirectory(ignore_cleanup_errors=True)))
+            yield folder
 
 
 def for_training(network: nn.Module, device: torch.device | str, runtime: str = "torch") -> nn.Module:

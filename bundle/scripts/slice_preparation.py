@@ -35,7 +35,10 @@ logger = logging.getLogger(__name__)
 
 
 def segmentation_items(
-    entries: Iterable[Mapping[str, Any]], prepared_dir: str | Path, configuration: Mapping[str, Any]
+    entries: Iterable[Mapping[str, Any]],
+    prepared_dir: str | Path,
+    configuration: Mapping[str, Any],
+    mri_types: Sequence[str] = MRI_TYPES,
 ) -> list[dict[str, Any]]:
     """What to prepare for stage 1: one item per labelled volume, ``{"patient", "mri_type", "image", "seg", "output", …}``."""
     return [
@@ -52,7 +55,7 @@ def segmentation_items(
         }
         for entry in entries
         if "seg" in entry
-        for mri_type in MRI_TYPES
+        for mri_type in mri_types
         if mri_type in entry
     ]
 
