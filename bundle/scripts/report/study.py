@@ -14,9 +14,8 @@ from ..modalities import ENHANCING_ON, MRI_TYPES
 from ..outputs import inside
 from ..preparation import read_index
 from ..prepared import PreparedSeries
-from ..run_folder import failures_of
 from .pages import jinja_environment
-from .patient import patient_interval
+from .patient import failure_lines
 from .tables import Table, table_of_records, with_interval
 from .viewer import SheetError, largest_tumour, read_source
 
@@ -50,15 +49,14 @@ def write_summaries(
     """
     folder = Path(prediction_dir)
     jinja = jinja_environment()
-    rows = {
-        row["patient"]: row for row in json.loads((folder / "patients.json").read_text(encoding="utf-8"))["patients"]
-    }
+    content = json.loads((folder / "patients.json").read_text(encoding="utf-8"))
+    rows = {row["patient"]: row for row in content["patients"]}
     index = read_index(folder / "prepared")
     series_of = {entry["patient"]: {name: entry[name] for name in MRI_TYPES if name in entry} for entry in entries}
     written = {}
     for study in facts:
         patient = study["patient"]
-        found = _page(study, rows.get(patient), index, series_of.get(patient, {}), enhancing_on)
+        found = _page(study, rows.get(patient, {}), index, series_of.get(patient, {}), enhancing_on)
         common = {"title": f"Study {patient}", "subtitle": "", "phantom": PHANTOM if study["phantom"] else ""}
         target = inside(output_dir, patient, SUMMARY)
         with written_whole(target) as temporary:
@@ -70,7 +68,7 @@ def write_summaries(
 
 def _page(
     study: Mapping[str, Any],
-    row: Mapping[str, Any] | None,
+    row: Mapping[str, Any],
     index: Mapping[str, Mapping[str, Any]],
     sources: Mapping[str, str],
     enhancing_on: Sequence[str],
@@ -79,14 +77,14 @@ def _page(
 
     Args:
         study: its facts.
-        row: of ``patients.json``; None where no series was usable.
+        row: of ``patients.json``; empty where no series was usable.
         index: of the prepared series.
         sources: paths of the chosen series by modality.
         enhancing_on: modalities in which enhancing tumour is claimed.
     """
     pictures, notes, records = [], [], []
     for mri_type in MRI_TYPES:
-        facts = ((row or {}).get("series") or {}).get(mri_type, {})
+        facts = row.get("series", {}).get(mri_type, {})
         record: dict[str, Any] = {"modality": mri_type, "series": study["chosen"].get(mri_type, {}).get("description")}
         file = index.get(f"{study['patient']}/{mri_type}", {}).get("file")
         if file is not None and mri_type in sources:
@@ -98,47 +96,30 @@ def _page(
                 picture = largest_tumour(series, read_source(sources[mri_type], geometry))
                 pictures += [{"mri_type": mri_type, **picture}] if picture else []
             except SheetError as error:
-                notes.append(f"{mri_type}: no picture, for {error}.")
+                notes.append(f"{mri_type}: no picture ({error}).")
         record |= {"slices": facts.get("slices"), "used": facts.get("kept"), "probability": facts.get("probability")}
         records.append({**record, "remark": facts.get("reason") or (None if facts else "no such series")})
-    for picture in pictures:
-        sides = picture["letters"]
-        picture["caption"] = (
-            f"{picture['mri_type']}, {picture['plane']}, slice {picture['slice'] + 1} of {picture['slices']}, where the tumour is largest: "
-            f"{picture['area']:.1f} cm\N{SUPERSCRIPT TWO}. Left in the picture: {sides['left']}, top: {sides['top']}."
-        )
-    interval = patient_interval(row) if row else None
-    used = [str(mri_type) for mri_type in (row or {}).get("used") or []]
-    if row is None:
-        explained = "The study has no usable series."
-    elif not used:
-        explained = f"No slice could be classified; {row.get('reason')}."
-    else:
-        explained = f"Mean of {', '.join(used)}. In brackets: how far modalities, sequences and models agree (95 %), not how often they are right."
+    used = row.get("used", [])
+    interval = row.get("agreement_interval")
     return {
-        "probability": row["probability"] if row and used else None,
+        "probability": row["probability"] if used else None,
         "interval": interval,
-        "shown": with_interval(row["probability"], interval) if row and used else "none",
-        "explained": explained,
+        "shown": with_interval(row["probability"], interval) if used else "none",
+        "used": used,
+        "reason": row.get("reason"),
         "results": table_of_records("Results", records),
         "selection": _selection_table(study["series"]),
-        "failures": [
-            f"{item['series']}: {item['text']}" if item["series"] else item["text"] for item in failures_of(row)
-        ]
-        if row
-        else [],
+        "failures": failure_lines(row),
         "pictures": pictures,
         "notes": notes,
     }
 
 
 def _selection_table(series: Sequence[Mapping[str, Any]]) -> Table:
+    same = ("number", "description", "plane", "slices")
     records = [
         {
-            "number": one["number"],
-            "description": one["description"],
-            "plane": one["plane"],
-            "slices": one["slices"],
+            **{key: one[key] for key in same},
             "mm apart": one["spacing"],
             "chosen": one["modality"] if one["chosen"] else None,
             "why": one["reason"],
