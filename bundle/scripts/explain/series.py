@@ -54,20 +54,18 @@ def encode(classifier: BiLSTMNFNet, slices: torch.Tensor, inferer: SequenceClass
 
     Args:
         classifier: plain torch network.
-        slices: the series' kept slices ``(K, 3, H, W)`` [image, WT, ET] in 0…255.
+        slices: the series' kept slices ``(K, 3, H, W)`` [image, WT, ET] in 0…255, one at least.
         inferer: that of the prediction; its ``amp`` and ``flips`` play no part.
 
     Raises:
         TypeError: for a compiled network, which has no gradients.
-        ValueError: for slices of another shape, or none at all.
     """
     if not hasattr(getattr(classifier, "backbone", None), "forward_features"):
         raise TypeError(
             f"{type(classifier).__name__} has no timm backbone in plain torch, which gradients need; load the classifier "
             "with weights.load_classifiers, and not through runtimes.Runtime"
         )
-    if slices.ndim != 4 or slices.shape[1] != 3 or not len(slices):
-        raise ValueError(f"slices {tuple(slices.shape)}: expected (K, 3, H, W) of one slice or more")
+
     with eval_mode(classifier):
         black = slices.new_zeros((1, 3, inferer.image_size, inferer.image_size))
         features = [pooled(classifier, feature_maps(classifier, normalise(black)))]
