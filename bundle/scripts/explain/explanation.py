@@ -31,33 +31,20 @@ FORMAT = "brats-mri-radiogenomics/explanation/1"
 
 @dataclass
 class Explanation:
-    """All explanations of one series.
+    """All explanations of one series."""
 
-    Attributes:
-        patient: identifier.
-        mri_type: modality.
-        slices: ``(K,)`` int32, indices of the explained slices in the series.
-        maps: :func:`~scripts.explain.maps.grad_cam` for methylation, ``(K, H, W)`` uint8, 255 for 1.
-        maps_against: the same against methylation, on the same scale.
-        by_slice: :func:`~scripts.explain.occlusion.occlusion_by_slice`, ``(K,)`` float32.
-        by_region: :func:`~scripts.explain.occlusion.occlusion_by_region`.
-        logits: of the series' sequences, ``(M,)`` float32.
-        probability: of the series, mean over its sequences.
-        randomisation: :func:`~scripts.explain.maps.randomisation_check`.
-        made_with: ``weights`` (their checksum), their ``settings``, ``zoom``, ``series`` (the fingerprint of the prepared
-            series) and the ``fingerprint`` of all these.
-    """
-
-    patient: str
-    mri_type: str
-    slices: np.ndarray
-    maps: np.ndarray
-    maps_against: np.ndarray
-    by_slice: np.ndarray
-    by_region: dict[str, float]
-    logits: np.ndarray
-    probability: float
-    randomisation: dict[str, Any]
+    patient: str  # identifier
+    mri_type: str  # modality
+    slices: np.ndarray  # ``(K,)`` int32, indices of the explained slices in the series
+    maps: np.ndarray  # :func:`~scripts.explain.maps.grad_cam` for methylation, ``(K, H, W)`` uint8, 255 for 1
+    maps_against: np.ndarray  # the same against methylation, on the same scale
+    by_slice: np.ndarray  # :func:`~scripts.explain.occlusion.occlusion_by_slice`, ``(K,)`` float32
+    by_region: dict[str, float]  # :func:`~scripts.explain.occlusion.occlusion_by_region`
+    logits: np.ndarray  # of the series' sequences, ``(M,)`` float32
+    probability: float  # of the series, mean over its sequences
+    randomisation: dict[str, Any]  # :func:`~scripts.explain.maps.randomisation_check`
+    # ``weights`` (their checksum), their ``settings``, ``zoom``, ``series`` (the fingerprint of the prepared series) and the
+    # ``fingerprint`` of all these
     made_with: dict[str, Any]
 
     ARRAYS = ("slices", "maps", "maps_against", "by_slice", "logits")

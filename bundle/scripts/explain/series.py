@@ -14,23 +14,16 @@ from ..networks import BiLSTMNFNet
 
 @dataclass(frozen=True)
 class EncodedSeries:
-    """A series after the backbone; from :func:`encode`.
+    """A series after the backbone; from :func:`encode`."""
 
-    Attributes:
-        classifier: plain torch network.
-        slices: the K kept slices ``(K, 3, H, W)`` [image, WT, ET], 0…255.
-        inferer: how they are shown and cut into sequences.
-        maps: last feature maps of the slices, ``(K, C, h, w)``; they take 0.5 MB a slice (ECA-NFNet-L0, 224²).
-        features: pooled features ``(K + 1, F)``, those of a black slice first.
-        steps: rows of ``features`` in each sequence, ``(M, length)``.
-    """
-
-    classifier: BiLSTMNFNet
-    slices: torch.Tensor
-    inferer: SequenceClassifier
-    maps: torch.Tensor
-    features: torch.Tensor
-    steps: torch.Tensor
+    classifier: BiLSTMNFNet  # plain torch network
+    slices: torch.Tensor  # the K kept slices ``(K, 3, H, W)`` [image, WT, ET], 0…255
+    inferer: SequenceClassifier  # how they are shown and cut into sequences
+    maps: (
+        torch.Tensor
+    )  # last feature maps of the slices, ``(K, C, h, w)``; they take 0.5 MB a slice (ECA-NFNet-L0, 224²)
+    features: torch.Tensor  # pooled features ``(K + 1, F)``, those of a black slice first
+    steps: torch.Tensor  # rows of ``features`` in each sequence, ``(M, length)``
 
     @cached_property
     def logits(self) -> torch.Tensor:

@@ -12,21 +12,13 @@ from .tables import as_number
 
 @dataclass(frozen=True)
 class Group:
-    """Probabilities of patients by one model, a modality's or the mean of all.
+    """Probabilities of patients by one model, a modality's or the mean of all."""
 
-    Attributes:
-        name: modality, or "all".
-        patients: identifiers.
-        labels: ``(P,)`` 0 or 1.
-        probabilities: ``(P,)`` of label 1, the mean over seeds.
-        folds: ``(P,)`` in which a patient was held out, "" where unknown.
-    """
-
-    name: str
-    patients: list[str]
-    labels: np.ndarray
-    probabilities: np.ndarray
-    folds: list[str]
+    name: str  # modality, or "all"
+    patients: list[str]  # identifiers
+    labels: np.ndarray  # ``(P,)`` 0 or 1
+    probabilities: np.ndarray  # ``(P,)`` of label 1, the mean over seeds
+    folds: list[str]  # ``(P,)`` in which a patient was held out, "" where unknown
 
 
 def groups_of(rows: Sequence[Mapping[str, str]]) -> list[Group]:

@@ -15,17 +15,12 @@ from .tables import Cell, as_number, cell, head, with_interval
 
 @dataclass(frozen=True)
 class Index:
-    """The index of the patients.
+    """The index of the patients."""
 
-    Attributes:
-        columns: heads.
-        rows: ``cells``, ``probability`` ("" for none) and whether something ``failed``, by which a reader filters.
-        records: the same with full digits, for CSV and JSON.
-    """
-
-    columns: list[str]
+    columns: list[str]  # heads
+    # ``cells``, ``probability`` ("" for none) and whether something ``failed``, by which a reader filters
     rows: list[dict[str, Any]] = field(default_factory=list)
-    records: list[dict[str, Any]] = field(default_factory=list)
+    records: list[dict[str, Any]] = field(default_factory=list)  # the same with full digits, for CSV and JSON
 
     def add(self, cells: list[Cell], record: dict[str, Any], probability: float | None, failed: bool) -> None:
         """Add a row."""

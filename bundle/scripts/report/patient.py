@@ -31,19 +31,12 @@ _SEEDS_SHOWN = 5  # with a column each in the table of a patient's series
 
 @dataclass(frozen=True)
 class Sources:
-    """Where the pictures of a run's patients lie.
+    """Where the pictures of a run's patients lie."""
 
-    Attributes:
-        prepared: ``file`` of every prepared series by ``"<patient>/<mri_type>"``.
-        studies: paths of the series by modality, by patient.
-        explanations: folder of heat maps.
-        missing: why there are no prepared series or no studies, "" where there are.
-    """
-
-    prepared: dict[str, Path]
-    studies: dict[str, dict[str, str]]
-    explanations: Path
-    missing: str = ""
+    prepared: dict[str, Path]  # ``file`` of every prepared series by ``"<patient>/<mri_type>"``
+    studies: dict[str, dict[str, str]]  # paths of the series by modality, by patient
+    explanations: Path  # folder of heat maps
+    missing: str = ""  # why there are no prepared series or no studies, "" where there are
 
 
 def find_sources(folder: Path) -> Sources:

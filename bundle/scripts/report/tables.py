@@ -55,21 +55,15 @@ class Cell:
 
 @dataclass(frozen=True)
 class Table:
-    """A table.
+    """A table."""
 
-    Attributes:
-        title: heading.
-        columns: heads.
-        rows: cells, a list as long as ``columns`` each.
-        records: the same rows with their full digits, for CSV and JSON.
-        note: a sentence under the title.
-    """
-
-    title: str
-    columns: list[str]
-    rows: list[list[Cell]]
-    records: list[dict[str, Any]] = field(default_factory=list)
-    note: str = ""
+    title: str  # heading
+    columns: list[str]  # heads
+    rows: list[list[Cell]]  # cells, a list as long as ``columns`` each
+    records: list[dict[str, Any]] = field(
+        default_factory=list
+    )  # the same rows with their full digits, for CSV and JSON
+    note: str = ""  # a sentence under the title
 
     @property
     def name(self) -> str:
