@@ -60,13 +60,7 @@ def segmentation_items(
 class SavePlanes(Transform):
     """Cut a labelled volume into planes, keep and sample slices, and write a prepared series per plane.
 
-    Expects ``image`` ``(1, X, Y, Z)`` uint8, a MetaTensor, and ``seg`` ``(2, X, Y, Z)`` [WT, ET] in RAS; returns the item's
-    summary.
-
-    Args:
-        planes: the cut.
-        keep: the filter on each slice.
-        sample: the sampling of the slices that are kept.
+    Expects ``image`` ``(1, X, Y, Z)`` uint8, a MetaTensor, and ``seg`` ``(2, X, Y, Z)`` [WT, ET] in RAS.
     """
 
     def __init__(self, planes: SlicePlanes, keep: TumorRatioFilter, sample: SampleSlices) -> None:
@@ -81,8 +75,8 @@ class SavePlanes(Transform):
         shapes = [tuple(data[key].shape[1:]) for key in ("image", "seg")]
         if shapes[0] != shapes[1]:
             raise ValueError(
-                f"{data['patient']}/{data['mri_type']}: the image is {shapes[0]} and its labels are {shapes[1]} voxels; "
-                "labels must be on the image's own grid"
+                f"{data['patient']}/{data['mri_type']}: the image has {shapes[0]} voxels, its labels {shapes[1]}; expected labels on "
+                "the image's own grid"
             )
         stacks = self.planes(torch.cat([torch.as_tensor(data["image"]), torch.as_tensor(data["seg"])]))
         spacings = self.planes.spacings(data["image"])
@@ -112,7 +106,7 @@ def prepare_segmentation(
         transform: reads, orients, scales and saves one item.
         prepared_dir: folder of the prepared series.
         configuration: what they are made with.
-        num_workers: worker processes.
+        num_workers: processes that read ahead.
 
     Returns:
         Rows of the index by ``"<patient>/<mri_type>/<plane>"``.

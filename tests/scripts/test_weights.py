@@ -235,7 +235,7 @@ def test_training_starts_from_the_shipped_weights_and_their_scaling(tmp_path):
     for name, value in trained.state_dict().items():
         assert found[name].dtype == value.dtype
         torch.testing.assert_close(found[name], value.half().to(value.dtype) if value.is_floating_point() else value)
-    with pytest.raises(WeightsError, match="no synthetic weights for this network"):
+    with pytest.raises(WeightsError, match="--init synthetic: there are no such weights for this network"):
         weights.initialise(segmenter(), "synthetic")
 
 

@@ -115,6 +115,24 @@ def full_path(path: str | Path | None) -> str | None:
     return None if path is None else str(Path(str(path)).expanduser().resolve())
 
 
+def named_series(**series: str | Path | None) -> dict[str, str] | None:
+    """The series that were named, by modality; what is there is an absolute path."""
+    given = {name: str(value) for name, value in series.items() if value is not None}
+    there = {name: str(full_path(value)) for name, value in given.items() if Path(value).expanduser().exists()}
+    return {**given, **there} or None
+
+
+def required_output(output: str | Path | None) -> str | Path:
+    """The output folder.
+
+    Raises:
+        ValueError: when there is none.
+    """
+    if output is None:
+        raise ValueError("no output folder; say where the results go: --output FOLDER")
+    return output
+
+
 def segmenter_path(segmenter: str | Path | None) -> str | None:
     """A file's path, or the name of the bundle's own weights."""
     return str(segmenter) if segmenter in ("synthetic", "released") else full_path(segmenter)

@@ -134,7 +134,7 @@ def test_explanations_of_a_prediction(prediction, caplog):
     with caplog.at_level(logging.INFO):
         rows = explain_run(folder, classifiers)
     assert list(rows) == ["1/FLAIR", "1/T2w", "2/FLAIR", "3/FLAIR", "4/FLAIR"]
-    assert "2/FLAIR.h5: no prepared series that can be read" in rows["2/FLAIR"]["error"]
+    assert "2/FLAIR.h5: not a readable prepared series" in rows["2/FLAIR"]["error"]
     assert rows["3/FLAIR"] == {"reason": "no slice shows enough tumour"}
     assert "no 4/FLAIR; prepare it again" in rows["4/FLAIR"]["error"]
     for mri_type in ("FLAIR", "T2w"):
