@@ -38,6 +38,7 @@ def workflow_type(job):
     return "infer" if job.startswith(("inference", "fuse", "evaluate", "prepare_classification")) else None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("job", [job for job in JOBS if workflow_type(job)])
 def test_properties(job, tmp_path, monkeypatch, weights_files):
     """The check builds every component, so data and weights are stood in for."""
