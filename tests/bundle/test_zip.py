@@ -181,6 +181,7 @@ with open(f"{out}/modules.json", "w") as file:
 """
 
 
+@pytest.mark.slow
 def test_unzipped_bundle_runs_without_the_repository(unzipped, tmp_path):
     pytest.importorskip("nilearn", reason="the phantom cohort needs the extra [phantom]")
     # With -S, and the installed packages on PYTHONPATH instead, no .pth file is read: an editable install isn't there.

@@ -270,6 +270,7 @@ def test_brains_of_label_maps(tmp_path, write_label_map):
     assert not same(items[2], DrawSlice(RANGES, SIZE)(2))
 
 
+@pytest.mark.slow
 def test_label_maps_by_the_command(tmp_path, write_label_map):
     write_label_map(tmp_path)
     settings = {"image_size": 32, "ranges#tumour_free_brains": 0}
@@ -285,6 +286,7 @@ def test_label_maps_by_the_command(tmp_path, write_label_map):
 # The picture
 
 
+@pytest.mark.slow
 def test_contact_sheet(tmp_path):
     file = tmp_path / "sheets" / "sheet.png"
     settings = {"image_size": 64, "seed": 5}
