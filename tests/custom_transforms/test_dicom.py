@@ -300,7 +300,9 @@ def compress(path: Path, syntax: pydicom.uid.UID) -> None:
     assert pydicom.dcmread(path).file_meta.TransferSyntaxUID == syntax
 
 
-@pytest.mark.parametrize("syntax", [RLELossless, JPEGLosslessSV1, JPEGLSLossless, JPEG2000Lossless], ids=lambda uid: uid.keyword)
+@pytest.mark.parametrize(
+    "syntax", [RLELossless, JPEGLosslessSV1, JPEGLSLossless, JPEG2000Lossless], ids=lambda uid: uid.keyword
+)
 def test_compressed(write_series, tmp_path, syntax):
     stack = planes(3, 40, 32)
     write_series(stack)

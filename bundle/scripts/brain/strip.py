@@ -57,7 +57,9 @@ class StripSkull(Transform):
             return dict(data)
         if verdict != "skull" or self.method == "never":
             if verdict == "skull":
-                told.append("it shows the skull and is used as it is (--brain never): masks and probability mean little")
+                told.append(
+                    "it shows the skull and is used as it is (--brain never): masks and probability mean little"
+                )
             return {**data, "warnings": told}
         mask = self._mask(data)
         brain = torch.from_numpy(mask.mask)[None]
@@ -86,7 +88,9 @@ class StripSkull(Transform):
         save_label_map(found.mask.astype(np.uint8), affine, file)
         if found.transform is not None:
             with written_whole(file.with_name(f"{patient}_{mri_type}_transform.txt")) as temporary:
-                np.savetxt(temporary, found.transform.matrix, header="RAS mm of this series = matrix @ RAS mm of the reference")
+                np.savetxt(
+                    temporary, found.transform.matrix, header="RAS mm of this series = matrix @ RAS mm of the reference"
+                )
 
 
 def _read_others(study: Mapping[str, str | Sequence[str]], mri_type: str) -> dict[str, tuple[np.ndarray, np.ndarray]]:
