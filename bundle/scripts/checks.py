@@ -28,6 +28,8 @@ TRAINING_RUNTIMES = ("eager", "torch", "inductor")
 PRECISIONS = ("auto", "fp32", "bf16", "int8")
 NETWORKS = ("segmenter", "classifier")
 SUFFIXES = {"torchscript": ".ts", "onnx": ".onnx", "openvino": ".xml"}
+BRAIN_METHODS = ("auto", "deepbet", "hd-bet", "synthstrip", "never")
+"""How the brain is found in series that show the skull, beside a folder of masks."""
 GET_WEIGHTS = (
     "train your own with `radiogenomics train`, or fetch the ones that the method's authors released with "
     "`radiogenomics download` (the same as `python -m monai.bundle download_large_files --bundle_path BUNDLE`)"
@@ -217,10 +219,17 @@ def studies(option: str, value: Any) -> None:
         raise ValueError(f"--{option} {value}: no such folder of studies")
 
 
+def brain(option: str, value: Any) -> None:
+    """Check that there is such a way to find the brain, or a folder of masks."""
+    if value not in BRAIN_METHODS and not Path(str(value)).is_dir():
+        raise ValueError(f"--{option} {value}: expected one of {', '.join(BRAIN_METHODS)}, or a folder of masks")
+
+
 _COUNT, _FROM_0 = number(1, whole=True), number(0, whole=True)
 _SETTINGS: dict[str, Check] = {
     **dict.fromkeys(("dataset_dir", "segmentation_dataset_dir"), studies),
     "rules": file("file of rules"),
+    "brain": brain,
     **dict.fromkeys(("datalist", "segmentation_datalist", "classification_datalist"), _DATALIST),
     **dict.fromkeys(("sample_submission", "labels"), file("file")),
     "image": exists("file or folder of a series"),

@@ -6,8 +6,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from custom_transforms import SeriesReader
-from scripts.brain import has_skull
+from custom_transforms import SeriesReader, has_skull
 from scripts.studies.series import read_studies
 from scripts.synthetic.phantom import make_patient, make_series
 
@@ -101,7 +100,7 @@ def exported(real_data):
     if not folder.is_dir():
         pytest.skip(f"no {folder}")
     names = {"MRHR FLAIR AX": "FLAIR", "T1 AX": "T1w", "MRHR T1 AX POST GAD": "T1wCE", "MRHR T2 AX": "T2w"}
-    (study,) = read_studies(folder)
+    ((study,), _) = read_studies(sorted(folder.iterdir()))
     return {names[series.description]: series for series in study.series}
 
 
