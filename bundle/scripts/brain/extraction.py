@@ -9,21 +9,20 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 
+from custom_transforms.skull import shown
+
+from ..checks import brain
 from ..errors import UserError, some
 from . import deepbet, programs, registration
 from .grids import as_stored, canonical, carried, centre, dice, filled, largest_piece, millilitres
 from .own_masks import own_mask
 from .registration import RigidTransform
-from .skull import shown
 
 logger = logging.getLogger(__name__)
 
-METHODS = ("auto", "deepbet", "hd-bet", "synthstrip", "never")
-"""Of ``--brain``, beside a folder of masks."""
 BEST_FIRST = ("T1w", "T1wCE", "FLAIR", "T2w")
 """Which series deepbet sees: it was trained on T1w."""
 VOLUME = (900.0, 2000.0)  # ml, of a brain that is covered wholly
@@ -63,7 +62,7 @@ def method_for(method: str, what: str = "") -> str:
     """The way to find the brain: what was asked for, or for ``auto`` the first of deepbet, HD-BET and SynthStrip that is there.
 
     Args:
-        method: one of ``METHODS`` or a folder.
+        method: one of :data:`~scripts.checks.BRAIN_METHODS` or a folder.
         what: names patient and series in errors.
 
     Raises:
@@ -78,20 +77,22 @@ def method_for(method: str, what: str = "") -> str:
         raise UserError(_no_way(what))
     if method == "deepbet" and not deepbet.is_installed():
         raise UserError(_no_way(what))
-    if method not in METHODS and not Path(method).is_dir():
-        raise UserError(
-            f"--brain is {method!r}, expected one of {', '.join(METHODS)}, or a folder of masks that exists"
-        )
+    check_method(method)
     return method
+
+
+def check_method(method: str) -> None:
+    """Refuse what is neither one of :data:`~scripts.checks.BRAIN_METHODS` nor a folder."""
+    brain("brain", method)
 
 
 def extract_brain(series: Mapping[str, Series], method: str = "auto", patient: str = "") -> dict[str, BrainMask]:
     """Find the brain in series that show the head.
 
     Args:
-        series: of one patient, by modality; those that :func:`~scripts.brain.has_skull` finds to be stripped are left out by the
+        series: of one patient, by modality; those that :func:`custom_transforms.has_skull` finds to be stripped are left out by the
             caller.
-        method: one of ``METHODS`` or a folder of masks, see :func:`~scripts.brain.own_masks.own_mask`.
+        method: one of :data:`~scripts.checks.BRAIN_METHODS` or a folder of masks, see :func:`~scripts.brain.own_masks.own_mask`.
         patient: as the data list names the patient.
 
     Returns:

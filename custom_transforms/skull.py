@@ -12,8 +12,8 @@ from typing import Literal
 import cv2
 import numpy as np
 
-from custom_transforms.geometry import SliceGeometry
-from custom_transforms.intensity import background_to_zero
+from .geometry import SliceGeometry
+from .intensity import background_to_zero
 
 PIXEL = 2.0  # mm between the pixels that are looked at
 SLICE_DISTANCE = 4.0  # mm between the slices that are looked at
