@@ -158,6 +158,7 @@ def test_what_is_no_brain_is_refused(head, monkeypatch, change, said):
         extract_brain({"T1w": (volume, affine)}, patient="7")
 
 
+@pytest.mark.slow
 @needs_deepbet
 def test_deepbet_finds_nothing_where_nothing_is():
     volume = np.zeros((40, 40, 20), "f4")

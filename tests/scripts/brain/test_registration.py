@@ -69,7 +69,7 @@ def test_depth_is_that_of_scipy():
     inside, outside = (ndimage.distance_transform_edt(part, sampling=sides) for part in (mask, ~mask))
     found = registration.depth(mask, np.diag([*sides, 1]))
     np.testing.assert_array_equal(found > 0, mask)
-    assert np.corrcoef(found.ravel(), (inside - outside).ravel())[0, 1] > 0.99
+    assert np.corrcoef(found.ravel(), (inside - outside).ravel())[0, 1] > 0.98
 
 
 @pytest.mark.slow
