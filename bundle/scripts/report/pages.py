@@ -90,7 +90,7 @@ def _may_be_written(page: Path, folder: Path, overwrite: bool) -> None:
         beginning = path.read_text(encoding="utf-8", errors="replace")[:2000] if path.is_file() else ""
         ours = f'content="{GENERATOR}"' in beginning if path == page else path.is_dir() and set(inside) <= set(PARTS)
         if not ours:
-            raise FileExistsError(f"{path} exists and is no report; name another place (--output)")
+            raise FileExistsError(f"{path} exists and is not a report; name another place (--output)")
     if there and not overwrite:
         raise FileExistsError(
             f"{page.parent if inside else page} holds a report; replace it (--overwrite) or name another place (--output)"
@@ -134,13 +134,7 @@ def jinja_environment() -> Environment:
 def _render(run: Run, jinja: Environment, writer: Writer, base: str, back: str, images: bool) -> str:
     """The first page; patients' pages, figures and tables are written on the way.
 
-    Args:
-        run: what is reported.
-        jinja: the templates.
-        writer: of figures and tables.
-        base: the report's folder, seen from the first page.
-        back: the first page, seen from a patient's.
-        images: show the patients' slices.
+    ``base`` is the report's folder, seen from the first page; ``back`` the first page, seen from a patient's.
     """
     phantom = PHANTOM if is_phantom(run) else ""
     title = f"{run.title}: {run.folder.name}"

@@ -22,7 +22,7 @@ from .viewer import SheetError, largest_tumour, read_source
 logger = logging.getLogger(__name__)
 
 SUMMARY = "summary.html"
-PHANTOM = "By its headers a phantom, not a patient."
+PHANTOM = "According to its headers a phantom, not a patient."
 
 
 def write_summaries(
@@ -73,15 +73,7 @@ def _page(
     sources: Mapping[str, str],
     enhancing_on: Sequence[str],
 ) -> dict[str, Any]:
-    """What the page of a study shows.
-
-    Args:
-        study: its facts.
-        row: of ``patients.json``; empty where no series was usable.
-        index: of the prepared series.
-        sources: paths of the chosen series by modality.
-        enhancing_on: modalities in which enhancing tumour is claimed.
-    """
+    """What the page of a study shows; ``row`` of ``patients.json`` is empty where no series was usable."""
     pictures, notes, records = [], [], []
     for mri_type in MRI_TYPES:
         facts = row.get("series", {}).get(mri_type, {})

@@ -304,7 +304,7 @@ def test_what_is_no_report_is_never_replaced(training, tmp_path, name):
         (tmp_path / name / "thesis.txt").write_text("years of work")
     else:
         (tmp_path / name).write_text("years of work")
-    with pytest.raises(FileExistsError, match="is no report"):
+    with pytest.raises(FileExistsError, match="is not a report"):
         write_report(training, tmp_path / name, overwrite=True)
     assert "years of work" in ((tmp_path / name / "thesis.txt") if name == "out" else tmp_path / name).read_text()
 
