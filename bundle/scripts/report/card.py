@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from ..environment import BUNDLE_ROOT
-from ..files import written_whole
 from ..run_folder import read_config
-from .pages import TEMPLATES, jinja_environment
+from .pages import TEMPLATES, jinja_environment, write_page
 from .run import made_of_phantoms
 
 CARD = "MODEL_CARD.md"
@@ -40,8 +39,7 @@ def fill(run: str | Path, output: str | Path | None = None, overwrite: bool = Fa
         raise FileExistsError(f"{target} exists; give another name (--output) or --overwrite")
     metrics = json.loads(metrics_file.read_text(encoding="utf-8"))
     text = rendered(metrics, read_config(folder))
-    with written_whole(target) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    write_page(target, text)
     return target
 
 

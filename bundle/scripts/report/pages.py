@@ -56,7 +56,7 @@ def write_report(
         The first page.
 
     Raises:
-        ReportError: when there is nothing to report.
+        RunError: when there is nothing to report.
         FileExistsError: when the place holds a report that is not to be replaced, or anything else.
         ImportError: when Jinja2 or matplotlib is not installed.
     """
@@ -72,9 +72,9 @@ def write_report(
         back = f"../../{quote(page.name)}" if is_page else f"../{PAGE}"
         content = _render(found, jinja, Writer(staging), base, back, images)
         if not is_page:
-            _write_page(staging / PAGE, content)
+            write_page(staging / PAGE, content)
     if is_page:
-        _write_page(page, content)
+        write_page(page, content)
     logger.info("%s: open it in a browser. %s", page, RESEARCH_ONLY)
     return page
 
@@ -97,7 +97,8 @@ def _may_be_written(page: Path, folder: Path, overwrite: bool) -> None:
         )
 
 
-def _write_page(file: Path, content: str) -> None:
+def write_page(file: Path, content: str) -> None:
+    """Write a text file, whole or not at all."""
     with written_whole(file) as temporary:
         temporary.write_text(content, encoding="utf-8")
 
@@ -196,7 +197,7 @@ def _patients(run: Run, jinja: Environment, writer: Writer, images: bool, common
         name = names[row["patient"]]
         shown = show_patient(row, name, sources, content.get("weights") or {}, writer)
         text = page.render(title=f"Patient {row['patient']}", subtitle="", base="../", found=shown, **common)
-        _write_page(writer.folder / "patients" / f"{name}.html", text)
+        write_page(writer.folder / "patients" / f"{name}.html", text)
         if len(rows) <= EMBEDDED_PATIENTS:
             found["patients"].append({**shown, "link": links[row["patient"]]})
         elif (place + 1) % 50 == 0:

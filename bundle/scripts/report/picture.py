@@ -42,7 +42,7 @@ def write_picture(run: str | Path, true_masks: str | Path, output: str | Path, p
 
     Raises:
         FileNotFoundError: when a label map is missing.
-        ReportError: when the folder holds no run.
+        RunError: when the folder holds no run.
         SheetError: when masks belong to another series.
     """
     figure = draw_picture(read_run(run), Path(true_masks), patients)

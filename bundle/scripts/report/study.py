@@ -8,13 +8,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..files import RESEARCH_ONLY, written_whole
+from ..files import RESEARCH_ONLY
 from ..masks import REGIONS, claimed, region_volumes
 from ..modalities import ENHANCING_ON, MRI_TYPES
 from ..outputs import inside
 from ..preparation import read_index
 from ..prepared import PreparedSeries
-from .pages import jinja_environment
+from .pages import jinja_environment, write_page
 from .patient import failure_lines
 from .tables import Table, table_of_records, with_interval
 from .viewer import SheetError, largest_tumour, read_source
@@ -59,8 +59,7 @@ def write_summaries(
         found = _page(study, rows.get(patient, {}), index, series_of.get(patient, {}), enhancing_on)
         common = {"title": f"Study {patient}", "subtitle": "", "phantom": PHANTOM if study["phantom"] else ""}
         target = inside(output_dir, patient, SUMMARY)
-        with written_whole(target) as temporary:
-            temporary.write_text(jinja.get_template(SUMMARY).render(**common, found=found), encoding="utf-8")
+        write_page(target, jinja.get_template(SUMMARY).render(**common, found=found))
         written[patient] = f"{patient}/{SUMMARY}"
     logger.info("%s: a summary of each of %d studies. %s", output_dir, len(written), RESEARCH_ONLY)
     return written
