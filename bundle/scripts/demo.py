@@ -1,13 +1,11 @@
 """The demo: all that the bundle does, on a phantom cohort, in a few minutes on a CPU.
 
-It runs the configurations that a person would run, one after the other, with smaller networks and images. Stage 1 starts from the
-shipped weights, stage 2 from random ones.
+It runs the configurations that a person would run, with smaller networks and images. Stage 1 starts from the shipped weights,
+stage 2 from random ones.
 """
 
 from __future__ import annotations
 
-import csv
-import json
 import logging
 import shutil
 import time
@@ -24,9 +22,10 @@ from .environment import BUNDLE_ROOT
 from .evaluation.resampling import bootstrap_interval
 from .evaluation.scores import roc_auc
 from .explain.run import explain_run
-from .files import RESEARCH_ONLY, write_json
+from .files import RESEARCH_ONLY, read_csv, write_json
 from .report.pages import write_report
 from .report.picture import write_picture
+from .run_folder import read_object
 from .weights import OWN_SEGMENTER, segmenter_settings, sha256
 
 logger = logging.getLogger(__name__)
@@ -101,21 +100,16 @@ def run(output: str | Path, signal: float, overwrite: bool) -> Path:
     A demo that was interrupted continues where it stopped.
 
     Args:
-        output: folder for everything.
+        output: folder for everything, which is returned.
         signal: strength of the label's made-up signal in the phantom, 0 (none) to 1.
         overwrite: replace the demo that is in ``output``; other folders are never replaced.
 
-    Returns:
-        The folder.
-
     Raises:
         FileExistsError: ``output`` holds a demo that is finished or has another signal, or something else.
-        ValueError: signal out of range.
         WeightsError: the shipped weights are missing.
-        ImportError: an optional package is missing.
     """
     folder = Path(output)
-    steps = _Steps(folder, float(signal)).by_title()  # fails without weights, before anything is written
+    steps = _steps(folder, float(signal))  # fails without weights, before anything is written
     state = _start(folder, float(signal), overwrite)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -142,25 +136,25 @@ def run(output: str | Path, signal: float, overwrite: bool) -> Path:
 def _start(folder: Path, signal: float, overwrite: bool) -> dict[str, Any]:
     """The state of the demo in a folder: a new one's, or that of one that was interrupted."""
     if not 0 <= signal <= 1:
-        raise ValueError(f"signal is {signal}, expected 0 (none) to 1 (plain to see)")
+        raise ValueError(f"signal is {signal}, expected 0 (none) to 1 (obvious)")
     settings = {**SETTINGS, "weights": sha256(START)}
     state: dict[str, Any] = {"note": RESEARCH_ONLY, "signal": signal, "settings": settings, "starts": {}, "seconds": {}}
     file = folder / STATE_FILE
-    earlier = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    earlier = read_object(file) if file.is_file() else {}
     if earlier.keys() == state.keys():
         if overwrite:
             _remove(folder)
         elif (folder / METRICS_FILE).is_file():
-            raise FileExistsError(f"{folder} holds a demo; replace it (--overwrite) or name another folder (--output)")
+            raise FileExistsError(f"{folder} holds a demo; replace it (--overwrite), or name another folder (--output)")
         elif {**earlier, "starts": {}, "seconds": {}} != state:
             raise FileExistsError(
-                f"{folder} holds an unfinished demo of signal {earlier['signal']} or with other settings or weights; replace it "
-                "(--overwrite) or name another folder (--output)"
+                f"{folder} holds an unfinished demo of signal {earlier['signal']}, or with other settings or weights; replace it "
+                "(--overwrite), or name another folder (--output)"
             )
         else:
             return earlier
     elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise FileExistsError(f"{folder} exists and is no demo; it is left as it is, name another folder (--output)")
+        raise FileExistsError(f"{folder} holds no demo and is left as it is; name another folder (--output)")
     write_json(state, file)
     return state
 
@@ -175,113 +169,73 @@ def _remove(folder: Path) -> None:
             part.unlink(missing_ok=True)
 
 
-class _Steps:
-    """What a demo does in its folder. Every step may be started again after an interruption.
-
-    Args:
-        folder: of the demo.
-        signal: strength of the label's made-up signal in the phantom.
+def _steps(folder: Path, signal: float) -> dict[str, Callable[[], Any]]:
+    """What a demo does in its folder, in order. Every step may be started again after an interruption.
 
     Raises:
         WeightsError: the shipped weights are missing.
     """
-
-    def __init__(self, folder: Path, signal: float):
-        self.folder, self.signal = folder, signal
-        self.phantom, self.runs, self.prediction = folder / "phantom", folder / "runs", folder / PREDICTION
-        self.test = self.phantom / "task2" / "test"
-        self.task1: dict[str, Any] = {
-            "datalist": str(folder / "task1.json"),
-            "prepared_dir": str(folder / "prepared" / "segmentation"),
+    known = segmenter_settings(START)
+    network = {name: known[name] for name in ("architecture", "encoder_name", "decoder_channels")}
+    phantom, runs, prediction = folder / "phantom", folder / "runs", folder / PREDICTION
+    task1, task2 = (
+        {
+            "datalist": str(folder / f"{task}.json"),
+            "prepared_dir": str(folder / "prepared" / stage),
             "num_workers": WORKERS,
         }
-        self.task2: dict[str, Any] = {
-            "datalist": str(folder / "task2.json"),
-            "prepared_dir": str(folder / "prepared" / "classification"),
-            "num_workers": WORKERS,
-        }
-        known = segmenter_settings(START)
-        self.start = {
-            "init": str(START),
-            **{name: known[name] for name in ("architecture", "encoder_name", "decoder_channels")},
-        }
-        self.without_task2 = {"classification_datalist": str(folder / "task2.json")}
-        self.segmenter = {"segmenter": str(self.runs / "segmentation" / "segmentation.pt")}
-        self.classifiers = {"classifier": str(self.runs), "mri_types": MRI_TYPES}
+        for task, stage in (("task1", "segmentation"), ("task2", "classification"))
+    )
+    without_task2 = {"classification_datalist": task2["datalist"]}
+    segmenter = {"segmenter": str(runs / "segmentation" / "segmentation.pt")}
+    classifiers = {"classifier": str(runs), "mri_types": MRI_TYPES}
 
-    def by_title(self) -> dict[str, Callable[[], Any]]:
-        """The steps in their order."""
-        return {
-            "phantom cohort": self.write_phantom,
-            "data lists": self.write_datalists,
-            "prepare segmentation": lambda: _job("prepare_segmentation", **self.task1),
-            "train segmentation": self.train_segmentation,
-            "evaluate segmentation": self.evaluate_segmentation,
-            "prepare classification": self.prepare_classification,
-            "train classification": self.train_classification,
-            "evaluate classification": self.evaluate_classification,
-            "predict": self.predict,
-            "overview": self.draw,
-            "explain": lambda: explain_run(self.prediction, limit=EXPLAINED),
-            "report": lambda: write_report(self.folder, overwrite=(self.folder / "report").exists()),
-        }
+    def write_phantom() -> None:
+        shutil.rmtree(phantom, ignore_errors=True)  # what an interruption left
+        _job("phantom", output_dir=str(phantom), signal=signal)
 
-    def write_phantom(self) -> None:
-        shutil.rmtree(self.phantom, ignore_errors=True)  # what an interruption left
-        _job("phantom", output_dir=str(self.phantom), signal=self.signal)
-
-    def write_datalists(self) -> None:
+    def write_datalists() -> None:
         for task in ("task1", "task2"):
-            build_datalist(self.phantom / task, self.folder / f"{task}.json", overwrite=True)
+            build_datalist(phantom / task, folder / f"{task}.json", overwrite=True)
 
-    def train_segmentation(self) -> None:
-        output = str(self.runs / "segmentation")
-        _job("train_segmentation", output_dir=output, resume=True, **self.start, **self.without_task2, **self.task1)
+    def train_segmentation() -> None:
+        output = str(runs / "segmentation")
+        _job("train_segmentation", output_dir=output, resume=True, init=str(START), **network, **without_task2, **task1)
 
-    def evaluate_segmentation(self) -> None:
-        output = str(self.folder / "evaluation_segmentation")
-        _job(
-            "evaluate_segmentation",
-            output_dir=output,
-            overwrite=True,
-            **self.segmenter,
-            **self.without_task2,
-            **self.task1,
-        )
+    def evaluate_segmentation() -> None:
+        output = str(folder / "evaluation_segmentation")
+        _job("evaluate_segmentation", output_dir=output, overwrite=True, **segmenter, **without_task2, **task1)
 
-    def prepare_classification(self) -> None:
-        _job("prepare_classification", mri_types=MRI_TYPES, **self.segmenter, **self.task2)
-
-    def train_classification(self) -> None:
+    def train_classification() -> None:
         for name in MRI_TYPES:
-            _job("train_classification", mri_type=name, output_dir=str(self.runs / name), resume=True, **self.task2)
+            _job("train_classification", mri_type=name, output_dir=str(runs / name), resume=True, **task2)
 
-    def evaluate_classification(self) -> None:
-        _job(
-            "evaluate_classification",
-            section="test",
-            labels=str(self.phantom / "task2" / "test_labels.csv"),
-            output_dir=str(self.folder / "evaluation_classification"),
-            overwrite=True,
-            **self.classifiers,
-            **self.task2,
-        )
+    def evaluate_classification() -> None:
+        labels, output = str(phantom / "task2" / "test_labels.csv"), str(folder / "evaluation_classification")
+        options: dict[str, Any] = {"section": "test", "labels": labels, "output_dir": output, "overwrite": True}
+        _job("evaluate_classification", **options, **classifiers, **task2)
 
-    def predict(self) -> None:
-        # A prediction is complete when this file is there, and continues as long as it is not.
-        (self.prediction / "patients.json").unlink(missing_ok=True)
-        _job(
-            "inference",
-            dataset_dir=str(self.test),
-            sample_submission=str(self.phantom / "task2" / "sample_submission.csv"),
-            output_dir=str(self.prediction),
-            num_workers=WORKERS,
-            **self.segmenter,
-            **self.classifiers,
-        )
+    def predict() -> None:
+        # a prediction is complete when this file is there, and continues as long as it is not
+        (prediction / "patients.json").unlink(missing_ok=True)
+        asked = {"sample_submission": str(phantom / "task2" / "sample_submission.csv"), "num_workers": WORKERS}
+        studies, output = str(phantom / "task2" / "test"), str(prediction)
+        _job("inference", dataset_dir=studies, output_dir=output, **asked, **segmenter, **classifiers)
 
-    def draw(self) -> None:
-        write_picture(self.folder, self.phantom / "task2_masks", self.folder / "overview.png")
+    return {
+        "phantom cohort": write_phantom,
+        "data lists": write_datalists,
+        "prepare segmentation": lambda: _job("prepare_segmentation", **task1),
+        "train segmentation": train_segmentation,
+        "evaluate segmentation": evaluate_segmentation,
+        "prepare classification": lambda: _job("prepare_classification", mri_types=MRI_TYPES, **segmenter, **task2),
+        "train classification": train_classification,
+        "evaluate classification": evaluate_classification,
+        "predict": predict,
+        "overview": lambda: write_picture(folder, phantom / "task2_masks", folder / "overview.png"),
+        "explain": lambda: explain_run(prediction, limit=EXPLAINED),
+        "report": lambda: write_report(folder, overwrite=(folder / "report").exists()),
+    }
 
 
 def _job(config: str, **values: Any) -> None:
@@ -290,21 +244,16 @@ def _job(config: str, **values: Any) -> None:
 
 
 def summarise(folder: Path, state: dict[str, Any]) -> dict[str, Any]:
-    """The figures of a finished demo: Dice of held-out patients, AUC of test patients by two ways, seconds.
+    """The figures of a finished demo: Dice of held-out patients, AUC of test patients by two ways, and the seconds in its ``state``.
 
-    The seconds of steps that were interrupted are those since they were started last.
-
-    Args:
-        folder: of the demo.
-        state: content of its ``demo_state.json``.
+    The seconds of a step that was interrupted are those of its last attempt.
     """
-    segmentation = json.loads((folder / "evaluation_segmentation" / METRICS_FILE).read_text(encoding="utf-8"))
-    classification = json.loads((folder / "evaluation_classification" / METRICS_FILE).read_text(encoding="utf-8"))
+    segmentation = read_object(folder / "evaluation_segmentation" / METRICS_FILE)
+    classification = read_object(folder / "evaluation_classification" / METRICS_FILE)
     labels = read_labels(folder / "phantom" / "task2" / "test_labels.csv")
-    with open(folder / PREDICTION / "submission.csv", newline="", encoding="utf-8") as stream:
-        submitted = [(row["BraTS21ID"], float(row["MGMT_value"])) for row in csv.DictReader(stream)]
-    truth = [labels[patient] for patient, _ in submitted]  # both name them as the phantom does
-    chance = [value for _, value in submitted]
+    submitted = read_csv(folder / PREDICTION / "submission.csv")
+    truth = [labels[row["BraTS21ID"]] for row in submitted]  # both name them as the phantom does
+    chance = [float(row["MGMT_value"]) for row in submitted]
     return {
         "note": f"Phantom data: synthetic, no biological meaning. {RESEARCH_ONLY}",
         "signal": state["signal"],
@@ -328,7 +277,7 @@ def _report(folder: Path, metrics: dict[str, Any]) -> str:
     """What the demo found, and where everything is."""
     overlap, submission = metrics["segmentation"], metrics["submission"]
     low, high = submission["auc_95"]
-    without = ", without what went before interruptions" if metrics["interrupted"] else ""
+    without = ", not counting interrupted attempts" if metrics["interrupted"] else ""
     places = {
         "report/report.html": "everything, for a browser: curves, scores, every patient's slices with masks and heat maps",
         "overview.png": "masks, learning curves and ROC in one picture",

@@ -19,14 +19,11 @@ RESEARCH_ONLY = "Research use only. Not for diagnosis."
 
 @contextmanager
 def written_whole(path: str | Path) -> Iterator[Path]:
-    """A path to write to in place of ``path``, which the written file replaces at the end of the block.
+    """A path to write to in place of ``path``, which the written file replaces at the end of the block; folders are made.
 
-    It is a hidden file beside ``path`` whose name ends with that of ``path``, for some writers go by the suffix, and holds this
-    machine's name and the number of this process, for several may write the same file. When the block fails it is removed,
-    and what was at ``path`` stays; :func:`remove_leftovers` removes those of killed processes.
-
-    Args:
-        path: file to write; folders are made.
+    It is a hidden file beside ``path`` that ends with its name, as some writers go by the suffix, and holds this machine's name and
+    the number of this process, as several may write the same file. When the block fails it is removed, and what was at ``path``
+    stays; :func:`remove_leftovers` removes those of killed processes.
     """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -43,9 +40,6 @@ def folder_written_whole(path: str | Path) -> Iterator[Path]:
     """A new folder to write to in place of ``path``, which it replaces, with all that is in it, at the end of the block.
 
     When the block fails the new folder is removed, and what was at ``path`` stays.
-
-    Args:
-        path: folder to write; those above it are made.
     """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -90,12 +84,7 @@ def is_dead(process: int) -> bool:
 
 
 def write_json(content: Any, file: str | Path) -> None:
-    """Write JSON, whole or not at all.
-
-    Args:
-        content: anything that JSON knows.
-        file: file to write; folders are made.
-    """
+    """Write JSON, whole or not at all; folders are made."""
     with written_whole(file) as temporary:
         temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
@@ -110,7 +99,7 @@ def is_formula(text: Any) -> bool:
 
 
 def _shielded(cell: Any) -> Any:
-    """A cell that a spreadsheet shows as it is: an apostrophe stands before what it would run, and before such apostrophes."""
+    """A cell that a spreadsheet shows as it is: an apostrophe before what it would run, and before such apostrophes."""
     return f"'{cell}" if isinstance(cell, str) and _FORMULA.match(cell) else cell
 
 
@@ -120,7 +109,7 @@ def _restored(cell: Any) -> Any:
 
 
 def read_csv(file: str | Path) -> list[dict[str, str]]:
-    """Rows by column of a CSV that :func:`write_csv` wrote, as it was given them."""
+    """Rows of a CSV as :func:`write_csv` was given them."""
     with open(file, newline="", encoding="utf-8-sig") as stream:
         return [{_restored(key): _restored(value) for key, value in row.items()} for row in csv.DictReader(stream)]
 
@@ -133,12 +122,9 @@ def write_csv(
     Args:
         rows: values by column.
         file: file to write; folders are made.
-        columns: those that are written, whatever else the rows hold; by default those of the first row, and no row may hold
-            others.
+        columns: those that are written, whatever else the rows hold; by default those of the first row, and a row with others is
+            a ValueError.
         verbatim: for programs that compare texts: no apostrophe before texts that a spreadsheet would run (:func:`is_formula`).
-
-    Raises:
-        ValueError: when no columns are named and a row holds one that the first row does not.
     """
     names = list(columns or rows[0])
     shown = (lambda cell: cell) if verbatim else _shielded

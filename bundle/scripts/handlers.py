@@ -1,12 +1,7 @@
-"""Ignite handlers of training: seeds by epoch, frozen warm-up, averaging, and what follows a validation.
-
-These follow it in the order of the configuration: :class:`ValidationScore`, :class:`Schedule`, :class:`EarlyStop`, :class:`History`,
-:class:`BestWeights`, :class:`LastCheckpoint`.
-"""
+"""Ignite handlers of training: seeds by epoch, frozen warm-up, averaging, and what follows a validation, in the order of the configuration."""
 
 from __future__ import annotations
 
-import csv
 import logging
 import math
 import random
@@ -26,22 +21,22 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from . import distributed
-from .files import write_csv
+from .files import read_csv, write_csv
 from .weights import save_weights
+
+try:  # for the configurations, which name it here
+    from ignite.handlers import ProgressBar
+except ImportError:  # before 0.4.13; MONAI Label has 0.4.11
+    from ignite.contrib.handlers import ProgressBar  # noqa: F401
 
 logger = logging.getLogger(__name__)
 
 LAST_CHECKPOINT = "last.pt"
 
 
-def has_checkpoint(output_dir: str | Path) -> bool:
-    """Whether a run has a checkpoint that it can go on from."""
-    return (Path(output_dir) / LAST_CHECKPOINT).is_file()
-
-
 def starting_weights(init: str, resume: bool, output_dir: str | Path) -> str:
     """What a network is initialised with: ``init``, or ``none`` where a checkpoint follows."""
-    return "none" if resume and has_checkpoint(output_dir) else init
+    return "none" if resume and (Path(output_dir) / LAST_CHECKPOINT).is_file() else init
 
 
 def cosine(max_epochs: int, interval: int = 1) -> Callable[[int], float]:
@@ -57,7 +52,17 @@ def ordered(*lists: Iterable[Any]) -> list[Any]:
     return [handler for handlers in lists for handler in handlers if handler is not None]
 
 
-class EpochSeed:
+class _EachEpoch:
+    def attach(self: Any, engine: Engine) -> None:
+        engine.add_event_handler(Events.EPOCH_STARTED, self)
+
+
+class _AfterValidation:
+    def attach(self: Any, engine: Engine) -> None:
+        engine.add_event_handler(Events.EPOCH_COMPLETED(every=self.score.interval), self)
+
+
+class EpochSeed(_EachEpoch):
     """Seed everything random anew at the start of each epoch, from the run's seed and the epoch's number.
 
     An epoch then depends on nothing that came before it but the checkpoint, so a resumed run equals an unbroken one.
@@ -69,10 +74,6 @@ class EpochSeed:
 
     def __init__(self, seed: int, dataset: Any = None) -> None:
         self.seed, self.dataset = seed, dataset
-
-    def attach(self, engine: Engine) -> None:
-        """Seed at the start of every epoch."""
-        engine.add_event_handler(Events.EPOCH_STARTED, self)
 
     def __call__(self, engine: Engine) -> None:
         """Seed Python, NumPy, torch (which seeds the loader's order and workers) and the transforms."""
@@ -87,24 +88,13 @@ class EpochSeed:
             transform.set_random_state(seed=seed)
 
 
-class FrozenWarmup:
-    """Keep a part of the network frozen for the first epochs; then train everything with optimizer and scheduler made anew.
-
-    Args:
-        module: what is frozen: an encoder or a backbone.
-        optimizer: of the whole network; parameters without a gradient are left as they are.
-        lr_scheduler: its scheduler.
-        epochs: number of warm-up epochs; 0 for none.
-    """
+class FrozenWarmup(_EachEpoch):
+    """Keep a part of the network frozen for the first epochs; then train everything with optimizer and scheduler made anew."""
 
     def __init__(self, module: nn.Module, optimizer: Optimizer, lr_scheduler: ReduceLROnPlateau, epochs: int) -> None:
         self.module, self.optimizer, self.lr_scheduler, self.epochs = module, optimizer, lr_scheduler, epochs
         self.initial_rates = [group["lr"] for group in optimizer.param_groups]
         self.initial_schedule = lr_scheduler.state_dict()
-
-    def attach(self, engine: Engine) -> None:
-        """Act at the start of every epoch."""
-        engine.add_event_handler(Events.EPOCH_STARTED, self)
 
     def __call__(self, engine: Engine) -> None:
         """Freeze, or thaw and start afresh."""
@@ -157,19 +147,14 @@ class ValidationScore:
         score: name of a metric of the evaluator; higher is better, or lower with a leading ``-``; or ``epoch``: later is better,
             where no patient is held out that could choose.
         interval: epochs between validations.
-
-    Attributes:
-        current: of the last validation, higher is better; -inf where it is not finite.
-        score: the best so far.
-        epoch: that had it; 0 before the first validation.
-        stopped: whether the run has ended early; see :class:`EarlyStop`.
     """
 
     def __init__(self, evaluator: Evaluator, score: str, interval: int = 1) -> None:
         self.evaluator, self.interval = evaluator, interval
         self.metric, self.sign = score.lstrip("-"), -1 if score.startswith("-") else 1
-        self.score, self.current, self.epoch, self.stopped = -math.inf, -math.inf, 0, False
-        self.value = math.nan
+        self.score, self.epoch = -math.inf, 0  # the best so far, where higher is better, and that which had it
+        self.value, self.current = math.nan, -math.inf  # the last metric, and its score
+        self.stopped = False  # the run has ended early, see EarlyStop
 
     def attach(self, engine: Engine) -> None:
         """Act after each epoch that ends with a validation."""
@@ -204,20 +189,11 @@ class ValidationScore:
         vars(self).update(state)
 
 
-class Schedule:
-    """Step the learning rate after each validation; MONAI's ``LrScheduleHandler`` would step between them as well.
-
-    Args:
-        lr_scheduler: ReduceLROnPlateau in mode ``max``, which watches the score, or one that goes by epochs.
-        score: of the validation.
-    """
+class Schedule(_AfterValidation):
+    """Step the learning rate after each validation; MONAI's ``LrScheduleHandler`` would step between them as well."""
 
     def __init__(self, lr_scheduler: LRScheduler, score: ValidationScore) -> None:
         self.lr_scheduler, self.score = lr_scheduler, score
-
-    def attach(self, engine: Engine) -> None:
-        """Act after each epoch that ends with a validation."""
-        engine.add_event_handler(Events.EPOCH_COMPLETED(every=self.score.interval), self)
 
     def __call__(self, engine: Engine) -> None:
         """Step."""
@@ -227,21 +203,16 @@ class Schedule:
             self.lr_scheduler.step()
 
 
-class EarlyStop:
-    """Ignite's early stop, which counts validations; the score keeps that it has ended the run.
-
-    Args:
-        score: of the validation.
-        patience: validations without a better score before the run stops.
-    """
+class EarlyStop(_AfterValidation):
+    """Ignite's early stop after ``patience`` validations without a better score; the score keeps that it has ended the run."""
 
     def __init__(self, score: ValidationScore, patience: int) -> None:
         self.score, self.patience = score, patience
 
     def attach(self, engine: Engine) -> None:
-        """Act after each epoch that ends with a validation."""
+        """Count for this trainer."""
         self.stopping = EarlyStopping(self.patience, lambda _: self.score.current, engine)
-        engine.add_event_handler(Events.EPOCH_COMPLETED(every=self.score.interval), self)
+        super().attach(engine)
 
     def __call__(self, engine: Engine) -> None:
         """Count, and stop the trainer when patience is at its end."""
@@ -257,22 +228,12 @@ class EarlyStop:
         self.stopping.load_state_dict(state)
 
 
-class History:
-    """A CSV with one row a validation: epoch, learning rate, training loss and all metrics; complete after each.
-
-    Args:
-        file: where it is written; of several processes, by the first one.
-        optimizer: whose learning rate is noted.
-        score: of the validation.
-    """
+class History(_AfterValidation):
+    """A CSV with one row a validation: epoch, learning rate, training loss and all metrics; complete after each."""
 
     def __init__(self, file: str | Path, optimizer: Optimizer, score: ValidationScore) -> None:
         self.file, self.optimizer, self.score = Path(file), optimizer, score
         self.rows: list[dict[str, Any]] | None = None
-
-    def attach(self, engine: Engine) -> None:
-        """Act after each epoch that ends with a validation."""
-        engine.add_event_handler(Events.EPOCH_COMPLETED(every=self.score.interval), self)
 
     def __call__(self, engine: Engine) -> None:
         """Add a row behind those of the epochs before, which a resumed run finds in the file."""
@@ -281,27 +242,14 @@ class History:
         epoch, rate = engine.state.epoch, self.optimizer.param_groups[0]["lr"]
         loss = engine.state.metrics.get("train_loss", math.nan)
         if self.rows is None:
-            self.rows = self._before(epoch)
+            before = read_csv(self.file) if self.file.is_file() else []
+            self.rows = [row for row in before if int(row["epoch"]) < epoch]
         self.rows.append({"epoch": epoch, "lr": rate, "train_loss": loss, **self.score.evaluator.state.metrics})
         write_csv(self.rows, self.file, list(self.rows[-1]))  # rows from before a resume may have other columns
 
-    def _before(self, epoch: int) -> list[dict[str, Any]]:
-        if not self.file.is_file():
-            return []
-        with open(self.file, newline="", encoding="utf-8") as stream:
-            return [row for row in csv.DictReader(stream) if int(row["epoch"]) < epoch]
 
-
-class BestWeights:
-    """Write the weights of the best epoch as a file of :mod:`scripts.weights`; of several processes, the first one does.
-
-    Args:
-        file: where they are written.
-        network: that is validated.
-        settings: to write into the file.
-        score: of the validation.
-        half: float16, half the size.
-    """
+class BestWeights(_AfterValidation):
+    """Write the weights of the best epoch as a file of :mod:`scripts.weights`; of several processes, the first one does."""
 
     def __init__(
         self,
@@ -312,10 +260,6 @@ class BestWeights:
         half: bool = False,
     ) -> None:
         self.file, self.network, self.settings, self.score, self.half = file, network, dict(settings), score, half
-
-    def attach(self, engine: Engine) -> None:
-        """Act after each epoch that ends with a validation."""
-        engine.add_event_handler(Events.EPOCH_COMPLETED(every=self.score.interval), self)
 
     def __call__(self, engine: Engine) -> None:
         """Write them when this epoch is the best."""
@@ -333,15 +277,11 @@ class LastCheckpoint:
         output_dir: folder of the run.
         objects: with a state, by their keys in the file; those that are None are left out. The trainer's own is added.
         score: of the validation.
-        resume: go on from the last checkpoint, where there is one; when ``torchrun`` starts a run again, it does so unasked.
+        resume: go on from the last checkpoint, if any; a run that ``torchrun`` starts again does so unasked.
     """
 
     def __init__(
-        self,
-        output_dir: str | Path,
-        objects: Mapping[str, Any],
-        score: ValidationScore,
-        resume: bool = False,
+        self, output_dir: str | Path, objects: Mapping[str, Any], score: ValidationScore, resume: bool = False
     ) -> None:
         self.output_dir, self.score, self.resume = Path(output_dir), score, resume
         self.objects = {key: value for key, value in objects.items() if value is not None} | {"best": score}
@@ -367,5 +307,5 @@ class LastCheckpoint:
         engine.state.max_epochs = max_epochs
         logger.info("resumed from %s after epoch %d", path, engine.state.epoch)
         if self.score.stopped or (max_epochs is not None and engine.state.epoch >= max_epochs):
-            logger.info("this run was finished; nothing is left to train")
+            logger.info("this run had ended; nothing is left to train")
             engine.terminate()

@@ -24,7 +24,7 @@ IMAGENET_MEAN = (123.675, 116.28, 103.53)
 IMAGENET_STD = (58.395, 57.12, 57.375)
 """Standard deviation of ImageNet's three channels, in 0…255."""
 SCALINGS = ("minmax", "window")
-"""What a segmentation network is shown of a series in 0…255: it as it is, or its :func:`grey_window` stretched to 0…255."""
+"""What a segmentation network is shown of a series in 0…255: all of it, or its :func:`grey_window` stretched to 0…255."""
 THICKEST = 2.0
 """mm between acquired slices up to which a series is segmented along three planes by itself."""
 SUSPECTED = 0.1
@@ -38,7 +38,7 @@ FLIPS = ((), (-1,), (-2,), (-1, -2))
 
 
 class NonFiniteError(UserError):
-    """A network that answers with NaN or infinity, from which no mask can be made."""
+    """A network's answer with NaN or infinity."""
 
 
 def has_fast_bf16(device: torch.device) -> bool:
@@ -55,11 +55,7 @@ def autocast(device: torch.device | str, amp: bool | str) -> torch.autocast:
 
     Args:
         device: where the network runs.
-        amp: True, False, or ``"auto"``: on every GPU, and on a CPU with matrix units for bfloat16; on other CPUs it gains
-            nothing or loses.
-
-    Raises:
-        ValueError: for any other ``amp``.
+        amp: True, False, or ``"auto"``: on every GPU, and on a CPU with matrix units for bfloat16; others are no faster with it.
     """
     if amp not in (True, False, "auto"):
         raise ValueError(f"amp is {amp!r}, expected True, False or auto")
@@ -79,23 +75,21 @@ def normalise(images: torch.Tensor) -> torch.Tensor:
 
 
 def segmented_foreground(min_foreground: float, settings: Mapping[str, Any]) -> float:
-    """Share of pixels above the background that a slice must exceed to be segmented.
+    """Share of pixels above the background that a slice must exceed to be segmented; ``min_foreground`` is that to be classified.
 
-    Args:
-        min_foreground: of a slice that is classified, and that the method's networks segment.
-        settings: of the segmenter; those with a ``field_of_view`` see the small slices at the ends of a brain as well.
+    Segmenters with a ``field_of_view`` in their settings see the small slices at the ends of a brain as well.
     """
     return min(min_foreground, END_FOREGROUND) if settings["field_of_view"] else min_foreground
 
 
 def is_finite(values: torch.Tensor) -> bool:
     """Whether none of the values is NaN or infinite."""
-    # a sum of one is neither; it takes a tenth of the time of looking at each value, but may overflow by itself
+    # the sum takes a tenth of the time, but may overflow by itself
     return bool(values.sum().isfinite()) or bool(values.isfinite().all())
 
 
 def not_finite(what: str) -> str:
-    """Why a series has no result, where the ``what`` of it gave numbers that are none."""
+    """Why a series has no result when the network called ``what`` failed."""
     return (
         f"the {what} answered with NaN or infinity, expected finite numbers; compute in float32 (--exact, or --amp False), or use "
         "other weights"
@@ -103,11 +97,7 @@ def not_finite(what: str) -> str:
 
 
 class AutocastInferer(Inferer):
-    """A forward pass in mixed precision on whatever device the inputs are; the prediction comes back as float32.
-
-    Args:
-        amp: True, False or ``"auto"`` (see :func:`autocast`).
-    """
+    """A forward pass in mixed precision (see :func:`autocast`) on the inputs' device; the prediction comes back as float32."""
 
     def __init__(self, amp: bool | str = "auto") -> None:
         super().__init__()
@@ -133,12 +123,12 @@ class SliceSegmenter(Inferer):
         batch_size: slices in one forward pass.
         amp: see :func:`autocast`.
         coarse_step: mm; where more than 0, slices this far apart are segmented first, and those between two of them only
-            if one of the two shows tumour; the others have none.
+            if one of the two shows tumour.
         scaling: one of ``SCALINGS``, that which the network was trained with.
         field_of_view: mm that the side of the input stands for, of networks that were trained so. None, and series whose
             pixel size is unknown or can't be a head's: ``zoom``.
-        planes: acquired: along the plane of the acquisition alone; three: along all; auto: three where slices are thin. Three need networks that were
-            trained on a field of view, and no ``coarse_step``.
+        planes: ``acquired``, ``three``, or ``auto``: three where slices are thin. Three need a field of view, and no
+            ``coarse_step``.
     """
 
     def __init__(
@@ -153,28 +143,22 @@ class SliceSegmenter(Inferer):
         planes: str = "auto",
     ) -> None:
         super().__init__()
-        if zoom < 1:
-            raise ValueError(f"zoom is {zoom}, expected 1 or more")
-        if scaling not in SCALINGS:
-            raise ValueError(f"scaling is {scaling!r}, expected one of {', '.join(SCALINGS)}")
-        if coarse_step < 0:
-            raise ValueError(f"coarse_step is {coarse_step}, expected 0 (every slice is segmented) or a distance in mm")
-        if field_of_view is not None and not field_of_view > 0:
-            raise ValueError(f"field_of_view is {field_of_view}, expected a length in mm, or None")
-        if planes not in PLANES:
-            raise ValueError(f"planes is {planes!r}, expected one of {', '.join(PLANES)}")
+        for name, value, good, expected in (
+            ("zoom", zoom, zoom >= 1, "1 or more"),
+            ("scaling", scaling, scaling in SCALINGS, f"one of {', '.join(SCALINGS)}"),
+            ("coarse_step", coarse_step, coarse_step >= 0, "0 (every slice is segmented) or a distance in mm"),
+            ("field_of_view", field_of_view, field_of_view is None or field_of_view > 0, "a length in mm, or None"),
+            ("planes", planes, planes in PLANES, f"one of {', '.join(PLANES)}"),
+        ):
+            if not good:
+                raise ValueError(f"{name} is {value!r}, expected {expected}")
         self.image_size, self.zoom, self.batch_size, self.amp = image_size, zoom, batch_size, amp
         self.coarse_step, self.scaling, self.field_of_view, self.planes = coarse_step, scaling, field_of_view, planes
 
     def __call__(self, inputs: torch.Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> torch.Tensor:
         """Masks ``(..., 2, H, W)`` uint8 of 0 and 1 of slices ``(..., H, W)`` in 0…255, ``(N, H, W)`` for example.
 
-        Args:
-            inputs: the slices.
-            network: gives logits.
-            *args: unused.
-            **kwargs: ``geometry``, the :class:`custom_transforms.SliceGeometry` of a stack ``(N, H, W)``, without which neither
-                millimetres nor other planes are known.
+        ``geometry``, the :class:`custom_transforms.SliceGeometry` of a stack ``(N, H, W)``, tells millimetres and other planes.
 
         Raises:
             NonFiniteError: when the network answers with NaN or infinity.
@@ -186,24 +170,22 @@ class SliceSegmenter(Inferer):
             found = self.of_volume(volume, geometry.stack_affine, network).permute(3, 0, 2, 1)
             return (found >= 0.5).to(torch.uint8).contiguous()
         masks = inputs.new_zeros((len(slices), 2, *inputs.shape[-2:]), dtype=torch.uint8)
-        step = max(int(self.coarse_step / (geometry.slice_spacing if geometry else torch.inf)), 1)
-        coarse = sorted({*range(0, len(slices), step), *range(len(slices))[-1:]})
         window = self.window(slices)
         view = self._view(slices, window, geometry.pixel_spacing if geometry else None)
-        for batch, found in self._segment(slices, coarse, network, window, view, as_masks=True):
-            masks[batch] = found
-        between = [
-            index
-            for first, last in itertools.pairwise(coarse)
-            if last > first + 1 and masks[[first, last], 0].any()
-            for index in range(first + 1, last)
-        ]
-        for batch, found in self._segment(slices, between, network, window, view, as_masks=True):
-            masks[batch] = found
+
+        def segment(indices: Sequence[int]) -> None:
+            for batch, found in self._segment(slices, indices, network, window, view, as_masks=True):
+                masks[batch] = found
+
+        step = max(int(self.coarse_step / (geometry.slice_spacing if geometry else torch.inf)), 1)
+        coarse = sorted({*range(0, len(slices), step), *range(len(slices))[-1:]})
+        segment(coarse)
+        pairs = [(first, last) for first, last in itertools.pairwise(coarse) if masks[[first, last], 0].any()]
+        segment([index for first, last in pairs for index in range(first + 1, last)])
         return masks.reshape(*inputs.shape[:-2], 2, *inputs.shape[-2:])
 
     def crosses(self, geometry: SliceGeometry) -> bool:
-        """Whether a series is segmented along three planes: that must be wanted, learnt, and worth it."""
+        """Whether a series is segmented along three planes: if that is wanted, learnt, and worth it."""
         return (
             self.planes != "acquired"
             and self.field_of_view is not None
@@ -230,7 +212,7 @@ class SliceSegmenter(Inferer):
             affine: from voxel index to RAS, mm.
             network: gives logits.
             planes: that are cut.
-            zooms: by plane, where another than ``zoom``.
+            zooms: by plane, if not ``zoom``.
             min_foreground: share of pixels brighter than the background that a slice must exceed to count.
 
         Raises:
@@ -348,7 +330,10 @@ class SequenceClassifier(Inferer):
             features = [classifier.encode(normalise(self.resize(batch))) for batch in batches]
             black = inputs.new_zeros((1, 3, self.image_size, self.image_size))
             features.append(classifier.encode(normalise(black)))
-            indices = torch.tensor([self._padded(*bound, len(inputs)) for bound in self.chunks.bounds(len(inputs))])
+            bounds = self.chunks.bounds(len(inputs))
+            indices = torch.full((len(bounds), self.chunks.length), len(inputs))  # of the black slice
+            for row, (start, stop) in zip(indices, bounds, strict=True):
+                row[: stop - start] = torch.arange(start, stop)
             return classifier.classify(torch.cat(features)[indices.to(inputs.device)]).float()
 
     def resize(self, images: torch.Tensor) -> torch.Tensor:
@@ -358,21 +343,13 @@ class SequenceClassifier(Inferer):
         grid = F.affine_grid(scale.expand(len(images), 2, 3), list(shape), align_corners=False)
         return F.grid_sample(images.float(), grid, mode="bilinear", padding_mode="zeros", align_corners=False)
 
-    def _padded(self, start: int, stop: int, black: int) -> list[int]:
-        indices = list(range(start, stop))
-        return indices + [black] * (self.chunks.length - len(indices))
-
 
 def prepare_series_batch(
     batchdata: Mapping[str, Any], device: torch.device | str | None = None, non_blocking: bool = False, **kwargs: Any
 ) -> tuple[torch.Tensor, torch.Tensor | None, tuple, dict[str, Any]]:
-    """MONAI engines' ``prepare_batch`` for a series: its image, its label if any, and for the inferers its modality
-    and, where it has one, its geometry.
-    """
+    """MONAI engines' ``prepare_batch`` for a series: its image, its label if any, and for the inferers modality and geometry."""
     image = batchdata["image"].to(device=device, non_blocking=non_blocking)
     label = batchdata.get("label")
     target = None if label is None else torch.as_tensor([[float(label)]], device=device)
-    known = {key: batchdata[key] for key in ("mri_type",) if key in batchdata}
-    if batchdata.get("geometry") is not None:
-        known["geometry"] = batchdata["geometry"]
+    known = {key: batchdata[key] for key in ("mri_type", "geometry") if batchdata.get(key) is not None}
     return image, target, (), known

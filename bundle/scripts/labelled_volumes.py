@@ -30,46 +30,30 @@ def split(datalist: str | Path | None, dataset_dir: str | Path | None, fold: int
 
 @dataclass(frozen=True)
 class LabelledVolume:
-    """A patient's co-registered series and labels in RAS, voxels of 1 mm, without the empty space around the head.
-
-    Attributes:
-        patient: its name.
-        images: grey window of each modality, 0…255, ``(X, Y, Z)`` uint8.
-        labels: 0, 1 tumour that does not enhance, 2 enhancing tumour, ``(X, Y, Z)`` uint8.
-        distance: from the tumour, mm, up to 30; ``(X, Y, Z)`` uint8, 0 in it.
-        centre: index of the middle of the uncropped volume.
-        tumour: indices of up to 20,000 tumour voxels, ``(N, 3)``, and of enhancing ones.
-        enhancing: the same of enhancing tumour.
-        levels: 25th, 50th and 75th percentile of each modality's brain without tumour.
-        one_sided: -1 or 1 where no tumour reaches beyond the middle to the left or to the right, else 0.
-    """
+    """A patient's co-registered series and labels in RAS, voxels of 1 mm, without the empty space around the head."""
 
     patient: str
-    images: dict[str, np.ndarray]
-    labels: np.ndarray
-    distance: np.ndarray
-    centre: np.ndarray
-    tumour: np.ndarray
-    enhancing: np.ndarray
-    levels: dict[str, np.ndarray]
-    one_sided: int
+    images: dict[str, np.ndarray]  # grey window of each modality, 0…255, (X, Y, Z) uint8
+    labels: np.ndarray  # 0, 1 tumour that does not enhance, 2 enhancing tumour, (X, Y, Z) uint8
+    distance: np.ndarray  # from the tumour, mm, 0 in it, FAR at most, (X, Y, Z) uint8
+    centre: np.ndarray  # index of the middle of the uncropped volume
+    tumour: np.ndarray  # indices of up to 20,000 of its voxels, (N, 3)
+    enhancing: np.ndarray  # likewise
+    levels: dict[str, np.ndarray]  # 25th, 50th and 75th percentile of each modality's brain without tumour
+    one_sided: int  # -1 or 1 where no tumour reaches beyond the middle to the left or to the right, else 0
 
 
 def load_volumes(entries: Sequence[Mapping[str, Any]], seed: int = 67) -> list[LabelledVolume]:
-    """Read the labelled patients of a data list; about 15 MB each.
-
-    Args:
-        entries: of the data list; those without labels are passed over.
-        seed: of the choice of tumour voxels.
+    """Read the labelled patients of a data list, about 15 MB each; those without labels are passed over.
 
     Raises:
         ValueError: when none has labels, a patient's series differ in shape, or voxels are not of 1 mm.
     """
     labelled = [entry for entry in entries if "seg" in entry]
     if not labelled:
-        raise ValueError(f"none of {len(entries)} patients has labels (seg); slices can't be cut from them")
+        raise ValueError(f"none of {len(entries)} patients has labels (seg), from which slices could be cut")
     volumes = [_load(entry, np.random.default_rng([seed, i])) for i, entry in enumerate(labelled)]
-    logger.info("%d labelled patients were read", len(volumes))
+    logger.info("%d labelled patients read", len(volumes))
     return volumes
 
 
@@ -92,8 +76,8 @@ def _load(entry: Mapping[str, Any], rng: np.random.Generator) -> LabelledVolume:
         image = read(entry[mri_type])
         if image.shape != labels.shape:
             raise ValueError(
-                f"{entry[mri_type]}: {tuple(image.shape[1:])} voxels, but its labels have {tuple(labels.shape[1:])}; both must "
-                "be on one grid"
+                f"{entry[mri_type]}: {tuple(image.shape[1:])} voxels, but its labels have {tuple(labels.shape[1:])}; expected both on "
+                "one grid"
             )
         images[mri_type] = _windowed(image)
     head = np.any([image > 0 for image in images.values()], axis=0) | whole
@@ -131,6 +115,7 @@ def _windowed(image: MetaTensor) -> np.ndarray:
     return np.clip(((values - low) / span - black) * (255 / (white - black)), 0, 255).astype(np.uint8)
 
 
-def _some_of(indices: np.ndarray, rng: np.random.Generator, most: int = 20_000) -> np.ndarray:
+def _some_of(indices: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    most = 20_000
     chosen = indices if len(indices) <= most else indices[rng.choice(len(indices), most, replace=False)]
     return chosen.astype(np.int16)

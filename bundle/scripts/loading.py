@@ -20,7 +20,7 @@ from custom_transforms import ChunkSlices, ConcatMaskChannels
 from . import memory
 from .inferers import SCALINGS
 from .preparation import read_index
-from .prepared import PreparedError, PreparedSeries
+from .prepared import PreparedSeries
 from .views import stretch
 
 logger = logging.getLogger(__name__)
@@ -69,19 +69,11 @@ def series_items(
     index = read_index(prepared_dir)
     items = []
     for entry in entries:
+        known = {key: entry[key] for key in ("patient", "label") if key in entry}
         for mri_type in mri_types:
             row = index.get(f"{entry['patient']}/{mri_type}", {})
             if "file" in row:
-                label = {"label": entry["label"]} if "label" in entry else {}
-                items.append(
-                    {
-                        "series": row["file"],
-                        "patient": entry["patient"],
-                        "mri_type": mri_type,
-                        "kept": row["kept"],
-                        **label,
-                    }
-                )
+                items.append({"series": row["file"], "mri_type": mri_type, "kept": row["kept"], **known})
     return items
 
 
@@ -110,24 +102,20 @@ class UntrackedCompose(Compose):
 
 
 class _KeepsOpen(Transform):
-    """Reads prepared series that stay open.
+    """Keeps prepared series open, for items come in any order."""
 
-    Args:
-        keep: so many series stay open, for items come in any order.
-    """
+    most = 128
 
-    def __init__(self, keep: int = 128) -> None:
-        self.keep = keep
+    def __init__(self) -> None:
         self._open: OrderedDict[str, PreparedSeries] = OrderedDict()
         self._process = os.getpid()
 
     def series(self, path: str) -> PreparedSeries:
-        """An open series."""
         if self._process != os.getpid():  # files that another process opened can't be shared
             self._process, self._open = os.getpid(), OrderedDict()
         series = self._open.pop(path, None) or PreparedSeries(path, keep_open=True)
         self._open[path] = series
-        if len(self._open) > self.keep:
+        if len(self._open) > self.most:
             self._open.popitem(last=False)
         return series
 
@@ -142,31 +130,21 @@ class LoadSlice(_KeepsOpen):
     ``field_of_view`` ``(2,)`` float32 is the height and width of the slice in mm; NaN where its file does not say.
 
     Args:
-        keep: so many series stay open, for items come in any order.
         scaling: one of ``scripts.inferers.SCALINGS``: what the network is shown of the series.
     """
 
-    def __init__(self, keep: int = 128, scaling: str = "minmax") -> None:
-        super().__init__(keep)
+    def __init__(self, scaling: str = "minmax") -> None:
+        super().__init__()
         if scaling not in SCALINGS:
             raise ValueError(f"scaling is {scaling!r}, expected one of {', '.join(SCALINGS)}")
         self.scaling = scaling
 
     def __call__(self, item: Mapping[str, Any]) -> dict[str, Any]:
-        """The item with ``image`` in 0…255, ``label`` of 0 and 1, and ``field_of_view``.
-
-        Raises:
-            PreparedError: when the series' grey window is to be stretched and it was prepared before those were noted.
-        """
+        """The item with ``image`` in 0…255, ``label`` of 0 and 1, and ``field_of_view``."""
         series = self.series(item["series"])
         stored, masks = series.stacks(item["slice"], item["slice"] + 1)
         image = torch.from_numpy(stored)
         if self.scaling == "window":
-            if "window" not in series.info:
-                raise PreparedError(
-                    f"{series.path}: has no grey window, expected one for weights trained with scaling 'window'; "
-                    "remove it and prepare again"
-                )
             image = stretch(image.float(), series.info["window"]).to(torch.uint8)
         field = torch.tensor(series.size) * torch.tensor(series.info.get("spacing", (math.nan, math.nan)))
         return {**item, "image": image, "label": torch.from_numpy(masks[0]), "field_of_view": field}
@@ -186,18 +164,14 @@ class LoadSeries(Transform):
 
 
 class LoadSequence(_KeepsOpen):
-    """Read one sequence of 3-channel slices, black at its end where the series is too short.
+    """Read one sequence of ``length`` 3-channel slices, black at its end where the series is too short.
 
     The time steps stand in the channels, ``(length * 3, H, W)``, so that MONAI's random spatial transforms do the same to all
     slices of a sequence; :class:`SplitSequence` separates them.
-
-    Args:
-        length: slices in a sequence.
-        keep: so many series stay open, for sequences come in any order.
     """
 
-    def __init__(self, length: int, keep: int = 128) -> None:
-        super().__init__(keep)
+    def __init__(self, length: int) -> None:
+        super().__init__()
         self.length = length
 
     def __call__(self, item: Mapping[str, Any]) -> dict[str, Any]:

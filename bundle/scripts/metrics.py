@@ -22,7 +22,7 @@ from .masks import REGIONS
 
 
 class EngineMetric(Metric):
-    """A metric of both what an engine was given and what it made of it: ``update((batch, output))``."""
+    """A metric of an engine's batch and output: ``update((batch, output))``."""
 
     def iteration_completed(self, engine: Engine) -> None:
         """Update with the engine's batch and output."""
@@ -32,26 +32,20 @@ class EngineMetric(Metric):
 class RegionOverlap(EngineMetric):
     """Dice or IoU of a region, over all slices of a patient, modality and plane together, then averaged.
 
-    Groups without the region in truth and prediction do not count; one with a prediction that is not finite has failed. The groups are those of all processes, which must ask for
-    table and value together.
+    Groups without the region in truth and prediction do not count; one with a prediction that is not finite has failed. The groups
+    are those of all processes, which must ask for table and value together.
 
     Args:
         score: ``"dice"`` or ``"iou"``.
         region: ``"WT"``, ``"ET"``, or None for the mean of both.
-        distances: whether the table has distances between outlines too, which take longer than everything else here.
-
-    Raises:
-        ValueError: for another score or region.
-        ImportError: when distances are asked for and SciPy, which MONAI computes them with, is not installed.
+        distances: the table has distances between outlines too, which need SciPy and more time than everything else here.
     """
 
     def __init__(self, score: str = "dice", region: str | None = None, distances: bool = False) -> None:
         if score not in ("dice", "iou") or region not in (*REGIONS, None):
             raise ValueError(f"score {score!r} of region {region!r}: expected dice or iou of {REGIONS} or None")
         if distances and find_spec("scipy") is None:
-            raise ImportError(
-                "distances between outlines need SciPy: pip install '.[train]', or set distances to False"
-            )
+            raise ImportError("distances between outlines need SciPy: pip install '.[train]', or --distances False")
         self.score, self.region, self.distances = score, region, distances
         super().__init__()
 
@@ -66,7 +60,7 @@ class RegionOverlap(EngineMetric):
         """
         batch, result = output
         pred, label = result["pred"] > 0, result["label"] > 0.5
-        pixels = [(x.flatten(2).sum(2)) for x in (pred & label, pred, label)]
+        pixels = [x.flatten(2).sum(2) for x in (pred & label, pred, label)]
         sums = np.zeros((len(pred), len(REGIONS), 5))
         sums[..., :3] = torch.stack(pixels, dim=-1).cpu().numpy()
         if self.distances:
@@ -82,20 +76,18 @@ class RegionOverlap(EngineMetric):
                 )
                 sums[i, j, 3:] = float(one), 1
         sums[~result["pred"].isfinite().flatten(1).all(1).cpu().numpy()] = NAN
-        for group, values in zip(
-            zip(batch["patient"], batch["mri_type"], batch["plane"], strict=True), sums, strict=True
-        ):
-            self._sums[group] += values
+        for *group, values in zip(batch["patient"], batch["mri_type"], batch["plane"], sums, strict=True):
+            self._sums[tuple(group)] += values
 
     def table(self) -> list[dict[str, Any]]:
         """One row per patient, modality, plane and region, ``{…, "dice", "iou", "volume_error"}``; None where not defined or failed.
 
         - ``dice``, ``iou``: not defined where neither truth nor prediction has the region.
-        - ``volume_error``: pixels of the prediction that are too many, as a share of the truth's; 0 is right, -1 finds none.
+        - ``volume_error``: surplus pixels of the prediction as a share of the truth's; 0 is right, -1 finds none.
           Not defined where the truth lacks the region.
         - ``slice_hd95_mm``, if distances were asked for: the larger of both 95th percentiles of distances from outline to outline
-          (Hausdorff) within a slice, mean of the slices where truth and prediction have the region. Slices where one of them
-          lacks it do not count, so read it beside the Dice; neither do slices of unknown size.
+          (Hausdorff) within a slice, mean of the slices of known size where truth and prediction have the region. Those where one
+          of them lacks it do not count, so read it beside the Dice.
         """
         rows = []
         for (patient, mri_type, plane), sums in self._groups().items():
@@ -141,40 +133,8 @@ def _no_sums() -> np.ndarray:
     return np.zeros((len(REGIONS), 5))
 
 
-class MeanLoss(EngineMetric):
-    """Mean of a loss over the slices of a set, batch by batch: which slices share a batch may matter to the loss.
-
-    Args:
-        loss: ``loss(pred, label) -> scalar``.
-    """
-
-    def __init__(self, loss: torch.nn.Module) -> None:
-        self.loss = loss
-        super().__init__()
-
-    def reset(self) -> None:
-        """Forget everything."""
-        self._sum, self._count = 0.0, 0
-
-    def update(self, output: tuple[Mapping[str, Any], Mapping[str, Any]]) -> None:
-        """Add a batch."""
-        _, result = output
-        count = len(result["pred"])
-        self._sum += float(self.loss(result["pred"], result["label"])) * count
-        self._count += count
-
-    def compute(self) -> float:
-        """The mean over the slices of all processes."""
-        sums, counts = zip(*distributed.gather((self._sum, self._count)), strict=True)
-        return sum(sums) / max(sum(counts), 1)
-
-
 class PatientProbabilities:
-    """Sequences' probabilities, averaged per modality, then over modalities: a patient's probability.
-
-    Args:
-        prior: probability of a patient who has no sequence.
-    """
+    """Sequences' probabilities, averaged per modality, then over modalities: a patient's probability; the prior without any."""
 
     def __init__(self, prior: float = 0.5) -> None:
         self.prior = prior
@@ -212,31 +172,17 @@ class PatientProbabilities:
         values = [value for name in names if (value := self.of_series(patient, name)) is not None]
         return float(np.mean(values)) if values else self.prior
 
-    def agreement_interval(
-        self, patient: str, level: float = 0.95, resamples: int = 1000, seed: int = 67
-    ) -> tuple[float, float] | None:
+    def agreement_interval(self, patient: str) -> tuple[float, float] | None:
         """How far a patient's probability scatters with modalities, sequences, members and views; None with one value alone.
 
         It says whether what was shown to the networks agrees, not how often they are right; see
         :func:`scripts.evaluation.resampling.agreement_interval`.
-
-        Args:
-            patient: identifier.
-            level: of the interval.
-            resamples: bootstrap samples.
-            seed: of the resampling.
         """
-        modalities = [values for _, values in sorted(self.views[patient].items())]
-        return agreement_interval(modalities, level, resamples, seed)
+        return agreement_interval([values for _, values in sorted(self.views[patient].items())])
 
 
 class PatientScore(EngineMetric):
-    """ROC AUC or log loss of the probabilities of patients, those of all processes.
-
-    Args:
-        score: ``"auc"`` or ``"log_loss"``.
-        prior: see :class:`PatientProbabilities`.
-    """
+    """ROC AUC (``auc``) or log loss (``log_loss``) of the probabilities of patients, those of all processes."""
 
     def __init__(self, score: str = "auc", prior: float = 0.5) -> None:
         if score not in PATIENT_SCORES:

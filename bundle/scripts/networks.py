@@ -17,27 +17,22 @@ from .errors import UserError
 
 
 class _Strict(nn.Module):
-    """For programs that load whatever fits of a weights file, and go on with the rest at random: all by name and shape, or none.
+    """Loads a state dict, or that of a whole weights file (``model``), strictly, whatever is asked.
 
-    Others, as MONAI's exports, hand over all that a weights file holds, whose state dict is called ``model``.
+    Some programs would load what fits and leave the rest random; MONAI's exports hand over all that a weights file holds.
     """
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, **kwargs: Any) -> Any:  # type: ignore[override]
-        """Load a state dict, or that of a whole weights file, strictly, even where ``strict`` is False.
-
-        Raises:
-            RuntimeError: when keys or shapes differ, naming them.
-        """
         inner = state_dict.get("model")
         return super().load_state_dict(inner if isinstance(inner, Mapping) else state_dict, strict=True, **kwargs)
 
 
 class StrictUnetPlusPlus(_Strict, smp.UnetPlusPlus):
-    """``UnetPlusPlus`` that takes all of its weights or none."""
+    """``UnetPlusPlus`` that loads all of its weights or none."""
 
 
 class StrictUnet(_Strict, smp.Unet):
-    """``Unet`` that takes all of its weights or none."""
+    """``Unet`` that loads all of its weights or none."""
 
 
 ARCHITECTURES = {"unetplusplus": StrictUnetPlusPlus, "unet": StrictUnet}
@@ -52,9 +47,6 @@ def build_segmenter(settings: Mapping[str, Any]) -> nn.Module:
     Args:
         settings: ``architecture``, ``encoder_name`` (of segmentation-models-pytorch) and ``decoder_channels`` (of the decoder's
             stages, from the deepest); others are not for the network.
-
-    Raises:
-        ValueError: for another architecture than those of ``ARCHITECTURES``.
     """
     architecture = settings["architecture"]
     if architecture not in ARCHITECTURES:
@@ -68,11 +60,7 @@ def build_segmenter(settings: Mapping[str, Any]) -> nn.Module:
 
 
 def build_classifier(settings: Mapping[str, Any]) -> BiLSTMNFNet:
-    """The classifier of a weights file's settings, with random weights.
-
-    Args:
-        settings: some of ``CLASSIFIER_PARTS``; others are not for the network.
-    """
+    """The classifier of a weights file's settings, some of them ``CLASSIFIER_PARTS``, with random weights."""
     return BiLSTMNFNet(**{name: settings[name] for name in CLASSIFIER_PARTS if name in settings})
 
 
@@ -169,6 +157,6 @@ def imagenet_state(network: Any) -> dict[str, torch.Tensor]:
         return timm.create_model(name, pretrained=True, num_classes=0).state_dict()
     except Exception as error:  # whatever hubs and their clients raise
         raise UserError(
-            f"ImageNet weights of {name} can't be reached ({type(error).__name__}: {error}). Connect this machine to the "
+            f"ImageNet weights of {name} can't be downloaded ({type(error).__name__}: {error}). Connect this machine to the "
             "Hugging Face hub, give a local file with --init FILE, or ask for random weights with --init none"
         ) from error

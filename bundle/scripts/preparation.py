@@ -32,11 +32,17 @@ from .prepared import PreparedError, PreparedSeries, write_series
 logger = logging.getLogger(__name__)
 
 
-def fingerprint(configuration: Mapping[str, Any], *sources: str | Path) -> str:
-    """A checksum of a configuration and of names, sizes and times of the files it is applied to."""
+def fingerprint(configuration: Mapping[str, Any], *sources: str | Path | Sequence[str]) -> str:
+    """A checksum of a configuration and of names, sizes and times of the files it is applied to.
+
+    Args:
+        configuration: of the job.
+        sources: of each series the file, the folder, or the files.
+    """
     files = []
-    for source in map(Path, sources):
-        listed = sorted(source.iterdir()) if source.is_dir() else [source]
+    for source in sources:
+        paths = [Path(source)] if isinstance(source, (str, Path)) else [Path(file) for file in source]
+        listed = sorted(paths[0].iterdir()) if len(paths) == 1 and paths[0].is_dir() else paths
         files += [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in listed if path.is_file()]
     return hashlib.sha256(json.dumps([configuration, files], sort_keys=True, default=str).encode()).hexdigest()
 
@@ -47,12 +53,13 @@ def series_items(
     configuration: Mapping[str, Any],
     mri_types: Sequence[str] = MRI_TYPES,
 ) -> list[dict[str, Any]]:
-    """What to prepare: one item per series of the patients, with ``patient``, ``mri_type``, ``image``, ``output``."""
+    """One item per series of the patients: ``patient``, ``mri_type``, ``image``, ``output``, and ``fingerprint``."""
     return [
         {
             "patient": entry["patient"],
             "mri_type": mri_type,
             "image": entry[mri_type],
+            "study": {name: entry[name] for name in mri_types if name in entry},
             "output": str(inside(prepared_dir, entry["patient"], f"{mri_type}{SERIES_SUFFIX}")),
             "fingerprint": fingerprint(configuration, entry[mri_type]),
         }
@@ -63,7 +70,7 @@ def series_items(
 
 
 def pending(items: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The items that no prepared series of the same fingerprint exists for."""
+    """The items without a prepared series of the same fingerprint."""
     todo = [dict(item) for item in items if not _is_prepared(item)]
     logger.info("%d series: %d prepared before, %d to prepare", len(items), len(items) - len(todo), len(todo))
     return todo
@@ -79,10 +86,7 @@ def _is_prepared(item: Mapping[str, Any]) -> bool:
 
 
 class SeriesDataset(Dataset):
-    """A dataset that reports an item that can't be read instead of ending the run.
-
-    Such an item comes out as an empty stack ``image`` ``(0, 1, 1)`` with the reason in ``error``.
-    """
+    """A dataset in which an item that can't be read is an empty stack ``image`` ``(0, 1, 1)`` with the reason in ``error``."""
 
     def __getitem__(self, index: int) -> dict[str, Any]:  # type: ignore[override]
         """The transformed item, with ``read_seconds`` and ``ready``, the time at which it was read."""
@@ -92,13 +96,15 @@ class SeriesDataset(Dataset):
             item = self.transform(item)
             return {**item, "ready": time.time(), "read_seconds": time.time() - started}
         except Exception as error:
-            return _failed(item, _innermost(error))
+            reason: BaseException = error
+            while isinstance(reason, RuntimeError) and reason.__cause__ is not None:
+                reason = reason.__cause__  # below MONAI's «applying transform …» wrappers
+            return _failed(item, reason)
         finally:
             memory.release()
 
 
 def _failed(item: Mapping[str, Any], error: BaseException) -> dict[str, Any]:
-    """An item of a series that nothing came of, with the reason."""
     return {
         **item,
         "image": torch.zeros((0, 1, 1), dtype=torch.uint8),
@@ -112,10 +118,7 @@ def _failed(item: Mapping[str, Any], error: BaseException) -> dict[str, Any]:
 
 
 class SeriesEvaluator(SupervisedEvaluator):
-    """MONAI's evaluator of series one by one, which goes on where the network's answer to one of them is not finite.
-
-    Such a series comes out as one that can't be read does, see :class:`SeriesDataset`.
-    """
+    """MONAI's evaluator of series one by one; one with an answer that is not finite comes out as :class:`SeriesDataset`'s failures do."""
 
     def _iteration(self, engine: SupervisedEvaluator, batchdata: dict[str, Any]) -> dict:
         try:
@@ -125,60 +128,37 @@ class SeriesEvaluator(SupervisedEvaluator):
             return super()._iteration(engine, engine.state.batch)
 
 
-def _innermost(error: BaseException) -> BaseException:
-    """The error below MONAI's «applying transform …» wrappers."""
-    while isinstance(error, RuntimeError) and error.__cause__ is not None:
-        error = error.__cause__
-    return error
-
-
 class SliceIndices(Transform):
-    """Note how many slices a stack has, and number them, so that filters can tell which ones they kept.
-
-    Args:
-        key: key of the stack ``(N, H, W)``.
-    """
-
-    def __init__(self, key: str = "image") -> None:
-        self.key = key
+    """Count and number the slices of ``image`` ``(N, H, W)``, so that it is known which ones filters kept."""
 
     def __call__(self, data: Mapping[str, Any]) -> dict[str, Any]:
         """The item with ``n_slices`` and ``slices`` ``(N,)``."""
-        count = len(data[self.key])
+        count = len(data["image"])
         return {**data, "n_slices": count, "slices": torch.arange(count)}
 
 
 class KeepListed(Transform):
-    """Keep those of a series' slices that another key lists.
+    """Keep the slices of stacks ``(N, …)`` whose number in ``slices`` is among those of the key ``listed``."""
 
-    Args:
-        keys: stacks of the slices ``(N, …)``.
-        listed: key of the numbers of slices that are kept.
-        slices: key of the numbers of the stacks' slices ``(N,)``.
-    """
-
-    def __init__(self, keys: Sequence[str], listed: str, slices: str = "slices") -> None:
-        self.keys, self.listed, self.slices = keys, listed, slices
+    def __init__(self, keys: Sequence[str], listed: str) -> None:
+        self.keys, self.listed = keys, listed
 
     def __call__(self, data: Mapping[str, Any]) -> dict[str, Any]:
         """The item with shorter stacks."""
-        kept = torch.isin(torch.as_tensor(data[self.slices]), torch.as_tensor(data[self.listed]))
+        kept = torch.isin(torch.as_tensor(data["slices"]), torch.as_tensor(data[self.listed]))
         return {**data, **{key: data[key][kept.to(data[key].device)] for key in self.keys}}
 
 
 class KeepFacts(Transform):
-    """Copy what is known of an image out of its metadata, before they go: the reader's warnings, the name of what it read, the
+    """Copy what is known of ``image`` out of its metadata, before they go: the reader's warnings, the name of what it read, the
     scanner; and, for the guard against leaks, checksums of its pixels and of the PatientID.
     """
 
-    def __init__(self, key: str = "image") -> None:
-        self.key = key
-
     def __call__(self, data: Mapping[str, Any]) -> dict[str, Any]:
         """The item with ``warnings``, a list of sentences, ``source``, a path, and ``identity``."""
-        meta = data[self.key].meta
+        meta = data["image"].meta
         identity = {
-            "pixels": leakage.pixel_fingerprint(data[self.key].numpy()),
+            "pixels": leakage.pixel_fingerprint(data["image"].numpy()),
             "person": leakage.anonymous(meta.get("patient_id", "")),
             "scanner": meta.get("scanner", ""),
         }
@@ -205,11 +185,7 @@ class SaveSeries(Transform):
         found = as_array(data["masks"]).astype(bool)
         masks = np.zeros((data["n_slices"], *found.shape[1:]), dtype=bool)
         masks[foreground] = found
-        summary |= {
-            "slices": data["n_slices"],
-            "foreground": len(foreground),
-            "kept": len(image),
-        }
+        summary |= {"slices": data["n_slices"], "foreground": len(foreground), "kept": len(image)}
         # items are read ahead: the work on this one began when it was ready and the one before it was done
         summary["seconds"] = round(data["read_seconds"] + time.time() - max(data["ready"], self._free), 3)
         known = {"fingerprint": data["fingerprint"], "source": Path(data["source"]).name}
@@ -226,20 +202,12 @@ def as_array(tensor: torch.Tensor | np.ndarray) -> np.ndarray:
 
 
 class PreparationIndex:
-    """Ignite handler that writes ``index.json`` beside the prepared series: what made them, and one row per series.
-
-    Args:
-        prepared_dir: folder of the prepared series.
-        configuration: what they are made with.
-        items: all items asked for, those that were prepared before included.
-    """
+    """Ignite handler that writes ``index.json`` beside the prepared series: what made them, and one row per item asked for."""
 
     def __init__(
         self, prepared_dir: str | Path, configuration: Mapping[str, Any], items: Sequence[Mapping[str, Any]]
     ) -> None:
-        self.prepared_dir = Path(prepared_dir)
-        self.configuration = dict(configuration)
-        self.items = items
+        self.prepared_dir, self.configuration, self.items = Path(prepared_dir), dict(configuration), items
         self.errors: dict[str, dict[str, Any]] = {}
 
     def attach(self, engine: Engine) -> None:
@@ -247,12 +215,9 @@ class PreparationIndex:
         engine.add_event_handler(Events.ITERATION_COMPLETED, self)
 
     def __call__(self, engine: Engine) -> None:
-        """Note an item that failed, and say so in the log."""
+        """Keep the reason of a series that failed, and log it."""
         output: Any = engine.state.output
-        self.note(output["summary"])
-
-    def note(self, summary: Mapping[str, Any]) -> None:
-        """Keep the reason of a series that failed."""
+        summary = output["summary"]
         if "error" in summary:
             name = name_of(summary)
             logger.warning("%s: %s", name, summary["error"])
@@ -273,7 +238,7 @@ class PreparationIndex:
 
 
 def gather_errors(errors: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """The failed series of all processes; the first of them says in the log what the others, being silent, could not."""
+    """The failed series of all processes, of which the first alone logs."""
     gathered = dict(errors)
     for part in distributed.gather(gathered.copy()):
         for name, summary in part.items():
@@ -284,13 +249,13 @@ def gather_errors(errors: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, A
 
 
 def row_of(item: Mapping[str, Any]) -> dict[str, Any]:
-    """What the row of an item in the index begins with."""
+    """The beginning of an item's row in the index."""
     plane = {"plane": item["plane"]} if "plane" in item else {}
     return {"patient": item["patient"], "mri_type": item["mri_type"], "warnings": [], **plane}
 
 
 def name_of(item: Mapping[str, Any]) -> str:
-    """The name of an item's row in the index."""
+    """The name of an item's row in the index: ``"<patient>/<mri_type>"``, in stage 1 with ``"/<plane>"``."""
     return "/".join(item[key] for key in ("patient", "mri_type", "plane") if key in item)
 
 
@@ -301,16 +266,13 @@ def write_index(
     items: Iterable[Mapping[str, Any]],
     errors: Mapping[str, Mapping[str, Any]],
 ) -> dict[str, dict[str, Any]]:
-    """Write ``index.json``, one row per item, and return its rows.
+    """Write ``index.json`` and return its rows, one per item: ``{"file", "slices", "kept", … | "error"}`` by :func:`name_of`.
 
     Args:
         prepared_dir: folder of the prepared series.
         configuration: what they are made with.
         items: all items asked for, each with ``patient``, ``mri_type``, ``output`` and, in stage 1, ``plane``.
-        errors: rows of the items that failed, by the names that the index gives them.
-
-    Returns:
-        Rows by ``"<patient>/<mri_type>"``, in stage 1 with ``"/<plane>"``: ``{"file", "slices", "kept", … | "error"}``.
+        errors: rows of the items that failed, by :func:`name_of`.
     """
     rows: dict[str, dict[str, Any]] = {}
     for item in items:
@@ -334,9 +296,7 @@ def read_index(prepared_dir: str | Path) -> dict[str, dict[str, Any]]:
     """
     path = Path(prepared_dir) / "index.json"
     if not path.is_file():
-        raise PreparedError(
-            f"{path}: no such index; run the preparation into {prepared_dir} first (`radiogenomics prepare`)"
-        )
+        raise PreparedError(f"{path}: no such index; prepare into {prepared_dir} first (`radiogenomics prepare`)")
     rows = json.loads(path.read_text(encoding="utf-8"))["series"]
     return {
         name: {**row, "file": str(Path(prepared_dir) / row["file"])} if "file" in row else row

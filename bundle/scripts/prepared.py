@@ -1,9 +1,8 @@
 """Prepared series: one HDF5 file a series, written whole or not at all, readable a slice at a time.
 
-A file holds the slices that are kept as uint8 images, the whole-tumour and enhancing-tumour masks of *all* slices as bits,
-the position of every kept slice in the series, the geometry of the series, and a fingerprint of what made it. Images and
-masks are compressed slice by slice, so that a shuffled loader reads single slices, with a codec that is read at the speed of
-memory.
+A file holds the kept slices as uint8 images, the WT and ET masks of *all* slices as bits, the position of every kept slice in the
+series, the geometry of the series, and a fingerprint of what made it. Images and masks are compressed slice by slice, so that a
+shuffled loader reads single slices, with a codec that is read at the speed of memory.
 """
 
 from __future__ import annotations
@@ -48,9 +47,6 @@ def write_series(
         masks: ``(N, 2, H, W)`` bool, WT and ET of every slice.
         info: what is known of the series: ``patient``, ``mri_type``, ``fingerprint``, warnings, counts. Anything JSON.
         geometry: where the slices lie in space; None for slices of a training set.
-
-    Raises:
-        ValueError: when the shapes do not belong together.
     """
     if (image.shape[1:] != masks.shape[2:] and len(image)) or len(image) != len(slices) or masks.shape[1] != 2:
         raise ValueError(
@@ -84,7 +80,7 @@ class PreparedSeries:
         self._kept: tuple[h5py.Dataset, h5py.Dataset] | None = None
         with self._datasets(keep_open) as (image, masks):
             file = image.file
-            height, width = (int(size) for size in file.attrs["size"])
+            height, width = map(int, file.attrs["size"])
             self.size = (height, width)
             self.info: dict[str, Any] = json.loads(file.attrs["info"])
             geometry = json.loads(file.attrs["geometry"])
@@ -121,7 +117,7 @@ class PreparedSeries:
                 file = stack.enter_context(h5py.File(self.path, "r"))
             except OSError as error:
                 raise PreparedError(
-                    f"{self.path}: no prepared series that can be read ({error}); prepare it again"
+                    f"{self.path}: not a readable prepared series ({error}); prepare it again"
                 ) from error
             if file.attrs.get("format") != FORMAT:
                 raise PreparedError(
@@ -131,10 +127,10 @@ class PreparedSeries:
             if keep_open:
                 stack.pop_all()
 
-    def images(self, start: int = 0, stop: int | None = None) -> np.ndarray:
-        """Kept slices ``start:stop`` as ``(k, H, W)`` uint8."""
+    def images(self) -> np.ndarray:
+        """The kept slices ``(K, H, W)`` uint8."""
         with self._datasets() as (image, _):
-            return image[start:stop]
+            return image[:]
 
     def masks(self) -> np.ndarray:
         """WT and ET of every slice of the series, ``(N, 2, H, W)`` uint8 of 0 and 1."""

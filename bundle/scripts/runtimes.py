@@ -1,7 +1,6 @@
 """How trained networks compute: the one place where runtime and precision are decided.
 
-A network that is made ready here gives the same answers as the network it was made from, to the rounding of its precision,
-and is used in its place. Networks that still train are not touched, but for :func:`for_training`.
+A network made ready here is used in place of the one it was made from and gives the same answers, to the rounding of its precision.
 """
 
 from __future__ import annotations
@@ -11,7 +10,6 @@ import copy
 import hashlib
 import logging
 import os
-import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -35,25 +33,24 @@ logger = logging.getLogger(__name__)
 
 CALIBRATION = BUNDLE_ROOT / "models" / "calibration.npz"
 """Phantom slices whose activations set the ranges of 8-bit arithmetic, so that a weights file always gives the same network."""
-_FORMAT = "1"  # of the compiled networks that are kept: another one whenever the way they are made changes
+_FORMAT = "1"  # of the compiled networks that are kept; changes with the way they are made
 _INSTALL = "pip install 'brats-mri-radiogenomics[openvino]'"
 
 
 class RuntimeMissingError(UserError, ImportError):
-    """A runtime, or a precision of it, that is not there on this machine."""
+    """A runtime, or a precision of it, that is not installed."""
 
 
 class Runtime:
     """A runtime and a precision, chosen for a device.
 
-    Runtimes: ``eager`` runs a network as it was trained; ``torch`` folds what is constant and keeps channels last;
-    ``inductor`` has torch compile that; ``openvino`` runs on CPUs, much faster than torch. Precisions: ``fp32``; ``bf16`` is
-    half precision (float16 on GPUs older than Ampere); ``int8`` (OpenVINO on CPUs) computes the convolutions in 8 bits.
-
     Args:
         device: where the networks run.
-        runtime: one of ``RUNTIMES``; ``auto`` is OpenVINO on a CPU where it is installed, else torch.
-        precision: one of ``PRECISIONS``; ``auto`` is bf16 where the processor has matrix units for it, else fp32.
+        runtime: ``eager`` runs a network as it was trained; ``torch`` folds what is constant and keeps channels last;
+            ``inductor`` has torch compile that; ``openvino`` is for CPUs, and much faster there; ``auto`` is OpenVINO on a CPU
+            where it is installed, else torch.
+        precision: ``fp32``; ``bf16``, half precision (float16 on GPUs older than Ampere); ``int8``, 8-bit convolutions (OpenVINO
+            on CPUs); ``auto`` is bf16 where the processor has matrix units for it, else fp32.
         amp: True or False chooses bf16 or fp32 where the precision is ``auto``.
         cache_dir: folder where compiled networks are kept; ``~/.cache/radiogenomics`` by default.
 
@@ -94,7 +91,7 @@ class Runtime:
                     raise RuntimeMissingError(f"{package} is not installed; install it with {_INSTALL}")
         self.name, self.precision = runtime, precision
         self._networks: dict[str, OpenVINONetwork] = {}
-        self._told: set[str] = set()
+        self._announced: set[str] = set()
         cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
         self.cache_dir = Path(cache_dir) if cache_dir else cache / "radiogenomics"
 
@@ -112,15 +109,13 @@ class Runtime:
         return 4 if self.device.type == "cpu" and self.name != "openvino" else 16
 
     def accelerate(self, network: nn.Module, image_size: int, consume: bool = False) -> nn.Module:
-        """The network, or the backbones of a classifier or of a ``ModuleDict`` or ``ModuleList`` of them, made ready to compute fast.
+        """What to call in a network's place, with normalised images ``(B, 3, image_size, image_size)``.
 
         Args:
-            network: trained, on the runtime's device; not changed unless it is consumed.
+            network: trained, on the runtime's device; of a classifier, or a ``ModuleDict`` or ``ModuleList`` of them, the backbones
+                are replaced.
             image_size: side of its square input.
-            consume: free the memory of the parts that are replaced; they can't compute any more.
-
-        Returns:
-            What is to be called in its place, with normalised images ``(B, 3, image_size, image_size)``.
+            consume: free the memory of the parts that are replaced, which then can't compute any more.
         """
         if isinstance(network, (nn.ModuleDict, nn.ModuleList)):
             ready = {one: self.accelerate(one, image_size, consume) for one in dict.fromkeys(network.children())}
@@ -128,13 +123,15 @@ class Runtime:
                 return nn.ModuleDict({name: ready[one] for name, one in network.items()})
             return nn.ModuleList(ready[one] for one in network)
         kind = type(network).__name__
-        if kind not in self._told:  # once for all members of an ensemble
+        if kind not in self._announced:  # once for all members of an ensemble
             logger.info("%s computes in %s", kind, self)
-            self._told.add(kind)
+            self._announced.add(kind)
         if self.name == "eager":
             return network
         if isinstance(network, BiLSTMNFNet):
-            return _with_backbone(network, self._ready(network.backbone, image_size, True, consume))
+            copied = copy.copy(network)  # shares all but its backbone
+            copied._modules = {**network._modules, "backbone": self._ready(network.backbone, image_size, True, consume)}
+            return copied
         return self._ready(network, image_size, False, consume)
 
     def _ready(self, network: nn.Module, image_size: int, masked: bool, consume: bool) -> nn.Module:
@@ -142,7 +139,7 @@ class Runtime:
         if self.name == "openvino":
             ready = self._openvino_network(network, image_size, masked)
         else:
-            ready = ChannelsLast(fold_constants(network))
+            ready = _channels_last(fold_constants(network))
             ready = torch.compile(ready) if self.name == "inductor" else ready
         if consume:
             network.to("meta")
@@ -187,75 +184,45 @@ class Runtime:
     @contextlib.contextmanager
     def _writable_cache(self) -> Iterator[Path]:
         """A folder for compiled networks, to this process alone: OpenVINO's own files there break when two write them."""
-        lock = FileLock(self.cache_dir / "lock")
-        try:
-            self.cache_dir.mkdir(parents=True, exist_ok=True)
-            tempfile.TemporaryFile(dir=self.cache_dir).close()
-            lock.acquire()
-        except (OSError, NotImplementedError) as error:  # the latter from file systems without locks
-            logger.warning("%s can't be written (%s): compiled networks are not kept", self.cache_dir, error)
-            folder = tempfile.mkdtemp(prefix="radiogenomics-")
+        with contextlib.ExitStack() as stack:
             try:
-                yield Path(folder)
-            finally:
-                shutil.rmtree(folder, ignore_errors=True)
-        else:
-            try:
-                yield self.cache_dir
-            finally:
-                lock.release()
+                self.cache_dir.mkdir(parents=True, exist_ok=True)
+                tempfile.TemporaryFile(dir=self.cache_dir).close()
+                stack.enter_context(FileLock(self.cache_dir / "lock"))
+                folder = self.cache_dir
+            except (OSError, NotImplementedError) as error:  # the latter from file systems without locks
+                logger.warning("%s can't be written (%s): compiled networks are not kept", self.cache_dir, error)
+                folder = Path(stack.enter_context(tempfile.TemporaryDirectory(ignore_cleanup_errors=True)))
+            yield folder
 
 
 def for_training(network: nn.Module, device: torch.device | str, runtime: str = "torch") -> nn.Module:
-    """A network that is to be trained, on its device; its parameters keep their names and order.
+    """A network that is to be trained, changed in place and on its device; its parameters keep their names and order.
 
-    Args:
-        network: changed in place.
-        device: to train on.
-        runtime: ``torch`` folds U-Net++'s enlargements and keeps channels last, ``inductor`` has torch compile that,
-            ``eager`` is the network as it is.
-
-    Raises:
-        ValueError: for any other runtime.
+    ``torch`` folds U-Net++'s enlargements and keeps channels last, ``inductor`` has torch compile that, ``eager`` changes nothing.
     """
     if runtime not in TRAINING_RUNTIMES:
         raise ValueError(f"runtime is {runtime!r}, expected one of {', '.join(TRAINING_RUNTIMES)}")
     if runtime != "eager":
-        network = fold_decoder(network).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        convolutional = network.backbone if isinstance(network, BiLSTMNFNet) else network
-        convolutional.register_forward_pre_hook(_channels_last)
+        fold_decoder(network)
+        _channels_last(network.backbone if isinstance(network, BiLSTMNFNet) else network)
         if runtime == "inductor":
             network.compile()
     return network.to(device)
 
 
-def _channels_last(network: nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
-    return tuple(one.contiguous(memory_format=torch.channels_last) for one in inputs)
+def _channels_last(network: nn.Module) -> nn.Module:
+    """A network of 2D images, changed to keep channels last in memory, as convolutions like them best."""
 
+    def arranged(_: nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        return tuple(one.contiguous(memory_format=torch.channels_last) for one in inputs)
 
-class ChannelsLast(nn.Module):
-    """A network of 2D images that keeps its channels last in memory, as convolutions on CPUs and GPUs like them best.
-
-    Args:
-        network: moved to that memory format.
-    """
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """``network(images)`` of ``(B, C, H, W)``."""
-        with torch.no_grad():
-            return self.network(images.contiguous(memory_format=torch.channels_last))
+    network.register_forward_pre_hook(arranged)
+    return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 class OpenVINONetwork(nn.Module):
-    """A network compiled by OpenVINO for single images; a batch is computed by all of its streams side by side.
-
-    Args:
-        compiled: an ``openvino.CompiledModel`` of one input ``(1, C, H, W)`` and one output ``(1, …)``.
-    """
+    """A network of one input ``(1, C, H, W)`` compiled by OpenVINO; a batch is computed by all of its streams side by side."""
 
     def __init__(self, compiled: Any) -> None:
         super().__init__()
@@ -277,15 +244,8 @@ class OpenVINONetwork(nn.Module):
         return torch.from_numpy(self.results)
 
 
-def _with_backbone(classifier: BiLSTMNFNet, backbone: nn.Module) -> BiLSTMNFNet:
-    """A copy of a classifier that shares all but its backbone with it."""
-    copied = copy.copy(classifier)
-    copied._modules = {**classifier._modules, "backbone": backbone}
-    return copied
-
-
 def _openvino() -> Any:
-    """OpenVINO, without the usage reports that it would send to its makers when it is imported."""
+    """OpenVINO without its telemetry, which would report that it was imported."""
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     import openvino
 
@@ -293,12 +253,7 @@ def _openvino() -> Any:
 
 
 def calibration_images(image_size: int, masked: bool) -> np.ndarray:
-    """Normalised network inputs ``(N, 3, image_size, image_size)`` of phantom slices.
-
-    Args:
-        image_size: their side.
-        masked: slices with their masks in the second and third channel, as classifiers get them, or grey ones.
-    """
+    """Normalised inputs ``(N, 3, image_size, image_size)``: grey phantom slices, or ``masked``, with WT and ET, as classifiers get them."""
     with np.load(CALIBRATION) as file:
         images = torch.from_numpy(file["image"]).float()
         masks = torch.from_numpy(np.unpackbits(file["masks"], axis=-1, count=images[0].numel())).float() * 255

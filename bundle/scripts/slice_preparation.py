@@ -35,7 +35,10 @@ logger = logging.getLogger(__name__)
 
 
 def segmentation_items(
-    entries: Iterable[Mapping[str, Any]], prepared_dir: str | Path, configuration: Mapping[str, Any]
+    entries: Iterable[Mapping[str, Any]],
+    prepared_dir: str | Path,
+    configuration: Mapping[str, Any],
+    mri_types: Sequence[str] = MRI_TYPES,
 ) -> list[dict[str, Any]]:
     """What to prepare for stage 1: one item per labelled volume, ``{"patient", "mri_type", "image", "seg", "output", …}``."""
     return [
@@ -52,7 +55,7 @@ def segmentation_items(
         }
         for entry in entries
         if "seg" in entry
-        for mri_type in MRI_TYPES
+        for mri_type in mri_types
         if mri_type in entry
     ]
 
@@ -60,13 +63,7 @@ def segmentation_items(
 class SavePlanes(Transform):
     """Cut a labelled volume into planes, keep and sample slices, and write a prepared series per plane.
 
-    Expects ``image`` ``(1, X, Y, Z)`` uint8, a MetaTensor, and ``seg`` ``(2, X, Y, Z)`` [WT, ET] in RAS; returns the item's
-    summary.
-
-    Args:
-        planes: the cut.
-        keep: the filter on each slice.
-        sample: the sampling of the slices that are kept.
+    Expects ``image`` ``(1, X, Y, Z)`` uint8, a MetaTensor, and ``seg`` ``(2, X, Y, Z)`` [WT, ET] in RAS.
     """
 
     def __init__(self, planes: SlicePlanes, keep: TumorRatioFilter, sample: SampleSlices) -> None:
@@ -81,8 +78,8 @@ class SavePlanes(Transform):
         shapes = [tuple(data[key].shape[1:]) for key in ("image", "seg")]
         if shapes[0] != shapes[1]:
             raise ValueError(
-                f"{data['patient']}/{data['mri_type']}: the image is {shapes[0]} and its labels are {shapes[1]} voxels; "
-                "labels must be on the image's own grid"
+                f"{data['patient']}/{data['mri_type']}: the image has {shapes[0]} voxels, its labels {shapes[1]}; expected labels on "
+                "the image's own grid"
             )
         stacks = self.planes(torch.cat([torch.as_tensor(data["image"]), torch.as_tensor(data["seg"])]))
         spacings = self.planes.spacings(data["image"])
@@ -105,17 +102,14 @@ def prepare_segmentation(
     configuration: Mapping[str, Any],
     num_workers: int = 0,
 ) -> dict[str, dict[str, Any]]:
-    """Prepare the labelled volumes of stage 1 that are not prepared yet, each process its share, and write the index.
+    """Prepare the labelled volumes of stage 1 that are not prepared yet, each process its share; write the index and return its rows.
 
     Args:
         items: from :func:`segmentation_items`.
         transform: reads, orients, scales and saves one item.
         prepared_dir: folder of the prepared series.
         configuration: what they are made with.
-        num_workers: worker processes.
-
-    Returns:
-        Rows of the index by ``"<patient>/<mri_type>/<plane>"``.
+        num_workers: processes that read ahead.
     """
     mine = distributed.share(items)
     missing = {(item["patient"], item["mri_type"]) for item in pending(_by_plane(mine))}

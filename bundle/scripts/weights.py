@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from .checks import GET_WEIGHTS
+from .checks import GET_WEIGHTS, some_of
 from .files import written_whole
 from .modalities import ENHANCING_ON, MRI_TYPES
 from .model_files import (
@@ -48,13 +48,12 @@ CLASSIFIER_SETTINGS: dict[str, Any] = {
 }
 RELEASED_SEGMENTER = "Fold0_densenet121_2d_segment.pth"
 BUNDLE_WEIGHTS = "model.pt"
-"""What the model zoo calls the weights of a bundle: the segmenter of the segmentation's, the released FLAIR classifier of the whole."""
+"""What the model zoo calls a bundle's weights: the segmenter in the segmentation bundle, else the released FLAIR classifier."""
 OWN_SEGMENTER = "segmentation.pt"
-"""The shipped weights, or one's own in their place; those that were trained on synthetic brains alone say so in their settings."""
+"""The shipped weights, or one's own in their place; if trained on synthetic brains alone, their settings say so."""
 SYNTHETIC = "synthetic"
 RELEASED = "released"
 RELEASED_CLASSIFIER = "{mri_type}_Fold0_eca_nfnet_l0_2d_classification.pth"
-MAKE_SYNTHETIC = "make them with `radiogenomics pretrain` and copy them there"
 
 
 def load_weights(network: nn.Module, file: str | Path) -> nn.Module:
@@ -67,12 +66,9 @@ def load_weights(network: nn.Module, file: str | Path) -> nn.Module:
     try:
         network.load_state_dict(state, strict=True)
     except RuntimeError as error:
-        lines = str(error).splitlines()
-        told = f" (the file says it was made with {settings})" if settings else ""
-        raise WeightsError(
-            f"{file}: these weights are not for this network{told}: "
-            + " ".join(textwrap.shorten(line, 200, placeholder=" …") for line in lines[1:4])
-        ) from error
+        made = f" (according to the file it was made with {settings})" if settings else ""
+        differences = [textwrap.shorten(line, 200, placeholder=" …") for line in str(error).splitlines()[1:4]]
+        raise WeightsError(f"{file}: these weights are not for this network{made}: {' '.join(differences)}") from error
     return network
 
 
@@ -84,10 +80,7 @@ def segmenter_settings(file: str | Path | None) -> dict[str, Any]:
 
 
 def enhancing_on(settings: Mapping[str, Any]) -> list[str]:
-    """The modalities in which enhancing tumour is claimed: ``enhancing_on`` of the settings, else those with contrast agent.
-
-    Args:
-        settings: from :func:`segmenter_settings`.
+    """The modalities in which enhancing tumour is claimed: ``enhancing_on`` of a segmenter's settings, else those with contrast agent.
 
     Raises:
         WeightsError: when it is no list of modalities.
@@ -102,32 +95,30 @@ def enhancing_on(settings: Mapping[str, Any]) -> list[str]:
 
 
 def classifier_settings(files: Mapping[str, str | Path | None]) -> dict[str, Any]:
-    """The settings that all the classifiers of a study share.
-
-    Args:
-        files: weights file by modality; None where a modality has none.
+    """The settings that all the classifiers of a study share, from their files by modality (None where one has none).
 
     Raises:
         WeightsError: when two files were made with different settings.
     """
-    found: dict[str, Any] = {}
-    first = None
-    for file in dict.fromkeys(files.values()):  # one file may serve all modalities
-        if file is None:
-            continue
-        model = describe(file)
-        settings = {**CLASSIFIER_SETTINGS, **model.settings}
-        for own in ("mri_type", "trained"):  # what a file says of itself alone
-            settings.pop(own, None)
-        if not model.settings and "lstm.weight_hh_l0" in model.shapes:  # a flat file tells its LSTM by its shapes
-            settings["hidden_size"] = model.shapes["lstm.weight_hh_l0"][1]
-            settings["sequence_length"] = model.shapes["clf_head.weight"][1] // (2 * settings["hidden_size"])
-        if found and settings != found:
+    found = {file: _classifier_settings(file) for file in files.values() if file}
+    for file, settings in found.items():
+        first = next(iter(found))
+        if settings != found[first]:
             raise WeightsError(
-                f"{file} was made with {settings}, but {first} with {found}; give weights of one kind for all modalities"
+                f"{file} was made with {settings}, but {first} with {found[first]}; give weights of one kind for all modalities"
             )
-        found, first = settings, first or file
-    return found or dict(CLASSIFIER_SETTINGS)
+    return next(iter(found.values()), dict(CLASSIFIER_SETTINGS))
+
+
+def _classifier_settings(file: str | Path) -> dict[str, Any]:
+    model = describe(file)
+    settings = {**CLASSIFIER_SETTINGS, **model.settings}
+    for own in ("mri_type", "trained"):  # what differs from file to file
+        settings.pop(own, None)
+    if not model.settings and "lstm.weight_hh_l0" in model.shapes:  # the shapes in a flat file show its LSTM
+        settings["hidden_size"] = model.shapes["lstm.weight_hh_l0"][1]
+        settings["sequence_length"] = model.shapes["clf_head.weight"][1] // (2 * settings["hidden_size"])
+    return settings
 
 
 def find_segmenter(segmenter: str | Path | None, models: str | Path) -> str | None:
@@ -141,32 +132,28 @@ def find_segmenter(segmenter: str | Path | None, models: str | Path) -> str | No
     Raises:
         WeightsError: when what is asked for is not there, or ``model.pt`` can't be read.
     """
-    if segmenter is not None and str(segmenter) not in (SYNTHETIC, RELEASED):
-        if not Path(segmenter).is_file():
-            raise WeightsError(f"{segmenter}: no such weights file; {GET_WEIGHTS}")
-        return str(segmenter)
     own, bundled = Path(models) / OWN_SEGMENTER, Path(models) / BUNDLE_WEIGHTS
     released = Path(models) / "released" / RELEASED_SEGMENTER
-    if str(segmenter) == RELEASED:
-        if not released.is_file():
-            raise WeightsError(f"{released}: no such weights file; fetch it with `radiogenomics download`")
-        return str(released)
     synthetic = own.is_file() and is_synthetic(own)
-    if str(segmenter) == SYNTHETIC:
-        if not synthetic:
-            raise WeightsError(f"{own}: no weights that were trained on synthetic brains; {MAKE_SYNTHETIC}")
-        return str(own)
-    if own.is_file() and not synthetic:
-        return str(own)
-    if bundled.is_file() and not describe(bundled).is_classifier:
-        return str(bundled)
-    if released.is_file():
-        return str(released)
-    return str(own) if synthetic else None
+    if segmenter is None:
+        if own.is_file() and not synthetic:
+            return str(own)
+        if bundled.is_file() and not describe(bundled).is_classifier:
+            return str(bundled)
+        return str(released) if released.is_file() else str(own) if synthetic else None
+    if str(segmenter) == SYNTHETIC and not synthetic:
+        raise WeightsError(
+            f"{own}: no weights that were trained on synthetic brains; make them with `radiogenomics pretrain` and copy them there"
+        )
+    file = {SYNTHETIC: own, RELEASED: released}.get(str(segmenter), Path(segmenter))
+    if not file.is_file():
+        remedy = "fetch it with `radiogenomics download`" if file == released else GET_WEIGHTS
+        raise WeightsError(f"{file}: no such weights file; {remedy}")
+    return str(file)
 
 
 def start_settings(init: str | Path, models: str | Path) -> dict[str, Any]:
-    """Settings of the weights that a training starts from (see :func:`initialise`); empty where these tell none."""
+    """Settings of the weights that a training starts from (see :func:`initialise`); empty where there are none."""
     file = _start_file(init, models)
     return describe(file).settings if file else {}
 
@@ -177,7 +164,9 @@ def _start_file(init: str | Path, models: str | Path | None) -> str | None:
         return None
     if str(init) == SYNTHETIC:
         if models is None:
-            raise WeightsError("there are no synthetic weights for this network; --init imagenet, none or a file")
+            raise WeightsError(
+                "--init synthetic: there are no such weights for this network; expected imagenet, none or a file"
+            )
         return find_segmenter(SYNTHETIC, models)
     return str(init)
 
@@ -186,7 +175,6 @@ def find_classifiers(
     classifier: str | Path | None,
     models: str | Path,
     mri_types: Sequence[str] = MRI_TYPES,
-    required: bool = False,
 ) -> dict[str, str | None]:
     """Classifier weights by modality.
 
@@ -195,16 +183,12 @@ def find_classifiers(
             to look in ``models`` and then among the released weights, of which ``models`` has FLAIR's as ``model.pt``.
         models: the bundle's folder of weights.
         mri_types: modalities wanted.
-        required: some weights must be there.
 
     Raises:
-        WeightsError: when a file or folder was named, or weights are required, and there are none for any modality; when
-            ``model.pt`` is looked at and can't be read.
+        WeightsError: when a file or folder was named and no modality has weights; when ``model.pt`` can't be read.
         ValueError: when a modality has an unknown name.
     """
-    unknown = [mri_type for mri_type in mri_types if mri_type not in MRI_TYPES]
-    if unknown or not mri_types:
-        raise ValueError(f"mri_types {list(mri_types)}: expected some of {', '.join(MRI_TYPES)}")
+    some_of(MRI_TYPES)("mri_types", list(mri_types))
     if classifier and Path(classifier).is_file():
         return {mri_type: str(classifier) for mri_type in mri_types}
     if classifier and not Path(classifier).is_dir():
@@ -228,8 +212,6 @@ def find_classifiers(
             f"{classifier}: holds no model_<mri_type>.pt for {', '.join(mri_types)}; train one with "
             f"`radiogenomics train classification --mri_types {','.join(mri_types)}`"
         )
-    if required and not any(found.values()):
-        require(None, f"the classification of {', '.join(mri_types)}")
     return found
 
 
@@ -241,18 +223,18 @@ def find_members(
 ) -> list[dict[str, str | None]]:
     """Classifier weights by modality of each member of an ensemble: those of all folds and seeds of a cross-validation.
 
-    Args:
-        classifier: folder of a cross-validation, or anything that :func:`find_classifiers` takes, which is one member.
-        models: the bundle's folder of weights.
-        mri_types: modalities wanted.
-        required: some weights must be there.
+    Args are those of :func:`find_classifiers`; what that takes as ``classifier`` is one member.
 
     Raises:
-        WeightsError: as :func:`find_classifiers`, or when members lack modalities that others have.
+        WeightsError: as :func:`find_classifiers`, when members lack modalities that others have, or when weights are ``required``
+            and no modality has any.
     """
     runs = sorted(Path(classifier).glob("classification/seed*/fold*")) if classifier else []
     if not runs:
-        return [find_classifiers(classifier, models, mri_types, required)]
+        found = find_classifiers(classifier, models, mri_types)
+        if required and not any(found.values()):
+            require(None, f"the classification of {', '.join(mri_types)}")
+        return [found]
     members = [find_classifiers(run, models, mri_types) for run in runs]
     for run, member in zip(runs, members, strict=True):
         lacking = [name for name, file in members[0].items() if file and not member[name]]
@@ -268,6 +250,11 @@ def by_modality(members: Sequence[Mapping[str, str | None]]) -> dict[str, Any]:
     if len(members) == 1:
         return dict(members[0])
     return {name: [member[name] for member in members] if members[0][name] else None for name in members[0]}
+
+
+def classified(files: Mapping[str, Any]) -> list[str]:
+    """The modalities that have a classifier, of files by modality."""
+    return [name for name, file in files.items() if file]
 
 
 def member_settings(members: Sequence[Mapping[str, str | None]]) -> dict[str, Any]:
@@ -291,26 +278,21 @@ def load_classifiers(network: nn.Module, files: Mapping[str, str | Path | None])
 
 
 def announce(segmenter: str, classifiers: Mapping[str, Any] | None = None) -> None:
-    """Say in the log which weights are used, and where to get those that are missing.
-
-    Args:
-        segmenter: the file.
-        classifiers: from :func:`by_modality`; None where nothing is classified.
-    """
+    """Log which weights are used, those of classifiers from :func:`by_modality`, and where to get those that are missing."""
     logger.info("segmentation weights: %s", segmenter)
     known = known_settings(segmenter)
     if known.get("note"):
         logger.info("%s", known["note"])
     if known.get("trained_on") == TRAINED_ON_SYNTHETIC:
         logger.info(
-            "these were trained on synthetic brains alone, never on a patient's: look at every mask. Others: --segmenter FILE, or "
+            "these were trained on synthetic brains alone, not on patients: look at every mask. To use others: --segmenter FILE, or "
             "`radiogenomics download` and --segmenter released"
         )
     if classifiers is None:
         return
     for mri_type, file in classifiers.items():
-        told = f"{len(file)} members from {file[0]} to {file[-1]}" if isinstance(file, list) else file or "none"
-        logger.info("%s classifier weights: %s", mri_type, told)
+        files = f"{len(file)} members from {file[0]} to {file[-1]}" if isinstance(file, list) else file or "none"
+        logger.info("%s classifier weights: %s", mri_type, files)
     if not all(classifiers.values()):
         logger.warning("for the modalities without classifier weights: %s", GET_WEIGHTS)
 
@@ -328,14 +310,7 @@ def checksums(files: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def save_weights(network: nn.Module, settings: Mapping[str, Any], file: str | Path, half: bool = False) -> None:
-    """Write ``{"model", "settings"}`` to ``file``, whole or not at all.
-
-    Args:
-        network: whose state is written.
-        settings: what a person needs to rebuild it and feed it.
-        file: to write.
-        half: as float16.
-    """
+    """Write ``{"model", "settings"}`` to ``file``, whole or not at all; with ``half`` as float16."""
     state = network.state_dict()
     if half:
         state = {name: value.half() if value.is_floating_point() else value for name, value in state.items()}
@@ -344,15 +319,13 @@ def save_weights(network: nn.Module, settings: Mapping[str, Any], file: str | Pa
 
 
 def initialise(network: nn.Module, init: str | Path = "imagenet", models: str | Path | None = None) -> nn.Module:
-    """Give a network its start weights; returns the network.
+    """Give the ``encoder`` of a segmenter or the ``backbone`` of a classifier its start weights; returns the network.
 
     Args:
-        network: a segmentation-models-pytorch network (its ``encoder`` is initialised) or a :class:`BiLSTMNFNet` (its
-            ``backbone``).
-        init: ``"imagenet"`` (through segmentation-models-pytorch and timm, from their hubs), ``"none"`` (stays random),
-            ``"synthetic"`` (segmentation weights that were trained on synthetic brains), or a file: weights of the whole
-            network or of its encoder or backbone alone.
-        models: the bundle's folder of weights, where these are.
+        network: changed in place.
+        init: ``"imagenet"`` (from a hub), ``"none"`` (stays random), ``"synthetic"`` (segmentation weights that were trained on
+            synthetic brains), or a file: weights of the whole network or of its encoder or backbone alone.
+        models: the bundle's folder of weights, where synthetic ones are.
 
     Raises:
         UserError: when ImageNet weights can't be reached, or a file does not fit.

@@ -101,7 +101,7 @@ def test_sources_are_mixed_in_their_proportion(volumes):
     drawn = [mixed(number) for number in range(2000)]
     assert drawn.count("synthetic") == pytest.approx(500, abs=80)
     assert cuts.DrawMixed(None, lambda number: "synthetic")(0) == "synthetic"
-    with pytest.raises(ValueError, match="expected one source"):
+    with pytest.raises(ValueError, match="at least one source"):
         cuts.DrawMixed(None, None)
 
 

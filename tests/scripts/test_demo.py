@@ -18,7 +18,7 @@ def jobs(tmp_path, monkeypatch):
     """The values that each step of a demo gives its configuration, by configuration."""
     asked = {}
     monkeypatch.setattr(demo, "run_config", lambda config, **values: asked.update({config: values}))
-    for title, step in demo._Steps(tmp_path, 1.0).by_title().items():
+    for title, step in demo._steps(tmp_path, 1.0).items():
         if title.split()[0] in ("prepare", "train", "evaluate", "predict"):
             step()
     return asked

@@ -1,6 +1,7 @@
 import json
 import logging
 import os
+from types import SimpleNamespace
 
 import nibabel as nib
 import numpy as np
@@ -202,7 +203,8 @@ def test_index_has_everyone_asked_for(study, tmp_path, told):
     items = preparation.series_items([study, second], folder, {"zoom": 1.2})
     save(items[0], slices=3, kept=2)
     index = preparation.PreparationIndex(folder, {"zoom": 1.2}, items)
-    index.note({"patient": "00001", "mri_type": "T1w", "warnings": [], "error": "SeriesError: broken"})
+    summary = {"patient": "00001", "mri_type": "T1w", "warnings": [], "error": "SeriesError: broken"}
+    index(SimpleNamespace(state=SimpleNamespace(output={"summary": summary})))
     rows = index.write()
     assert set(rows) == {"00001/FLAIR", "00001/T1w", "00002/FLAIR"}
     assert rows["00001/T1w"]["error"] == "SeriesError: broken"
@@ -243,7 +245,7 @@ def test_index_can_be_moved(study, tmp_path):
 
 
 def test_no_index(tmp_path):
-    with pytest.raises(PreparedError, match=r"index\.json: no such index; run the preparation .*radiogenomics prepare"):
+    with pytest.raises(PreparedError, match=r"index\.json: no such index; prepare into .*radiogenomics prepare"):
         preparation.read_index(tmp_path)
 
 

@@ -235,7 +235,7 @@ def test_training_starts_from_the_shipped_weights_and_their_scaling(tmp_path):
     for name, value in trained.state_dict().items():
         assert found[name].dtype == value.dtype
         torch.testing.assert_close(found[name], value.half().to(value.dtype) if value.is_floating_point() else value)
-    with pytest.raises(WeightsError, match="no synthetic weights for this network"):
+    with pytest.raises(WeightsError, match="--init synthetic: there are no such weights for this network"):
         weights.initialise(segmenter(), "synthetic")
 
 
@@ -382,12 +382,12 @@ def test_folder_without_classifiers(tmp_path):
 def test_classifiers_may_be_required(tmp_path):
     assert weights.find_classifiers(None, tmp_path, ["T1w"]) == {"T1w": None}
     with pytest.raises(WeightsError, match=r"no weights for the classification of T1w, T2w: train your own"):
-        weights.find_classifiers(None, tmp_path, ["T1w", "T2w"], required=True)
+        weights.find_members(None, tmp_path, ["T1w", "T2w"], required=True)
 
 
 @pytest.mark.parametrize("mri_types", [["T1"], ["FLAIR", "PD"], []])
 def test_unknown_modality(tmp_path, mri_types):
-    with pytest.raises(ValueError, match="expected some of FLAIR, T1w, T1wCE, T2w"):
+    with pytest.raises(ValueError, match="expected some of FLAIR,T1w,T1wCE,T2w"):
         weights.find_classifiers(None, tmp_path, mri_types)
 
 
@@ -532,6 +532,7 @@ def test_numbers_are_read_once_and_a_file_that_changed_is_described_anew(tmp_pat
     assert weights.segmenter_settings(file)["scaling"] == "minmax"
 
 
+@pytest.mark.slow
 def test_a_file_may_be_written_over_while_its_weights_are_used(tmp_path):
     """A process that looks at a mapped file which became shorter is killed by the system."""
     file = tmp_path / "weights.pt"

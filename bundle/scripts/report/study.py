@@ -27,7 +27,6 @@ PHANTOM = "According to its headers a phantom, not a patient."
 
 def write_summaries(
     prediction_dir: str | Path,
-    facts: Sequence[Mapping[str, Any]],
     entries: Sequence[Mapping[str, Any]],
     output_dir: str | Path,
     enhancing_on: Sequence[str] = ENHANCING_ON,
@@ -36,7 +35,6 @@ def write_summaries(
 
     Args:
         prediction_dir: folder of the prediction.
-        facts: of the studies, see :func:`scripts.studies.dicom.select_studies`; those without a usable series get a page, too.
         entries: of the data list that was predicted.
         output_dir: folder for ``<patient>/summary.html``.
         enhancing_on: modalities in which enhancing tumour is claimed.
@@ -52,12 +50,11 @@ def write_summaries(
     content = json.loads((folder / "patients.json").read_text(encoding="utf-8"))
     rows = {row["patient"]: row for row in content["patients"]}
     index = read_index(folder / "prepared")
-    series_of = {entry["patient"]: {name: entry[name] for name in MRI_TYPES if name in entry} for entry in entries}
     written = {}
-    for study in facts:
-        patient = study["patient"]
-        found = _page(study, rows.get(patient, {}), index, series_of.get(patient, {}), enhancing_on)
-        common = {"title": f"Study {patient}", "subtitle": "", "phantom": PHANTOM if study["phantom"] else ""}
+    for entry in entries:
+        patient = entry["patient"]
+        found = _page(entry, rows.get(patient, {}), index, enhancing_on)
+        common = {"title": f"Study {patient}", "subtitle": "", "phantom": PHANTOM if entry["study"]["phantom"] else ""}
         target = inside(output_dir, patient, SUMMARY)
         write_page(target, jinja.get_template(SUMMARY).render(**common, found=found))
         written[patient] = f"{patient}/{SUMMARY}"
@@ -66,25 +63,25 @@ def write_summaries(
 
 
 def _page(
-    study: Mapping[str, Any],
+    entry: Mapping[str, Any],
     row: Mapping[str, Any],
     index: Mapping[str, Mapping[str, Any]],
-    sources: Mapping[str, str],
     enhancing_on: Sequence[str],
 ) -> dict[str, Any]:
-    """What the page of a study shows; ``row`` of ``patients.json`` is empty where no series was usable."""
+    """What the page of a study shows, an entry of :func:`scripts.studies.folders.find_studies` with its ``row`` of ``patients.json``."""
     pictures, notes, records = [], [], []
+    chosen = {one["modality"]: one["description"] for one in entry["study"]["series"] if one["chosen"]}
     for mri_type in MRI_TYPES:
         facts = row.get("series", {}).get(mri_type, {})
-        record: dict[str, Any] = {"modality": mri_type, "series": study["chosen"].get(mri_type, {}).get("description")}
-        file = index.get(f"{study['patient']}/{mri_type}", {}).get("file")
-        if file is not None and mri_type in sources:
+        record: dict[str, Any] = {"modality": mri_type, "series": chosen.get(mri_type)}
+        file = index.get(f"{entry['patient']}/{mri_type}", {}).get("file")
+        if file is not None and mri_type in entry:
             series = PreparedSeries(file)
             geometry = series.require_geometry()
             size = region_volumes(claimed(series.masks(), mri_type, enhancing_on), geometry.voxel_volume)
             record |= {f"{region} ml": round(size[region] / 1000, 3) if region in size else None for region in REGIONS}
             try:
-                picture = largest_tumour(series, read_source(sources[mri_type], geometry))
+                picture = largest_tumour(series, read_source(entry[mri_type], geometry))
                 pictures += [{"mri_type": mri_type, **picture}] if picture else []
             except SheetError as error:
                 notes.append(f"{mri_type}: no picture ({error}).")
@@ -99,14 +96,15 @@ def _page(
         "used": used,
         "reason": row.get("reason"),
         "results": table_of_records("Results", records),
-        "selection": _selection_table(study["series"]),
+        "selection": selection_table(entry["study"]["series"]),
         "failures": failure_lines(row),
         "pictures": pictures,
         "notes": notes,
     }
 
 
-def _selection_table(series: Sequence[Mapping[str, Any]]) -> Table:
+def selection_table(series: Sequence[Mapping[str, Any]]) -> Table:
+    """The series of a study, chosen or not, and why."""
     same = ("number", "description", "plane", "slices")
     records = [
         {

@@ -12,6 +12,7 @@ import numpy as np
 
 from ..errors import UserError
 from ..masks import nested
+from ..studies.folders import paths_of
 
 if TYPE_CHECKING:
     from custom_transforms import SliceGeometry
@@ -49,7 +50,7 @@ def orientation_letters(stack_affine: np.ndarray) -> dict[str, str]:
     return {"left": towards(-column), "right": towards(column), "top": towards(-row), "bottom": towards(row)}
 
 
-def read_source(source: str | Path, geometry: SliceGeometry) -> np.ndarray:
+def read_source(source: str | Sequence[str], geometry: SliceGeometry) -> np.ndarray:
     """All slices ``(N, H, W)`` uint8 of the series that a prepared one of this geometry was made from.
 
     Raises:
@@ -57,15 +58,16 @@ def read_source(source: str | Path, geometry: SliceGeometry) -> np.ndarray:
     """
     from custom_transforms import SeriesReader
 
-    if not Path(source).exists():
-        raise SheetError(f"{source} is no longer there")
+    name = source if isinstance(source, str) else f"{source[0]} and {len(source) - 1} more files"
+    if not all(path.exists() for path in paths_of(source)):
+        raise SheetError(f"{name} is no longer there")
     try:
-        volume, meta = SeriesReader().get_data(Path(source))
+        volume, meta = SeriesReader().get_data(paths_of(source))
     except (ValueError, OSError, RuntimeError) as error:
-        raise SheetError(f"{source} can't be read: {error}") from error
+        raise SheetError(f"{name} can't be read: {error}") from error
     affine = np.asarray(meta["affine"], dtype=float)
     if tuple(volume.shape) != geometry.shape or not np.allclose(affine, geometry.affine, atol=1e-3):
-        raise SheetError(f"{source} is not the series that was predicted")
+        raise SheetError(f"{name} is not the series that was predicted")
     stack = np.asarray(geometry.to_stack(volume), dtype=np.float32)
     low = min(float(stack.min()), 0.0)
     bright = stack[stack > low]

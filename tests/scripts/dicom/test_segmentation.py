@@ -86,6 +86,7 @@ CUT_ACROSS = {
 }
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(case=geometries())
 @example(case=REVERSED)

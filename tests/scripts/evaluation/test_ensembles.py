@@ -105,6 +105,7 @@ def test_labels_that_mean_nothing_are_not_predicted():
     assert np.mean(areas) < 0.56
 
 
+@pytest.mark.slow
 def test_ranks_within_folds_do_not_lean_against_the_fold():
     """The folds here differ in their share of labels, and the feature means nothing."""
     pooled, ranked = [], []

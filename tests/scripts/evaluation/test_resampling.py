@@ -111,6 +111,7 @@ def test_p_value_against_all_permutations(rows):
     assert permutation_p_value(labels, values, permutations=2000) == pytest.approx(exact, abs=margin)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("distinct", [3, 10**9])
 def test_p_values_of_chance_are_uniform_or_too_large(distinct):
     """Of labels that mean nothing, at most k in 20 have a p value of k / 20 or less; just so many where no AUCs are equal."""

@@ -93,6 +93,7 @@ def test_explanation_of_a_series(tmp_path, colour_slices, make_network, probabil
     assert found.made_with["zoom"] == 1.3
 
 
+@pytest.mark.slow
 def test_explanations_are_saved_and_read(tmp_path, save_classifier, save_series):
     file, _ = save_series(tmp_path)
     made = explain_series(file, save_classifier(tmp_path / "model.pt"))
@@ -131,12 +132,13 @@ def test_series_that_can_not_be_explained(tmp_path, make_network, save_classifie
         explain_series(file, tmp_path / "broken.pt")
 
 
+@pytest.mark.slow
 def test_explanations_of_a_prediction(prediction, caplog):
     folder, classifiers = prediction
     with caplog.at_level(logging.INFO):
         rows = explain_run(folder, classifiers)
     assert list(rows) == ["1/FLAIR", "1/T2w", "2/FLAIR", "3/FLAIR", "4/FLAIR"]
-    assert "2/FLAIR.h5: no prepared series that can be read" in rows["2/FLAIR"]["error"]
+    assert "2/FLAIR.h5: not a readable prepared series" in rows["2/FLAIR"]["error"]
     assert rows["3/FLAIR"] == {"reason": "no slice shows enough tumour"}
     assert "no 4/FLAIR; prepare it again" in rows["4/FLAIR"]["error"]
     for mri_type in ("FLAIR", "T2w"):
@@ -156,6 +158,7 @@ def test_explanations_of_a_prediction(prediction, caplog):
     assert ("but 0.500 in the prediction" in caplog.text) == differs
 
 
+@pytest.mark.slow
 def test_explaining_goes_on_where_it_was_interrupted(prediction, monkeypatch, save_classifier, save_series):
     folder, classifiers = prediction
     done = []
@@ -261,6 +264,7 @@ def folds(tmp_path, save_classifier, save_series):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_a_cross_validation_is_explained_with_models_that_did_not_see_the_patient(folds, caplog):
     rows = explain_run(folds)
     assert list(rows) == ["1/FLAIR", "2/FLAIR"]
@@ -274,6 +278,7 @@ def test_a_cross_validation_is_explained_with_models_that_did_not_see_the_patien
     assert list(explain_run(folds, limit=1)) == ["1/FLAIR"]
 
 
+@pytest.mark.slow
 def test_an_earlier_cross_validation_is_told_to_be_evaluated_again(folds):
     for file in folds.glob("classification/seed8/fold*/evaluation/patients.json"):
         file.unlink()
