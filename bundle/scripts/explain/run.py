@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,7 +20,6 @@ from ..run_folder import (
     PATIENTS_FILE,
     chance_of,
     classifier_of,
-    is_crossvalidation,
     prepared_dir,
     prepared_places,
     read_patients,
@@ -143,8 +143,10 @@ def _explained(
     """Explain a series unless that is done; the row of its explanation."""
     series = PreparedSeries(file)
     target = inside(output, f"{series.info['patient']}_{series.info['mri_type']}.json")
-    explanation = _stored(target, classifier.made_with(series, zoom)["fingerprint"])
-    if explanation is None:
+    explanation = None
+    with suppress(ValueError):  # none, half of one, or another program's
+        explanation = Explanation.load(target)
+    if explanation is None or explanation.made_with["fingerprint"] != classifier.made_with(series, zoom)["fingerprint"]:
         explanation = explain(file, classifier, zoom, batch_size)
         explanation.save(output)
     probability = explanation.probability
@@ -161,28 +163,14 @@ def _explained(
     }
 
 
-def _stored(file: Path, expected: str) -> Explanation | None:
-    """The explanation in a file; None where none of this fingerprint is."""
-    try:
-        explanation = Explanation.load(file)
-    except ValueError:  # none, half of one, or another program's
-        return None
-    return explanation if explanation.made_with["fingerprint"] == expected else None
-
-
 def _patients(folder: Path) -> dict[str, Any]:
     content = read_patients(folder)
-    if content is not None:
-        return content
-    if is_crossvalidation(folder):
+    if content is None:
         raise FileNotFoundError(
-            f"{folder}: no fold has {PATIENTS_FILE} of all its seeds; wait until the cross-validation has evaluated a fold, or, where "
-            "an earlier version did, evaluate it again (`radiogenomics evaluate classification --overwrite`)"
+            f"{folder / PATIENTS_FILE}: no such file; name the folder of a finished prediction (`radiogenomics predict`), an "
+            "evaluation of stage 2, or a cross-validation that has evaluated a fold"
         )
-    raise FileNotFoundError(
-        f"{folder / PATIENTS_FILE}: no such file; name the folder of a finished prediction (`radiogenomics predict`), an "
-        "evaluation of stage 2, or a cross-validation"
-    )
+    return content
 
 
 def _zoom(prepared_dir: Path) -> float:

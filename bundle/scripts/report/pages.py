@@ -171,11 +171,10 @@ def _patients(run: Run, jinja: Environment, writer: Writer, images: bool, common
     """Write the patients' pages; what the first page shows of the patients.
 
     Returns:
-        ``index``, ``prediction_figures``, ``patients`` (those on the first page), ``failures`` and ``without_page``, the number of
-        patients whose evaluation wrote no ``patients.json``.
+        ``index``, ``prediction_figures``, ``patients`` (those on the first page) and ``failures``.
     """
     found: dict[str, Any] = {
-        "index": None, "prediction_figures": [], "patients": [], "failures": None, "without_page": 0,
+        "index": None, "prediction_figures": [], "patients": [], "failures": None,
     }  # fmt: skip
     if run.shown is None:
         return found
@@ -186,8 +185,6 @@ def _patients(run: Run, jinja: Environment, writer: Writer, images: bool, common
     if (index := _index(part, rows, links)) is not None:
         files = writer.table(Table("Patients", [], [], index.records))["files"]
         found["index"] = {"columns": index.columns, "rows": index.rows, "files": files}
-        if part is not None and part.predictions:
-            found["without_page"] = len(index.rows) - len(links)
     if part is None and len(rows) > 1:
         drawn = draw_probabilities([row["probability"] for row in rows], [not row.get("used") for row in rows])
         found["prediction_figures"].append(writer.figure(drawn, "patients_by_probability"))

@@ -122,6 +122,7 @@ def series_sheets(
     if not len(images):
         return None
     masks = nested(series.masks())
+    areas = masks.sum((2, 3)).T.tolist()
     box = _head(images, masks[chosen])
     spacing = geometry.pixel_spacing if geometry else (1.0, 1.0)
     view: dict[str, Any] = {
@@ -134,10 +135,11 @@ def series_sheets(
         "step": step,
         "full": full is not None,
         "kept": sorted(kept),
-        "wt": masks[:, 0].sum((1, 2)).tolist(),
-        "et": masks[:, 1].sum((1, 2)).tolist(),
+        "wt": areas[0],
+        "et": areas[1],
         "sequences": list(sequences),
-        "start": _first_shown(chosen, masks[:, 0], kept),
+        # opened at the largest tumour among kept slices, else among all
+        "start": max(range(len(chosen)), key=lambda place: (chosen[place] in kept, areas[0][chosen[place]])),
     }
     return view | _sheets(
         images, masks[chosen], [heat.get(index) for index in chosen] if heat else [], box, spacing, most_bytes
@@ -198,12 +200,6 @@ def largest_tumour(series: PreparedSeries, full: np.ndarray) -> dict[str, Any] |
         "area": float(areas[index]) * spacing[0] * spacing[1] / 100,
         "letters": orientation_letters(geometry.stack_affine),
     }
-
-
-def _first_shown(chosen: Sequence[int], wt: np.ndarray, kept: set[int]) -> int:
-    """Place in the sheet of the slice that the viewer opens with: the largest tumour among kept slices, else among all."""
-    area = wt.sum((1, 2))
-    return int(max(range(len(chosen)), key=lambda place: (chosen[place] in kept, area[chosen[place]])))
 
 
 def _head(images: np.ndarray, masks: np.ndarray) -> tuple[slice, slice]:
