@@ -42,7 +42,7 @@ class BratsLabelsToWTET(Transform):
         if bool(masks[3].any()) and bool(masks[4].any()):
             raise ValueError(
                 f"Found 3 and 4 in one label volume ({_values(volume)}), expected one of them as enhancing tumour. "
-                "Relabel the file after one year's convention."
+                "Relabel the file by the convention of one year."
             )
         both = torch.stack([tumour, masks[3] | masks[4]]).to(torch.uint8)
         return convert_to_dst_type(both, dst=label, dtype=torch.uint8)[0]

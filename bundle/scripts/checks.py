@@ -183,7 +183,9 @@ def output(option: str, value: Any) -> None:
     if not place.is_dir():
         raise ValueError(f"--{option} {value}: {place} is a file, expected a folder; name another")
     if not os.access(place, os.W_OK | os.X_OK):
-        raise ValueError(f"--{option} {value}: no permission to write to {place}; name another folder, or get it")
+        raise ValueError(
+            f"--{option} {value}: no permission to write to {place}; name another folder, or ask for permission"
+        )
 
 
 def output_file(option: str, value: Any) -> None:

@@ -116,7 +116,7 @@ def run(output: str | Path, signal: float, overwrite: bool) -> Path:
     try:
         for number, (title, step) in enumerate(steps.items(), 1):
             if title in state["seconds"]:
-                logger.info("%d/%d %s: done before", number, len(steps), title)
+                logger.info("%d/%d %s: already done", number, len(steps), title)
                 continue
             logger.info("\n%d/%d %s", number, len(steps), title)
             state["starts"][title] = state["starts"].get(title, 0) + 1
