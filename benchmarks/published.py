@@ -27,8 +27,8 @@ from typing import Any
 
 import cv2
 import fire
+import nibabel as nib
 import numpy as np
-import segmentation_models_pytorch as smp
 import torch
 import torch.nn.functional as F
 from monai.transforms import LoadImage
@@ -40,7 +40,7 @@ from scripts import weights
 from scripts.datalists import MRI_TYPES, find_studies, write_json
 from scripts.files import write_csv
 from scripts.masks import claimed, label_map, save_label_map
-from scripts.networks import build_classifier
+from scripts.networks import build_classifier, build_segmenter
 
 MEAN = torch.tensor([123.675, 116.28, 103.53]).view(3, 1, 1)
 STD = torch.tensor([58.395, 57.12, 57.375]).view(3, 1, 1)
@@ -104,12 +104,7 @@ def predict(
     numbers = Numbers(zoom=zoom, min_tumor_ratio=min_tumor_ratio, max_contours=max_contours)
     entries = find_studies(input)
     settings = weights.segmenter_settings(segmenter)
-    network = weights.load_weights(
-        smp.UnetPlusPlus(
-            settings["encoder_name"], encoder_weights=None, decoder_channels=settings["decoder_channels"], classes=2
-        ),
-        segmenter,
-    ).eval()
+    network = weights.load_weights(build_segmenter(settings), segmenter).eval()
     rows = {}
     for entry in entries:
         asked = [name for name in names if name in entry]
@@ -332,9 +327,8 @@ def write_results(rows: Mapping[str, Mapping[str, dict[str, Any]]], output: str 
                 "probability": float(np.mean(values)) if values else None,
             }
         known = [facts["probability"] for facts in series.values() if facts["probability"] is not None]
-        patients.append(
-            {"patient": patient, "probability": float(np.mean(known)) if known else prior, "series": series}
-        )
+        probability = float(np.mean(known)) if known else prior
+        patients.append({"patient": patient, "probability": probability, "series": series})
     submission = [{"BraTS21ID": row["patient"], "MGMT_value": f"{row['probability']:.6f}"} for row in patients]
     write_csv(submission, Path(output) / "submission.csv")
     write_json({"patients": patients}, Path(output) / "patients.json")
@@ -380,8 +374,6 @@ def prepare_segmentation(
 
 def _to_ras(volume: Any) -> np.ndarray:
     """The voxels ``(X, Y, Z)`` with axes to the right, front and head."""
-    import nibabel as nib
-
     orientation = nib.orientations.io_orientation(np.asarray(volume.affine))
     return nib.orientations.apply_orientation(volume[0].numpy(), orientation)
 

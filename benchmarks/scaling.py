@@ -1,7 +1,6 @@
 """How the cost grows: with the number of studies in one process, and from one process to two.
 
-``python -m benchmarks scaling`` measures. ``python -m benchmarks.scaling --seconds … --read …`` prints what follows from the
-figures for many studies, as in ``bundle/docs/speed.md``.
+What follows from the figures for many studies is in ``many_studies.py``.
 """
 
 from __future__ import annotations
@@ -9,15 +8,15 @@ from __future__ import annotations
 import csv
 import json
 import logging
-import math
 import shutil
 import statistics
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from . import process, report, study
 
@@ -53,15 +52,6 @@ TRAININGS: dict[str, dict[str, Any]] = {
     },
 }
 """Networks of middle size; the batch is that of all processes together."""
-ITEMS = {
-    "segmentation": "$loading.slice_items(@split[0], @prepared_dir)[:{}]",
-    "classification": "$loading.sequence_items(@split[0], @prepared_dir, @mri_type, @chunks)[:{}]",
-}
-NIGHT = 8 * 3600.0  # seconds
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# measuring
 
 
 def main(repeats: int = 3, cache: str | Path = study.CACHE) -> str:
@@ -111,7 +101,7 @@ def by_studies(repeats: int, folder: Path) -> list[dict[str, Any]]:
         for count in PATIENTS:
             logger.info("round %d of %d: %d patients", number + 1, repeats, count)
             command = prediction(studies(count, folder), folder / f"tiny-{count}", {**files, **TORCH, **KEEP_ALL})
-            taken, peak = process.watch([*_environment(), *_start(1), *command])
+            taken, peak = process.watch([*_start(1), *command])
             seconds[count].append(taken)
             peaks[count].append(peak)
     before = None
@@ -150,7 +140,7 @@ def predictions(repeats: int, folder: Path) -> list[dict[str, Any]]:
             logger.info("round %d of %d: prediction in %s", number + 1, repeats, side)
             output = folder / side.replace(" ", "-")
             command = prediction(source, output, settings)
-            whole[side].append(process.watch([*_environment(), *_start(processes), *command])[0])
+            whole[side].append(process.watch([*_start(processes), *command])[0])
             seconds[side].append(work_seconds(output))
             submissions.add((output / "submission.csv").read_bytes())
     same = "equal" if len(submissions) == 1 else "DIFFERENT"
@@ -176,19 +166,27 @@ def trainings(repeats: int, folder: Path) -> list[dict[str, Any]]:
                 output = folder / f"{stage}-{side.replace(' ', '-')}"
                 shutil.rmtree(output, ignore_errors=True)
                 values = {**settings, **data[stage], "batch_size": settings["batch_size"] // processes}
-                values["train#dataset#data"] = ITEMS[stage].format(settings["batch_size"] * STEPS)
+                values["train#dataset#data"] = f"{_items(stage)}[:{settings['batch_size'] * STEPS}]"
                 # in the place of the progress bar
                 handler = {"_target_": "benchmarks.scaling.EpochSeconds", "file": str(output / "epochs.json")}
                 values |= {"output_dir": str(output), "train#progress_bar": handler}
                 (folder / "job.json").write_text(json.dumps([f"train_{stage}", values]))
-                command = ["benchmarks.scaling", "--job", str(folder / "job.json")]
-                whole[side].append(process.watch([*_environment(), *_start(processes), *command])[0])
+                command = ["benchmarks.scaling", str(folder / "job.json")]
+                whole[side].append(process.watch([*_start(processes), *command])[0])
                 seconds[side] += json.loads((output / "epochs.json").read_text())[1:]
                 with open(output / "history.csv", newline="", encoding="utf-8") as stream:
                     losses[side] = float(list(csv.DictReader(stream))[-1]["train_loss"])
         same = "loss " + " and ".join(f"{loss:.3f}" for loss in losses.values())
         rows += compared(f"training, {stage}", seconds, whole, same)
     return rows
+
+
+def _items(stage: str) -> str:
+    """The expression of a stage's configuration for all items that train."""
+    from scripts.environment import BUNDLE_ROOT
+
+    config = yaml.safe_load((BUNDLE_ROOT / "configs" / f"train_{stage}.yaml").read_text(encoding="utf-8"))
+    return str(config["train"]["dataset"]["data"])
 
 
 def compared(
@@ -297,18 +295,13 @@ def challenge_size(cache: Path) -> list[dict[str, Any]]:
 
 def _gradients() -> str:
     """Bytes of both networks' gradients at full size."""
-    import segmentation_models_pytorch as smp
     import torch
 
-    from scripts.networks import build_classifier
-    from scripts.weights import CLASSIFIER_SETTINGS as SETTINGS
-    from scripts.weights import SEGMENTER_SETTINGS
+    from scripts.networks import build_classifier, build_segmenter
+    from scripts.weights import CLASSIFIER_SETTINGS, SEGMENTER_SETTINGS
 
     with torch.device("meta"):
-        networks = {
-            "U-Net++": smp.UnetPlusPlus(SEGMENTER_SETTINGS["encoder_name"], encoder_weights=None, classes=2),
-            "classifier": build_classifier(SETTINGS),
-        }
+        networks = {"U-Net++": build_segmenter(SEGMENTER_SETTINGS), "classifier": build_classifier(CLASSIFIER_SETTINGS)}
     sizes = {name: 4 * sum(one.numel() for one in network.parameters()) for name, network in networks.items()}
     return ", ".join(f"{report.megabytes(size)} ({name})" for name, size in sizes.items())
 
@@ -341,22 +334,18 @@ def studies(patients: int, folder: Path) -> Path:
 
 def full_weights(folder: Path) -> dict[str, Path]:
     """Random weights of both networks at full size; the segmenter finds a tumour nearly wherever it looks."""
-    import segmentation_models_pytorch as smp
     import torch
 
-    from scripts.networks import build_classifier
-    from scripts.weights import CLASSIFIER_SETTINGS as SETTINGS
-    from scripts.weights import SEGMENTER_SETTINGS, save_weights
+    from scripts.networks import build_classifier, build_segmenter
+    from scripts.weights import CLASSIFIER_SETTINGS, SEGMENTER_SETTINGS, save_weights
 
     files = {"segmenter": folder / "segmentation.pt", "classifier": folder / "classifier.pt"}
     if not all(file.is_file() for file in files.values()):
         torch.manual_seed(1)
-        segmenter = smp.UnetPlusPlus(SEGMENTER_SETTINGS["encoder_name"], encoder_weights=None, classes=2)
-        head: Any = segmenter.segmentation_head[0]
-        head.bias.data = torch.tensor([5.0, -5.0])
+        segmenter: Any = build_segmenter(SEGMENTER_SETTINGS)
+        segmenter.segmentation_head[0].bias.data = torch.tensor([5.0, -5.0])
         save_weights(segmenter, SEGMENTER_SETTINGS, files["segmenter"])
-        classifier = build_classifier(SETTINGS)
-        save_weights(classifier, SETTINGS, files["classifier"])
+        save_weights(build_classifier(CLASSIFIER_SETTINGS), CLASSIFIER_SETTINGS, files["classifier"])
     return files
 
 
@@ -392,14 +381,11 @@ def work_seconds(output: Path) -> float:
     return last.stat().st_mtime - first.stat().st_mtime
 
 
-def _environment() -> list[str]:
-    return ["env", *(f"{name}={value}" for name, value in ONE_THREAD.items())]
-
-
 def _start(processes: int) -> list[str]:
-    """Words that start a module in so many processes."""
+    """Words that start a module in so many processes, each with one thread."""
+    environment = ["env", *(f"{name}={value}" for name, value in ONE_THREAD.items())]
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
-    return [sys.executable, *(torchrun if processes > 1 else []), "-m"]
+    return [*environment, sys.executable, *(torchrun if processes > 1 else []), "-m"]
 
 
 def _run_job(file: str | Path) -> None:
@@ -409,165 +395,6 @@ def _run_job(file: str | Path) -> None:
     cli.run_config(config, **settings)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# what follows
-
-
-@dataclass(frozen=True)
-class Model:
-    """The cost of many studies, from measured figures; symbols are those of ``bundle/docs/speed.md``.
-
-    Attributes:
-        seconds: of one machine for a further study (s).
-        read: bytes of a study that are read (r).
-        written: bytes of prepared series and masks of a study (w).
-        tables: bytes of index, submission and patients.json for a study (t).
-        files: that are written for a study (f).
-        start: seconds until the work of a job begins (s₀).
-        decode: seconds of one thread to read and decode a study (d).
-        efficiency: of several processes (e).
-        shard: studies in a job (S).
-        night: seconds that there are (T).
-    """
-
-    seconds: float
-    read: float
-    written: float
-    tables: float = 0.0
-    files: float = 8.0
-    start: float = 0.0
-    decode: float = 0.0
-    efficiency: float = 1.0
-    shard: int = 10_000
-    night: float = NIGHT
-
-    def shards(self, studies: int) -> int:
-        """Jobs."""
-        return math.ceil(studies / self.shard)
-
-    def busy(self, studies: int) -> float:
-        """Seconds that one machine would need."""
-        return (studies * self.seconds + self.shards(studies) * self.start) / self.efficiency
-
-    def machines(self, studies: int) -> int:
-        """Machines that are done in a night."""
-        return math.ceil(self.busy(studies) / self.night)
-
-    def bandwidth(self, studies: int) -> float:
-        """Bytes a second that the storage moves for all machines in a night's work."""
-        return studies * (self.read + self.written + self.tables) / self.night
-
-    def row(self, studies: int) -> dict[str, str]:
-        """Of the derived table."""
-        busy = self.busy(studies)
-        return {
-            "studies": f"{studies:,}",
-            "jobs": f"{self.shards(studies):,}",
-            "machine hours": f"{busy / 3600:,.1f}",
-            "machines for a night": f"{self.machines(studies):,}",
-            "read": _bytes(studies * self.read),
-            "written": _bytes(studies * (self.written + self.tables)),
-            "storage, a second": _bytes(self.bandwidth(studies)),
-            "cores that only decode": f"{studies * self.decode / self.night:,.1f}",
-            "files": f"{studies * self.files:,.0f}",
-            "tables, were it one job": _bytes(studies * self.tables),
-        }
-
-
-@dataclass(frozen=True)
-class TrainingModel:
-    """The cost of an epoch on many studies.
-
-    Attributes:
-        seconds: of one machine for an item, a slice or a sequence: a step's over its batch.
-        items: of a study.
-        read: bytes of an item.
-        efficiency: of several processes.
-        night: seconds that there are.
-    """
-
-    seconds: float
-    items: float
-    read: float
-    efficiency: float = 1.0
-    night: float = NIGHT
-
-    def busy(self, studies: int) -> float:
-        """Seconds that one machine would need, were the work of many split without loss but for the efficiency."""
-        return studies * self.items * self.seconds / self.efficiency
-
-    def row(self, stage: str, studies: int) -> dict[str, str]:
-        """Of the derived table."""
-        busy = self.busy(studies)
-        return {
-            "an epoch": f"{stage}, {studies:,} studies",
-            "machine hours": f"{busy / 3600:,.1f}",
-            "machines for a night": f"{math.ceil(busy / self.night):,}",
-            "read": _bytes(studies * self.items * self.read),
-        }
-
-
-STUDIES = (1_000, 100_000, 10_000_000)
-
-
-def derived(
-    seconds: float,
-    read: float,
-    written: float,
-    tables: float = 0.0,
-    files: float = 8.0,
-    start: float = 0.0,
-    decode: float = 0.0,
-    efficiency: float = 1.0,
-    stage1: Sequence[float] | None = None,
-    stage2: Sequence[float] | None = None,
-    training_efficiency: float = 1.0,
-) -> str:
-    """Print the derived tables of ``bundle/docs/speed.md``.
-
-    Args:
-        seconds: of one machine for a further study.
-        read: bytes of a study that are read.
-        written: bytes of prepared series and masks of a study.
-        tables: bytes of the tables for a study.
-        files: that are written for a study.
-        start: seconds until the work of a job begins.
-        decode: seconds of one thread to read and decode a study.
-        efficiency: of several processes that predict.
-        stage1: seconds a slice, slices a study, bytes a slice.
-        stage2: seconds a sequence, sequences a study and modality, bytes a sequence.
-        training_efficiency: of several processes that train.
-
-    Returns:
-        Markdown.
-    """
-    model = Model(seconds, read, written, tables, files, start, decode, efficiency)
-    shown = [report.table([model.row(studies) for studies in STUDIES])]
-    rows = []
-    for stage, values in (("stage 1", stage1), ("stage 2, a modality", stage2)):
-        if values is not None:
-            unit, items, size = values
-            training = TrainingModel(unit, items, size, training_efficiency)
-            rows += [training.row(stage, studies) for studies in STUDIES]
-    return "\n\n".join(shown + ([report.table(rows)] if rows else []))
-
-
-def _bytes(count: float) -> str:
-    for size, unit in ((1e12, "TB"), (1e9, "GB")):
-        if count >= size:
-            return f"{count / size:,.1f} {unit}"
-    return f"{count / 1e6:,.1f} MB"
-
-
-def _command() -> None:
-    import fire
-
-    if sys.argv[1:2] == ["--job"]:  # in a process that is measured
-        logging.basicConfig(level=logging.WARNING)
-        _run_job(sys.argv[2])
-    else:
-        fire.Fire(derived)
-
-
-if __name__ == "__main__":
-    _command()
+if __name__ == "__main__":  # a job in a process that is measured
+    logging.basicConfig(level=logging.WARNING)
+    _run_job(sys.argv[1])

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pydicom
 from monai.config import PathLike
+from monai.utils import ensure_tuple
 from pydicom.dataset import FileMetaDataset
 from pydicom.errors import InvalidDicomError
 from pydicom.uid import (
@@ -23,7 +24,7 @@ from pydicom.uid import (
 )
 
 from .dicom_order import Frame, dicom_affine, in_slice_order, slice_grid, without_doubles
-from .volume import LPS_TO_RAS, SeriesError, Volume, check_size, entries_of, some
+from .volume import LPS_TO_RAS, SeriesError, Volume, check_size, files_of, some
 
 DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
 # Start of a JPEG 2000 image and its columns and rows, which decoders take memory for whatever the DICOM header says.
@@ -55,18 +56,18 @@ class DicomSlices:
     affine: np.ndarray
 
 
-def dicom_slices(path: PathLike) -> DicomSlices | None:
+def dicom_slices(path: PathLike | Sequence[PathLike]) -> DicomSlices | None:
     """List a DICOM series' files in the order in which :py:class:`SeriesReader` puts their slices; no pixels are read.
 
     Args:
-        path: the folder or the file, of a series that SeriesReader accepts.
+        path: the folder, the file, or the files, of a series that SeriesReader accepts.
 
     Returns:
         the headers and what they say of each slice; None where the path holds no DICOM (NIfTI, pictures).
     """
-    place = Path(path)
-    files = [entry for entry in entries_of(place) if entry.is_file()] if place.is_dir() else [place]
-    datasets = {file.name: dataset for file in files if (dataset := read_dicom(file, pixels=False)) is not None}
+    place, files = files_of([Path(name) for name in ensure_tuple(path)])
+    read = {name: read_dicom(file, pixels=False) for name, file in files.items()}
+    datasets = {name: dataset for name, dataset in read.items() if dataset is not None}
     if not datasets:
         return None
     frames, orientation, positions, _ = _in_order(place, datasets)

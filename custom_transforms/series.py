@@ -17,7 +17,7 @@ from .geometry import SliceGeometry
 from .intensity import background_to_zero, skull_sign
 from .nifti import NIFTI_SUFFIXES, read_nifti
 from .pictures import PICTURE_SUFFIXES, read_pictures
-from .volume import SeriesError, Volume, entries_of, some
+from .volume import SeriesError, Volume, entries_of, files_of, some
 
 logger = logging.getLogger(__name__)
 
@@ -29,8 +29,8 @@ class SeriesReader(ImageReader):
 
     What is read:
 
-    - a folder of DICOM files with any names (hidden files, a DICOMDIR and files that are not DICOM are passed over), or
-      a single DICOM file, multi-frame Enhanced MR included. Axes: columns, rows, slices; slices ascend along the slice
+    - a folder of DICOM files with any names (hidden files, a DICOMDIR and files that are not DICOM are passed over),
+      a list of such files where several series share a folder, or a single one, multi-frame Enhanced MR included. Axes: columns, rows, slices; slices ascend along the slice
       normal (row direction x column direction), whatever the files are called. Values are rescaled per file
       (RescaleSlope, RescaleIntercept); MONOCHROME1 is inverted within the series' own range (largest + smallest -
       value), before the background is looked at.
@@ -78,12 +78,11 @@ class SeriesReader(ImageReader):
         self.labels = labels
 
     def verify_suffix(self, filename: Sequence[PathLike] | PathLike) -> bool:
-        """Tell whether ``filename`` is one folder, NIfTI file or DICOM file (by suffix, or without any)."""
+        """Tell whether ``filename`` is one folder, NIfTI file or DICOM file (by suffix, or without any), or several files."""
         names = ensure_tuple(filename)
-        if len(names) != 1:
-            return False
         path = Path(names[0])
-        return path.is_dir() or path.suffix == "" or path.name.lower().endswith(NIFTI_SUFFIXES + DICOM_SUFFIXES)
+        known = path.suffix == "" or path.name.lower().endswith(NIFTI_SUFFIXES + DICOM_SUFFIXES)
+        return len(names) > 1 or path.is_dir() or known
 
     def read(self, data: Sequence[PathLike] | PathLike, **kwargs: Any) -> Path | list[Path]:
         """Return the path(s) as they are; ``get_data`` does the reading (the class says why)."""
@@ -95,7 +94,7 @@ class SeriesReader(ImageReader):
         Read the series.
 
         Args:
-            img: what ``read`` returned: the path of the series.
+            img: what ``read`` returned: the path of the series, or those of its DICOM files.
 
         Returns:
             the volume ``(X, Y, Z)``, float32, and its metadata.
@@ -103,14 +102,7 @@ class SeriesReader(ImageReader):
         Raises:
             SeriesError: when the series can't be used.
         """
-        paths = [Path(name) for name in ensure_tuple(img)]
-        if len(paths) != 1:
-            raise SeriesError(
-                f"Found {len(paths)} paths ({some(str(path) for path in paths)}), expected the path of one series. "
-                "Pass the folder that holds the series, or one file."
-            )
-        path = paths[0]
-        volume = _read_volume(path)
+        path, volume = _read_volume([Path(name) for name in ensure_tuple(img)])
         if not self.labels:
             _as_brain(path, volume)
         for text in volume.warnings:
@@ -152,38 +144,39 @@ def _as_brain(path: Path, volume: Volume) -> None:
         )
 
 
-def _read_volume(path: Path) -> Volume:
-    if not path.exists():
-        raise SeriesError(f"{path}: no such file or folder. Check the path of the series in the data list.")
-    if path.is_dir():
-        return _read_folder(path)
-    if path.name.lower().endswith(NIFTI_SUFFIXES):
-        return read_nifti(path)
-    if path.suffix.lower() in PICTURE_SUFFIXES:
+def _read_volume(paths: list[Path]) -> tuple[Path, Volume]:
+    """Where a series lies, and what it holds."""
+    path, files = files_of(paths)
+    if len(paths) == 1 and path.is_dir():
+        return path, _read_folder(path, files)
+    if len(paths) == 1 and path.name.lower().endswith(NIFTI_SUFFIXES):
+        return path, read_nifti(path)
+    if len(paths) == 1 and path.suffix.lower() in PICTURE_SUFFIXES:
         raise SeriesError(f"{path}: found one picture, expected a series. Pass the folder that holds its pictures.")
-    dataset = read_dicom(path)
-    if dataset is None:
-        raise SeriesError(
-            f"{path}: found neither DICOM nor NIfTI, expected a DICOM file, a NIfTI file (.nii, .nii.gz), or a folder "
-            "of DICOM files or pictures. Convert the series to one of them."
-        )
-    return assemble_dicom(path, {path.name: dataset})
+    datasets = {}
+    for name, file in files.items():
+        dataset = read_dicom(file)
+        if dataset is None:
+            raise SeriesError(
+                f"{file}: found neither DICOM nor NIfTI, expected a DICOM file, a NIfTI file (.nii, .nii.gz), or a folder "
+                "of DICOM files or pictures. Convert the series to one of them."
+            )
+        datasets[name] = dataset
+    return path, assemble_dicom(path, datasets)
 
 
-def _read_folder(folder: Path) -> Volume:
-    entries = entries_of(folder)
-    files = [entry for entry in entries if entry.is_file()]
-    datasets = {file.name: dataset for file in files if (dataset := read_dicom(file)) is not None}
+def _read_folder(folder: Path, files: dict[str, Path]) -> Volume:
+    datasets = {name: dataset for name, file in files.items() if (dataset := read_dicom(file)) is not None}
     if datasets:
         return assemble_dicom(folder, datasets)
-    pictures = [file for file in files if file.suffix.lower() in PICTURE_SUFFIXES]
+    pictures = [file for file in files.values() if file.suffix.lower() in PICTURE_SUFFIXES]
     if pictures:
         return read_pictures(folder, pictures)
-    found = f"found {len(files)} files" + (f" ({some(file.name for file in files)})" if files else "")
+    found = f"found {len(files)} files" + (f" ({some(files)})" if files else "")
     remedy = "Check that the series was copied or unpacked completely."
-    if nifti := [file.name for file in files if file.name.lower().endswith(NIFTI_SUFFIXES)]:
+    if nifti := [name for name in files if name.lower().endswith(NIFTI_SUFFIXES)]:
         remedy = f"Pass the path of the NIfTI file itself ({some(nifti)})."
-    elif folders := [entry.name for entry in entries if entry.is_dir()]:
+    elif folders := [entry.name for entry in entries_of(folder) if entry.is_dir()]:
         found += f" and {len(folders)} folders ({some(folders)})"
         remedy = "Pass the folder of one series."
     raise SeriesError(f"{folder}: {found}, expected the DICOM files or pictures of one series. {remedy}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -56,6 +57,27 @@ def check_size(where: str, shape: Sequence[int]) -> None:
             f"{where}: the header declares {' x '.join(map(str, shape))} voxels, expected at most {MAX_SIDE} per side and "
             f"{MAX_VOXELS:,} in a series. The header is damaged, or this is not a series of one brain: export it again."
         )
+
+
+def files_of(paths: Path | Sequence[Path]) -> tuple[Path, dict[str, Path]]:
+    """Where a series lies, and the files that may belong to it by their names there.
+
+    Args:
+        paths: a folder, a file, or the files of a series that shares its folder with others.
+
+    Raises:
+        SeriesError: when one is missing.
+    """
+    listed = [paths] if isinstance(paths, Path) else list(paths)
+    for path in listed:
+        if not path.exists():
+            raise SeriesError(f"{path}: no such file or folder. Check the path of the series in the data list.")
+    if len(listed) == 1:
+        (place,) = listed
+        files = [entry for entry in entries_of(place) if entry.is_file()] if place.is_dir() else listed
+        return place, {file.name: file for file in files}
+    place = Path(os.path.commonpath(listed))
+    return place, {file.relative_to(place).as_posix(): file for file in listed}
 
 
 def entries_of(folder: Path) -> list[Path]:

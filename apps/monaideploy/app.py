@@ -52,9 +52,10 @@ sys.path.insert(0, str(Path(radiogenomics.__file__).parent))
 
 from scripts import datalists, weights  # noqa: E402
 from scripts.dicom import output  # noqa: E402
+from scripts.files import write_json  # noqa: E402
 from scripts.report import study  # noqa: E402
-from scripts.studies import dicom  # noqa: E402
-from scripts.studies.rules import read_rules  # noqa: E402
+from scripts.studies.folders import RULES_FILE, find_studies  # noqa: E402
+from scripts.studies.table import write_studies  # noqa: E402
 
 SHIPPED = Path(radiogenomics.__file__).parent / "models"
 """Folder of the weights that are used where no others are given."""
@@ -85,7 +86,7 @@ def find_models(folder: str | Path) -> Path:
 
 
 class StudySelectionOperator(Operator):
-    """Finds the studies in the input folder and chooses their series: :func:`scripts.studies.dicom.select_studies`.
+    """Finds the studies in the input folder and chooses their series: :func:`scripts.studies.folders.find_studies`.
 
     Output ``selection``: path of the data list.
     """
@@ -109,7 +110,9 @@ class StudySelectionOperator(Operator):
 
     def compute(self, op_input: Any, op_output: Any, context: Any) -> None:
         """Once a run."""
-        datalist, _ = dicom.select_studies(self.folder, read_rules(self.rules), self.work, deidentify=self.deidentify)
+        entries = find_studies(self.folder, self.rules, self.deidentify)
+        datalist = self.work / "datalist.json"
+        write_json({"training": [], "validation": [], "test": entries}, datalist)
         op_output.emit(str(datalist), "selection")
 
 
@@ -159,13 +162,12 @@ class ResultsOperator(Operator):
         """Once a run."""
         datalist = op_input.receive("prediction")
         entries = datalists.select(datalist=datalist)
-        facts = dicom.read_selection(datalist)
         predicted = json.loads((self.prediction / "patients.json").read_text(encoding="utf-8"))
         on = weights.enhancing_on(weights.segmenter_settings(predicted["weights"]["segmenter"]))
         prepared = self.prediction / "prepared"
         output.write_dicom(prepared, predicted["patients"], entries, self.output, self.deidentify, on)
-        study.write_summaries(self.prediction, facts, entries, self.output, on)
-        dicom.write_selection(facts, self.output)
+        study.write_summaries(self.prediction, entries, self.output, on)
+        write_studies(entries, self.output)
 
 
 class RadiogenomicsApp(Application):
@@ -183,7 +185,8 @@ class RadiogenomicsApp(Application):
     def compose(self) -> None:
         """Chain the operators."""
         output = Path(self.context.output_path).absolute()
-        rules = HERE / str(self.kwargs("selection").get("rules") or "modality_rules.yaml")
+        own = self.kwargs("selection").get("rules")
+        rules = HERE / str(own) if own else RULES_FILE
         deidentify = bool(self.kwargs("results").get("deidentify", False))
         select = StudySelectionOperator(
             self,

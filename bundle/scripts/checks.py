@@ -8,6 +8,7 @@ import difflib
 import math
 import os
 import re
+import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from numbers import Integral, Real
 from pathlib import Path
@@ -206,10 +207,22 @@ def prepared(option: str, value: Any) -> None:
 
 _WEIGHTS = file("weights file", GET_WEIGHTS, ("synthetic", "released"))
 _DATALIST = file("data list", "make one with `radiogenomics datalist --input DIR --output {file}`")
-_STUDIES = folder("folder of studies")
+
+
+def studies(option: str, value: Any) -> None:
+    """Check that there is a folder or a zip file of studies."""
+    if Path(value).is_file() and not zipfile.is_zipfile(value):
+        raise ValueError(
+            f"--{option} {value}: is a file, expected a folder of studies or a zip file of them; name one series by --FLAIR FILE"
+        )
+    if not Path(value).exists():
+        raise ValueError(f"--{option} {value}: no such folder of studies")
+
+
 _COUNT, _FROM_0 = number(1, whole=True), number(0, whole=True)
 _SETTINGS: dict[str, Check] = {
-    **dict.fromkeys(("dataset_dir", "segmentation_dataset_dir"), _STUDIES),
+    **dict.fromkeys(("dataset_dir", "segmentation_dataset_dir"), studies),
+    "rules": file("file of rules"),
     **dict.fromkeys(("datalist", "segmentation_datalist", "classification_datalist"), _DATALIST),
     **dict.fromkeys(("sample_submission", "labels"), file("file")),
     "image": exists("file or folder of a series"),
@@ -241,12 +254,14 @@ _TRAINING = {"runtime": one_of(TRAINING_RUNTIMES), "prepared_dir": prepared}
 
 
 def settings(config: str, values: Mapping[str, Any]) -> None:
-    """Check the values that a configuration is given by id, ``a#b`` for ``b`` in ``a``.
+    """Check the values that a configuration is given by id, ``a#b`` for ``b`` in ``a``; ``run`` among them where its own is replaced.
 
     Raises:
-        ValueError: for an unknown id, or a value that can't be meant.
+        ValueError: for an id that is unknown or of which nothing that runs makes use, or a value that can't be meant.
     """
-    known = _known(config)
+    written = _known(config)
+    used = _used(written, [values.get("run", written["run"]), dict(values)])
+    known = {key: value for key, value in written.items() if key in used}
     checks = {**_SETTINGS, **(_TRAINING if config.startswith("train_") else {})}
     if config.startswith("pretrain_"):
         checks["runtime"] = _TRAINING["runtime"]
@@ -256,6 +271,8 @@ def settings(config: str, values: Mapping[str, Any]) -> None:
     if planes and not isinstance(planes, Mapping):
         checks["planes"] = one_of(PLANES) if isinstance(planes, str) else some_of(planes)  # by default all of them
     for key, value in values.items():
+        if re.split("#|::", key)[0] in written.keys() - used:
+            raise ValueError(f"{config}: nothing that runs here uses {_OPTIONS.get(key, key)!r}; leave it out")
         default = _default(config, known, key)
         if value is None or str(value)[:1] in "$@%":  # an expression, which is known only later
             continue
@@ -282,6 +299,26 @@ def _known(config: str) -> dict[str, Any]:
             if not key.startswith("+"):  # adds to a list
                 place[last] = value
     return found
+
+
+def _used(known: Mapping[str, Any], start: Any) -> set[str]:
+    """Ids at the top of a configuration to which an expression in ``start`` refers, or one in what it refers to.
+
+    Those that modules read without a reference are among them: a cross-validation's settings of its jobs, for example.
+    """
+    used = {"job", "run", "imports", "bundle_root"}
+    waiting = [start]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, Mapping):
+            waiting += value.values()
+        elif isinstance(value, list):
+            waiting += value
+        elif isinstance(value, str) and value.startswith(("$", "@")):
+            new = {name for name in re.findall(r"@(\w+)", value) if name in known and name not in used}
+            used |= new
+            waiting += [known[name] for name in new]
+    return used | {name for name in known if (CONFIGS / f"{name}.yaml").is_file()}
 
 
 def _default(config: str, known: Mapping[str, Any], key: str) -> Any:

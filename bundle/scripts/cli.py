@@ -20,10 +20,10 @@ from .commands.evaluate import card, crossvalidate, evaluate, explain
 from .commands.running import mistake, run_config
 from .commands.tools import demo, doctor, download, export, phantom
 from .commands.train import datalist, prepare, pretrain, train
-from .commands.use import predict, report, segment
+from .commands.use import predict, report, segment, studies
 
 GROUPS: dict[str, tuple[Callable[..., Any], ...]] = {
-    "Use it on your own studies": (predict, segment, report),
+    "Use it on your own studies": (predict, segment, studies, report),
     "Train": (datalist, prepare, train, pretrain),
     "Evaluate": (evaluate, crossvalidate, explain, card),
     "Tools": (doctor, download, export, phantom, demo),

@@ -2,7 +2,7 @@
 
 A data list is a JSON file in the Decathlon form, ``{"training": [...], "validation": [...], "test": [...]}``, with one entry
 a patient: ``patient`` (identifier), a path for each modality that is there (``FLAIR``, ``T1w``, ``T1wCE``, ``T2w``: a folder of
-DICOM files or images, or a NIfTI file), optionally ``seg`` (BraTS labels), ``label`` (MGMT 0 or 1), ``group`` (the same for the
+DICOM files or images, a NIfTI file, or a list of DICOM files), optionally ``seg`` (BraTS labels), ``label`` (MGMT 0 or 1), ``group`` (the same for the
 same person) and ``fold``. Paths are relative to ``dataset_dir``, which the file names and every configuration can override.
 """
 
@@ -32,6 +32,7 @@ Value = TypeVar("Value")
 EXCLUDED_PATIENTS = ("00109", "00123", "00709")
 """Patients that the hosts of the challenge ask to leave out of training."""
 
+_VISIT = re.compile(r"(?P<person>sub-[A-Za-z0-9]+|UPENN-GBM-\d+|UCSF-PDGM-\d+)_(?:ses-[A-Za-z0-9]+|\d\d|FU\d+d)")
 _IDENTIFIER = re.compile(r"(?:BraTS2021_|BraTS-GLI-)?(?P<number>\d{1,5})(?:-(?P<visit>\d{3}))?")
 
 
@@ -45,9 +46,16 @@ def patient_number(patient: str) -> int | None:
 
 
 def person(patient: str) -> str:
-    """What all identifiers of a person have in common, ``12`` for ``00012`` and ``BraTS2021_00012``; others are their own."""
+    """What all identifiers of a person have in common: ``12`` for ``00012`` and ``BraTS2021_00012``, ``sub-01`` for ``sub-01_ses-2``.
+
+    Visits are known by their names in BraTS, BIDS, UPENN-GBM (``UPENN-GBM-00012_21``) and UCSF-PDGM (``…_FU003d``); other identifiers are
+    their own.
+    """
     number = patient_number(patient)
-    return patient if number is None else str(number)
+    if number is not None:
+        return str(number)
+    visit = _VISIT.fullmatch(patient)
+    return visit["person"] if visit else patient
 
 
 def lookup(values: Mapping[str, Value]) -> Callable[[str], Value | None]:
@@ -85,8 +93,10 @@ def read_labels(file: str | Path) -> dict[str, int]:
     return labels
 
 
-def read_asked(sample_submission: str | Path) -> list[str]:
-    """The patients that a sample submission asks for, in its order and its style of writing them."""
+def read_asked(sample_submission: str | Path | None) -> list[str] | None:
+    """The patients that a sample submission asks for, in its order and its style of writing them; None without one."""
+    if sample_submission is None:
+        return None
     return [row["BraTS21ID"] for row in _read_csv(sample_submission, ("BraTS21ID",))]
 
 
@@ -110,6 +120,7 @@ def build_datalist(
     folds: int = 5,
     seed: int = 67,
     overwrite: bool = False,
+    rules: str | Path | None = None,
 ) -> dict[str, Any]:
     """Build the data list of a folder, whatever its layout, and write it as JSON where ``output`` is given.
 
@@ -119,12 +130,13 @@ def build_datalist(
     stratified by label and grouped by person for Task 2.
 
     Args:
-        dataset_dir: folder of studies.
+        dataset_dir: folder of studies; a zip file's paths would not last.
         output: JSON file to write.
         labels: CSV of labels; ``train_labels.csv`` in ``dataset_dir`` by default, where there is one.
         folds: number of folds.
         seed: of the assignment to folds.
         overwrite: replace an existing ``output``.
+        rules: file of rules for DICOM series; the bundle's by default.
 
     Returns:
         The data list.
@@ -137,9 +149,11 @@ def build_datalist(
             raise DataListError(f"{output} exists; give another name or --overwrite")
         load_datalist(output)  # anything else is somebody's and is not replaced
     root = Path(dataset_dir).resolve()
+    if root.is_file():
+        raise DataListError(f"{dataset_dir}: a data list names files that stay; unpack it and give the folder")
     train_dir = root / "train"
-    studies = find_studies(train_dir if train_dir.is_dir() else root)
-    test = find_studies(root / "test") if train_dir.is_dir() and (root / "test").is_dir() else []
+    studies = find_studies(train_dir if train_dir.is_dir() else root, rules)
+    test = find_studies(root / "test", rules) if train_dir.is_dir() and (root / "test").is_dir() else []
     labels_file = Path(labels) if labels else root / "train_labels.csv"
     values = read_labels(labels_file) if labels or labels_file.is_file() else {}
     label_of = lookup(values)
@@ -149,7 +163,7 @@ def build_datalist(
         logger.warning("%d patients without any series are not listed: %s", len(without), some(without, 10))
     studies, test = ([study for study in part if "reason" not in study] for part in (studies, test))
     for study in studies:
-        study["group"] = person(study["patient"])
+        study["group"] = person(study.get("group", study["patient"]))
         label = label_of(study["patient"])
         if label is not None:
             study["label"] = label
@@ -172,11 +186,16 @@ def build_datalist(
 
 
 def _relative(study: Mapping[str, Any], root: Path) -> dict[str, Any]:
-    return {
-        key: Path(os.path.relpath(value, root)).as_posix() if key in (*MRI_TYPES, "seg") else value
-        for key, value in study.items()
-        if key != "warnings"
-    }
+    def relative(path: str) -> str:
+        return Path(os.path.relpath(path, root)).as_posix()
+
+    kept = {key: value for key, value in study.items() if key not in ("study", "warnings")}
+    return kept | {key: _each(relative, kept[key]) for key in (*MRI_TYPES, "seg") if key in kept}
+
+
+def _each(change: Callable[[str], str], files: str | list[str]) -> str | list[str]:
+    """A series' path, or those of its files, changed."""
+    return change(files) if isinstance(files, str) else [change(file) for file in files]
 
 
 def _assign_folds(training: list[dict[str, Any]], folds: int, seed: int) -> None:
@@ -236,7 +255,17 @@ def load_datalist(file: str | Path, dataset_dir: str | Path | None = None) -> di
                     '"00012" for example; give the identifier in quotes, as the folder of the study is named'
                 )
             check_identifier(entry["patient"], file)
-            paths = {key: str(root / entry[key]) for key in (*MRI_TYPES, "seg") if key in entry}
+            for key in (*MRI_TYPES, "seg"):
+                value = entry.get(key, "")
+                if not isinstance(value, str) and not (
+                    isinstance(value, list) and value and all(isinstance(one, str) for one in value)
+                ):
+                    raise DataListError(
+                        f"{file}: {key} of patient {entry['patient']} is {value!r}; expected a path, or a list of the files of one series"
+                    )
+            paths = {
+                key: _each(lambda path: str(root / path), entry[key]) for key in (*MRI_TYPES, "seg") if key in entry
+            }
             datalist[section].append({**entry, **paths})
     names = Counter(entry["patient"] for section in sections for entry in datalist[section])
     doubled = [patient for patient, count in names.items() if count > 1]
@@ -330,31 +359,42 @@ def select(
     datalist: str | Path | None = None,
     section: str | None = None,
     labels: str | Path | None = None,
+    rules: str | Path | None = None,
+    named: Mapping[str, str] | None = None,
+    patient: str | None = None,
+    deidentify: bool = False,
 ) -> list[dict[str, Any]]:
     """The patients that a job is asked for.
 
     Args:
-        dataset_dir: folder of studies; with a data list, the folder that its paths are relative to.
+        dataset_dir: folder or zip file of studies; with a data list, the folder that its paths are relative to.
         datalist: data list; without it all studies of ``dataset_dir`` are taken.
         section: of the data list; all of them by default.
         labels: CSV with labels for patients whose entries have none.
+        rules: file of rules for DICOM series; the bundle's by default.
+        named: series of one patient by modality, see :func:`~scripts.studies.folders.find_studies`.
+        patient: what that patient is called.
+        deidentify: call studies that are known by their DICOM headers ``study_<checksum>``.
 
     Raises:
-        DataListError: when neither folder nor data list is given, or nobody is left.
+        DataListError: when nothing is named, or nobody is left.
     """
+    given = {name: value for name, value in (named or {}).items() if value is not None}
     if datalist is not None:
+        if given or patient:
+            raise DataListError(
+                "series and patients are named in the data list; name them there, or give studies without a data list"
+            )
         lists = load_datalist(datalist, dataset_dir)
         if section is not None and section not in lists:
             raise DataListError(f"section {section!r}: expected one of {', '.join(lists)}")
         entries = [entry for name, part in lists.items() if section in (None, name) for entry in part]
-    elif dataset_dir is not None:
-        entries = find_studies(dataset_dir)
     else:
-        raise DataListError(
-            "no studies named; give a folder of them (--dataset_dir DIR) or a data list (--datalist FILE)"
-        )
+        entries = find_studies(dataset_dir, rules, deidentify, given, patient)
     if not entries:
         raise DataListError(f"{datalist}: there is no patient in {section or 'it'}")
+    for entry in entries:
+        check_identifier(entry["patient"], dataset_dir or "")
     if labels is not None:
         label_of = lookup(read_labels(labels))
         for entry in entries:
@@ -362,6 +402,11 @@ def select(
             if label is not None:
                 entry["label"] = label
     return entries
+
+
+def identifiers(entries: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Who the entries are."""
+    return [entry["patient"] for entry in entries]
 
 
 def volumes(image: str | Path | None = None, dataset_dir: str | Path | None = None) -> list[dict[str, Any]]:

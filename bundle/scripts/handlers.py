@@ -24,6 +24,11 @@ from . import distributed
 from .files import read_csv, write_csv
 from .weights import save_weights
 
+try:  # for the configurations, which name it here
+    from ignite.handlers import ProgressBar
+except ImportError:  # before 0.4.13; MONAI Label has 0.4.11
+    from ignite.contrib.handlers import ProgressBar  # noqa: F401
+
 logger = logging.getLogger(__name__)
 
 LAST_CHECKPOINT = "last.pt"

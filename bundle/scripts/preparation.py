@@ -32,11 +32,17 @@ from .prepared import PreparedError, PreparedSeries, write_series
 logger = logging.getLogger(__name__)
 
 
-def fingerprint(configuration: Mapping[str, Any], *sources: str | Path) -> str:
-    """A checksum of a configuration and of names, sizes and times of the files it is applied to."""
+def fingerprint(configuration: Mapping[str, Any], *sources: str | Path | Sequence[str]) -> str:
+    """A checksum of a configuration and of names, sizes and times of the files it is applied to.
+
+    Args:
+        configuration: of the job.
+        sources: of each series the file, the folder, or the files.
+    """
     files = []
-    for source in map(Path, sources):
-        listed = sorted(source.iterdir()) if source.is_dir() else [source]
+    for source in sources:
+        paths = [Path(source)] if isinstance(source, (str, Path)) else [Path(file) for file in source]
+        listed = sorted(paths[0].iterdir()) if len(paths) == 1 and paths[0].is_dir() else paths
         files += [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in listed if path.is_file()]
     return hashlib.sha256(json.dumps([configuration, files], sort_keys=True, default=str).encode()).hexdigest()
 

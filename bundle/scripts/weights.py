@@ -252,6 +252,11 @@ def by_modality(members: Sequence[Mapping[str, str | None]]) -> dict[str, Any]:
     return {name: [member[name] for member in members] if members[0][name] else None for name in members[0]}
 
 
+def classified(files: Mapping[str, Any]) -> list[str]:
+    """The modalities that have a classifier, of files by modality."""
+    return [name for name, file in files.items() if file]
+
+
 def member_settings(members: Sequence[Mapping[str, str | None]]) -> dict[str, Any]:
     """:func:`classifier_settings` of all members together."""
     return classifier_settings({f"{name} {i}": file for i, one in enumerate(members) for name, file in one.items()})

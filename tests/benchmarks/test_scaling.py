@@ -10,8 +10,8 @@ import pytest
 import yaml
 from torch.distributed.run import get_args_parser
 
-from benchmarks import scaling
-from scripts import datalists
+from benchmarks import many_studies, scaling
+from scripts import checks, datalists
 from scripts.environment import BUNDLE_ROOT
 
 TEXT = (BUNDLE_ROOT / "docs" / "speed.md").read_text(encoding="utf-8")
@@ -31,17 +31,13 @@ def torchrun(command, **variables):
     return get_args_parser().parse_args(words[words.index("torchrun") + 1 :])
 
 
-def test_model_by_hand():
-    model = scaling.Model(36, read=6e6, written=2e6, tables=1e3, start=100, decode=2.88, efficiency=0.5)
-    assert [model.shards(studies) for studies in (1, 10_000, 10_001)] == [1, 1, 2]
-    assert model.busy(100_000) == (3_600_000 + 1000) / 0.5
-    assert model.machines(100_000) == 251  # 7,202,000 s in nights of 28,800 s
-    assert model.bandwidth(28_800) == 8_001_000
-    assert model.row(100_000) == {
+def test_many_studies_by_hand():
+    row = many_studies.prediction(100_000, 36, 6e6, 2e6, tables=1e3, start=100, decode=2.88, efficiency=0.5)
+    assert row == {
         "studies": "100,000",
         "jobs": "10",
-        "machine hours": "2,000.6",
-        "machines for a night": "251",
+        "machine hours": "2,000.6",  # (3,600,000 + 1,000) / 0.5 s
+        "machines for a night": "251",  # 7,202,000 s in nights of 28,800 s
         "read": "600.0 GB",
         "written": "200.1 GB",
         "storage, a second": "27.8 MB",
@@ -49,7 +45,8 @@ def test_model_by_hand():
         "files": "800,000",
         "tables, were it one job": "100.0 MB",
     }
-    assert scaling.TrainingModel(0.5, items=20, read=1e4, efficiency=0.8).row("stage 1", 1000) == {
+    assert [many_studies.prediction(studies, 1, 1, 1)["jobs"] for studies in (1, 10_000, 10_001)] == ["1", "1", "2"]
+    assert many_studies.epoch("stage 1", 1000, 0.5, items=20, size=1e4, efficiency=0.8) == {
         "an epoch": "stage 1, 1,000 studies",
         "machine hours": "3.5",
         "machines for a night": "1",
@@ -57,10 +54,12 @@ def test_model_by_hand():
     }
 
 
-def test_derived_tables():
-    first, second = scaling.derived(36, 6e6, 2e6, stage1=[0.5, 20, 1e4], stage2=[2, 10, 1e5]).split("\n\n")
-    assert len(first.splitlines()) == 2 + 3
-    assert len(second.splitlines()) == 2 + 6
+def test_tables_of_the_document_are_those_of_its_command():
+    (command,) = re.findall(r"benchmarks\.many_studies (.*?)\n```", TEXT, re.DOTALL)
+    words = iter(shlex.split(command.replace("\\\n", " ")))
+    figures = {name.removeprefix("--"): json.loads(value) for name, value in zip(words, words, strict=True)}
+    for table in many_studies.derived(**figures).split("\n\n"):
+        assert table in TEXT
 
 
 def test_sides_are_compared():
@@ -73,10 +72,7 @@ def test_sides_are_compared():
 
 @pytest.mark.parametrize("stage", scaling.TRAININGS)
 def test_what_the_trainings_change_is_there(stage):
-    config = yaml.safe_load((BUNDLE_ROOT / "configs" / f"train_{stage}.yaml").read_text(encoding="utf-8"))
-    assert set(scaling.TRAININGS[stage]) <= set(config)
-    assert "@train#progress_bar" in config["train"]["after_validation"]
-    assert scaling.ITEMS[stage].startswith(config["train"]["dataset"]["data"])
+    checks.settings(f"train_{stage}", scaling.TRAININGS[stage])
 
 
 def test_scripts_are_bash():

@@ -67,6 +67,7 @@ def test_the_zoo_finds_its_properties(brought):
     assert workflow.check_properties() == []
 
 
+@pytest.mark.slow
 def test_the_zoo_gets_tensors_of_the_shapes_that_are_declared(brought):
     """Before there are weights too: for other checks the zoo makes some of its own from the definition of the network."""
     folder, weights_file = brought
@@ -80,6 +81,7 @@ def test_the_zoo_gets_tensors_of_the_shapes_that_are_declared(brought):
     )
 
 
+@pytest.mark.slow
 def test_the_zoo_exports_it(brought):
     """With nothing but the place of the weights: scripted, and without the key of a state dict."""
     folder, weights_file = brought

@@ -18,6 +18,7 @@ from pydicom.encaps import encapsulate
 from pydicom.uid import (
     JPEG2000Lossless,
     JPEGLosslessSV1,
+    JPEGLSLossless,
     RLELossless,
     generate_uid,
 )
@@ -114,6 +115,21 @@ def test_single_file(write_series, tmp_path):
     np.testing.assert_allclose(
         LPS_TO_RAS @ meta["affine"], [[1, 0, 0, -10], [0, 1, 0, -20], [0, 0, 4, 34], [0, 0, 0, 1]]
     )
+
+
+def test_files_of_a_series_that_shares_its_folder(write_series, tmp_path):
+    """In any order, and under one name in different folders."""
+    write_series(planes(6))
+    whole = read(tmp_path / "series")
+    for place, file in enumerate(sorted((tmp_path / "series").iterdir())):
+        (tmp_path / f"disc{place}").mkdir()
+        file.rename(tmp_path / f"disc{place}" / "IM1")
+    files = [tmp_path / f"disc{place}" / "IM1" for place in (3, 0, 5, 2, 1, 4)]
+    array, meta = SeriesReader().get_data(files)
+    np.testing.assert_array_equal(array, whole[0])
+    np.testing.assert_array_equal(meta["affine"], whole[1]["affine"])
+    assert meta["filename_or_obj"] == str(tmp_path)
+    np.testing.assert_array_equal(dicom_slices(files).affine, meta["affine"])
 
 
 def test_slice_location_is_the_fallback(write_series, tmp_path):
@@ -250,14 +266,20 @@ def test_monochrome1_is_inverted(write_series, tmp_path):
     np.testing.assert_array_equal(array, (int(stack.max()) + int(stack.min()) - stack.astype(int)).transpose(2, 1, 0))
 
 
+GDCM = {
+    JPEGLosslessSV1: gdcm.TransferSyntax.JPEGLosslessProcess14_1,
+    JPEGLSLossless: gdcm.TransferSyntax.JPEGLSLossless,
+}
+
+
 def compress(path: Path, syntax: pydicom.uid.UID) -> None:
     dataset = pydicom.dcmread(path)
-    if syntax == JPEGLosslessSV1:
+    if syntax in GDCM:
         reader = gdcm.ImageReader()
         reader.SetFileName(str(path))
         assert reader.Read()
         change = gdcm.ImageChangeTransferSyntax()
-        change.SetTransferSyntax(gdcm.TransferSyntax(gdcm.TransferSyntax.JPEGLosslessProcess14_1))
+        change.SetTransferSyntax(gdcm.TransferSyntax(GDCM[syntax]))
         change.SetInput(reader.GetImage())
         assert change.Change()
         writer = gdcm.ImageWriter()
@@ -278,7 +300,9 @@ def compress(path: Path, syntax: pydicom.uid.UID) -> None:
     assert pydicom.dcmread(path).file_meta.TransferSyntaxUID == syntax
 
 
-@pytest.mark.parametrize("syntax", [RLELossless, JPEGLosslessSV1, JPEG2000Lossless], ids=lambda uid: uid.keyword)
+@pytest.mark.parametrize(
+    "syntax", [RLELossless, JPEGLosslessSV1, JPEGLSLossless, JPEG2000Lossless], ids=lambda uid: uid.keyword
+)
 def test_compressed(write_series, tmp_path, syntax):
     stack = planes(3, 40, 32)
     write_series(stack)
@@ -417,8 +441,8 @@ def test_paths_without_a_series(tmp_path):
     nib.save(nib.Nifti1Image(np.zeros((2, 2, 2)), np.eye(4)), tmp_path / "flair.nii.gz")
     with pytest.raises(SeriesError, match=r"Pass the path of the NIfTI file itself \(flair.nii.gz\)"):
         read(tmp_path)
-    with pytest.raises(SeriesError, match=r"Found 2 paths"):
-        SeriesReader().get_data([tmp_path / "a.nii", tmp_path / "b.nii"])
+    with pytest.raises(SeriesError, match=r"flair.nii.gz: found neither DICOM nor NIfTI"):
+        SeriesReader().get_data([tmp_path / "flair.nii.gz", tmp_path / "notes.txt"])
 
 
 # The files behind the slices

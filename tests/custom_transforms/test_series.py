@@ -214,9 +214,9 @@ def test_no_other_reader_takes_over_what_is_refused(write_series, tmp_path):
 
 def test_verify_suffix(tmp_path):
     reader = SeriesReader()
-    for name in (tmp_path, "a/Image-1.dcm", "a.nii", "a.NII.GZ", "IM0001"):
+    for name in (tmp_path, "a/Image-1.dcm", "a.nii", "a.NII.GZ", "IM0001", ("IM1", "IM2")):
         assert reader.verify_suffix(name)
-    for name in ("a.jpg", "a.npz", ("a.nii", "b.nii")):
+    for name in ("a.jpg", "a.npz"):
         assert not reader.verify_suffix(name)
 
 

@@ -109,7 +109,7 @@ def environment():
 
 
 def _copy_code(folder: Path) -> None:
-    """The project's files, whose configurations have tiny values, and a folder as that of installed packages.
+    """The project's files, whose configurations and metadata have tiny values, and a folder as that of installed packages.
 
     Stage 1 starts from weights that mark everything: after one epoch from random ones no slice would reach stage 2.
     """
@@ -124,6 +124,14 @@ def _copy_code(folder: Path) -> None:
         for name, value in {**TINY, **start}.items():  # plain values alone: an expression follows from others
             text = re.sub(rf"(?m)^{name}: (?![\"$@]|null).*", f"{name}: {json.dumps(value)}", text)
         config.write_text(text, encoding="utf-8")
+    metadata = folder / "bundle" / "configs" / "metadata.json"
+    content = json.loads(metadata.read_text(encoding="utf-8"))
+    sides = [3, CLASSIFIER["image_size"], CLASSIFIER["image_size"]]
+    content["network_data_format"]["inputs"]["image"] |= {
+        "num_channels": CLASSIFIER["sequence_length"],
+        "spatial_shape": sides,
+    }
+    metadata.write_text(json.dumps(content), encoding="utf-8")
     shutil.copy(BUNDLE_ROOT / "models" / "segmentation.pt", folder / "bundle" / "models")
     shutil.copy(ROOT / "tests" / "data" / "meta_schema.json", folder / "schema.json")  # what is there is not downloaded
     (folder / "installed").mkdir()

@@ -266,7 +266,7 @@ def test_a_folder_without_a_usable_series_is_refused(tmp_path, cohort, models):
     done = run_app(tmp_path / "in", tmp_path / "out", models)
     assert done.returncode != 0
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    for words in (str(tmp_path / "in"), "1 study, none with a usable series", "3-plane LOC", "modality_rules.yaml"):
+    for words in (str(tmp_path / "in"), "none of its series is usable", "3-plane LOC", "--rules FILE"):
         assert words in line
     assert not list((tmp_path / "out").rglob("*.dcm"))
 
@@ -276,7 +276,7 @@ def test_a_folder_without_dicom_is_refused(tmp_path, models):
     (tmp_path / "in" / "notes.txt").write_text("nothing")
     done = run_app(tmp_path / "in", tmp_path / "out", models)
     assert done.returncode != 0
-    assert f"error: {tmp_path / 'in'}: none of its 1 files is DICOM" in done.stderr
+    assert f"error: {tmp_path / 'in'}: no study found. Expected DICOM files" in done.stderr
 
 
 def test_missing_weights_are_named(tmp_path, studies):

@@ -9,7 +9,7 @@ import segmentation_models_pytorch as smp
 import torch
 import yaml
 
-from scripts import cli
+from scripts import checks, cli
 from scripts.networks import BiLSTMNFNet
 from scripts.weights import save_weights
 
@@ -165,8 +165,8 @@ def test_what_is_offered_can_be_set():
         assert name not in offered.split("it knows")[1].split(", ")
 
 
-def test_part_of_a_block_can_be_set(tmp_path):
-    cli.run_config("phantom", **{"output_dir": str(tmp_path), "phantom#segmentation_patients": 1, "run": ["$len('a')"]})
+def test_part_of_a_block_can_be_set():
+    checks.settings("phantom", {"phantom#segmentation_patients": 1})
     with pytest.raises(ValueError, match="phantom has no setting 'phantom#patients'"):
         cli.run_config("phantom", **{"phantom#patients": 1})
 
@@ -288,9 +288,21 @@ def test_dicom_is_asked_for_clearly(monkeypatch, capsys, tmp_path, studies, segm
     assert not (tmp_path / "out").exists()
 
 
-def test_segment_refuses_what_only_prediction_does(monkeypatch, capsys, tmp_path, studies):
-    words = ("segment", "--input", studies, "--output", tmp_path / "out")
-    assert "segment has no setting dicom: use predict" in mistake(monkeypatch, capsys, *words, "--dicom")
+@pytest.mark.parametrize(
+    ("command", "option"),
+    [
+        (("segment", "--input", "STUDIES", "--output", "OUT"), "dicom"),
+        (("prepare", "classification", "--input", "STUDIES", "--prepared", "OUT"), "prior"),
+        (("pretrain", "--output", "OUT"), "excluded_patients"),
+        (("phantom", "--preview", "OUT"), "max_epochs"),
+        (("crossvalidate", "--output", "OUT", "--prepare_classification", "{flips: True}"), "flips"),
+    ],
+)
+def test_what_a_job_never_uses_is_refused(monkeypatch, capsys, tmp_path, studies, command, option):
+    places = {"STUDIES": studies, "OUT": tmp_path / "out"}
+    words = [places.get(word, word) for word in command]
+    more = () if command[0] == "crossvalidate" else (f"--{option}", "1")
+    assert f"nothing that runs here uses '{option}'" in mistake(monkeypatch, capsys, *words, *more)
     assert not (tmp_path / "out").exists()
 
 

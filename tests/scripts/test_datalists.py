@@ -79,6 +79,19 @@ def test_lookup(names, asked):
     assert lookup(values)(asked) == expected
 
 
+@pytest.mark.parametrize(
+    ("first", "second", "other"),
+    [
+        ("sub-01_ses-1", "sub-01_ses-2", "sub-02_ses-1"),
+        ("UPENN-GBM-00012_11", "UPENN-GBM-00012_21", "UPENN-GBM-00013_11"),
+        ("UCSF-PDGM-0004", "UCSF-PDGM-0004_FU003d", "UCSF-PDGM-0005"),
+    ],
+)
+def test_visits_are_of_one_person(first, second, other):
+    assert same_patient(first, second)
+    assert not same_patient(first, other)
+
+
 @pytest.mark.parametrize("name", ["", "TCGA-06-0001", "patient 7", "BraTS2021_", "123456", "UPENN-GBM-00012", "12a"])
 def test_names_of_another_form_have_no_number(name):
     assert patient_number(name) is None
@@ -325,6 +338,15 @@ def test_unusable_lists(tmp_path, content, message):
         datalists.load_datalist(tmp_path / "list.json")
 
 
+def test_a_series_may_be_a_list_of_files(tmp_path):
+    file = write_datalist(tmp_path / "list.json", test=[{"patient": "1", "FLAIR": ["in/IM1", "in/IM2"]}])
+    (loaded,) = datalists.load_datalist(file)["test"]
+    assert loaded["FLAIR"] == [str(tmp_path / "in" / name) for name in ("IM1", "IM2")]
+    write_datalist(tmp_path / "list.json", test=[{"patient": "1", "FLAIR": []}])
+    with pytest.raises(DataListError, match=r"FLAIR of patient 1 is \[\]; expected a path, or a list"):
+        datalists.load_datalist(file)
+
+
 def test_missing_list_says_how_to_make_one(tmp_path):
     with pytest.raises(DataListError, match=r"list\.json: no such data list; .*radiogenomics datalist --input"):
         datalists.load_datalist(tmp_path / "list.json")
@@ -470,7 +492,7 @@ def test_select_prefers_the_label_of_the_very_name(tmp_path):
 
 
 def test_select_needs_to_know_where(tmp_path):
-    with pytest.raises(DataListError, match=r"--dataset_dir DIR.*--datalist FILE"):
+    with pytest.raises(DataListError, match=r"dataset_dir.*--datalist FILE.*--FLAIR FILE"):
         datalists.select()
     file = write_datalist(tmp_path / "list.json", training=[entry("1")])
     with pytest.raises(DataListError, match="section 'tests': expected one of training, validation, test"):

@@ -45,6 +45,7 @@ def test_a_folded_decoder_has_the_same_parameters_results_and_gradients():
         torch.testing.assert_close(found.grad, expected.grad, msg=name)
 
 
+@pytest.mark.slow
 def test_a_networks_constants_are_folded_without_changing_it():
     network = segmenter().double().eval()
     x = torch.randn(2, 3, 64, 64, dtype=torch.float64)
@@ -55,6 +56,7 @@ def test_a_networks_constants_are_folded_without_changing_it():
     assert all(torch.equal(before[name], value) for name, value in network.state_dict().items())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("encoder", "left"), [("tu-tf_efficientnet_lite0", 0), ("resnet18", 0), ("densenet121", 62), ("tu-resnetv2_50", 16)]
 )

@@ -532,6 +532,7 @@ def test_numbers_are_read_once_and_a_file_that_changed_is_described_anew(tmp_pat
     assert weights.segmenter_settings(file)["scaling"] == "minmax"
 
 
+@pytest.mark.slow
 def test_a_file_may_be_written_over_while_its_weights_are_used(tmp_path):
     """A process that looks at a mapped file which became shorter is killed by the system."""
     file = tmp_path / "weights.pt"

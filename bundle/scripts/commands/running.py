@@ -18,7 +18,7 @@ from ..outputs import keep_apart
 
 _PATHS = {
     *("dataset_dir", "output_dir", "prepared_dir", "datalist", "segmentation_datalist"),
-    *("classifier", "label_maps", "sample_submission"),
+    *("classifier", "label_maps", "sample_submission", "rules"),
 }
 
 
@@ -103,6 +103,11 @@ def run_command(config: str, options: Mapping[str, Any], run: Sequence[str] | No
     given = {
         checks.SETTINGS_OF_OPTIONS.get(name, name): value for name, value in options.items() if name != "overrides"
     }
+    if "output_dir" in given and given["output_dir"] is None:
+        raise ValueError("no output folder; say where the results go: --output FOLDER")
+    if set(MRI_TYPES) <= given.keys():
+        given["named"] = named_series(**{name: given.pop(name) for name in MRI_TYPES})
+        given["patient"] = None if given["patient"] is None else str(given["patient"])
     for name in _PATHS & given.keys():
         given[name] = full_path(given[name])
     if "segmenter" in given:
@@ -124,6 +129,13 @@ def modalities(mri_types: str | Sequence[str] | None) -> list[str] | None:
 def full_path(path: str | Path | None) -> str | None:
     """An absolute path, so that the working directory no longer matters."""
     return None if path is None else str(Path(str(path)).expanduser().resolve())
+
+
+def named_series(**series: str | Path | None) -> dict[str, str] | None:
+    """The series that were named, by modality; what is there is an absolute path."""
+    given = {name: str(value) for name, value in series.items() if value is not None}
+    there = {name: str(full_path(value)) for name, value in given.items() if Path(value).expanduser().exists()}
+    return {**given, **there} or None
 
 
 def segmenter_path(segmenter: str | Path | None) -> str | None:

@@ -19,6 +19,7 @@ def datalist(
     folds: int = 5,
     seed: int = 67,
     overwrite: bool = False,
+    rules: str | Path | None = None,
 ) -> Path:
     """Write the data list (JSON) of a folder: the challenge's Task 1 or Task 2 in any of its layouts, or any studies.
 
@@ -29,11 +30,12 @@ def datalist(
         folds: number of folds.
         seed: seed of the assignment to folds.
         overwrite: replace an existing file.
+        rules: YAML file of rules by which DICOM series are sorted; by default configs/modality_rules.yaml, which says how.
     """
     for name, value, least in (("folds", folds, 2), ("seed", seed, 0)):
         checks.number(least, whole=True)(name, value)
     checks.output_file("output", output)
-    listed = bundle_module("datalists").build_datalist(str(input), str(output), labels, folds, seed, overwrite)
+    listed = bundle_module("datalists").build_datalist(str(input), str(output), labels, folds, seed, overwrite, rules)
     counts = ", ".join(f"{len(listed[section])} in {section}" for section in ("training", "test"))
     logging.getLogger(__name__).info("%s: %s", output, counts)
     return Path(output)

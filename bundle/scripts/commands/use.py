@@ -1,4 +1,4 @@
-"""Commands for one's own studies: predict, segment, report."""
+"""Commands for one's own studies: studies, predict, segment, report."""
 
 from __future__ import annotations
 
@@ -7,13 +7,53 @@ from pathlib import Path
 from typing import Any
 
 from .. import checks
-from .running import bundle_module, require_run, run_command
+from .running import bundle_module, full_path, named_series, require_run, run_command
+
+
+def studies(
+    input: str | Path | None = None,
+    output: str | Path | None = None,
+    rules: str | Path | None = None,
+    patient: str | None = None,
+    FLAIR: str | Path | None = None,
+    T1w: str | Path | None = None,
+    T1wCE: str | Path | None = None,
+    T2w: str | Path | None = None,
+) -> str:
+    """Show which patient has which modality from which series, why other series were left out, and what may go wrong.
+
+    Reads headers alone and computes nothing. Takes the same input as predict and segment.
+
+    Args:
+        input: folder or zip file of studies: DICOM as exported, or NIfTI files that are called by their modality.
+        output: folder for studies.csv and studies.json; nothing is written by default.
+        rules: YAML file of rules by which DICOM series are sorted; by default configs/modality_rules.yaml, which says how.
+        patient: the one whose series the next options name.
+        FLAIR: a file or folder, or the number, description or UID of a series in input; the same for T1w, T1wCE, T2w.
+        T1w: as FLAIR.
+        T1wCE: as FLAIR.
+        T2w: as FLAIR.
+    """
+    named = named_series(FLAIR=FLAIR, T1w=T1w, T1wCE=T1wCE, T2w=T2w)
+    if input is not None:
+        checks.studies("input", full_path(input))
+    entries = bundle_module("studies.folders").find_studies(
+        full_path(input), full_path(rules), named=named, patient=patient if patient is None else str(patient)
+    )
+    table = bundle_module("studies.table")
+    for entry in entries:
+        table.describe(entry)
+    if output is not None:
+        checks.output("output", output)
+        table.write_studies(entries, output)
+    shown: str = table.as_text(entries)
+    return shown
 
 
 # Longer than other functions, for every option stands here with its meaning.
 def predict(
-    input: str | Path,
-    output: str | Path,
+    input: str | Path | None = None,
+    output: str | Path | None = None,
     segmenter: str | Path | None = None,
     classifier: str | Path | None = None,
     mri_types: str | Sequence[str] | None = None,
@@ -31,6 +71,13 @@ def predict(
     dicom: bool = False,
     deidentify: bool = False,
     overwrite: bool = False,
+    brain: str | Path | None = None,
+    rules: str | Path | None = None,
+    patient: str | None = None,
+    FLAIR: str | Path | None = None,
+    T1w: str | Path | None = None,
+    T1wCE: str | Path | None = None,
+    T2w: str | Path | None = None,
     **overrides: Any,
 ) -> Path:
     """Segment tumours and predict MGMT promoter methylation. Research use only, not for diagnosis.
@@ -39,7 +86,7 @@ def predict(
     and prints a table of the patients. An interrupted prediction continues when it is started again.
 
     Args:
-        input: studies: a folder in the challenge's layout, one study, or BraTS NIfTI folders.
+        input: folder or zip file of studies: DICOM as exported, or NIfTI files that are called by their modality; `studies` shows what is found.
         output: folder for the results.
         segmenter: segmentation weights: a file, released, or synthetic; by default those of the bundle.
         classifier: classifier weights for all modalities, a folder of model_<mri_type>.pt, or one of a cross-validation, whose folds
@@ -59,16 +106,24 @@ def predict(
         dicom: write dicom/<patient>/<mri_type>_seg.dcm (DICOM SEG) and report_sr.dcm (DICOM SR) for DICOM series as well.
         deidentify: leave names, dates and the like out of the DICOM output; the UIDs of the series stay.
         overwrite: replace the results of an earlier prediction in output.
+        brain: how the brain is found in series that show the skull: auto (the first of these that is installed), deepbet, hd-bet, synthstrip,
+            a folder of masks (<patient>_<mri_type>_brain.nii.gz), or never, which uses such series as they are.
+        rules: YAML file of rules by which DICOM series are sorted; by default configs/modality_rules.yaml, which says how.
+        patient: the one whose series the next options name.
+        FLAIR: a file or folder, or the number, description or UID of a series in input; the same for T1w, T1wCE, T2w.
+        T1w: as FLAIR.
+        T1wCE: as FLAIR.
+        T2w: as FLAIR.
         overrides: further settings of configs/inference.yaml.
     """
     options = locals()
     run_command("inference", options, **_precision(options.pop("fast"), options.pop("exact")))
-    return Path(output)
+    return Path(str(output))
 
 
 def segment(
-    input: str | Path,
-    output: str | Path,
+    input: str | Path | None = None,
+    output: str | Path | None = None,
     segmenter: str | Path | None = None,
     fuse: bool = False,
     device: str | None = None,
@@ -78,6 +133,13 @@ def segment(
     fast: bool = False,
     exact: bool = False,
     overwrite: bool = False,
+    brain: str | Path | None = None,
+    rules: str | Path | None = None,
+    patient: str | None = None,
+    FLAIR: str | Path | None = None,
+    T1w: str | Path | None = None,
+    T1wCE: str | Path | None = None,
+    T2w: str | Path | None = None,
     **overrides: Any,
 ) -> Path:
     """Segment tumours, and nothing else. Research use only, not for diagnosis.
@@ -86,7 +148,7 @@ def segment(
     the patients. An interrupted segmentation continues when it is started again.
 
     Args:
-        input: studies: a folder in the challenge's layout, one study, or BraTS NIfTI folders.
+        input: folder or zip file of studies: DICOM as exported, or NIfTI files that are called by their modality; `studies` shows what is found.
         output: folder for the results.
         segmenter: segmentation weights: a file, released, or synthetic; by default those of the bundle.
         fuse: one mask per patient, masks/<patient>.nii.gz, from all series along three planes, on the grid of FLAIR where there is one
@@ -98,20 +160,25 @@ def segment(
         fast: compute in 8 bits (CPUs, OpenVINO), and without fuse skip slices between two others 4 mm apart that show no tumour.
         exact: compute in float32.
         overwrite: replace the results of an earlier segmentation in output.
+        brain: how the brain is found in series that show the skull: auto (the first of these that is installed), deepbet, hd-bet, synthstrip,
+            a folder of masks (<patient>_<mri_type>_brain.nii.gz), or never, which uses such series as they are.
+        rules: YAML file of rules by which DICOM series are sorted; by default configs/modality_rules.yaml, which says how.
+        patient: the one whose series the next options name.
+        FLAIR: a file or folder, or the number, description or UID of a series in input; the same for T1w, T1wCE, T2w.
+        T1w: as FLAIR.
+        T1wCE: as FLAIR.
+        T2w: as FLAIR.
         overrides: further settings of configs/inference.yaml, or with fuse of configs/fuse_segmentation.yaml.
     """
     options = locals()
     settings = _precision(options.pop("fast"), options.pop("exact"))
     checks.flag("fuse", options.pop("fuse"))
-    of_predict = sorted({"classifier", "deidentify", "dicom", "flips", "prior", "sample_submission"} & set(overrides))
-    if of_predict:
-        raise ValueError(f"segment has no setting {', '.join(of_predict)}: use predict, which segments too")
     if fuse:
         settings.pop("coarse_step", None)
         run_command("fuse_segmentation", options, **settings)
     else:
         run_command("inference", options, ["$@segmentation"], job="segmentation", **settings)
-    return Path(output)
+    return Path(str(output))
 
 
 def _precision(fast: bool, exact: bool) -> dict[str, Any]:

@@ -38,10 +38,10 @@ class CrossValidation:
     Args:
         output_dir: folder of the run.
         datalist: data list of Task 2; needed for stage 2, and to keep its patients out of stage 1.
-        options: all else that :class:`~scripts.evaluation.plan.Plan` knows.
+        options: see :class:`~scripts.evaluation.plan.Plan`.
 
     Raises:
-        ValueError: when something that a stage needs is not given, or is not known.
+        ValueError: for a missing or unknown setting.
     """
 
     def __init__(self, output_dir: str | Path, datalist: str | Path | None, **options: Any) -> None:
@@ -49,9 +49,7 @@ class CrossValidation:
         self.folder = self.plan.folder
 
     def run(self) -> dict[str, Any]:
-        """Do what is not done yet, and evaluate everything.
-
-        Several processes that ``torchrun`` started must call this together.
+        """Do what is not done yet, and evaluate everything; processes that ``torchrun`` started must call this together.
 
         Returns:
             The metrics, which are in ``metrics.json`` as well.
@@ -72,10 +70,7 @@ class CrossValidation:
         return self._finish(state)
 
     def check(self, overwrite: bool = False) -> None:
-        """Refuse to go on with a run that began with other settings, before anything is written.
-
-        Args:
-            overwrite: the run that is there will be replaced.
+        """Refuse to go on with a run that began with other settings, before anything is written; with ``overwrite`` remove it.
 
         Raises:
             ValueError: naming what differs.
@@ -85,7 +80,7 @@ class CrossValidation:
         except ValueError:
             if not overwrite:
                 raise
-            if runs.is_replacement(self.folder):  # one that began with other settings is of no use to this run
+            if runs.is_replacement(self.folder):
                 shutil.rmtree(self.folder)
 
     def _state(self) -> dict[str, Any]:
@@ -136,27 +131,16 @@ class CrossValidation:
         return steps
 
     def _job(self, config: str, **values: Any) -> None:
-        stage = config.split("_")[1]
-        plan = self.plan
-        run_config(
-            config,
-            **{
-                **self._known_to(config),
-                **checks.as_values(
-                    {
-                        "datalist": plan.datalist_of(stage),
-                        "dataset_dir": plan.dataset_dir_of(stage),
-                        "prepared_dir": str(plan.prepared / stage),
-                    }
-                ),
-                **plan.settings[config],
-                **checks.as_values(values),
-            },
-        )
-
-    def _known_to(self, config: str) -> dict[str, Any]:
-        ids = {key for file in config_files(config) for key in yaml.safe_load(file.read_text(encoding="utf-8"))}
-        return {key: value for key, value in self.plan.common.items() if key in ids}
+        plan, stage = self.plan, config.split("_")[1]
+        known = {key for file in config_files(config) for key in yaml.safe_load(file.read_text(encoding="utf-8"))}
+        data = {
+            "datalist": plan.datalist_of(stage),
+            "dataset_dir": plan.dataset_dir_of(stage),
+            "prepared_dir": str(plan.prepared / stage),
+        }
+        settings = {key: value for key, value in plan.common.items() if key in known}
+        settings |= {**checks.as_values(data), **plan.settings[config], **checks.as_values(values)}
+        run_config(config, **settings)
 
     def _without_task2(self) -> dict[str, Any]:
         return {} if self.plan.datalist is None else {"classification_datalist": str(self.plan.datalist)}

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import yaml
 
 from .. import weights
-from ..checks import STAGES
 from ..datalists import classification_split, load_datalist, segmentation_split
 from ..environment import BUNDLE_ROOT
 from ..files import read_csv
@@ -31,19 +29,20 @@ def check(plan: Plan, stages: Sequence[str] | None = None) -> dict[str, int]:
         stages: whose splits are looked at; all by default.
 
     Returns:
-        Patients compared, by split.
+        Number of patients compared, by split.
 
     Raises:
         LeakError: naming the pairs.
     """
     compared = {}
     everyone = _task2(plan) if plan.datalist is not None else {}
-    start = _start_settings(plan) if "segmentation" in (stages or plan.stages) else {}
+    init = str(plan.settings["train_segmentation"].get("init", "imagenet"))  # what the trainings of stage 1 begin with
+    start = weights.start_settings(init, BUNDLE_ROOT / "models") if "segmentation" in (stages or plan.stages) else {}
     for stage in stages or plan.stages:
         for fold in plan.folds[stage]:
             training, held_out = _split(plan, stage, fold)
             if stage == "segmentation":
-                leakage.refuse_trained(held_out, start, _init(plan), _namesakes(plan, "evaluate_segmentation"))
+                leakage.refuse_trained(held_out, start, init, _namesakes(plan, "evaluate_segmentation"))
             name = f"{stage}, fold {fold}"
             sides = (f"training of {name}", "the patients it holds out")
             compared[name] = leakage.refuse_leaks(training, held_out, sides, REMEDY)
@@ -60,28 +59,19 @@ def check(plan: Plan, stages: Sequence[str] | None = None) -> dict[str, int]:
     return compared
 
 
-def _init(plan: Plan) -> str:
-    """What the trainings of stage 1 begin with."""
-    return str(plan.settings["train_segmentation"].get("init", "imagenet"))
-
-
-def _start_settings(plan: Plan) -> dict[str, Any]:
-    return weights.start_settings(_init(plan), BUNDLE_ROOT / "models")
-
-
 def _namesakes(plan: Plan, job: str) -> bool:
     return bool(plan.settings[job].get("namesakes", False))
 
 
 def seen_by_segmenter(plan: Plan) -> list[str]:
-    """The patients of Task 2 whom the segmenter's file lists as those that it was trained on."""
+    """The patients of Task 2 whom the segmenter's file lists as its training patients."""
     if plan.datalist is None or plan.segmenter is None or not Path(plan.segmenter).is_file():
         return []
     namesakes = _namesakes(plan, "prepare_classification")
     return leakage.name_trained(_task2(plan), weights.segmenter_settings(plan.segmenter), plan.segmenter, namesakes)
 
 
-def _split(plan: Plan, stage: str, fold: int) -> tuple[dict[str, leakage.Identity], dict[str, leakage.Identity]]:
+def _split(plan: Plan, stage: str, fold: int) -> tuple[leakage.Identities, leakage.Identities]:
     if stage == "segmentation":
         sides = segmentation_split(plan.datalist_of(stage), plan.dataset_dir_of(stage), fold, plan.datalist)
     else:
@@ -91,12 +81,12 @@ def _split(plan: Plan, stage: str, fold: int) -> tuple[dict[str, leakage.Identit
     return training, held_out
 
 
-def _task2(plan: Plan) -> dict[str, leakage.Identity]:
+def _task2(plan: Plan) -> leakage.Identities:
     lists = load_datalist(plan.datalist, plan.dataset_dir)  # type: ignore[arg-type]
     return leakage.identities([one for part in lists.values() for one in part], plan.prepared_rows("classification"))
 
 
-def _trained_segmenter(plan: Plan) -> dict[str, leakage.Identity] | None:
+def _trained_segmenter(plan: Plan) -> leakage.Identities | None:
     """Who trained the segmenter that was given, where its run lies beside it."""
     file = Path(str(plan.segmenter)).parent / CONFIG_FILE
     config = yaml.safe_load(file.read_text(encoding="utf-8")) if file.is_file() else {}
@@ -118,43 +108,36 @@ def verify(plan: Plan) -> dict[str, int]:
     """Look for leaks in the finished run: whom each model was trained on, as its own configuration says, and whom it predicted.
 
     Returns:
-        Patients compared, by model.
+        Number of patients compared, by model.
 
     Raises:
         LeakError: naming the pairs.
     """
     compared = {}
-    rows = {stage: plan.prepared_rows(stage) for stage in STAGES}
     for seed in plan.seeds if "classification" in plan.stages else ():
         for fold in plan.folds["classification"]:
             run = plan.classification_run(seed, fold)
-            predicted = [{"patient": row["patient"]} for row in read_csv(run / "evaluation" / PREDICTIONS_FILE)]
             for mri_type in plan.mri_types:
-                config = yaml.safe_load((run / mri_type / CONFIG_FILE).read_text(encoding="utf-8"))
-                split = classification_split(
-                    config["datalist"], config["dataset_dir"], config["fold"], config["excluded_patients"]
-                )
-                sides = (f"training of {run / mri_type}", "the patients that it predicted")
-                compared[f"{mri_type}, seed {seed}, fold {fold}"] = leakage.refuse_leaks(
-                    leakage.identities(_seen(plan, split), rows["classification"]),
-                    leakage.identities(predicted, rows["classification"]),
-                    sides,
-                    REMEDY,
-                )
+                table = run / "evaluation" / PREDICTIONS_FILE
+                name = f"{mri_type}, seed {seed}, fold {fold}"
+                compared[name] = _compare(plan, "classification", run / mri_type, table)
     for fold in plan.folds["segmentation"]:
         run = plan.segmentation_run(fold)
-        predicted = [{"patient": row["patient"]} for row in read_csv(run / "evaluation" / "overlap.csv")]
-        config = yaml.safe_load((run / CONFIG_FILE).read_text(encoding="utf-8"))
-        keys = ("datalist", "dataset_dir", "fold", "classification_datalist", "excluded_patients")
-        trained = leakage.identities(
-            _seen(plan, segmentation_split(*(config[key] for key in keys))), rows["segmentation"]
-        )
-        held_out = leakage.identities(predicted, rows["segmentation"])
-        sides = (f"training of {run}", "the patients that it segmented")
-        compared[f"segmentation, fold {fold}"] = leakage.refuse_leaks(trained, held_out, sides, REMEDY)
+        table = run / "evaluation" / "overlap.csv"
+        compared[f"segmentation, fold {fold}"] = _compare(plan, "segmentation", run, table)
     return compared
 
 
-def _seen(plan: Plan, split: Sequence[Sequence[Mapping[str, Any]]]) -> list[Mapping[str, Any]]:
-    """The patients of a split who decided on a model: those who trained it, and those whose score chose its epoch."""
-    return [*split[0], *(split[1] if plan.selection == "inner" else ())]
+def _compare(plan: Plan, stage: str, run: Path, table: Path) -> int:
+    """Compare the patients who decided on a model, by training it or choosing its epoch, with those in its table of results."""
+    config = yaml.safe_load((run / CONFIG_FILE).read_text(encoding="utf-8"))
+    data = (config["datalist"], config["dataset_dir"], config["fold"])
+    if stage == "segmentation":
+        split = segmentation_split(*data, config["classification_datalist"], config["excluded_patients"])
+    else:
+        split = classification_split(*data, config["excluded_patients"])
+    seen = [*split[0], *(split[1] if plan.selection == "inner" else ())]
+    evaluated = [{"patient": row["patient"]} for row in read_csv(table)]
+    rows = plan.prepared_rows(stage)
+    sides = (f"training of {run}", f"the patients that it {'segmented' if stage == 'segmentation' else 'predicted'}")
+    return leakage.refuse_leaks(leakage.identities(seen, rows), leakage.identities(evaluated, rows), sides, REMEDY)

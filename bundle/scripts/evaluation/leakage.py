@@ -10,7 +10,6 @@ import hashlib
 import logging
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,50 +27,18 @@ PLACEHOLDER = 5
 _INTEGERS = 1 << 16
 _BLOCK = 1 << 20
 
+Identities = Mapping[str, Mapping[str, set[str]]]
+"""What each patient is known by, by kind of evidence: identifier, group, DICOM PatientID, pixels of a series."""
+
 
 class LeakError(UserError):
     """The same person on both sides."""
 
 
-@dataclass
-class Identity:
-    """All that a patient is known by.
-
-    Attributes:
-        patient: identifier in the data list.
-        marks: what tells the person, by kind of evidence, ``{"identifier": {"12"}, "pixels": {...}, ...}``.
-    """
-
-    patient: str
-    marks: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
-
-
-@dataclass(frozen=True)
-class Leak:
-    """A person on both sides.
-
-    Attributes:
-        first: patient of the one side.
-        second: patient of the other side.
-        evidence: what the two have in common: identifier, group, DICOM PatientID, pixels of a series.
-    """
-
-    first: str
-    second: str
-    evidence: tuple[str, ...]
-
-    def __str__(self) -> str:
-        names = self.first if self.first == self.second else f"{self.first} and {self.second}"
-        return f"{names} ({', '.join(self.evidence)})"
-
-
 def pixel_fingerprint(image: np.ndarray) -> str:
-    """A checksum of the values of a series, of how often each occurs, whatever the order and direction of its slices.
+    """A checksum of how often each value occurs in a series, whatever the order and direction of its slices.
 
     A copy under another name, a NIfTI conversion that keeps the values, or a series turned or mirrored has the same one.
-
-    Args:
-        image: voxels of any shape.
     """
     values, counts = _occurrences(np.asarray(image, dtype=np.float32).ravel(order="K"))
     digest = hashlib.sha256(values.tobytes())
@@ -102,28 +69,27 @@ def anonymous(identifier: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:32] if text else ""
 
 
-def identities(entries: Iterable[Mapping[str, Any]], rows: Iterable[Mapping[str, Any]] = ()) -> dict[str, Identity]:
-    """What the patients of a data list are known by.
+def identities(
+    entries: Iterable[Mapping[str, Any]], rows: Iterable[Mapping[str, Any]] = ()
+) -> dict[str, dict[str, set[str]]]:
+    """What the patients of a data list are known by, see :data:`Identities`.
 
     Args:
         entries: of the data list.
         rows: of the index of their prepared series, with ``pixels`` and ``person``.
-
-    Returns:
-        Identities by patient.
     """
-    found: dict[str, Identity] = {}
+    found: dict[str, dict[str, set[str]]] = {}
     owners: dict[str, set[str]] = defaultdict(set)
     for entry in entries:
-        one = found.setdefault(entry["patient"], Identity(entry["patient"]))
-        one.marks["identifier"].add(person(entry["patient"]))
+        marks = found.setdefault(entry["patient"], defaultdict(set))
+        marks["identifier"].add(person(entry["patient"]))
         if entry.get("group") is not None:
-            one.marks["group"].add(str(entry["group"]))
+            marks["group"].add(str(entry["group"]))
     for row in rows:
         if row["patient"] not in found:
             continue
         if row.get("pixels"):
-            found[row["patient"]].marks["pixels of a series"].add(row["pixels"])
+            found[row["patient"]]["pixels of a series"].add(row["pixels"])
         if row.get("person"):
             owners[row["person"]].add(row["patient"])
     for mark, patients in owners.items():
@@ -131,55 +97,50 @@ def identities(entries: Iterable[Mapping[str, Any]], rows: Iterable[Mapping[str,
             logger.warning("%d patients have the same DICOM PatientID: it is taken for a placeholder", len(patients))
             continue
         for patient in patients:
-            found[patient].marks["DICOM PatientID"].add(mark)
+            found[patient]["DICOM PatientID"].add(mark)
     return found
 
 
-def find_leaks(first: Mapping[str, Identity], second: Mapping[str, Identity]) -> list[Leak]:
-    """The persons on both sides, sorted by patient.
-
-    Args:
-        first: identities of the one side, by patient.
-        second: those of the other.
-    """
+def find_leaks(first: Identities, second: Identities) -> dict[tuple[str, str], list[str]]:
+    """The evidence that a patient of the one side and one of the other are the same person, by the two, sorted."""
     owners: dict[tuple[str, str], list[str]] = defaultdict(list)
-    for patient, identity in second.items():
-        for kind, marks in identity.marks.items():
+    for patient, evidence in second.items():
+        for kind, marks in evidence.items():
             for mark in marks:
                 owners[kind, mark].append(patient)
     shared: dict[tuple[str, str], set[str]] = defaultdict(set)
-    for patient, identity in first.items():
-        for kind, marks in identity.marks.items():
+    for patient, evidence in first.items():
+        for kind, marks in evidence.items():
             for mark in marks:
                 for other in owners.get((kind, mark), ()):
                     shared[patient, other].add(kind)
-    return [Leak(*pair, tuple(sorted(kinds))) for pair, kinds in sorted(shared.items())]
+    return {pair: sorted(kinds) for pair, kinds in sorted(shared.items())}
 
 
-def refuse_leaks(
-    first: Mapping[str, Identity], second: Mapping[str, Identity], sides: Sequence[str], remedy: str
-) -> int:
+def refuse_leaks(first: Identities, second: Identities, sides: Sequence[str], remedy: str) -> int:
     """Raise where a person is on both sides.
 
     Args:
-        first: identities of the one side, by patient.
+        first: identities of the one side.
         second: those of the other.
         sides: what the two are, for the message.
         remedy: what to do.
 
     Returns:
-        The number of patients that were compared.
+        The number of patients compared.
 
     Raises:
         LeakError: naming the pairs and the evidence.
     """
-    leaks = find_leaks(first, second)
+    leaks = [
+        f"{one if one == other else f'{one} and {other}'} ({', '.join(evidence)})"
+        for (one, other), evidence in find_leaks(first, second).items()
+    ]
     if leaks:
         more = f" and {len(leaks) - SHOWN} more" if len(leaks) > SHOWN else ""
         raise LeakError(
             f"{len(leaks)} {'leak' if len(leaks) == 1 else 'leaks'} between {sides[0]} and {sides[1]}: "
-            + "; ".join(map(str, leaks[:SHOWN]))
-            + f"{more}. {remedy}"
+            f"{'; '.join(leaks[:SHOWN])}{more}. {remedy}"
         )
     return len(first) + len(second)
 
@@ -191,12 +152,12 @@ def refuse_leaks(
 def trained_on(
     patients: Iterable[Mapping[str, Any]], start: Mapping[str, Any], otherwise: str | None = None
 ) -> list[str] | str | None:
-    """What a weights file says of whom it was trained on: these patients, and those of the weights that the training began with.
+    """Whom weights were trained on, for their file: these patients, and those of the weights that the training began with.
 
     Args:
         patients: entries of the data list that train.
-        start: settings of the weights that it begins with.
-        otherwise: what it says where there are none.
+        start: settings of the weights that the training begins with.
+        otherwise: what the file says where there are none.
     """
     names = [*_listed(start), *(str(entry["patient"]) for entry in patients)]
     return list(dict.fromkeys(names)) or otherwise
@@ -211,10 +172,6 @@ def trained(patients: Iterable[str], settings: Mapping[str, Any]) -> dict[str, s
     """The patients that weights were trained on, ``{patient: name in the weights file}``.
 
     A number is the same person in all of the challenge's names, as everywhere in this guard.
-
-    Args:
-        patients: identifiers in a data list.
-        settings: of the weights file.
     """
     known = lookup({name: name for name in _listed(settings)})
     found = {patient: known(patient) for patient in patients}
@@ -224,13 +181,13 @@ def trained(patients: Iterable[str], settings: Mapping[str, Any]) -> dict[str, s
 def refuse_trained(
     patients: Iterable[str], settings: Mapping[str, Any], file: str | Path, namesakes: bool = False
 ) -> None:
-    """Raise where patients who are to be held out trained the weights.
+    """Raise where patients who are held out trained the weights.
 
     Args:
         patients: who are held out.
         settings: of the weights file.
         file: with the weights.
-        namesakes: they are others who only have the same names, as phantoms may; then it is said in the log.
+        namesakes: they are other persons with the same names, as phantoms may be; the log says so then.
 
     Raises:
         LeakError: naming the patients.
@@ -240,30 +197,28 @@ def refuse_trained(
         return
     names = ", ".join(_shown(found))
     if namesakes:
-        logger.warning("%s: trained on patients named like %s; taken for others (--namesakes)", file, names)
+        logger.warning(
+            "%s: trained on patients with the names of %s; taken for other persons (--namesakes)", file, names
+        )
         return
     raise LeakError(
         f"{file}: was trained on {len(found)} of the patients that it is to be evaluated on: {names}. Leave them out of the data list; or, "
-        "if they are others who only have the same names, add --namesakes True"
+        "if they are other persons with the same names, add --namesakes True"
     )
 
 
 def name_trained(
     patients: Iterable[str], settings: Mapping[str, Any], file: str | Path, namesakes: bool = False
 ) -> list[str]:
-    """The patients that the segmenter was trained on; the log names them, for their masks are better than other patients' are.
+    """The patients that the segmenter was trained on, unless ``namesakes`` (see :func:`refuse_trained`).
 
-    Args:
-        patients: who are segmented.
-        settings: of the segmentation weights.
-        file: with the weights.
-        namesakes: none of them is; they only have the same names.
+    The log names them, for their masks are better than other patients' are.
     """
     found = {} if namesakes else trained(patients, settings)
     if found:
         logger.warning(
-            "%s: was trained on %d of these patients: %s. Their masks are better than others' will be: leave them out where figures "
-            "are to hold for new patients; or, if they are others who only have the same names, add --namesakes True",
+            "%s: was trained on %d of these patients: %s. Their masks are better than those of new patients: leave them out of "
+            "figures that should hold for new patients; or, if they are other persons with the same names, add --namesakes True",
             file,
             len(found),
             ", ".join(_shown(found)),

@@ -63,10 +63,8 @@ def overlap(plan: Plan) -> list[dict[str, Any]]:
 
 def _tumour_volume(row: Mapping[str, Any]) -> float | None:
     """Whole-tumour volume of a prepared series in ml, None without one."""
-    if "file" not in row:
-        return None
-    series = PreparedSeries(row["file"])
-    if series.geometry is None:
+    series = PreparedSeries(row["file"]) if "file" in row else None
+    if series is None or series.geometry is None:
         return None
     return region_volumes(series.masks(), series.geometry.voxel_volume)["WT"] / 1000
 

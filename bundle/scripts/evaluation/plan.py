@@ -25,7 +25,7 @@ class Plan:
         segmentation_dataset_dir: folder that its paths are relative to.
         segmenter: weights for the masks of stage 2; None: those of stage 1's first fold.
         stages: which are cross-validated.
-        folds: of the data lists that are held out, one after the other; None: all.
+        folds: that are held out, one after the other; None: all of the data lists.
         selection: where the epoch whose weights are kept is chosen: ``inner``, on the next fold, which does not train; ``outer``, on
             the held-out fold itself, as the method does, which flatters the figures.
         seeds: of the trainings of stage 2; stage 1 uses the first.
@@ -35,7 +35,7 @@ class Plan:
         prepared_dir: folder for prepared series; None: one in ``output_dir``.
 
     Raises:
-        ValueError: when something that a stage needs is not given, or is not known.
+        ValueError: for a missing or unknown setting.
     """
 
     def __init__(
@@ -70,9 +70,11 @@ class Plan:
         self.datalist, self.dataset_dir = datalist, dataset_dir
         self.segmentation_datalist, self.segmentation_dataset_dir = segmentation_datalist, segmentation_dataset_dir
         if "classification" in self.stages and datalist is None:
-            raise ValueError("no data list of Task 2 is named, which stage 2 needs (--datalist FILE)")
+            raise ValueError("stage 2 needs the data list of Task 2, and none is given; add --datalist FILE")
         if "segmentation" in self.stages and segmentation_datalist is None:
-            raise ValueError("no data list of Task 1 is named, which stage 1 needs (--segmentation_datalist FILE)")
+            raise ValueError(
+                "stage 1 needs the data list of Task 1, and none is given; add --segmentation_datalist FILE"
+            )
         self.segmenter = segmenter or self._own_segmenter(folds)
         if selection not in SELECTIONS:
             raise ValueError(f"selection {selection!r}: expected one of {', '.join(SELECTIONS)}")
@@ -89,7 +91,7 @@ class Plan:
         if "segmentation" in self.stages:
             return self.segmentation_run(_folds(self.segmentation_datalist, folds)[0]) / "segmentation.pt"
         raise ValueError(
-            "no segmentation weights are named, which stage 2 needs (--segmenter FILE); or cross-validate stage 1 as well "
+            "stage 2 needs segmentation weights, and none are given; add --segmenter FILE, or cross-validate stage 1 as well "
             "(--stages segmentation,classification)"
         )
 

@@ -10,19 +10,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .scores import NAN, Labels, Values, check_level, checked, roc_curve
-
-SCORES = ("auc", "pr_auc", "brier", "log_loss")
-"""That have an interval by :func:`bootstrap_interval`."""
+from .scores import LEVEL, NAN, TAILS, Labels, Values, checked, roc_curve
 
 
 def bootstrap_interval(
-    labels: Labels,
-    probabilities: Values,
-    score: str = "auc",
-    level: float = 0.95,
-    resamples: int = 2000,
-    seed: int = 67,
+    labels: Labels, probabilities: Values, score: str = "auc", resamples: int = 2000, seed: int = 67
 ) -> tuple[float, float]:
     """Percentile interval of a score by a bootstrap over patients, stratified by label; NaN where it is not defined.
 
@@ -30,30 +22,20 @@ def bootstrap_interval(
         labels: 0 or 1 of each patient.
         probabilities: of label 1.
         score: ``"auc"``, ``"pr_auc"``, ``"brier"`` or ``"log_loss"``.
-        level: of confidence.
-        resamples: bootstrap samples.
+        resamples: number of bootstrap samples.
         seed: of the resampling.
 
     Raises:
-        ValueError: for other labels, probabilities that are not finite, another score, a level out of 0 to 1, or no resamples.
+        ValueError: see :func:`~scripts.evaluation.scores.checked`.
 
     Efron and Tibshirani, An Introduction to the Bootstrap (1993), chapter 13.
     """
-    check_level(level)
-    if score not in SCORES:
-        raise ValueError(f"score {score!r}: expected one of {SCORES}")
     truth, chance = checked(labels, probabilities)
-    _check_resamples(resamples)
     if not len(truth) or (score == "auc" and len(np.unique(truth)) < 2) or (score == "pr_auc" and not truth.any()):
         return NAN, NAN
     values = _resampled(score, truth, chance, _counts(truth, resamples, seed))
-    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
+    low, high = np.quantile(values, TAILS)
     return float(low), float(high)
-
-
-def _check_resamples(resamples: int) -> None:
-    if resamples < 1:
-        raise ValueError(f"resamples {resamples}: expected one at least, 2000 for an interval of 95 %")
 
 
 def _counts(truth: np.ndarray, resamples: int, seed: int) -> np.ndarray:
@@ -94,20 +76,16 @@ def _called(truth: np.ndarray, scores: np.ndarray, counts: np.ndarray) -> tuple[
 
 
 def roc_curve_band(
-    labels: Labels,
-    scores: Values,
-    level: float = 0.95,
-    resamples: int = 2000,
-    seed: int = 67,
-    points: int = 101,
+    labels: Labels, scores: Values, resamples: int = 2000, seed: int = 67, points: int = 101
 ) -> dict[str, np.ndarray]:
     """ROC curve at evenly spaced false positive rates, with a pointwise band by a bootstrap stratified by label.
 
+    The band is of 95 % at each point; the whole curve is in it less often.
+
     Args:
         labels: 0 or 1 of each patient.
-        scores: the higher, the rather label 1.
-        level: of confidence at each point; the whole curve is in the band less often.
-        resamples: bootstrap samples.
+        scores: higher for label 1.
+        resamples: number of bootstrap samples.
         seed: of the resampling.
         points: of the grid from 0 to 1.
 
@@ -115,14 +93,10 @@ def roc_curve_band(
         ``fpr``, ``tpr``, ``low`` and ``high`` ``(points,)``; NaN but for ``fpr`` where a label is missing.
 
     Raises:
-        ValueError: for other labels, scores that are not finite, a level out of 0 to 1, no resamples, or fewer than two points.
+        ValueError: see :func:`~scripts.evaluation.scores.checked`.
     """
-    check_level(level)
-    if points < 2:
-        raise ValueError(f"points {points} of the grid: expected two at least")
     truth, numbers = checked(labels, scores)
     grid = np.linspace(0, 1, points)
-    _check_resamples(resamples)
     if len(np.unique(truth)) < 2:
         none = np.full(points, NAN)
         return {"fpr": grid, "tpr": none, "low": none, "high": none}
@@ -130,7 +104,7 @@ def roc_curve_band(
     rates = ((called - hits) / (truth == 0).sum(), hits / truth.sum())
     starts = np.zeros((resamples, 1))
     curves = np.stack([_at(grid, *curve) for curve in zip(*(np.hstack([starts, rate]) for rate in rates), strict=True)])
-    low, high = np.quantile(curves, [(1 - level) / 2, (1 + level) / 2], axis=0)
+    low, high = np.quantile(curves, TAILS, axis=0)
     return {"fpr": grid, "tpr": _at(grid, *roc_curve(truth, numbers)), "low": low, "high": high}
 
 
@@ -144,30 +118,16 @@ def _at(grid: np.ndarray, false: np.ndarray, true: np.ndarray) -> np.ndarray:
 
 
 def permutation_p_value(labels: Labels, scores: Values, permutations: int = 10000, seed: int = 67) -> float:
-    """One-sided p value of the ROC AUC: the chance of one as high when labels have nothing to do with scores.
+    """One-sided p value of the ROC AUC: the chance of one as high when labels have nothing to do with scores; NaN for one label.
 
-    ``(1 + count) / (1 + permutations)``, with the count of permuted labels whose AUC is as high or higher; exact where so few
-    patients have no more permutations than are asked for. Where labels are exchangeable a value of at most ``a`` is met with a
-    chance of at most ``a``, whatever the ties.
-
-    Args:
-        labels: 0 or 1 of each patient.
-        scores: the higher, the rather label 1.
-        permutations: number of them.
-        seed: of the permutations.
-
-    Returns:
-        The p value; NaN where all labels are the same.
-
-    Raises:
-        ValueError: for other labels, scores that are not finite, or no permutations.
+    It is ``(1 + count) / (1 + permutations)``, with the count of permuted labels whose AUC is as high or higher; exact where so few
+    patients have no more permutations than are asked for. Where labels are exchangeable, a value of at most ``a`` occurs with a
+    probability of at most ``a``, whatever the ties.
 
     Phipson and Smyth, Statistical Applications in Genetics and Molecular Biology 9 (2010) 39.
     """
     from scipy.stats import permutation_test, rankdata
 
-    if permutations < 1:
-        raise ValueError(f"permutations {permutations}: expected one at least")
     truth, numbers = checked(labels, scores)
     if len(np.unique(truth)) < 2:
         return NAN
@@ -184,7 +144,7 @@ def permutation_p_value(labels: Labels, scores: Values, permutations: int = 1000
 
 
 def agreement_interval(
-    modalities: Sequence[np.ndarray], level: float = 0.95, resamples: int = 1000, seed: int = 67
+    modalities: Sequence[np.ndarray], level: float = LEVEL, resamples: int = 1000, seed: int = 67
 ) -> tuple[float, float] | None:
     """How far the mean of a patient's probabilities scatters with modalities, sequences, and members of an ensemble.
 
@@ -194,16 +154,12 @@ def agreement_interval(
     Args:
         modalities: probabilities ``(sequences, members)`` of each.
         level: of the interval.
-        resamples: bootstrap samples.
+        resamples: number of bootstrap samples.
         seed: of the resampling.
 
     Returns:
-        Low and high; None with one value alone.
-
-    Raises:
-        ValueError: for a level out of 0 to 1.
+        Low and high; None for a single value.
     """
-    check_level(level)
     tables = [values for values in modalities if values.size]
     if sum(values.size for values in tables) < 2:
         return None

@@ -1,4 +1,4 @@
-"""Scores of patients' predictions: labels 0 or 1, probabilities of label 1.
+"""Scores of patients' predictions: labels 0 or 1, probabilities of label 1; intervals are of 95 %.
 
 Where a figure is not defined, the AUC of patients who all have the same label for example, it is NaN. SciPy and scikit-learn are
 imported where they are needed: a prediction imports this module and does without them.
@@ -16,10 +16,13 @@ Values = Sequence[float] | np.ndarray
 Labels = Sequence[int] | np.ndarray
 
 NAN = float("nan")
+LEVEL = 0.95
+"""Of confidence, of all intervals."""
+TAILS = ((1 - LEVEL) / 2, (1 + LEVEL) / 2)
 
 
 class Estimate(NamedTuple):
-    """A figure with the bounds of its interval of confidence."""
+    """A figure with the bounds of its confidence interval."""
 
     value: float
     low: float
@@ -50,49 +53,20 @@ def checked(labels: Labels, values: Values) -> tuple[np.ndarray, np.ndarray]:
     """Labels ``(N,)`` int and values ``(N,)`` float64 of the same patients.
 
     Raises:
-        ValueError: when there are not as many of both, a label is neither 0 nor 1, or a value is not finite.
+        ValueError: for different numbers of both, a label other than 0 and 1, or a value that is not finite.
     """
     truth, numbers = np.asarray(labels), np.asarray(values, dtype=np.float64)
     if truth.ndim != 1 or truth.shape != numbers.shape:
         raise ValueError(f"labels {truth.shape} and values {numbers.shape}: expected one of each per patient")
     wrong = np.flatnonzero((truth != 0) & (truth != 1))
     if len(wrong):
-        raise ValueError(f"label {truth[wrong[0]]} of patient {wrong[0]} in order: expected 0 or 1")
+        raise ValueError(f"label {truth[wrong[0]]} of patient number {wrong[0]}: expected 0 or 1")
     wrong = np.flatnonzero(~np.isfinite(numbers))
     if len(wrong):
         raise ValueError(
-            f"value {numbers[wrong[0]]} of patient {wrong[0]} in order: leave the patient out or give it a value"
+            f"value {numbers[wrong[0]]} of patient number {wrong[0]}: expected a finite one; leave the patient out or give it a value"
         )
     return truth.astype(np.int64), numbers
-
-
-def checked_probabilities(labels: Labels, probabilities: Values) -> tuple[np.ndarray, np.ndarray]:
-    """As :func:`checked`, of values from 0 to 1."""
-    truth, chance = checked(labels, probabilities)
-    wrong = np.flatnonzero((chance < 0) | (chance > 1))
-    if len(wrong):
-        raise ValueError(f"{chance[wrong[0]]} of patient {wrong[0]} in order: expected a probability from 0 to 1")
-    return truth, chance
-
-
-def checked_folds(folds: Sequence[int] | np.ndarray, patients: int) -> np.ndarray:
-    """The folds as an array ``(N,)``.
-
-    Raises:
-        ValueError: when there are not as many as patients, or there is one fold alone.
-    """
-    parts = np.asarray(folds)
-    if parts.shape != (patients,):
-        raise ValueError(f"folds {parts.shape} of {patients} patients: expected one of each patient")
-    if len(np.unique(parts)) < 2:
-        raise ValueError(f"folds {np.unique(parts).tolist()}: expected two at least, for each is judged by the others")
-    return parts
-
-
-def check_level(level: float) -> None:
-    """Refuse a level of confidence that is none."""
-    if not 0 < level < 1:
-        raise ValueError(f"level {level} of confidence: expected more than 0 and less than 1, as 0.95")
 
 
 # Scores
@@ -106,17 +80,14 @@ def roc_auc(labels: Labels, probabilities: Values) -> float:
 
 
 def log_loss(labels: Labels, probabilities: Values) -> float:
-    """Mean negative log-likelihood of the labels; certainty counts as 1e-7 short of it, so that it is finite."""
+    """Mean negative log-likelihood of the labels; finite, for probabilities are clipped to 1e-7 from 0 and 1."""
     from sklearn import metrics
 
     return float(metrics.log_loss(labels, np.clip(probabilities, 1e-7, 1 - 1e-7), labels=[0, 1]))
 
 
 def average_precision(labels: Labels, scores: Values) -> float:
-    """Area under the precision-recall curve as average precision, without interpolation; NaN without label 1.
-
-    Its value by chance is the share of label 1.
-    """
+    """Area under the precision-recall curve, without interpolation; NaN without label 1. By chance it is the share of label 1."""
     from sklearn.metrics import average_precision_score
 
     return float(average_precision_score(labels, scores)) if 1 in np.asarray(labels) else NAN
@@ -143,27 +114,13 @@ def _have_both(labels: Labels) -> bool:
     return len(np.unique(np.asarray(labels))) > 1
 
 
-def wilson_interval(count: int, total: int, level: float = 0.95) -> Estimate:
-    """A share with Wilson's score interval; NaN of none.
-
-    Args:
-        count: how many have it.
-        total: of how many.
-        level: of confidence.
-
-    Raises:
-        ValueError: when the count is out of 0 to the total, or the level out of 0 to 1.
-
-    Wilson, Journal of the American Statistical Association 22 (1927) 209.
-    """
+def wilson_interval(count: int, total: int) -> Estimate:
+    """The share of a count with Wilson's score interval (JASA 22 (1927) 209); NaN of a total of 0."""
     from scipy.stats import binomtest
 
-    check_level(level)
-    if not 0 <= count <= total:
-        raise ValueError(f"{count} of {total}: expected a count from 0 to the total")
     if not total:
         return Estimate(NAN, NAN, NAN)
-    low, high = binomtest(count, total).proportion_ci(level, method="wilson")
+    low, high = binomtest(count, total).proportion_ci(LEVEL, method="wilson")
     return Estimate(count / total, float(low), float(high))
 
 
@@ -183,55 +140,41 @@ def _placements(labels: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.
     return above, below
 
 
-def delong_interval(labels: Labels, scores: Values, level: float = 0.95) -> Estimate:
-    """ROC AUC with DeLong's interval, found by midranks in O(N log N).
+def delong_interval(labels: Labels, scores: Values) -> Estimate:
+    """ROC AUC with DeLong's interval, from midranks in O(N log N).
 
-    The interval is the classic one, symmetric on the scale of the AUC and clipped to 0 and 1. Around an AUC of exactly 0 or 1,
-    where the variance vanishes, it has no width; it is short of its level for few patients and AUCs close to 1.
+    The interval is symmetric on the scale of the AUC and clipped to 0 and 1. Around an AUC of exactly 0 or 1, where the variance
+    vanishes, it has no width; for few patients and AUCs close to 1 it is too narrow.
 
     Args:
         labels: 0 or 1 of each patient.
-        scores: the higher, the rather label 1.
-        level: of confidence.
+        scores: higher for label 1.
 
     Returns:
-        AUC and interval; NaN where a label is missing, and bounds of NaN where it has but one patient.
+        AUC and interval; NaN where a label is missing, and bounds of NaN where it has only one patient.
 
     Raises:
-        ValueError: for other labels, scores that are not finite, or a level out of 0 to 1.
+        ValueError: see :func:`checked`.
 
     DeLong et al., Biometrics 44 (1988) 837; Sun and Xu, IEEE Signal Processing Letters 21 (2014) 1389.
     """
-    check_level(level)
-    truth, numbers = checked(labels, scores)
-    above, below = _placements(truth, numbers)
+    above, below = _placements(*checked(labels, scores))
     area = _area(above, below)
-    error = _standard_error(above, below)
-    width = NormalDist().inv_cdf((1 + level) / 2) * error
+    width = NormalDist().inv_cdf(TAILS[1]) * _standard_error(above, below)
     if np.isnan(width):
         return Estimate(area, NAN, NAN)
     return Estimate(area, max(area - width, 0.0), min(area + width, 1.0))
 
 
-def delong_test(labels: Labels, first: Values, second: Values, level: float = 0.95) -> DeLongTest:
-    """Compare the ROC AUCs of two scores of the same patients.
+def delong_test(labels: Labels, first: Values, second: Values) -> DeLongTest:
+    """Compare the ROC AUCs of two scores of the same patients (DeLong et al., Biometrics 44 (1988) 837).
 
-    Args:
-        labels: 0 or 1 of each patient.
-        first: scores of the patients.
-        second: other scores of the same patients.
-        level: of confidence, for the interval of the difference.
-
-    Returns:
-        The test, ``p`` two-sided. Scores that order the patients alike give a ``p`` of 1; figures that are not defined, because
-        a label has fewer than two patients or the differing AUCs show no variance, are NaN.
+    Scores that order the patients alike give a ``p`` of 1. Figures are NaN where a label has fewer than two patients, or AUCs
+    that differ show no variance.
 
     Raises:
-        ValueError: for other labels, scores that are not finite, not as many of each, or a level out of 0 to 1.
-
-    DeLong et al., Biometrics 44 (1988) 837.
+        ValueError: see :func:`checked`.
     """
-    check_level(level)
     truth, one = checked(labels, first)
     _, other = checked(labels, second)
     above, below = (a - b for a, b in zip(_placements(truth, one), _placements(truth, other), strict=True))
@@ -240,7 +183,7 @@ def delong_test(labels: Labels, first: Values, second: Values, level: float = 0.
     if np.isnan(error) or (not error and difference):
         return DeLongTest(difference, NAN, NAN, NAN, NAN)
     z = difference / error if error else 0.0
-    width = NormalDist().inv_cdf((1 + level) / 2) * error
+    width = NormalDist().inv_cdf(TAILS[1]) * error
     return DeLongTest(difference, difference - width, difference + width, z, 2 * NormalDist().cdf(-abs(z)))
 
 
@@ -262,9 +205,9 @@ def _standard_error(above: np.ndarray, below: np.ndarray) -> float:
 
 
 def calibration_curve(
-    labels: Labels, probabilities: Values, bins: int = 10, equal: str = "width", level: float = 0.95
+    labels: Labels, probabilities: Values, bins: int = 10, equal: str = "width"
 ) -> list[CalibrationBin]:
-    """Probabilities and what came true, bin by bin; bins without patients are left out.
+    """Mean probability and share of label 1, bin by bin; bins without patients are left out.
 
     Args:
         labels: 0 or 1 of each patient.
@@ -272,56 +215,38 @@ def calibration_curve(
         bins: number of them.
         equal: ``"width"``: bins divide 0 to 1 evenly; ``"mass"``: they divide the patients evenly, but equal probabilities stay
             together.
-        level: of confidence of Wilson's interval of each bin.
 
     Raises:
-        ValueError: for other labels, values that are no probabilities, no bins, another ``equal``, or a level out of 0 to 1.
+        ValueError: see :func:`checked`.
     """
-    truth, chance = checked_probabilities(labels, probabilities)
+    truth, chance = checked(labels, probabilities)
     found = []
     for members in _bins(chance, bins, equal):
-        share = wilson_interval(int(truth[members].sum()), int(members.sum()), level)
+        share = wilson_interval(int(truth[members].sum()), int(members.sum()))
         found.append(CalibrationBin(int(members.sum()), float(chance[members].mean()), *share))
     return found
 
 
 def expected_calibration_error(labels: Labels, probabilities: Values, bins: int = 10, equal: str = "width") -> float:
-    """Mean over patients of how far the mean probability of their bin is from its share of label 1.
+    """Mean over patients of how far the mean probability of their bin is from its share of label 1; NaN without patients.
 
-    It is above 0 for calibrated probabilities too, the more so the fewer patients a bin has, and a bootstrap only adds to
-    that: compare it between predictions of the same patients.
-
-    Args:
-        labels: 0 or 1 of each patient.
-        probabilities: of label 1.
-        bins: number of them.
-        equal: ``"width"`` or ``"mass"``, see :func:`calibration_curve`.
-
-    Returns:
-        The error, from 0 to 1; NaN without patients.
-
-    Raises:
-        ValueError: for other labels, values that are no probabilities, no bins, or another ``equal``.
+    It is above 0 for calibrated probabilities too, the more so the fewer patients a bin has, and a bootstrap only adds to that:
+    compare it between predictions of the same patients. Bins are those of :func:`calibration_curve`.
 
     Naeini et al., AAAI (2015) 2901; with bins of equal mass, Nixon et al., CVPR Workshops (2019).
     """
-    truth, chance = checked_probabilities(labels, probabilities)
+    truth, chance = checked(labels, probabilities)
     gaps = [abs(float((chance[members] - truth[members]).sum())) for members in _bins(chance, bins, equal)]
     return sum(gaps) / len(truth) if len(truth) else NAN
 
 
 def _bins(chance: np.ndarray, bins: int, equal: str) -> list[np.ndarray]:
     """Which patients are in each bin that has any: bool ``(N,)`` each."""
-    if bins < 1:
-        raise ValueError(f"bins {bins}: expected one at least")
-    if equal not in ("width", "mass"):
-        raise ValueError(f"bins of equal {equal!r}: expected 'width' or 'mass'")
     if not len(chance):
         return []
-    if equal == "width":
-        edges = np.linspace(0, 1, bins + 1)[1:-1]
-    else:
-        edges = np.quantile(chance, np.linspace(0, 1, bins + 1)[1:-1], method="inverted_cdf")
+    edges = np.linspace(0, 1, bins + 1)[1:-1]
+    if equal == "mass":
+        edges = np.quantile(chance, edges, method="inverted_cdf")
     # a probability at an edge belongs to the bin below it
     index = np.searchsorted(edges, chance, side="left")
     return [index == number for number in np.unique(index)]

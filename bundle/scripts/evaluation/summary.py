@@ -34,157 +34,126 @@ from .scores import NAN
 
 logger = logging.getLogger(__name__)
 
+PRIOR = 0.5
+"""Probability, and score, of patients without any prediction."""
 DECISION_THRESHOLDS = np.arange(1, 100) / 100
 ENSEMBLES = {"mean": ensembles.mean, "rank_mean": ensembles.rank_mean, "logit_mean": ensembles.logit_mean}
 SCORES_ALONE = ("rank_mean",)
 """Ensembles whose scores are no probabilities."""
-Judged = dict[str, dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]]
-"""Labels, folds and predictions of patients, by kind (``ensembles``, ``mri_types``, ``seeds``) and name."""
+Judged = tuple[np.ndarray, np.ndarray, np.ndarray]
+"""Labels, folds and predictions of patients."""
 
 
 def summarise(
-    rows: Sequence[Row],
-    subgroups: Sequence[str] = (),
-    prior: float = 0.5,
-    level: float = 0.95,
-    resamples: int = 2000,
-    permutations: int = 10000,
-    seed: int = 67,
+    rows: Sequence[Row], subgroups: Sequence[str] = (), resamples: int = 2000, permutations: int = 10000
 ) -> dict[str, Any]:
-    """Figures of a cross-validation, as JSON knows them: None where one is not defined; which, the head of this file says.
+    """Figures of a cross-validation, as JSON knows them (None where one is not defined); the head of this file lists them.
 
     Args:
         rows: one per patient, modality and seed, of the fold that the patient was held out in: ``patient``, ``fold``, ``seed``,
             ``mri_type``, ``probability`` (None without a usable slice), ``label``; optionally ``kept`` (slices used),
             ``tumour_volume`` (ml) and columns of subgroups.
         subgroups: columns to divide the patients by, as ``scanner`` or ``site``.
-        prior: probability, and score, of patients without any prediction.
-        level: of confidence.
         resamples: of each bootstrap.
         permutations: of labels.
-        seed: of resampling and permutations.
 
     Raises:
-        ValueError: for rows that do not fit together, fewer than two folds, or a prior or level that is none.
+        ValueError: for rows that do not fit together, a single fold, or no probability at all.
     """
-    if not 0 <= prior <= 1:
-        raise ValueError(f"prior is {prior}, expected a probability from 0 to 1")
     cohort = Cohort.of(rows)
-    scores.checked_folds(cohort.folds, len(cohort.patients))
     groups = {name: subgroup_masks(rows, name, cohort.patients) for name in subgroups}
-    sampling: dict[str, Any] = {"level": level, "resamples": resamples, "seed": seed}
-    combined = _combine(cohort, prior)
-    mean = combined["mean"]
-    baselines, left_out = _baselines(cohort, mean, sampling)
-    judged = _judged(cohort, combined)
+    judged = _judged(cohort)
+    mean = judged["ensembles"]["mean"][2]
+    baselines, left_out = _baselines(cohort, mean, resamples)
     summary: dict[str, Any] = {
         "patients": len(cohort.patients),
         "positive": int(cohort.labels.sum()),
         "without_prediction": int(np.isnan(cohort.mean_of()).sum()),
         "folds": len(np.unique(cohort.folds)),
-        "level": level,
+        "level": scores.LEVEL,
         **{
-            kind: {name: _figures(*one, name not in SCORES_ALONE, sampling) for name, one in named.items()}
+            kind: {name: _figures(*one, name not in SCORES_ALONE, resamples) for name, one in named.items()}
             for kind, named in judged.items()
         },
-        "controls": _controls(cohort, mean, permutations, seed),
+        "controls": {
+            "permutation": {
+                "permutations": permutations,
+                "p": resampling.permutation_p_value(cohort.labels, mean, permutations),
+            },
+            "seeds": {name or "all": _spread(cohort, name) for name in (None, *cohort.mri_types)},
+        },
         "baselines": baselines,
         "subgroups": {
-            name: {value: _subgroup(cohort.labels[there], mean[there], sampling) for value, there in values.items()}
+            name: {value: _subgroup(cohort.labels[there], mean[there], resamples) for value, there in values.items()}
             for name, values in groups.items()
         },
         "curves": {
-            name: _curves(labels, predicted, name not in SCORES_ALONE, sampling)
+            name: _curves(labels, predicted, name not in SCORES_ALONE, resamples)
             for name, (labels, _, predicted) in (judged["ensembles"] | judged["mri_types"]).items()
         },
         "left_out": left_out,
     }
     for kind in judged:
-        _log(kind, summary[kind])
+        for name, found in summary[kind].items():
+            area = (found["auc"]["value"], *found["auc"]["delong"])
+            logger.info("%s %s: AUC %.3f (DeLong %.3f to %.3f) on %d patients", kind, name, *area, found["patients"])
     plain: dict[str, Any] = _plain(summary)
     return plain
 
 
-def _combine(cohort: Cohort, prior: float) -> dict[str, np.ndarray]:
-    """Scores of all patients by ensemble; of those without any prediction the prior."""
+def _judged(cohort: Cohort) -> dict[str, dict[str, Judged]]:
+    """All patients by ensemble, and those who have a prediction by modality and by seed."""
     there = ~np.isnan(cohort.mean_of())
     if not there.any():
         raise ValueError(f"none of {len(there)} patients has a probability; nothing can be evaluated")
-    found = {}
+    found: dict[str, dict[str, Judged]] = {"ensembles": {}, "mri_types": {}, "seeds": {}}
     for name, combine in ENSEMBLES.items():
-        found[name] = np.full(len(there), prior)
-        found[name][there] = combine(cohort.probabilities[there])
+        predicted = np.full(len(there), PRIOR)
+        predicted[there] = combine(cohort.tables["probability"][there])
+        found["ensembles"][name] = cohort.labels, cohort.folds, predicted
+    parts = {
+        "mri_types": {name: cohort.mean_of(mri_type=name) for name in cohort.mri_types},
+        "seeds": {name: cohort.mean_of(seed=name) for name in cohort.seeds},
+    }
+    for kind, named in parts.items():
+        for name, predicted in named.items():
+            own = ~np.isnan(predicted)
+            if own.any():
+                found[kind][name] = cohort.labels[own], cohort.folds[own], predicted[own]
     return found
 
 
-def _judged(cohort: Cohort, combined: Mapping[str, np.ndarray]) -> Judged:
-    """Labels, folds and predictions of the patients who have any, by kind and name."""
-    found = {
-        "ensembles": {name: (cohort.labels, cohort.folds, predicted) for name, predicted in combined.items()},
-        "mri_types": {name: _predicted(cohort, mri_type=name) for name in cohort.mri_types},
-        "seeds": {name: _predicted(cohort, seed=name) for name in cohort.seeds},
-    }
-    return {kind: {name: one for name, one in named.items() if len(one[0])} for kind, named in found.items()}
-
-
-def _log(kind: str, named: Mapping[str, Any]) -> None:
-    for name, found in named.items():
-        area = (found["auc"]["value"], *found["auc"]["delong"])
-        logger.info("%s %s: AUC %.3f (DeLong %.3f to %.3f) on %d patients", kind, name, *area, found["patients"])
-
-
-def _predicted(cohort: Cohort, **members: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Labels, folds and mean probabilities of the patients who have any of these members."""
-    predicted = cohort.mean_of(**members)
-    there = ~np.isnan(predicted)
-    return cohort.labels[there], cohort.folds[there], predicted[there]
-
-
 def _figures(
-    labels: np.ndarray, folds: np.ndarray, predicted: np.ndarray, probability: bool, sampling: Mapping[str, Any]
+    labels: np.ndarray, folds: np.ndarray, predicted: np.ndarray, probability: bool, resamples: int
 ) -> dict[str, Any]:
-    level = sampling["level"]
-    area = _area_by_fold(labels, folds, predicted, sampling)
+    area = _area_by_fold(labels, folds, predicted, resamples)
     found: dict[str, Any] = {"patients": len(labels), "positive": int(labels.sum()), "auc": area}
     measures: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {"pr_auc": scores.average_precision}
     if probability:
         measures |= {"brier": scores.brier_score, "log_loss": scores.log_loss}
     for name, measure in measures.items():
-        interval = resampling.bootstrap_interval(labels, predicted, name, **sampling)
+        interval = resampling.bootstrap_interval(labels, predicted, name, resamples)
         found[name] = {"value": measure(labels, predicted), "bootstrap": interval}
     if probability:
         found["ece"] = {
             equal: scores.expected_calibration_error(labels, predicted, equal=equal) for equal in ("width", "mass")
         }
-    # patients of one fold alone have no others to choose a threshold on
-    limits = np.full(len(labels), NAN)
-    if len(np.unique(folds)) > 1:
-        limits = thresholds.thresholds_of_other_folds(labels, predicted, folds)
-    rates = thresholds.sensitivity_specificity(labels, predicted, limits, level)
+    limits = thresholds.thresholds_of_other_folds(labels, predicted, folds)
+    rates = thresholds.sensitivity_specificity(labels, predicted, limits)
     for name, rate in zip(("sensitivity", "specificity"), rates, strict=True):
         found[name] = {"value": rate.value, "wilson": [rate.low, rate.high]}
     return found
 
 
-def _area(labels: np.ndarray, predicted: np.ndarray, sampling: Mapping[str, Any]) -> dict[str, Any]:
-    area, *delong = scores.delong_interval(labels, predicted, sampling["level"])
-    bootstrap = resampling.bootstrap_interval(labels, predicted, **sampling)
+def _area(labels: np.ndarray, predicted: np.ndarray, resamples: int) -> dict[str, Any]:
+    area, *delong = scores.delong_interval(labels, predicted)
+    bootstrap = resampling.bootstrap_interval(labels, predicted, resamples=resamples)
     return {"value": area, "delong": delong, "bootstrap": bootstrap}
 
 
-def _area_by_fold(
-    labels: np.ndarray, folds: np.ndarray, predicted: np.ndarray, sampling: Mapping[str, Any]
-) -> dict[str, Any]:
+def _area_by_fold(labels: np.ndarray, folds: np.ndarray, predicted: np.ndarray, resamples: int) -> dict[str, Any]:
     within = {str(fold): scores.roc_auc(labels[folds == fold], predicted[folds == fold]) for fold in np.unique(folds)}
-    return {**_area(labels, predicted, sampling), "folds": within}
-
-
-def _controls(cohort: Cohort, mean: np.ndarray, permutations: int, seed: int) -> dict[str, Any]:
-    p = resampling.permutation_p_value(cohort.labels, mean, permutations, seed)
-    return {
-        "permutation": {"permutations": permutations, "p": p},
-        "seeds": {name or "all": _spread(cohort, name) for name in (None, *cohort.mri_types)},
-    }
+    return {**_area(labels, predicted, resamples), "folds": within}
 
 
 def _spread(cohort: Cohort, mri_type: str | None) -> dict[str, Any]:
@@ -204,16 +173,17 @@ def _spread(cohort: Cohort, mri_type: str | None) -> dict[str, Any]:
     }
 
 
-def _baselines(cohort: Cohort, model: np.ndarray, sampling: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
+def _baselines(cohort: Cohort, model: np.ndarray, resamples: int) -> tuple[dict[str, Any], dict[str, str]]:
     """Figures of each baseline, and why the others could not be fitted."""
-    features: dict[str, np.ndarray] = {}
-    if not np.isnan(cohort.volume).all():
-        features["tumour_volume"] = np.log1p(cohort.volume)[:, None]  # patients without tumour have 0 ml
-    if cohort.kept:
-        features["slices"] = np.stack(list(cohort.kept.values()), axis=1)
+    features = {"tumour_volume": np.log1p(cohort.mean_of(table="tumour_volume"))[:, None]}  # 0 ml without tumour
+    if not np.isnan(cohort.tables["kept"]).all():
+        slices = [cohort.mean_of(name, table="kept") for name in cohort.mri_types]
+        features["slices"] = np.nan_to_num(np.stack(slices, axis=1))
     found, left_out = {}, {}
     for name, values in features.items():
         there = ~np.isnan(values).any(axis=1)
+        if not there.any():
+            continue
         labels, folds = cohort.labels[there], cohort.folds[there]
         try:
             fitted = ensembles.cross_fitted(labels, values[there], folds)
@@ -224,26 +194,22 @@ def _baselines(cohort: Cohort, model: np.ndarray, sampling: Mapping[str, Any]) -
         found[name] = {
             "patients": len(labels),
             "positive": int(labels.sum()),
-            "auc": _area_by_fold(labels, folds, predicted, sampling),
+            "auc": _area_by_fold(labels, folds, predicted, resamples),
             "model_auc": scores.roc_auc(labels, other),
-            "model_against_it": scores.delong_test(labels, other, predicted, sampling["level"])._asdict(),
+            "model_against_it": scores.delong_test(labels, other, predicted)._asdict(),
         }
     return found, left_out
 
 
-def _subgroup(labels: np.ndarray, predicted: np.ndarray, sampling: Mapping[str, Any]) -> dict[str, Any]:
-    both = len(np.unique(labels)) > 1
-    area = _area(labels, predicted, sampling) if both else None
+def _subgroup(labels: np.ndarray, predicted: np.ndarray, resamples: int) -> dict[str, Any]:
+    area = _area(labels, predicted, resamples) if len(np.unique(labels)) > 1 else None
     return {"patients": len(labels), "positive": int(labels.sum()), "auc": area}
 
 
-def _curves(
-    labels: np.ndarray, predicted: np.ndarray, probability: bool, sampling: Mapping[str, Any]
-) -> dict[str, Any]:
-    curves: dict[str, Any] = {"roc": resampling.roc_curve_band(labels, predicted, **sampling)}
+def _curves(labels: np.ndarray, predicted: np.ndarray, probability: bool, resamples: int) -> dict[str, Any]:
+    curves: dict[str, Any] = {"roc": resampling.roc_curve_band(labels, predicted, resamples)}
     if probability:
-        bins = scores.calibration_curve(labels, predicted, level=sampling["level"])
-        curves["calibration"] = [part._asdict() for part in bins]
+        curves["calibration"] = [part._asdict() for part in scores.calibration_curve(labels, predicted)]
         curves["decision"] = thresholds.decision_curve(labels, predicted, DECISION_THRESHOLDS)
     return curves
 

@@ -7,10 +7,7 @@ from typing import Any
 
 
 def tables(summary: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
-    """The parts of a summary as flat tables, those without rows left out.
-
-    Args:
-        summary: from :func:`scripts.evaluation.summary.summarise`.
+    """The parts of a summary (:func:`scripts.evaluation.summary.summarise`) as flat tables, those without rows left out.
 
     Returns:
         Rows with the same columns by table: ``scores``, ``seeds``, ``baselines``, ``subgroups``, ``controls``, ``roc``,
@@ -70,13 +67,14 @@ def _bounds(name: str, bounds: Sequence[float | None]) -> dict[str, float | None
 
 def _score_columns(figures: Mapping[str, Any]) -> dict[str, Any]:
     columns = {"patients": figures["patients"], "positive": figures["positive"], **_area_columns(figures["auc"])}
-    for name, way in (
-        ("pr_auc", "bootstrap"),
-        ("brier", "bootstrap"),
-        ("log_loss", "bootstrap"),
-        ("sensitivity", "wilson"),
-        ("specificity", "wilson"),
-    ):
+    ways = {
+        "pr_auc": "bootstrap",
+        "brier": "bootstrap",
+        "log_loss": "bootstrap",
+        "sensitivity": "wilson",
+        "specificity": "wilson",
+    }
+    for name, way in ways.items():
         figure = figures.get(name, {"value": None, way: (None, None)})
         columns |= {name: figure["value"], **_bounds(name, figure[way])}
     for equal in ("width", "mass"):

@@ -68,7 +68,7 @@ class VolumeOverlap:
             self._rows.append({**who, "region": region, **volume_scores(one, other, spacing)})
 
     def table(self) -> list[dict[str, Any]]:
-        """A row per patient, modality and region, those of all processes, which must call this together, in order.
+        """A row per patient, modality and region, sorted, of all processes, which must call this together.
 
         Columns as in :meth:`scripts.metrics.RegionOverlap.table`, but ``hd95_mm`` from :func:`volume_scores`.
         """
@@ -76,12 +76,12 @@ class VolumeOverlap:
         return sorted(rows, key=lambda row: (row["patient"], row["mri_type"], REGIONS.index(row["region"])))
 
     def failures(self) -> dict[str, str]:
-        """Why series have no scores, by ``"<patient>/<mri_type>/3D"``, those of all processes."""
+        """Why series have no scores, by ``"<patient>/<mri_type>/3D"``, of all processes, which must call this together."""
         return {name: why for part in distributed.gather(self._failures) for name, why in sorted(part.items())}
 
 
 def volume_scores(pred: np.ndarray, label: np.ndarray, spacing: np.ndarray) -> dict[str, float | None]:
-    """Scores of a region's masks ``(X, Y, Z)`` bool; None where not defined.
+    """Scores of a region's masks ``(X, Y, Z)`` bool, predicted and true; None where not defined.
 
     Args:
         pred: predicted.

@@ -1,155 +1,266 @@
-"""The studies in a folder, whatever its layout: challenge, BraTS of any year, one study, or NIfTI files side by side."""
+"""The studies in a folder or a zip file, whatever its layout: the challenge's, BraTS of any year, BIDS, plain names, or DICOM as exported."""
 
 from __future__ import annotations
 
-import gzip
 import logging
-import re
-import zlib
-from collections.abc import Iterable
-from itertools import chain, islice
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..environment import BUNDLE_ROOT
 from ..errors import UserError, some
-from ..files import RESEARCH_ONLY
-from ..modalities import ALIASES, MRI_TYPES
-from ..outputs import CONFIG_FILE
+from ..modalities import MRI_TYPES
+from .archives import unpacked
+from .walk import Walk, has_image
 
 logger = logging.getLogger(__name__)
 
-IMAGE_SUFFIXES = (".nii", ".nii.gz", ".dcm", ".dicom", ".ima", ".jpg", ".jpeg", ".png")
-"""Endings of files that a series may be made of; a file that holds DICOM needs none."""
-OUTPUTS = {"prepared": "index.json", "report": "report.html", "explanations": "*.npz", "dicom": "*/*_s[er]*.dcm"}
-"""Folders that this project writes beside its configuration, each with what is in it alone."""
+RULES_FILE = BUNDLE_ROOT / "configs" / "modality_rules.yaml"
+"""By which DICOM series are sorted unless a site gives rules of its own."""
 _LAYOUTS = (
-    f"Expected <patient>/{{{','.join(MRI_TYPES)}}}/ with DICOM or JPG files, or "
-    "<patient>/<patient>_{flair,t1,t1ce,t2}.nii.gz (BraTS 2021), or <patient>/<patient>-{t2f,t1n,t1c,t2w}.nii.gz (BraTS 2023+)"
+    "Expected DICOM files, NIfTI files whose names end with a modality (<patient>_flair.nii.gz, <patient>-t2f.nii.gz), or "
+    f"<patient>/{{{','.join(MRI_TYPES)}}}/ with DICOM or JPG files"
 )
-_NIFTI = re.compile(r"^(?P<patient>.+)[_-](?P<name>[A-Za-z0-9]+)\.nii(\.gz)?$")
 
 
 class DataListError(UserError):
     """A data list or a folder of studies that can't be used."""
 
 
-def find_studies(folder: str | Path) -> list[dict[str, Any]]:
-    """The studies of a folder, each ``{"patient", <modality>: path, ...}`` with absolute paths, sorted by patient.
+def find_studies(
+    source: str | Path | None,
+    rules: str | Path | None = None,
+    deidentify: bool = False,
+    named: Mapping[str, str | Path] | None = None,
+    patient: str | None = None,
+) -> list[dict[str, Any]]:
+    """The studies of a folder or a zip file, each ``{"patient", <modality>: path, ..., "study"}``, sorted by patient.
 
-    Known layouts: the challenge's Task 2 (``<patient>/<modality>/`` with DICOM or JPG files), BraTS 2021 and 2023+
-    (``<patient>/<patient>_flair.nii.gz``, ``<patient>-t2f.nii.gz``, with ``seg`` where there is one), one such study alone, and
-    NIfTI files of several patients side by side.
+    What is understood, at any depth: folders called like a modality, as in the challenge's Task 2; NIfTI files whose names end with one
+    (:mod:`scripts.studies.names`); DICOM files of any name, which go by their headers and the rules. Paths are absolute; the files of a
+    DICOM series that shares its folder with others are a list.
 
-    The log names what was not understood. A patient of whom that is all, images among it, has an entry with the ``reason`` in
-    place of paths; one who lacks a modality beside it has ``warnings``. Outputs of this project among the studies are passed
+    ``study`` tells of all series, of those that are left out too: ``{"date", "uid", "phantom", "series": [{"number", "description",
+    "plane", "slices", "spacing", "taken", "uid", "modality", "chosen", "reason", "files"}]}``. A patient none of whose series can be
+    used has an entry with the ``reason`` in place of paths; one who lacks a modality beside images that were not understood has
+    ``warnings``. Each visit of a patient has an entry, with the same ``group``. Results of this project among the studies are passed
     over.
 
+    Args:
+        source: the folder, or the zip file, which is unpacked for as long as the process lives; None where ``named`` has all series.
+        rules: file of rules for DICOM series; :data:`RULES_FILE` by default.
+        deidentify: call DICOM studies ``study_<checksum>`` and tell no dates.
+        named: of one patient, by modality: a file or folder, or the number, description, UID or file name of a series in ``source``.
+        patient: what that patient is called.
+
     Raises:
-        DataListError: when nothing of the kind is there, or two paths claim the same modality of a patient.
+        DataListError: when nothing of the kind is there, or ``named`` fits nothing.
     """
-    root = Path(folder).resolve()
+    if source is None:
+        return [_of_files(named or {}, patient)]
+    root = unpacked(source)
     if not root.is_dir():
-        raise DataListError(f"{folder}: no such folder of studies")
+        raise DataListError(f"{source}: no such folder of studies, nor a zip file of them")
+    nested = [name for name in ("train", "test") if (root / name).is_dir()]
+    walk = Walk(root, nested)
+    studies, clashes = _resolve(walk, rules, deidentify)
+    if named or patient:
+        _apply(named or {}, patient, studies, clashes, source)
+    entries = {name: _entry(name, study, clashes[name]) for name, study in studies.items()}
+    for name, person in walk.persons.items():
+        if name in entries:
+            entries[name]["group"] = person
+    _tell_the_rest(walk, entries)
+    return _reported(walk, entries, source, root / nested[0] if nested else None)
+
+
+def paths_of(files: str | Sequence[str]) -> list[Path]:
+    """The paths of a series: one, or those of its files."""
+    return [Path(files)] if isinstance(files, str) else [Path(file) for file in files]
+
+
+def _of_files(named: Mapping[str, str | Path], patient: str | None) -> dict[str, Any]:
+    """The entry of a patient whose series are all named by their paths."""
+    paths = {name: Path(value).expanduser().resolve() for name, value in named.items()}
+    for name, path in paths.items():
+        if not path.exists():
+            raise DataListError(f"--{name} {path}: no such file or folder")
+    first = next(iter(paths.values()), None)
+    if first is None:
+        raise DataListError(
+            "no studies named; give a folder or a zip file of them (dataset_dir), a data list (--datalist FILE), or the files of one patient (--FLAIR FILE)"
+        )
+    place = first if first.is_dir() else first.parent
+    series = [_row_of_path(name, path) for name, path in paths.items()]
+    study = {"date": "", "uid": "", "phantom": False, "series": series}
+    return _entry(patient or (place.parent if first.is_dir() else place).name or "patient", study, {})
+
+
+def _row_of_path(mri_type: str, path: Path) -> dict[str, Any]:
+    return {
+        "number": None, "description": path.name, "plane": "", "slices": None, "spacing": None, "taken": "", "uid": "",
+        "modality": mri_type, "chosen": True, "reason": "as asked for", "files": str(path),
+    }  # fmt: skip
+
+
+def _resolve(
+    walk: Walk, rules: str | Path | None, deidentify: bool
+) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, str]]]:
+    """What is known of each patient's study, and what can't be decided, by patient and modality."""
     studies: dict[str, dict[str, Any]] = {}
-    not_understood: dict[Path, list[Path]] = {}  # by the folder that it lies in
-    outputs: list[Path] = []
-    for place in (root, *sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))):
-        if place != root and _is_output(place):
-            outputs.append(place)
-            continue
-        series, others, masks = _sort_out(place)
-        outputs += masks
-        for patient, name, path in series:
-            study = studies.setdefault(patient, {"patient": patient})
-            if name in study:
-                raise DataListError(
-                    f"{folder}: {study[name]} and {path} are both {name} of patient {patient}; keep one of them"
+    for name, rows in walk.rows.items():
+        _choose_by_name(rows)
+        studies[name] = {"date": "", "uid": "", "phantom": False, "series": rows}
+    if walk.dicom:
+        from .dicom import read_exported  # pydicom is not loaded where nothing needs it
+
+        exported, persons, unreadable = read_exported(walk.root, walk.dicom, rules or RULES_FILE, deidentify)
+        for name, study in exported.items():
+            earlier = studies.get(name, {"series": []})
+            studies[name] = {**study, "series": [*earlier["series"], *study["series"]]}
+            walk.understood |= {walk.place(path) for row in study["series"] for path in paths_of(row["files"])}
+        walk.persons |= persons
+        for path in unreadable:
+            walk.not_understood(path)
+    clashes: dict[str, dict[str, str]] = {}
+    for name, study in studies.items():
+        clashes[name] = {}
+        for kind in (*MRI_TYPES, "seg"):
+            meant = [row for row in study["series"] if row["modality"] == kind and row["chosen"]]
+            if len(meant) > 1:
+                called = " and ".join(f"{row['number'] or ''} {row['description']}".strip() for row in meant)
+                clashes[name][kind] = (
+                    f"{called} are both {kind} of patient {name}; keep one of them, or name it with --{kind}"
                 )
-            study[name] = str(path)
-        is_one_study = root.name in studies  # its folders are series then, not patients
-        if place == root:
-            others = [path for path in others if is_one_study or not path.is_dir()]
-        elif is_one_study or ALIASES.get(place.name.lower()) in MRI_TYPES:
-            continue
-        elif not any(name in MRI_TYPES for _, name, _ in series):
-            others += [path for _, _, path in series]
-        if others or not (series or masks or place == root):
-            not_understood[place] = others
-    for place, paths in not_understood.items():
-        study = studies.get(place.name, {"patient": place.name})
-        lacking = [name for name in MRI_TYPES if name not in study]
-        expected = f"expected folders {', '.join(MRI_TYPES)} or files {place.name}_{{flair,t1,t1ce,t2}}.nii.gz"
-        told = f"{some((path.name for path in paths), 5)}; {expected}"
-        if len(lacking) == len(MRI_TYPES) and place != root and _any_image(paths):
-            studies[place.name] = {**study, "reason": f"none of its series was understood: found {told}"}
-        elif lacking and paths:
-            study["warnings"] = [f"not understood: {told}"]
-    if outputs:
-        shown = some((path.relative_to(root).as_posix() for path in outputs), 5)
-        logger.info("%s: results of this project among the studies are passed over: %s", folder, shown)
-    found = [study for study in studies.values() if any(name in study for name in (*MRI_TYPES, "reason"))]
-    names = {place.name: some((path.name for path in paths), 3) for place, paths in not_understood.items()}
+    return studies, clashes
+
+
+def _choose_by_name(rows: Iterable[dict[str, Any]]) -> None:
+    """Choose, of each modality, the series itself before versions of it (``…_T1_bias.nii.gz``)."""
+    plain = {row["modality"]: row["description"] for row in rows if not row["version"]}
+    for row in rows:
+        better = plain.get(row["modality"]) if row.pop("version") else None
+        row["chosen"] = better is None
+        row["reason"] = "by its name" if better is None else f"a version of {better}"
+
+
+def _apply(
+    named: Mapping[str, str | Path],
+    patient: str | None,
+    studies: dict[str, dict[str, Any]],
+    clashes: dict[str, dict[str, str]],
+    source: str | Path,
+) -> None:
+    """Choose the series that were named, of the one patient there is."""
+    if patient is not None and patient not in studies and len(studies) == 1:
+        (earlier,) = studies
+        studies[patient], clashes[patient] = studies.pop(earlier), clashes.pop(earlier)
+    elif patient is not None and patient in studies:
+        for other in [name for name in studies if name != patient]:
+            del studies[other], clashes[other]
+    if len(studies) != 1:
+        whom = (
+            f"--patient {patient}: none of"
+            if patient
+            else f"--{next(iter(named))} names a series of one patient; {source} holds"
+        )
+        raise DataListError(f"{whom} {some(sorted(studies), 10) or 'none'}; say which with --patient")
+    ((name, study),) = studies.items()
+    for kind, value in named.items():
+        given = str(value)
+        rows = [row for row in study["series"] if given in _names_of(row)]
+        if not rows and Path(given).expanduser().exists():
+            rows = [_row_of_path(kind, Path(given).expanduser().resolve())]
+            study["series"].append(rows[0])
+        if len(rows) != 1:
+            listed = some((f"{row['number'] or ''} '{row['description']}'".strip() for row in study["series"]), 10)
+            raise DataListError(
+                f"--{kind} {given}: {'several series of' if rows else 'neither a path nor a series of'} patient {name}; expected the number, "
+                f"description or UID of one, or a path. Its series: {listed}"
+            )
+        for row in study["series"]:
+            if row["modality"] == kind and row["chosen"] and row is not rows[0]:
+                row |= {"chosen": False, "reason": f"{given} was asked for"}
+        rows[0] |= {"modality": kind, "chosen": True, "reason": "as asked for"}
+        clashes[name].pop(kind, None)
+
+
+def _names_of(row: Mapping[str, Any]) -> set[str]:
+    """By what a series may be named."""
+    return {str(row["number"]), row["description"], row["uid"], Path(row["description"]).name} - {"None", ""}
+
+
+def _entry(patient: str, study: Mapping[str, Any], clashes: Mapping[str, str]) -> dict[str, Any]:
+    """The entry of a patient: its series' paths, or the reason why there are none."""
+    series = study["series"]
+    entry: dict[str, Any] = {"patient": patient}
+    if clashes:
+        entry["reason"] = "; ".join(clashes.values())
+    else:
+        chosen = {row["modality"]: row["files"] for row in series if row["chosen"]}
+        entry |= {kind: chosen[kind] for kind in (*MRI_TYPES, "seg") if kind in chosen}
+    if not clashes and not any(name in entry for name in MRI_TYPES) and any(row["uid"] for row in series):
+        told = (
+            f"series {row['number']} '{row['description']}' ({row['slices']} slices): {row['reason']}" for row in series
+        )
+        entry["reason"] = f"none of its series is usable: {some(told, 8)}"
+    return {**entry, "study": dict(study)}
+
+
+def _tell_the_rest(walk: Walk, entries: dict[str, dict[str, Any]]) -> None:
+    """Give patients of whom images were not understood a warning, or an entry with the reason."""
+    if walk.root.name in entries:  # one study, whose folders are series then, not patients
+        paths = [path for place, inside in walk.others.items() for path in (inside if place == walk.root else [place])]
+        walk.others = {walk.root: paths} if paths else {}
+    else:
+        walk.others |= walk.empty_folders()
+        for entry in entries.values():
+            if set(entry) == {"patient", "seg", "study"}:
+                walk.not_understood(Path(entry["seg"]))
+    for place, paths in walk.others.items():
+        paths.sort()
+        entry = entries.get(place.name, {"patient": place.name})
+        lacking = [name for name in MRI_TYPES if name not in entry]
+        told = (
+            f"{some((path.name for path in paths), 5)}; expected folders {', '.join(MRI_TYPES)} or files "
+            f"{place.name}_{{flair,t1,t1ce,t2}}.nii.gz"
+        )
+        if place.name in entries and any(name in entry for name in MRI_TYPES):
+            if lacking and paths:
+                entry["warnings"] = [f"not understood: {told}"]
+        elif place != walk.root and place not in walk.understood and any(map(has_image, paths)):
+            known = {"date": "", "uid": "", "phantom": False, "series": []}
+            entries[place.name] = {
+                "study": known,
+                **entry,
+                "reason": f"none of its series was understood: found {told}",
+            }
+
+
+def _reported(
+    walk: Walk, entries: Mapping[str, dict[str, Any]], source: str | Path, nested: Path | None
+) -> list[dict[str, Any]]:
+    """The entries in order, when the log has what is not among them; an error when nothing is."""
+    if walk.outputs:
+        shown = some((path.relative_to(walk.root).as_posix() for path in walk.outputs), 5)
+        logger.info("%s: results of this project among the studies are passed over: %s", source, shown)
+    listed = [entry for entry in entries.values() if any(name in entry for name in (*MRI_TYPES, "reason"))]
+    names = {place.name: some((path.name for path in paths), 3) for place, paths in walk.others.items()}
     told = some((f"{place} ({inside or 'no images'})" for place, inside in names.items()), 10)
-    if all("reason" in study for study in found):
-        nested = [name for name in ("train", "test") if (root / name).is_dir()]
-        hint = f"; did you mean {root / nested[0]}?" if nested else ""
-        raise DataListError(f"{folder}: no study found{f'; not understood: {told}' if told else ''}. {_LAYOUTS}{hint}")
+    if all("reason" in entry for entry in listed):
+        if listed and not told:
+            hint = (
+                ". A site's own rules are given with --rules FILE" if any(one["study"]["uid"] for one in listed) else ""
+            )
+            raise DataListError(f"{source}: {some((one['reason'] for one in listed), 5)}{hint}")
+        what = f"no study found; not understood: {told}" if told else "no study found"
+        raise DataListError(f"{source}: {what}. {_LAYOUTS}{f'; did you mean {nested}?' if nested else ''}")
     if told:
-        logger.warning("%s: not understood: %s. %s", folder, told, _LAYOUTS)
-    return sorted(found, key=lambda study: study["patient"])
-
-
-def _sort_out(place: Path) -> tuple[list[tuple[str, str, Path]], list[Path], list[Path]]:
-    """What lies directly in a folder, but for hidden files and those that are no images.
-
-    Returns:
-        ``(patient, modality, path)`` of series; folders and images that were not understood; label maps that this project wrote.
-    """
-    series: list[tuple[str, str, Path]] = []
-    others, masks = [], []
-    for path in sorted(path for path in place.iterdir() if not path.name.startswith(".")):
-        match = None if path.is_dir() else _NIFTI.match(path.name)
-        name = ALIASES.get((match["name"] if match else path.name).lower())
-        if path.is_dir() and name in MRI_TYPES:  # an empty one too, of which the reader gives the reason
-            series.append((place.name, name, path))
-        elif name != "seg" and _is_mask(path):
-            masks.append(path)
-        elif match and name:
-            series.append((match["patient"], name, path))
-        elif path.is_dir() or _is_image(path):
-            others.append(path)
-    return series, others, masks
-
-
-def _is_output(folder: Path) -> bool:
-    """Whether a folder holds results of this project."""
-    kept = OUTPUTS.get(folder.name)
-    return (folder / CONFIG_FILE).is_file() or (kept is not None and next(folder.glob(kept), None) is not None)
-
-
-def _is_mask(file: Path) -> bool:
-    """Whether a file is a label map that this project wrote: by the header of NIfTI, which has room for a note."""
-    if not file.name.lower().endswith((".nii", ".nii.gz")) or file.is_dir():
-        return False
-    try:
-        with gzip.open(file) if file.name.lower().endswith(".gz") else open(file, "rb") as stream:
-            return stream.read(228)[148:].rstrip(b"\0") == RESEARCH_ONLY.encode()
-    except (OSError, EOFError, zlib.error):  # its reader gives the reason
-        return False
-
-
-def _is_image(file: Path) -> bool:
-    """Whether a file may belong to a series: by its ending, or because it holds DICOM."""
-    if file.name.lower().endswith(IMAGE_SUFFIXES):
-        return True
-    try:
-        with open(file, "rb") as stream:
-            return stream.read(132)[128:] == b"DICM" and file.name != "DICOMDIR"
-    except OSError:
-        return False
-
-
-def _any_image(paths: Iterable[Path], most: int = 1000) -> bool:
-    """Whether an image is among files, or below folders, of which so many are looked at."""
-    files = chain.from_iterable(path.rglob("[!.]*") if path.is_dir() else [path] for path in paths)
-    return any(_is_image(file) for file in islice(files, most) if file.is_file())
+        logger.warning("%s: not understood: %s. %s", source, told, _LAYOUTS)
+    doubled = [name for name, count in Counter(entry["patient"].casefold() for entry in listed).items() if count > 1]
+    if doubled:
+        raise DataListError(
+            f"{source}: patients whose names differ in capital letters alone: {some(doubled)}; rename one of each"
+        )
+    return sorted(listed, key=lambda entry: entry["patient"])

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from ..datalists import MRI_TYPES
+from ..modalities import MRI_TYPES
 from .series import DicomSeries, DicomStudy, StudiesError, by_number
 
 _NO_AGENT = {"", "no", "none", "n", "0", "-", "nein", "without"}
@@ -54,7 +54,7 @@ _RULE_KEYS = (
 
 
 def read_rules(file: str | Path) -> Rules:
-    """Rules from a YAML file; the one of ``apps/monaideploy`` says what may stand in it.
+    """Rules from a YAML file; ``configs/modality_rules.yaml`` says what may stand in it.
 
     Raises:
         StudiesError: when the file is missing, or something in it is unknown or no regular expression.
@@ -139,7 +139,7 @@ class Decision:
 
 
 def choose(study: DicomStudy, rules: Rules) -> list[Decision]:
-    """Decide on each series of a study, in their order; at most one is chosen for a modality."""
+    """Decide on each series of a study, in their order; several are chosen for a modality where the rules prefer none of them."""
     decisions: dict[str, Decision] = {}
     candidates: dict[str, list[tuple[int, DicomSeries]]] = {}
     ways: dict[str, str] = {}
@@ -157,16 +157,17 @@ def choose(study: DicomStudy, rules: Rules) -> list[Decision]:
             candidates.setdefault("T1wCE", []).append((rank, one))
             ways[one.uid] = f"T1w by its description, and its header names the contrast agent {one.contrast_agent!r}"
     for mri_type, series_of_type in candidates.items():
-        ordered = sorted(series_of_type, key=lambda pair: _preference(pair, rules.prefer))
+        ordered = sorted(series_of_type, key=lambda pair: (_preference(pair, rules.prefer), by_number(pair[1])))
         best = ordered[0]
         for pair in ordered:
-            if pair is best:
-                reason = ways[best[1].uid]
-                if len(ordered) > 1:
-                    reason += f"; preferred to {len(ordered) - 1} other series: {_difference(best, ordered[1], rules)}"
+            alike = _preference(pair, rules.prefer) == _preference(best, rules.prefer)
+            if alike:  # several of them: whoever asked must say which
+                reason = ways[pair[1].uid]
+                if pair is best and len(ordered) > 1 and (differs := _difference(best, ordered[1], rules)):
+                    reason += f"; preferred to {len(ordered) - 1} other series: {differs}"
             else:
                 reason = f"series {_called(best[1])} was preferred: {_difference(best, pair, rules)}"
-            decisions[pair[1].uid] = Decision(pair[1], mri_type, pair is best, reason)
+            decisions[pair[1].uid] = Decision(pair[1], mri_type, alike, reason)
     return [decisions[series.uid] for series in study.series]
 
 
@@ -209,7 +210,7 @@ def _criterion(name: str, rank: int, series: DicomSeries) -> Any:
 
 
 def _preference(candidate: tuple[int, DicomSeries], prefer: Sequence[str]) -> tuple[Any, ...]:
-    return (*(_criterion(name, *candidate) for name in prefer), *by_number(candidate[1]))
+    return tuple(_criterion(name, *candidate) for name in prefer)
 
 
 def _difference(best: tuple[int, DicomSeries], other: tuple[int, DicomSeries], rules: Rules) -> str:
@@ -217,7 +218,7 @@ def _difference(best: tuple[int, DicomSeries], other: tuple[int, DicomSeries], r
         if _criterion(name, *best) != _criterion(name, *other):
             counts = f", {best[1].slices} and {other[1].slices}" if name == "slices" else ""
             return PREFERENCES[name] + counts
-    return "lower series number, all else being equal"
+    return ""
 
 
 def _called(series: DicomSeries) -> str:

@@ -1,12 +1,11 @@
-"""The DICOM studies in a folder and their series, as headers tell; no pixels are read."""
+"""DICOM studies and their series, as headers tell; no pixels are read."""
 
 from __future__ import annotations
 
 import logging
-import os
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,7 +33,7 @@ KEYWORDS = (
     "SpecificCharacterSet", "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "PatientID", "StudyDate",
     "SeriesDescription", "ProtocolName", "SeriesNumber", "ImageType", "ContrastBolusAgent", "AcquisitionDate", "AcquisitionTime",
     "AcquisitionDateTime", "SeriesDate", "SeriesTime", "Rows", "Columns", "NumberOfFrames", "ImageOrientationPatient", "QualityControlImage",
-    "ImagePositionPatient", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
+    "ImagePositionPatient", "BodyPartExamined", "StudyDescription", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
 )  # fmt: skip
 """Of the headers, all that is read."""
 _DICOM_SUFFIXES = ("", ".dcm", ".dicom", ".ima")
@@ -44,7 +43,7 @@ _SAME_POSITION = 0.01  # mm
 
 
 class StudiesError(UserError):
-    """A folder or rules that no study can be taken from."""
+    """Rules that no series can be sorted by."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +66,7 @@ class DicomSeries:
         contrast_agent: ContrastBolusAgent.
         taken: when, ``YYYYMMDDHHMMSS…`` or empty.
         phantom: whether its headers say that it shows a phantom (QualityControlImage).
+        region: BodyPartExamined.
         trouble: why it can't be used, whatever it is called; empty where it can.
     """
 
@@ -86,6 +86,7 @@ class DicomSeries:
     taken: str
     phantom: bool = False
     trouble: str = ""
+    region: str = ""
 
 
 @dataclass(frozen=True)
@@ -97,12 +98,14 @@ class DicomStudy:
         patient: PatientID.
         date: StudyDate.
         series: all that are there.
+        description: StudyDescription.
     """
 
     uid: str
     patient: str
     date: str
     series: tuple[DicomSeries, ...]
+    description: str = ""
 
 
 @dataclass(frozen=True)
@@ -111,54 +114,48 @@ class _Slice:
     position: np.ndarray | None
 
 
-def read_studies(folder: str | Path) -> list[DicomStudy]:
-    """The studies in a folder and the folders below it, by patient, date and identifier.
+def read_studies(files: Iterable[Path]) -> tuple[list[DicomStudy], list[Path]]:
+    """The studies that files belong to, by patient, date and identifier; and the files that are no DICOM images or can't be read.
 
-    Files may have any name and lie anywhere; what is not DICOM, hidden files and DICOMDIR are passed over, and copies of an image
-    count once. Two patients with one StudyInstanceUID are two studies.
-
-    Raises:
-        StudiesError: when the folder is missing or holds no DICOM.
+    Copies of an image count once. Two patients with one StudyInstanceUID are two studies.
     """
-    root = Path(folder)
-    if not root.is_dir():
-        raise StudiesError(f"{folder}: no such folder of DICOM studies")
     headers: dict[tuple[str, str, str], dict[str, tuple[Path, Dataset]]] = {}
-    others = 0
-    for path in _files(root):
+    others = []
+    for path in files:
         header = _read_header(path)
-        if header is None:
-            others += 1
-            continue
-        key = tuple(_text(header, name) for name in ("StudyInstanceUID", "PatientID", "SeriesInstanceUID"))
-        if not key[0] or not key[2]:
-            logger.warning("%s is passed over: it has no StudyInstanceUID or no SeriesInstanceUID", path)
+        key = (
+            tuple(_text(header, name) for name in ("StudyInstanceUID", "PatientID", "SeriesInstanceUID"))
+            if header
+            else ("",) * 3
+        )
+        if header is None or not key[0] or not key[2]:
+            if header is not None:
+                logger.warning("%s is passed over: it has no StudyInstanceUID or no SeriesInstanceUID", path)
+            others.append(path)
             continue
         instance = _text(header, "SOPInstanceUID") or str(path)
         headers.setdefault(key, {}).setdefault(instance, (path, header))  # type: ignore[arg-type]
-    if not headers:
-        raise StudiesError(f"{folder}: none of its {others} files is DICOM; name the folder that holds the studies")
-    if others:
-        logger.info("%s: %d files are no DICOM images and are passed over", folder, others)
     studies: dict[tuple[str, str], list[DicomSeries]] = {}
-    for (study, patient, _), files in headers.items():
-        studies.setdefault((patient, study), []).append(_series(list(files.values())))
+    descriptions: dict[tuple[str, str], str] = {}
+    for (study, patient, _), listed in headers.items():
+        studies.setdefault((patient, study), []).append(_series(list(listed.values())))
+        descriptions.setdefault((patient, study), _text(next(iter(listed.values()))[1], "StudyDescription"))
     found = [
-        DicomStudy(uid, patient, min(one.study_date for one in series), tuple(sorted(series, key=by_number)))
+        DicomStudy(
+            uid,
+            patient,
+            min(one.study_date for one in series),
+            tuple(sorted(series, key=by_number)),
+            descriptions[patient, uid],
+        )
         for (patient, uid), series in studies.items()
     ]
-    return sorted(found, key=lambda study: (study.patient, study.date, study.uid))
+    return sorted(found, key=lambda study: (study.patient, study.date, study.uid)), others
 
 
 def by_number(series: DicomSeries) -> tuple[float, str]:
     """By what series are sorted: their number, or last without one; then the UID."""
     return (float("inf") if series.number is None else series.number, series.uid)
-
-
-def _files(root: Path) -> Iterator[Path]:
-    for place, folders, names in os.walk(root):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        yield from (Path(place, name) for name in sorted(names) if not name.startswith("."))
 
 
 def _read_header(path: Path) -> Dataset | None:
@@ -219,6 +216,7 @@ def _series(files: Sequence[tuple[Path, Dataset]]) -> DicomSeries:
         contrast_agent=_text(first, "ContrastBolusAgent"),
         taken=min(_taken(header) for _, header in files),
         phantom=_text(first, "QualityControlImage") in ("YES", "BOTH"),
+        region=_text(first, "BodyPartExamined"),
         trouble=_trouble([header for _, header in files], directions, len(flat), count),
     )
 

@@ -168,6 +168,7 @@ def test_without_highdicom(monkeypatch, series):
 # On real MRI
 
 
+@pytest.mark.slow
 def test_real_series(real_data, tmp_path):
     """Each marked voxel lies in the file that it was marked in, and all that is written is valid."""
     study, segs = {}, {}

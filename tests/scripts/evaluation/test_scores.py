@@ -26,7 +26,6 @@ from scripts.evaluation.scores import (
 from scripts.evaluation.thresholds import (
     decision_curve,
     sensitivity_specificity,
-    thresholds_of_other_folds,
     youden_threshold,
 )
 from tests.scripts.evaluation.drawn import EXAMPLES, PATIENTS, cohort, columns
@@ -81,47 +80,17 @@ def test_figures_of_nobody():
     assert all(math.isnan(value) for value in (*delong_interval([], []), *bootstrap_interval([], [], "brier")))
     assert calibration_curve([], []) == []
     assert math.isnan(expected_calibration_error([], []))
-    assert np.isnan(decision_curve([], [], [0.1])["model"]).all()
+    assert np.isnan(decision_curve([], [], np.array([0.1]))["model"]).all()
 
 
 @pytest.mark.parametrize("function", [delong_interval, bootstrap_interval, permutation_p_value, roc_curve_band])
 def test_what_is_refused(function):
-    with pytest.raises(ValueError, match=r"label 2 of patient 1 in order: expected 0 or 1"):
+    with pytest.raises(ValueError, match="label 2 of patient number 1: expected 0 or 1"):
         function([0, 2], [0.1, 0.2])
-    with pytest.raises(ValueError, match=r"value nan of patient 1 in order: leave the patient out"):
+    with pytest.raises(ValueError, match="value nan of patient number 1: expected a finite one; leave the patient out"):
         function([0, 1], [0.1, float("nan")])
     with pytest.raises(ValueError, match=r"labels \(2,\) and values \(3,\)"):
         function([0, 1], [0.1, 0.2, 0.3])
-
-
-def test_settings_that_are_refused():
-    labels, values = cohort(10)
-    with pytest.raises(ValueError, match="level 95 of confidence"):
-        delong_interval(labels, values, level=95)
-    with pytest.raises(ValueError, match="resamples 0"):
-        bootstrap_interval(labels, values, resamples=0)
-    with pytest.raises(ValueError, match="score 'f1': expected one of"):
-        bootstrap_interval(labels, values, "f1")
-    with pytest.raises(ValueError, match="permutations 0"):
-        permutation_p_value(labels, values, permutations=0)
-    with pytest.raises(ValueError, match="points 1 of the grid"):
-        roc_curve_band(labels, values, points=1)
-    with pytest.raises(ValueError, match="bins 0"):
-        calibration_curve(labels, values, bins=0)
-    with pytest.raises(ValueError, match="equal 'size': expected 'width' or 'mass'"):
-        expected_calibration_error(labels, values, equal="size")
-    with pytest.raises(ValueError, match=r"1.5 of patient 1 in order: expected a probability"):
-        expected_calibration_error([0, 1], [0.2, 1.5])
-    with pytest.raises(ValueError, match="3 of 2"):
-        wilson_interval(3, 2)
-    with pytest.raises(ValueError, match=r"thresholds \(3,\) of 10 patients"):
-        sensitivity_specificity(labels, values, np.zeros(3))
-    with pytest.raises(ValueError, match=r"folds \[0\]: expected two at least"):
-        thresholds_of_other_folds(labels, values, [0] * 10)
-    with pytest.raises(ValueError, match=r"folds \(3,\) of 10 patients"):
-        thresholds_of_other_folds(labels, values, [0, 1, 2])
-    with pytest.raises(ValueError, match=r"threshold 1.0: expected 0 or more and less than 1"):
-        decision_curve(labels, values, [0.5, 1.0])
 
 
 # DeLong

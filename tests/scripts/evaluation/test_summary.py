@@ -98,9 +98,9 @@ def test_figures_of_modalities_and_seeds_against_sklearn(rows, summary):
 def test_patient_without_a_prediction_has_the_prior(rows):
     labels, values = by_hand(rows)
     prior = next(row["label"] for row in rows if row["patient"] == "00003")
-    found = summarise(rows, prior=0.9, **FEW)["ensembles"]["mean"]
+    found = summarise(rows, **FEW)["ensembles"]["mean"]
     assert found["patients"] == 80
-    expected = sklearn_metrics.brier_score_loss([*labels, prior], [*values, 0.9])
+    expected = sklearn_metrics.brier_score_loss([*labels, prior], [*values, 0.5])
     assert found["brier"]["value"] == pytest.approx(expected)
 
 
@@ -248,11 +248,7 @@ def test_what_is_refused(rows):
         summarise([{key: value for key, value in rows[0].items() if key != "fold"}])
     with pytest.raises(ValueError, match="label 2, expected 0 or 1"):
         summarise([row | {"label": 2} for row in rows])
-    with pytest.raises(ValueError, match="prior is 2"):
-        summarise(rows, prior=2)
-    with pytest.raises(ValueError, match=r"folds \[1\]: expected two at least"):
+    with pytest.raises(ValueError, match=r"folds \[1\]: expected at least two"):
         summarise([row | {"fold": 1} for row in rows])
     with pytest.raises(ValueError, match="none of 80 patients has a probability"):
         summarise([row | {"probability": None} for row in rows])
-    with pytest.raises(ValueError, match="subgroup 'grade': no row has such a column"):
-        summarise(rows, subgroups=["grade"])

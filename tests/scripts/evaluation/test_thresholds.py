@@ -77,7 +77,7 @@ def test_net_benefit_of_a_worked_example():
     """Of 100 patients 40 have label 1; at 0.2 the model treats 30 of them and 20 others: 0.30 - 0.20 / 4."""
     labels = [1] * 40 + [0] * 60
     chances = [0.9] * 30 + [0.1] * 10 + [0.9] * 20 + [0.1] * 40
-    found = decision_curve(labels, chances, [0.2, 0.0, 0.95])
+    found = decision_curve(labels, chances, np.array([0.2, 0.0, 0.95]))
     assert found["model"] == pytest.approx([0.30 - 0.20 / 4, 0.4, 0.0])
     assert found["all"] == pytest.approx([0.4 - 0.6 / 4, 0.4, 0.4 - 0.6 * 19])
     assert found["none"].tolist() == [0, 0, 0]

@@ -9,7 +9,7 @@ from torch import nn
 from custom_transforms import ChunkSlices, SliceGeometry
 from scripts import weights
 from scripts.explain import run
-from scripts.explain.explanation import Explanation, explain_series
+from scripts.explain.explanation import Classifier, Explanation, explain
 from scripts.explain.maps import grad_cam, randomisation_check
 from scripts.explain.occlusion import occlusion_by_region, occlusion_by_slice
 from scripts.explain.run import explain_run
@@ -71,6 +71,10 @@ def prediction(tmp_path, save_classifier, save_series):
     return tmp_path, {"FLAIR": classifier, "T1w": None, "T2w": classifier}
 
 
+def explain_series(file, classifier, zoom=1.2, batch_size=35):
+    return explain(file, Classifier(classifier, "cpu"), zoom, batch_size)
+
+
 def test_explanation_of_a_series(tmp_path, colour_slices, make_network, probability, save_classifier, save_series):
     file, _ = save_series(tmp_path)
     found = explain_series(file, save_classifier(tmp_path / "model.pt"), zoom=1.3, batch_size=3)
@@ -89,6 +93,7 @@ def test_explanation_of_a_series(tmp_path, colour_slices, make_network, probabil
     assert found.made_with["zoom"] == 1.3
 
 
+@pytest.mark.slow
 def test_explanations_are_saved_and_read(tmp_path, save_classifier, save_series):
     file, _ = save_series(tmp_path)
     made = explain_series(file, save_classifier(tmp_path / "model.pt"))
@@ -106,9 +111,9 @@ def test_explanations_are_saved_and_read(tmp_path, save_classifier, save_series)
     with pytest.raises(ValueError, match=r"of another explanation.*explain again"):
         Explanation.load(target)
     (tmp_path / "out" / "1_FLAIR.npz").write_bytes(b"half of one")
-    with pytest.raises(ValueError, match="no explanation that can be read"):
+    with pytest.raises(ValueError, match="the explanation can't be read"):
         Explanation.load(target)
-    with pytest.raises(ValueError, match="no explanation that can be read"):
+    with pytest.raises(ValueError, match="the explanation can't be read"):
         Explanation.load(tmp_path / "none.json")
 
 
@@ -127,6 +132,7 @@ def test_series_that_can_not_be_explained(tmp_path, make_network, save_classifie
         explain_series(file, tmp_path / "broken.pt")
 
 
+@pytest.mark.slow
 def test_explanations_of_a_prediction(prediction, caplog):
     folder, classifiers = prediction
     with caplog.at_level(logging.INFO):
@@ -152,6 +158,7 @@ def test_explanations_of_a_prediction(prediction, caplog):
     assert ("but 0.500 in the prediction" in caplog.text) == differs
 
 
+@pytest.mark.slow
 def test_explaining_goes_on_where_it_was_interrupted(prediction, monkeypatch, save_classifier, save_series):
     folder, classifiers = prediction
     done = []
@@ -257,6 +264,7 @@ def folds(tmp_path, save_classifier, save_series):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_a_cross_validation_is_explained_with_models_that_did_not_see_the_patient(folds, caplog):
     rows = explain_run(folds)
     assert list(rows) == ["1/FLAIR", "2/FLAIR"]
@@ -270,6 +278,7 @@ def test_a_cross_validation_is_explained_with_models_that_did_not_see_the_patien
     assert list(explain_run(folds, limit=1)) == ["1/FLAIR"]
 
 
+@pytest.mark.slow
 def test_an_earlier_cross_validation_is_told_to_be_evaluated_again(folds):
     for file in folds.glob("classification/seed8/fold*/evaluation/patients.json"):
         file.unlink()

@@ -12,6 +12,8 @@ import pytest
 from scripts.files import write_json
 from scripts.report.pages import write_report
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory):

@@ -135,6 +135,7 @@ def index_of(page):
         return {row["patient"]: row for row in csv.DictReader(stream)}
 
 
+@pytest.mark.slow
 def test_patients_of_a_cross_validation(folds, made_up):
     page = write_report(folds)
     assert "Cross-validation: folds" in text_of(page)
@@ -160,6 +161,7 @@ def test_patients_of_a_cross_validation(folds, made_up):
     assert sequence["probability"] == pytest.approx(float(flair["probability"]))
 
 
+@pytest.mark.slow
 def test_a_patient_whom_no_fold_could_predict_is_in_the_index(folds, made_up):
     page = write_report(folds)
     assert float(index_of(page)[made_up.evil]["all"]) == 0.5
@@ -199,6 +201,7 @@ def test_a_cross_validation_on_its_way(folds):
     assert (page.parent / "patients" / "00002.html").is_file()
 
 
+@pytest.mark.slow
 def test_folds_that_an_earlier_version_evaluated_have_no_pages(folds, made_up):
     (folds / "classification" / "seed68" / "fold1" / "evaluation" / "patients.json").unlink()
     page = write_report(folds)
@@ -241,7 +244,7 @@ def test_a_study_that_changed_is_not_shown(prediction, made_up):
         nib.Nifti1Image(np.arange(np.prod(made_up.shape), dtype=np.float32).reshape(made_up.shape), np.eye(4)), file
     )
     write_report(prediction)
-    assert "another series than the one" in text_of(prediction / "report" / "patients" / "00001.html")
+    assert "is not the series that was predicted" in text_of(prediction / "report" / "patients" / "00001.html")
 
 
 @pytest.mark.parametrize("content", [{"maps": np.zeros((2, 4, 4), np.uint8), "slices": [0, 1]}, {"other": np.zeros(3)}])
@@ -265,6 +268,7 @@ def test_prediction_without_pictures(prediction):
     assert '<script type="application/json">' not in (prediction / "report" / "patients" / "00001.html").read_text()
 
 
+@pytest.mark.slow
 def test_nothing_in_a_name_becomes_markup(prediction, cross_validation, folds):
     for page in map(write_report, (prediction, cross_validation, folds)):
         for file in (page, *page.parent.glob("patients/*.html")):
@@ -272,6 +276,7 @@ def test_nothing_in_a_name_becomes_markup(prediction, cross_validation, folds):
             assert "<b>truncated" not in file.read_text()
 
 
+@pytest.mark.slow
 def test_pages_ask_for_nothing_outside(prediction, cross_validation, training):
     for run in (prediction, cross_validation, training):
         page = write_report(run)
@@ -281,12 +286,14 @@ def test_pages_ask_for_nothing_outside(prediction, cross_validation, training):
             assert not re.findall(r'(?:src|href)="(?:https?:)?//', text)
 
 
+@pytest.mark.slow
 def test_many_patients_are_linked_and_not_embedded(many):
     page = write_report(many)
     assert len(list((page.parent / "patients").iterdir())) == 20
     assert page.read_text().count('<details class="patient"') == 0
 
 
+@pytest.mark.slow
 def test_a_report_is_replaced_only_when_asked_to(training):
     page = write_report(training)
     page.write_text(page.read_text() + "earlier")
@@ -309,6 +316,7 @@ def test_what_is_no_report_is_never_replaced(training, tmp_path, name):
     assert "years of work" in ((tmp_path / name / "thesis.txt") if name == "out" else tmp_path / name).read_text()
 
 
+@pytest.mark.slow
 def test_a_report_that_fails_leaves_the_earlier_one(training, monkeypatch):
     page = write_report(training)
     before = page.read_text()
@@ -319,6 +327,7 @@ def test_a_report_that_fails_leaves_the_earlier_one(training, monkeypatch):
     assert [path.name for path in training.iterdir() if path.name.startswith(".")] == []
 
 
+@pytest.mark.slow
 def test_command(many, monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["radiogenomics", "report", str(many), "--output", str(many.parent / "here")])
     cli.main()

@@ -1,6 +1,5 @@
 import json
 import re
-from pathlib import Path
 
 import numpy as np
 import pydicom
@@ -18,13 +17,12 @@ from pydicom.uid import (
 )
 
 from custom_transforms import SeriesReader
-from scripts import datalists
 from scripts.modalities import MRI_TYPES
-from scripts.studies.dicom import item_names, read_selection, select_studies
+from scripts.studies.dicom import item_names
+from scripts.studies.folders import RULES_FILE, DataListError, find_studies
 from scripts.studies.rules import choose, plain, read_rules
 from scripts.studies.series import DicomSeries, DicomStudy, StudiesError, read_studies
 
-RULES_FILE = Path(__file__).resolve().parents[3] / "apps" / "monaideploy" / "modality_rules.yaml"
 RULES = read_rules(RULES_FILE)
 AXIAL, SAGITTAL = [1, 0, 0, 0, 1, 0], [0, 1, 0, 0, 0, -1]
 
@@ -77,9 +75,14 @@ def export(tmp_path):
     return Export(tmp_path / "in")
 
 
+def studies_of(folder):
+    """The studies of all files in a folder."""
+    return read_studies(sorted(path for path in folder.rglob("*") if path.is_file()))[0]
+
+
 def decisions(export, rules=RULES):
     """What was decided on each series of the only study, by description."""
-    (study,) = read_studies(export.folder)
+    (study,) = studies_of(export.folder)
     return {one.series.description: one for one in choose(study, rules)}
 
 
@@ -121,7 +124,7 @@ def test_common_descriptions(mri_type, descriptions):
     )
     found = choose(DicomStudy("1.2", "P", "", series), RULES)
     assert {one.series.description: one.mri_type for one in found} == dict.fromkeys(descriptions, mri_type)
-    assert sum(one.chosen for one in found) == (mri_type is not None)
+    assert any(one.chosen for one in found) == (mri_type is not None)
 
 
 @given(
@@ -182,7 +185,7 @@ def test_series_are_found_in_any_files(export):
     (export.folder / "README").write_text("no DICOM, and its name does not tell")
     (export.folder / "fake.dcm").write_bytes(b"no DICOM")
     (export.folder / ".hidden").write_bytes(b"x")
-    (study,) = read_studies(export.folder)
+    (study,) = studies_of(export.folder)
     (series,) = study.series
     assert (series.uid, series.slices, series.images, series.plane) == (uid, 12, 12, "axial")
     assert series.spacing == pytest.approx(2.5)
@@ -194,7 +197,7 @@ def test_series_are_found_in_any_files(export):
 def test_a_text_without_a_suffix_is_passed_over_silently(export, caplog):
     export.series("FLAIR")
     (export.folder / "README").write_text("no DICOM, and its name does not tell " * 20)
-    assert len(read_studies(export.folder)) == 1
+    assert len(studies_of(export.folder)) == 1
     assert not [record for record in caplog.records if record.levelname == "WARNING"]
 
 
@@ -202,7 +205,7 @@ def test_a_damaged_file_is_passed_over_with_a_warning(export, caplog):
     export.series("FLAIR")
     victim = export.save(header(PatientID="P-1", StudyInstanceUID="1.2.3", SeriesInstanceUID="1.2.3.4"))
     victim.write_bytes(victim.read_bytes()[:140] + b"\xff" * 40)
-    assert [series.description for series in read_studies(export.folder)[0].series] == ["FLAIR"]
+    assert [series.description for series in studies_of(export.folder)[0].series] == ["FLAIR"]
     assert str(victim) in caplog.text
 
 
@@ -210,7 +213,7 @@ def test_copies_of_a_file_count_once(export):
     export.series("FLAIR")
     for place, file in enumerate([path for path in export.folder.rglob("*") if path.is_file()]):
         (export.folder / f"copy{place}").write_bytes(file.read_bytes())
-    (study,) = read_studies(export.folder)
+    (study,) = studies_of(export.folder)
     assert (study.series[0].images, study.series[0].trouble) == (12, "")
 
 
@@ -218,7 +221,7 @@ def test_files_without_preamble_are_read(export):
     export.series("FLAIR")
     for file in [path for path in export.folder.rglob("*") if path.is_file()]:
         file.write_bytes(file.read_bytes()[132:])
-    assert read_studies(export.folder)[0].series[0].slices == 12
+    assert studies_of(export.folder)[0].series[0].slices == 12
 
 
 def test_an_enhanced_file_counts_its_frames(export):
@@ -237,7 +240,7 @@ def test_an_enhanced_file_counts_its_frames(export):
             SeriesDescription="FLAIR", Columns=4, PerFrameFunctionalGroupsSequence=frames, SharedFunctionalGroupsSequence=[shared],
         )
     )  # fmt: skip
-    (series,) = read_studies(export.folder)[0].series
+    (series,) = studies_of(export.folder)[0].series
     assert (series.slices, series.spacing, series.plane) == (15, 3.0, "axial")
     assert chosen(export) == {"FLAIR": "FLAIR"}
 
@@ -245,15 +248,15 @@ def test_an_enhanced_file_counts_its_frames(export):
 def test_studies_of_one_patient_stay_apart(export):
     export.series("FLAIR", study="1.2.1", StudyDate="20200102")
     export.series("FLAIR", study="1.2.2", StudyDate="20200304")
-    found = read_studies(export.folder)
+    found = studies_of(export.folder)
     assert [(study.uid, len(study.series)) for study in found] == [("1.2.1", 1), ("1.2.2", 1)]
-    assert item_names(found) == ["P-1_20200102", "P-1_20200304"]
+    assert item_names(found, export.folder) == ["P-1_20200102", "P-1_20200304"]
 
 
 def test_two_patients_with_one_study_uid_are_not_mixed(export):
     export.series("FLAIR", patient="A")
     export.series("T1w", patient="B")
-    assert [(study.patient, len(study.series)) for study in read_studies(export.folder)] == [("A", 1), ("B", 1)]
+    assert [(study.patient, len(study.series)) for study in studies_of(export.folder)] == [("A", 1), ("B", 1)]
 
 
 def test_names_of_items_are_safe_and_differ(export):
@@ -266,17 +269,14 @@ def test_names_of_items_are_safe_and_differ(export):
         ("1.6", "B"),
     ):
         export.series("FLAIR", study=study, patient=patient, SpecificCharacterSet="ISO_IR 192")
-    names = item_names(read_studies(export.folder))
+    names = item_names(studies_of(export.folder), export.folder)
     assert all(re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name) for name in names)
     assert len({name.lower() for name in names}) == 6
 
 
-def test_a_folder_without_dicom_is_refused(tmp_path):
-    with pytest.raises(StudiesError, match="no such folder"):
-        read_studies(tmp_path / "none")
-    (tmp_path / "notes.txt").write_text("nothing")
-    with pytest.raises(StudiesError, match="none of its 1 files is DICOM"):
-        read_studies(tmp_path)
+def test_files_that_are_no_dicom_are_named(tmp_path):
+    (tmp_path / "fake.dcm").write_text("nothing")
+    assert read_studies([tmp_path / "fake.dcm"]) == ([], [tmp_path / "fake.dcm"])
 
 
 # What can't be used, whatever it is called
@@ -366,10 +366,16 @@ def test_flair_before_contrast_is_preferred(export):
     assert chosen(export) == {"FLAIR": "FLAIR AX"}
 
 
-def test_what_is_alike_in_everything_goes_by_its_number(export):
+def test_what_is_alike_in_everything_is_asked_about(export):
     export.series("AX T2 b", SeriesNumber=7)
     export.series("AX T2 a", SeriesNumber=5)
-    assert chosen(export) == {"T2w": "AX T2 a"}
+    export.series("FLAIR", patient="P-2", study="1.2.4")
+    asked, other = find_studies(export.folder)
+    assert (
+        asked["reason"]
+        == "5 AX T2 a and 7 AX T2 b are both T2w of patient P-1; keep one of them, or name it with --T2w"
+    )
+    assert set(other) == {"patient", "FLAIR", "study"}
 
 
 # Contrast agent in the header
@@ -378,7 +384,7 @@ def test_what_is_alike_in_everything_goes_by_its_number(export):
 def test_of_two_alike_series_the_one_with_contrast_agent_is_t1wce(export):
     export.series("AX T1", SeriesNumber=1)
     with_agent = export.series("AX T1", SeriesNumber=9, ContrastBolusAgent="Gadovist")
-    (study,) = read_studies(export.folder)
+    (study,) = studies_of(export.folder)
     found = {one.series.uid: one for one in choose(study, RULES) if one.chosen}
     assert found[with_agent].mri_type == "T1wCE"
     assert "contrast agent 'Gadovist'" in found[with_agent].reason
@@ -403,7 +409,7 @@ def test_headers_may_be_left_unasked(export, tmp_path):
     assert chosen(export, rules_with(tmp_path, contrast_by_header_unless=None)) == {"T1w": "AX T1"}
 
 
-# Data list
+# From files to entries
 
 
 @pytest.fixture
@@ -415,80 +421,121 @@ def exported(export):
     return export
 
 
-@pytest.mark.parametrize("links", [True, False])
-def test_chosen_series_are_laid_out_for_the_reader(exported, tmp_path, monkeypatch, links):
-    def refuse(*args):
-        raise OSError("no right to make links")
-
-    if not links:
-        monkeypatch.setattr(Path, "symlink_to", refuse)
-    datalist, facts = select_studies(exported.folder, RULES, tmp_path / "out")
-    (entry,) = datalists.select(datalist=datalist)
-    assert entry == {
-        "patient": "P-1_20200102",
-        **{name: str(tmp_path / "out" / "P-1_20200102" / name) for name in ("FLAIR", "T1w")},
-    }
+def test_chosen_series_are_those_that_the_reader_gets(exported):
+    entry = find_studies(exported.folder)[0]
+    assert [key for key in entry if key != "study"] == ["patient", "FLAIR", "T1w"]
     volume, meta = SeriesReader().get_data(entry["FLAIR"])
     np.testing.assert_array_equal(volume[0, 0], np.arange(12))
-    assert meta["slice_files"] == sorted(meta["slice_files"])
-    files = list(Path(entry["FLAIR"]).iterdir())
-    assert all(path.is_symlink() == links for path in files)
-    assert facts == read_selection(datalist) == json.loads((tmp_path / "out" / "studies.json").read_text())
+    assert len(meta["slice_files"]) == 12
 
 
-def test_every_series_of_every_study_is_told_of(exported, tmp_path):
-    _, facts = select_studies(exported.folder, RULES, tmp_path / "out")
-    assert {one["patient"]: list(one["chosen"]) for one in facts} == {
-        "P-1_20200102": ["FLAIR", "T1w"],
-        "P-2_20200102": [],
-    }
-    assert [[row["description"] for row in one["series"]] for one in facts] == [["AX FLAIR", "t1w", "LOC"], ["DWI"]]
-    assert all(row["reason"] for one in facts for row in one["series"])
+def test_a_series_with_a_folder_to_itself_is_the_folder(tmp_path):
+    export = Export(tmp_path / "in")
+    for name in ("S1", "S2"):
+        export.save = lambda dataset, name=name: _save_in(export, name, dataset)
+        export.series({"S1": "FLAIR", "S2": "AX T1"}[name])
+    (entry,) = find_studies(tmp_path / "in")
+    assert (entry["FLAIR"], entry["T1w"]) == (str(tmp_path / "in" / "S1"), str(tmp_path / "in" / "S2"))
 
 
-def test_another_choice_gets_other_file_names(export, tmp_path):
-    """By names, sizes and times a resumed prediction knows what it has prepared."""
-    names = []
-    for number in range(2):
-        export.series("FLAIR", slices=12 + number)
-        datalist, _ = select_studies(export.folder, RULES, tmp_path / f"out{number}")
-        folder = Path(datalists.select(datalist=datalist)[0]["FLAIR"])
-        names.append({path.name for path in folder.iterdir()})
-    assert not names[0] & names[1]
+def _save_in(export, name, dataset):
+    export.count += 1
+    path = export.folder / name / f"IM{export.count}"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    dataset.save_as(path, enforce_file_format=True)
 
 
-def test_nothing_usable_is_an_error_that_tells_why(export, tmp_path):
+def test_every_series_of_every_study_is_told_of(exported):
+    first, second = find_studies(exported.folder)
+    assert [row["description"] for row in first["study"]["series"]] == ["AX FLAIR", "t1w", "LOC"]
+    assert all(row["reason"] for one in (first, second) for row in one["study"]["series"])
+    assert second["reason"].startswith(
+        "none of its series is usable: series 4 'DWI' (12 slices): its description is excluded"
+    )
+    assert second["patient"] == "P-2"
+
+
+def test_nothing_usable_is_an_error_that_tells_why(export):
     export.series("DWI", SeriesNumber=4)
     export.series("LOC", slices=3, SeriesNumber=5)
-    with pytest.raises(StudiesError) as info:
-        select_studies(export.folder, RULES, tmp_path / "out")
-    for words in (
-        str(export.folder),
-        "1 study, none with",
-        "series 4 'DWI' (12 slices): its description is excluded",
-        "LOC",
-        RULES.source,
-    ):
+    with pytest.raises(DataListError) as info:
+        find_studies(export.folder)
+    for words in (str(export.folder), "series 4 'DWI' (12 slices): its description is excluded", "LOC"):
         assert words in str(info.value)
-    assert not (tmp_path / "out").exists()
 
 
-def test_a_folder_with_something_in_it_is_not_replaced(exported, tmp_path):
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "notes.txt").write_text("mine")
-    with pytest.raises(FileExistsError, match="not empty"):
-        select_studies(exported.folder, RULES, tmp_path / "out")
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["notes.txt"]
+def test_visits_are_entries_of_one_person(export):
+    export.series("FLAIR", study="1.2.1", StudyDate="20200102")
+    export.series("FLAIR", study="1.2.2", StudyDate="20200304")
+    assert [(one["patient"], one["group"]) for one in find_studies(export.folder)] == [
+        ("P-1_20200102", "P-1"),
+        ("P-1_20200304", "P-1"),
+    ]
 
 
-def test_deidentified_items_name_neither_patient_nor_dates(exported, tmp_path):
-    datalist, facts = select_studies(exported.folder, RULES, tmp_path / "out", deidentify=True)
-    told = datalist.read_text() + json.dumps(facts)
-    assert "P-1" not in told
-    assert "20200102" not in told
-    assert all(re.fullmatch(r"study_[0-9a-f]{8}", one["patient"]) for one in facts)
+def test_deidentified_studies_name_neither_patient_nor_dates(exported):
+    found = find_studies(exported.folder, deidentify=True)
+    told = json.dumps([{key: value for key, value in one.items() if key not in MRI_TYPES} for one in found])
+    assert not re.search(r"P-1|P-2|20200102", re.sub(r'"files": (\[[^]]*\]|"[^"]*")', "", told))
+    assert all(re.fullmatch(r"study_[0-9a-f]{8}", one["patient"]) for one in found)
+
+
+def test_the_rules_of_a_site(export, tmp_path):
+    export.series("weighted dark water")
+    rules = yaml.safe_load(RULES_FILE.read_text())
+    rules["modalities"]["FLAIR"].append("weighted dark water")
+    (tmp_path / "site.yaml").write_text(yaml.safe_dump(rules))
+    with pytest.raises(DataListError, match="no rule fits its description"):
+        find_studies(export.folder)
+    assert "FLAIR" in find_studies(export.folder, rules=tmp_path / "site.yaml")[0]
 
 
 def test_the_rules_file_knows_all_modalities():
     assert list(RULES.modalities) == ["FLAIR", "T1wCE", "T1w", "T2w"]
     assert set(RULES.modalities) == set(MRI_TYPES)
+
+
+# Series that were named
+
+
+def test_a_named_series_goes_before_the_rules(export, tmp_path):
+    export.series("AX T1", SeriesNumber=1)
+    export.series("AX T1", SeriesNumber=2, AcquisitionDate="20200101", AcquisitionTime="120000")
+    export.series("my own contrast", SeriesNumber=3)
+    uid = export.series("my own water", SeriesNumber=4)
+    (tmp_path / "T2").mkdir()
+    named = {"T1w": "1", "T1wCE": "my own contrast", "FLAIR": uid, "T2w": tmp_path / "T2"}
+    (entry,) = find_studies(export.folder, named=named, patient="Jo")
+    rows = {row["number"]: row for row in entry["study"]["series"]}
+    assert [rows[number]["modality"] for number in (1, 3, 4)] == ["T1w", "T1wCE", "FLAIR"]
+    assert not rows[2]["chosen"]
+    assert entry["T1w"] == rows[1]["files"]
+    assert entry["T2w"] == str(tmp_path / "T2")
+    assert entry["patient"] == "Jo"
+
+
+@pytest.mark.parametrize(
+    ("named", "patient", "message"),
+    [
+        ({"T1w": "9"}, "P-1", r"--T1w 9: neither a path nor a series of patient P-1.*'AX T1'"),
+        ({"T1w": "AX T1"}, "P-1", r"--T1w AX T1: several series of patient P-1"),
+        ({"T1w": "1"}, None, r"--T1w names a series of one patient; .* holds P-1, P-2; say which with --patient"),
+        ({}, "P-3", r"--patient P-3: none of P-1, P-2"),
+    ],
+)
+def test_named_series_that_are_not_there(export, named, patient, message):
+    for number in (1, 2):
+        export.series("AX T1", SeriesNumber=number, AcquisitionTime=f"12000{number}")
+    export.series("AX T1", patient="P-2", study="1.2.9")
+    with pytest.raises(DataListError, match=message):
+        find_studies(export.folder, named=named, patient=patient)
+
+
+def test_a_patient_whose_files_are_named(tmp_path):
+    for name in ("a.nii.gz", "post"):
+        (tmp_path / "Jo" / name).mkdir(parents=True)
+    (entry,) = find_studies(None, named={"FLAIR": tmp_path / "Jo" / "a.nii.gz", "T1wCE": tmp_path / "Jo" / "post"})
+    assert entry["patient"] == "Jo"
+    assert (entry["FLAIR"], entry["T1wCE"]) == (str(tmp_path / "Jo" / "a.nii.gz"), str(tmp_path / "Jo" / "post"))
+    with pytest.raises(DataListError, match=r"--FLAIR .*gone: no such file or folder"):
+        find_studies(None, named={"FLAIR": tmp_path / "gone"})

@@ -10,8 +10,8 @@ from custom_transforms.dicom import DICOM_SUFFIXES
 from custom_transforms.nifti import NIFTI_SUFFIXES
 from custom_transforms.pictures import PICTURE_SUFFIXES
 from scripts.masks import save_label_map
-from scripts.studies import folders
-from scripts.studies.folders import DataListError
+from scripts.studies import walk
+from scripts.studies.folders import DataListError, find_studies
 from tests.scripts.layouts import MRI_TYPES, NAMES_2021, NAMES_2023, dicom_study, names, nifti_study, touch
 
 
@@ -21,6 +21,13 @@ def told(caplog):
     return caplog
 
 
+def find(folder, **settings):
+    """What is found, without what is told of each series."""
+    return [
+        {key: value for key, value in entry.items() if key != "study"} for entry in find_studies(folder, **settings)
+    ]
+
+
 # Finding studies
 
 
@@ -28,7 +35,7 @@ def told(caplog):
 def test_challenge_layout(tmp_path, suffix):
     dicom_study(tmp_path, "00012", suffix=suffix)
     dicom_study(tmp_path, "00002", ["T2w", "T1w"], suffix=suffix)
-    first, second = folders.find_studies(tmp_path)
+    first, second = find(tmp_path)
     assert first == {"patient": "00002", **{name: str(tmp_path / "00002" / name) for name in ("T1w", "T2w")}}
     assert second == {"patient": "00012", **{name: str(tmp_path / "00012" / name) for name in MRI_TYPES}}
 
@@ -41,7 +48,7 @@ def test_challenge_layout(tmp_path, suffix):
 )
 def test_brats_layouts(tmp_path, patient, modalities, mark, suffix):
     nifti_study(tmp_path, patient, modalities, mark, suffix=suffix)
-    (found,) = folders.find_studies(tmp_path)
+    (found,) = find(tmp_path)
     expected = {name: str(tmp_path / patient / f"{patient}{mark}{modalities[name]}.{suffix}") for name in MRI_TYPES}
     seg = str(tmp_path / patient / f"{patient}{mark}seg.{suffix}")
     assert found == {"patient": patient, "seg": seg, **expected}
@@ -50,8 +57,8 @@ def test_brats_layouts(tmp_path, patient, modalities, mark, suffix):
 def test_one_study_alone(tmp_path):
     dicom_study(tmp_path, "00012")
     nifti_study(tmp_path, "BraTS2021_00013", seg=False)
-    assert names(folders.find_studies(tmp_path / "00012")) == ["00012"]
-    (found,) = folders.find_studies(tmp_path / "BraTS2021_00013")
+    assert names(find(tmp_path / "00012")) == ["00012"]
+    (found,) = find(tmp_path / "BraTS2021_00013")
     assert set(found) == {"patient", *MRI_TYPES}
 
 
@@ -61,7 +68,7 @@ def test_patients_side_by_side(tmp_path):
         for file in (tmp_path / patient).iterdir():
             file.rename(tmp_path / file.name)
         (tmp_path / patient).rmdir()
-    found = folders.find_studies(tmp_path)
+    found = find(tmp_path)
     assert names(found) == ["BraTS2021_00001", "BraTS2021_00002"]
     assert all(set(study) == {"patient", "seg", *MRI_TYPES} for study in found)
 
@@ -69,7 +76,7 @@ def test_patients_side_by_side(tmp_path):
 def test_paths_are_absolute(tmp_path, monkeypatch):
     dicom_study(tmp_path / "studies", "00001")
     monkeypatch.chdir(tmp_path)
-    assert folders.find_studies("studies")[0]["FLAIR"] == str(tmp_path / "studies" / "00001" / "FLAIR")
+    assert find("studies")[0]["FLAIR"] == str(tmp_path / "studies" / "00001" / "FLAIR")
 
 
 def test_other_files_do_not_matter(tmp_path, told):
@@ -78,7 +85,7 @@ def test_other_files_do_not_matter(tmp_path, told):
     for name in (".DS_Store", "._00001_t1.nii.gz", "README.txt", "flair.json", "dwi.bval", "dwi.bvec", "LICENSE"):
         touch(tmp_path / "00001" / name)
         touch(tmp_path / name)
-    (found,) = folders.find_studies(tmp_path)
+    (found,) = find(tmp_path)
     assert set(found) == {"patient", "FLAIR"}
     assert told.text == ""
 
@@ -88,18 +95,18 @@ def test_other_files_do_not_matter(tmp_path, told):
 
 def test_what_was_not_understood_of_a_patient_is_told(tmp_path, told):
     dicom_study(tmp_path, "00001", ["FLAIR", "AX T1"])
-    touch(tmp_path / "00001" / "t2.nii.gz")
-    (found,) = folders.find_studies(tmp_path)
+    touch(tmp_path / "00001" / "dwi.nii.gz")
+    (found,) = find(tmp_path)
     assert found["FLAIR"] == str(tmp_path / "00001" / "FLAIR")
     (warning,) = found["warnings"]
-    assert "not understood: AX T1, t2.nii.gz; expected folders FLAIR, T1w, T1wCE, T2w or files 00001_{flair" in warning
-    assert "not understood: 00001 (AX T1, t2.nii.gz). Expected <patient>/{FLAIR" in told.text
+    assert "not understood: AX T1, dwi.nii.gz; expected folders FLAIR, T1w, T1wCE, T2w or files 00001_{flair" in warning
+    assert "not understood: 00001 (AX T1, dwi.nii.gz). Expected DICOM files" in told.text
     assert [record.levelname for record in told.records] == ["WARNING"]
 
 
 def test_further_series_of_a_complete_patient_are_told_in_the_log_alone(tmp_path, told):
     dicom_study(tmp_path, "00001", [*MRI_TYPES, "DWI"])
-    (found,) = folders.find_studies(tmp_path)
+    (found,) = find(tmp_path)
     assert set(found) == {"patient", *MRI_TYPES}
     assert "00001 (DWI)" in told.text
 
@@ -113,7 +120,7 @@ def dicom_without_a_suffix(path):
     [
         (lambda folder: touch(folder / "AX FLAIR" / "Image-1.dcm"), "AX FLAIR"),
         (lambda folder: touch(folder / "2021-03-04" / "AX FLAIR" / "Image-1.dcm"), "2021-03-04"),
-        (lambda folder: touch(folder / "flair.nii.gz"), "flair.nii.gz"),
+        (lambda folder: touch(folder / "dwi.nii.gz"), "dwi.nii.gz"),
         (lambda folder: touch(folder / "P_flair.nii.gz" / "volume.nii"), "P_flair.nii.gz"),
         (lambda folder: touch(folder / "P_seg.nii.gz"), "P_seg.nii.gz"),
         (lambda folder: touch(folder / "Image-1.JPG"), "Image-1.JPG"),
@@ -125,7 +132,7 @@ def dicom_without_a_suffix(path):
 def test_nobody_vanishes_whose_images_are_not_understood(tmp_path, told, write, found):
     dicom_study(tmp_path, "00001")
     write(tmp_path / "P")
-    first, second = folders.find_studies(tmp_path)
+    first, second = find(tmp_path)
     assert first["patient"] == "00001"
     assert set(second) - {"seg"} == {"patient", "reason"}
     assert second["patient"] == "P"
@@ -138,7 +145,7 @@ def test_folders_without_images_are_no_patients_and_are_told(tmp_path, told):
     (tmp_path / "00002").mkdir()
     touch(tmp_path / "00003" / "notes.txt")
     (tmp_path / "00004" / "AX FLAIR").mkdir(parents=True)
-    assert names(folders.find_studies(tmp_path)) == ["00001"]
+    assert names(find(tmp_path)) == ["00001"]
     assert "00002 (no images), 00003 (no images), 00004 (AX FLAIR)." in told.text
 
 
@@ -148,7 +155,7 @@ def test_a_thousand_of_them_are_told_in_a_line(tmp_path, told):
         touch(tmp_path / f"P{number:04d}" / "AX FLAIR" / "Image-1.dcm")
     for number in range(1000):
         touch(tmp_path / "P0000" / f"Image-{number}.dcm")
-    assert len(folders.find_studies(tmp_path)) == 1001
+    assert len(find(tmp_path)) == 1001
     (record,) = told.records
     assert (
         "not understood: P0000 (AX FLAIR, Image-0.dcm, Image-1.dcm and 998 more), P0001 (AX FLAIR)," in record.message
@@ -160,7 +167,7 @@ def test_a_thousand_of_them_are_told_in_a_line(tmp_path, told):
 def test_files_beside_the_patients_are_told(tmp_path, told):
     dicom_study(tmp_path / "studies", "00001")
     touch(tmp_path / "studies" / "P7.nii.gz")
-    assert names(folders.find_studies(tmp_path / "studies")) == ["00001"]
+    assert names(find(tmp_path / "studies")) == ["00001"]
     assert "studies (P7.nii.gz)." in told.text
 
 
@@ -168,9 +175,9 @@ def test_folders_of_a_study_alone_are_no_patients(tmp_path, told):
     dicom_study(tmp_path, "00001", ["FLAIR", "AX T1"])
     nifti_study(tmp_path, "00002", seg=False)
     touch(tmp_path / "00002" / "DWI" / "Image-1.dcm")
-    (found,) = folders.find_studies(tmp_path / "00001")
+    (found,) = find(tmp_path / "00001")
     assert "AX T1" in found["warnings"][0]
-    assert names(folders.find_studies(tmp_path / "00002")) == ["00002"]
+    assert names(find(tmp_path / "00002")) == ["00002"]
     assert "00002 (DWI)" in told.text
 
 
@@ -179,9 +186,9 @@ def test_no_study_says_what_was_found(tmp_path):
         touch(tmp_path / patient / "AX FLAIR" / "Image-1.dcm")
     with pytest.raises(
         DataListError,
-        match=r"no study found; not understood: P1 \(AX FLAIR\), P2 \(AX FLAIR\)\. Expected <patient>/\{FLAIR",
+        match=r"no study found; not understood: P1 \(AX FLAIR\), P2 \(AX FLAIR\)\. Expected DICOM files",
     ):
-        folders.find_studies(tmp_path)
+        find(tmp_path)
 
 
 def test_results_of_this_project_are_no_patients(tmp_path, told):
@@ -195,7 +202,7 @@ def test_results_of_this_project_are_no_patients(tmp_path, told):
         "dicom/P1/FLAIR_seg.dcm", "report/report.html", "report/figures/a.png", "explanations/P1_FLAIR.npz",
     ):  # fmt: skip
         touch(tmp_path / file)
-    (found,) = folders.find_studies(tmp_path)
+    (found,) = find(tmp_path)
     assert found == {"patient": "P1", **{name: str(tmp_path / "P1" / name) for name in MRI_TYPES}}
     (record,) = told.records
     assert (
@@ -208,31 +215,31 @@ def test_masks_of_others_are_images_and_ours_may_be_labels(tmp_path):
     dicom_study(tmp_path, "P1", ["FLAIR"])
     save_label_map(np.ones((2, 2, 2), np.uint8), np.eye(4), tmp_path / "P1" / "P1_seg.nii.gz")
     nib.save(nib.Nifti1Image(np.ones((2, 2, 2), np.uint8), np.eye(4)), tmp_path / "P1" / "P1_t1.nii.gz")
-    (found,) = folders.find_studies(tmp_path)
+    (found,) = find(tmp_path)
     assert set(found) == {"patient", "FLAIR", "T1w", "seg"}
 
 
 def test_endings_of_images_are_those_that_are_read():
     read = NIFTI_SUFFIXES + DICOM_SUFFIXES + PICTURE_SUFFIXES
-    assert sorted(folders.IMAGE_SUFFIXES) == sorted(read)
+    assert sorted(walk.IMAGE_SUFFIXES) == sorted(read)
 
 
 def test_an_empty_series_folder_is_a_patient_all_the_same(tmp_path):
     """Whose series was not copied must not vanish: the reader gives the reason."""
     dicom_study(tmp_path, "00001", ["FLAIR"])
     (tmp_path / "00002" / "FLAIR").mkdir(parents=True)
-    assert names(folders.find_studies(tmp_path)) == ["00001", "00002"]
+    assert names(find(tmp_path)) == ["00001", "00002"]
 
 
 def test_no_folder(tmp_path):
     with pytest.raises(DataListError, match="gone: no such folder of studies"):
-        folders.find_studies(tmp_path / "gone")
+        find(tmp_path / "gone")
 
 
 def test_no_study(tmp_path):
     touch(tmp_path / "notes.txt")
-    with pytest.raises(DataListError, match=r"no study found\. Expected .*FLAIR.*flair.*t2f") as info:
-        folders.find_studies(tmp_path)
+    with pytest.raises(DataListError, match=r"no study found\. Expected .*flair.*t2f.*FLAIR") as info:
+        find(tmp_path)
     assert str(tmp_path) in str(info.value)
     assert "did you mean" not in str(info.value)
 
@@ -240,7 +247,7 @@ def test_no_study(tmp_path):
 def test_folder_above_the_studies(tmp_path):
     dicom_study(tmp_path / "train", "00001")
     with pytest.raises(DataListError, match=r"did you mean .*train\?"):
-        folders.find_studies(tmp_path)
+        find(tmp_path)
 
 
 def test_two_paths_for_one_modality(tmp_path):
@@ -249,4 +256,4 @@ def test_two_paths_for_one_modality(tmp_path):
     with pytest.raises(
         DataListError, match=r"flair\.nii\.gz and .*t2f\.nii\.gz are both FLAIR of patient BraTS2021_00001; keep one"
     ):
-        folders.find_studies(tmp_path)
+        find(tmp_path)

@@ -17,7 +17,6 @@ pytest.importorskip("nilearn", reason="synthetic brains need the extra [phantom]
 from custom_transforms import SlicePlanes
 from scripts import cli
 from scripts.datalists import MRI_TYPES
-from scripts.loading import LoadSlice
 from scripts.synthetic.acquisition import LOOKS, RANDOM, acquire, draw_look, paint
 from scripts.synthetic.brains import label_map_brains
 from scripts.synthetic.drawing import DrawSlice, slice_items, write_contact_sheet
@@ -57,7 +56,6 @@ def same(first, second):
 def test_items_are_those_of_prepared_slices(items):
     item = items[0]
     assert {"image", "label", "field_of_view", "patient", "mri_type", "plane"} == set(item)
-    assert "``image`` ``(1, H, W)`` and ``label`` ``(2, H, W)`` [WT, ET], both uint8" in LoadSlice.__doc__
     for item in items:
         assert item["image"].shape == (1, SIZE, SIZE)
         assert item["label"].shape == (2, SIZE, SIZE)
@@ -272,6 +270,7 @@ def test_brains_of_label_maps(tmp_path, write_label_map):
     assert not same(items[2], DrawSlice(RANGES, SIZE)(2))
 
 
+@pytest.mark.slow
 def test_label_maps_by_the_command(tmp_path, write_label_map):
     write_label_map(tmp_path)
     settings = {"image_size": 32, "ranges#tumour_free_brains": 0}
@@ -287,6 +286,7 @@ def test_label_maps_by_the_command(tmp_path, write_label_map):
 # The picture
 
 
+@pytest.mark.slow
 def test_contact_sheet(tmp_path):
     file = tmp_path / "sheets" / "sheet.png"
     settings = {"image_size": 64, "seed": 5}

@@ -357,6 +357,7 @@ def test_an_interrupted_run_leaves_nothing(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="leftovers are removed on POSIX alone")
 def test_what_a_killed_run_left_is_removed(tmp_path):
     """Killed with its patients half made, by a signal that no program can catch; everything else in the folder stays."""
@@ -400,6 +401,7 @@ def test_without_nilearn_the_error_tells_the_way_out(monkeypatch):
         load_atlas.__wrapped__()
 
 
+@pytest.mark.slow
 def test_config_runs_from_any_working_directory(tmp_path):
     arguments = {"output_dir": "made", "signal": 0.5, "spacing": 5.0, "segmentation_patients": 1}
     arguments |= {"classification_patients": 1, "test_patients": 0}

@@ -1,0 +1,75 @@
+"""Studies in a zip file: unpacked beside the system's other temporary files, for as long as the process lives."""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import os
+import shutil
+import tempfile
+import time
+import zipfile
+import zlib
+from pathlib import Path, PurePosixPath
+
+from ..errors import UserError
+
+MAX_RATIO = 1100
+"""To which a member may unpack; deflate packs 1032 bytes into one at most."""
+
+
+class ArchiveError(UserError):
+    """A zip file that can't be unpacked."""
+
+
+def unpacked(source: str | Path) -> Path:
+    """The folder of studies: ``source`` itself, or what a zip file holds.
+
+    Raises:
+        ArchiveError: when the zip file is damaged or encrypted, a member would leave the folder, or the disk has no room for it.
+    """
+    path = Path(source).resolve()
+    if not path.is_file() or not zipfile.is_zipfile(path):
+        return path
+    facts = path.stat()
+    return _unpack(path, facts.st_size, facts.st_mtime_ns)
+
+
+@functools.cache
+def _unpack(path: Path, size: int, changed: int) -> Path:
+    home = Path(tempfile.mkdtemp(prefix="radiogenomics-"))
+    atexit.register(shutil.rmtree, home, ignore_errors=True)
+    folder = home / path.stem
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = [member for member in archive.infolist() if not member.is_dir()]
+            _check(path, members, shutil.disk_usage(home).free)
+            for member in members:
+                file = Path(archive.extract(member, folder))
+                # a resumed prediction knows files by their times
+                stamp = time.mktime((*member.date_time, 0, 0, -1))
+                os.utime(file, (stamp, stamp))
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, OSError) as error:
+        raise ArchiveError(
+            f"{path}: can't be unpacked ({error}). Copy it again, or unpack it and name the folder"
+        ) from error
+    return folder
+
+
+def _check(path: Path, members: list[zipfile.ZipInfo], free: int) -> None:
+    for member in members:
+        parts = PurePosixPath(member.filename.replace("\\", "/")).parts
+        if ".." in parts or member.filename.startswith(("/", "\\")) or ":" in parts[0]:
+            raise ArchiveError(
+                f"{path}: its member {member.filename!r} would be written outside its folder; unpack it yourself"
+            )
+        if member.file_size > MAX_RATIO * member.compress_size + 1000:
+            raise ArchiveError(
+                f"{path}: its member {member.filename!r} declares {member.file_size:,} bytes, more than it can hold"
+            )
+    total = sum(member.file_size for member in members)
+    if total > 0.9 * free:
+        raise ArchiveError(
+            f"{path}: unpacked it takes {total / 1e9:.1f} GB, but the folder for temporary files has {free / 1e9:.1f} GB left; "
+            "set TMPDIR to a larger one"
+        )

@@ -1,0 +1,163 @@
+"""What was found of studies as a table: which patient has which modality from which series, why others were left out, what may go wrong."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..files import write_csv, write_json
+from ..modalities import MRI_TYPES
+from .folders import paths_of
+from .names import is_nifti
+
+STUDIES_FILE = "studies.json"
+COLUMNS = (
+    "patient", "date", "modality", "chosen", "number", "description", "plane", "slices", "spacing", "reason", "remark",
+)  # fmt: skip
+FEW_SLICES = 16
+"""Fewer of them leave a classifier little to look at, and small tumours lie between them."""
+FAR_APART = 6.0  # mm
+_HEAD = re.compile(r"head|brain|skull|cranium|\bhnc?\b|kopf|schädel|whole ?body", re.IGNORECASE)
+_FOLLOW_UP = re.compile(
+    r"\bpost[- ]?op\b|post[- ]?operative|\bs/p\b|status post|follow[- ]?up|resect|recurren|postoperativ|verlauf|rezidiv",
+    re.IGNORECASE,
+)
+
+
+def describe(entry: Mapping[str, Any]) -> None:
+    """Fill in plane, slices and spacing of the chosen series that are known by their names alone, from headers."""
+    for row in entry["study"]["series"]:
+        if not row["chosen"] or row["slices"] is not None or row["modality"] not in MRI_TYPES:
+            continue
+        try:
+            row |= _from_headers(row["files"])
+        except Exception as error:  # whoever reads the pixels says more
+            row["remark"] = f"can't be read: {error}"
+
+
+def _from_headers(files: str | Sequence[str]) -> dict[str, Any]:
+    paths = paths_of(files)
+    if len(paths) == 1 and is_nifti(paths[0].name):
+        import nibabel
+
+        from custom_transforms.planes import PLANES
+
+        image: Any = nibabel.load(paths[0])  # type: ignore[attr-defined]
+        zooms = np.linalg.norm(image.affine[:3, :3], axis=0)
+        across = int(np.argmax(zooms))
+        axis = int(np.argmax(np.abs(image.affine[:3, across] / zooms[across])))
+        flat = float(zooms[across]) > 1.05 * float(np.min(zooms))
+        return {
+            "plane": PLANES[axis] if flat else "3D",
+            "slices": int(image.shape[across]),
+            "spacing": round(float(zooms[across]), 3),
+        }
+    from .series import read_studies
+
+    listed = sorted(path for path in paths[0].iterdir() if path.is_file()) if paths[0].is_dir() else paths
+    studies, _ = read_studies(listed)
+    series = [one for study in studies for one in study.series]
+    if len(series) != 1:
+        return (
+            {"slices": len(listed)}
+            if not series
+            else {"slices": len(listed), "remark": f"{len(series)} series in one folder"}
+        )
+    (one,) = series
+    facts = {"plane": one.plane, "slices": one.slices, "spacing": one.spacing and round(one.spacing, 3)}
+    return facts | {"number": one.number, "about": one.description, "region": one.region}
+
+
+def remarks(entry: Mapping[str, Any]) -> list[str]:
+    """What may go wrong with a study, by its headers."""
+    study = entry["study"]
+    chosen = {row["modality"]: row for row in study["series"] if row["chosen"] and row["modality"] in MRI_TYPES}
+    told = [entry["reason"]] if "reason" in entry else []
+    told += entry.get("warnings", [])
+    lacking = [name for name in MRI_TYPES if name not in chosen]
+    if lacking and "reason" not in entry:
+        told.append(f"no {', '.join(lacking)}" + (": enhancing tumour is not marked" if "T1wCE" in lacking else ""))
+    for name, row in chosen.items():
+        if (row["slices"] and row["slices"] < FEW_SLICES) or (row["spacing"] or 0) > FAR_APART:
+            told.append(
+                f"{name}: {row['slices']} slices {row['spacing'] or '?'} mm apart; small tumours may lie between them"
+            )
+        if row.get("region") and not _HEAD.search(row["region"]):
+            told.append(f"{name}: its header names the {row['region']}; expected a scan of the head")
+        told += [f"{name}: {row['remark']}"] if row.get("remark") else []
+    words = " ".join(
+        [study.get("description", ""), *(row.get("about") or row["description"] for row in chosen.values())]
+    )
+    if match := _FOLLOW_UP.search(words):
+        told.append(f"its headers say {match[0]!r}: after surgery the masks and the probability mean little")
+    return told
+
+
+def write_studies(entries: Iterable[Mapping[str, Any]], folder: str | Path) -> None:
+    """Write ``studies.json`` and ``studies.csv``; entries of a data list have no such facts and are left out."""
+    known = [entry for entry in entries if "study" in entry]
+    if not known:
+        return
+    content = [_facts(entry) for entry in known]
+    write_json(content, Path(folder) / STUDIES_FILE)
+    rows = [
+        {**row, "patient": one["patient"], "date": one["date"], "remark": row.get("remark", "")}
+        for one in content
+        for row in one["series"]
+    ]
+    write_csv(rows or [dict.fromkeys(COLUMNS, "")], Path(folder) / "studies.csv", COLUMNS)
+
+
+def _facts(entry: Mapping[str, Any]) -> dict[str, Any]:
+    study = entry["study"]
+    chosen = {row["modality"]: row for row in study["series"] if row["chosen"]}
+    return {
+        **{key: entry[key] for key in ("patient", "group") if key in entry},
+        "study": study["uid"],
+        "date": study["date"],
+        "phantom": study["phantom"],
+        "chosen": {
+            name: {key: chosen[name][key] for key in ("description", "uid")} for name in MRI_TYPES if name in chosen
+        },
+        "remarks": remarks(entry),
+        "series": [{key: value for key, value in row.items() if key != "files"} for row in study["series"]],
+    }
+
+
+def read_studies_file(folder: str | Path) -> dict[str, dict[str, Any]]:
+    """The studies in ``studies.json`` of a folder by patient; none where there is no such file."""
+    file = Path(folder) / STUDIES_FILE
+    if not file.is_file():
+        return {}
+    return {one["patient"]: one for one in json.loads(file.read_text(encoding="utf-8"))}
+
+
+def as_text(entries: Sequence[Mapping[str, Any]]) -> str:
+    """The table on a terminal: of each patient the series in use, then those that are not, then what may go wrong."""
+    lines = []
+    for entry in entries:
+        study = entry["study"]
+        lines.append(f"{entry['patient']}  {study['date']}".rstrip())
+        rows = sorted(
+            study["series"], key=lambda row: (not row["chosen"], str(row["modality"]), str(row["description"]))
+        )
+        table = [
+            (
+                row["modality"] if row["chosen"] else "-",
+                f"{row['number'] if row['number'] is not None else ''}",
+                row["description"],
+                f"{row['slices'] or '?'} x {row['spacing'] or '?'} mm",
+                row["plane"],
+                row["reason"],
+            )
+            for row in rows
+        ]
+        widths = [max(map(len, column)) for column in zip(*table, strict=True)] if table else []
+        lines += ["  " + "  ".join(map(str.ljust, one, widths)).rstrip() for one in table]
+        lines += [f"  ! {text}" for text in remarks(entry)]
+    return "\n".join(lines)
