@@ -56,7 +56,7 @@ def doctor(segmenter: str | Path | None = None, classifier: str | Path | None = 
         "devices": {name: f"fast bfloat16: {inferers.has_fast_bf16(torch.device(name))}" for name in devices},
         "bundle": str(BUNDLE_ROOT),
         "weights": {name: file or "none" for name, file in found.items()},
-        "tried": {file: told or "can't be used, see problems" for file, told in tried.items()},
+        "tried": {file: result or "can't be used, see problems" for file, result in tried.items()},
         "to get weights": weights.GET_WEIGHTS,
         "use": "Research use only. Not for diagnosis.",
         **({"problems": problems} if problems else {}),
