@@ -215,7 +215,6 @@ def report(
         The first page; open it in a browser.
     """
     require_run(run, output)
-    page: Path = bundle_module("report.pages").write_report(
+    return bundle_module("report.pages").write_report(
         str(run), None if output is None else str(output), overwrite, images
     )
-    return page
