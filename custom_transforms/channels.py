@@ -10,8 +10,6 @@ from monai.config import NdarrayOrTensor
 from monai.transforms import MapTransform, Transform
 from monai.utils import TransformBackends, convert_to_dst_type, convert_to_tensor
 
-__all__ = ["ConcatMaskChannels", "ConcatMaskChannelsD", "ConcatMaskChannelsDict", "ConcatMaskChannelsd"]
-
 
 class ConcatMaskChannels(Transform):
     """

@@ -12,8 +12,6 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform, Transform
 from monai.utils import TransformBackends
 
-__all__ = ["ChunkSlices", "ChunkSlicesD", "ChunkSlicesDict", "ChunkSlicesd"]
-
 
 class ChunkSlices(Transform):
     """
@@ -57,15 +55,7 @@ class ChunkSlices(Transform):
 
 
 class ChunkSlicesd(MapTransform):
-    """
-    Dictionary form of :py:class:`ChunkSlices`; each key is replaced by its chunks.
-
-    Args:
-        keys: stacks ``(N, ...)``.
-        length: see :py:class:`ChunkSlices`.
-        stride: see :py:class:`ChunkSlices`.
-        allow_missing_keys: pass over keys that are not there.
-    """
+    """Dictionary form of :py:class:`ChunkSlices`, whose ``length`` and ``stride`` it has; each stack is replaced by its chunks."""
 
     backend = ChunkSlices.backend
 

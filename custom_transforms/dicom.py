@@ -57,17 +57,13 @@ class DicomSlices:
 
 
 def dicom_slices(path: PathLike | Sequence[PathLike]) -> DicomSlices | None:
-    """
-    List a DICOM series' files in the order in which :py:class:`SeriesReader` puts their slices; no pixels are read.
+    """List a DICOM series' files in the order in which :py:class:`SeriesReader` puts their slices; no pixels are read.
 
     Args:
         path: the folder, the file, or the files, of a series that SeriesReader accepts.
 
     Returns:
         the headers and what they say of each slice; None where the path holds no DICOM (NIfTI, pictures).
-
-    Raises:
-        SeriesError: when the headers do not make one series.
     """
     place, files = files_of([Path(name) for name in ensure_tuple(path)])
     read = {name: read_dicom(file, pixels=False) for name, file in files.items()}

@@ -13,21 +13,6 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform, Transform
 from monai.utils import TransformBackends
 
-__all__ = [
-    "ContourCountFilter",
-    "ContourCountFilterD",
-    "ContourCountFilterDict",
-    "ContourCountFilterd",
-    "ForegroundFilter",
-    "ForegroundFilterD",
-    "ForegroundFilterDict",
-    "ForegroundFilterd",
-    "TumorRatioFilter",
-    "TumorRatioFilterD",
-    "TumorRatioFilterDict",
-    "TumorRatioFilterd",
-]
-
 # Grey values 0 and 1 of an image of 0…255 count as background.
 BRAIN_THRESHOLD = 1
 
@@ -48,15 +33,7 @@ class ForegroundFilter(Transform):
         self.min_foreground = min_foreground
 
     def __call__(self, image: NdarrayOrTensor) -> NdarrayOrTensor:
-        """
-        Return which slices to keep: bool ``(N,)``, numpy for numpy and a plain tensor for tensors.
-
-        Args:
-            image: ``(N, H, W)``.
-
-        Raises:
-            ValueError: for another shape.
-        """
+        """Which slices of an image ``(N, H, W)`` to keep: bool ``(N,)``, numpy for numpy and a plain tensor for tensors."""
         slices = _stack(image, "image")
         counts = np.array([np.count_nonzero(one > 0) for one in slices], dtype=np.int64)
         size = slices.shape[1] * slices.shape[2]
@@ -93,15 +70,11 @@ class TumorRatioFilter(Transform):
         self.measure = measure
 
     def __call__(self, image: NdarrayOrTensor, mask: NdarrayOrTensor) -> NdarrayOrTensor:  # type: ignore[override]
-        """
-        Return which slices to keep: bool ``(N,)``, of the image's type (a plain tensor for a MetaTensor).
+        """Which slices to keep: bool ``(N,)``, of the image's type (a plain tensor for a MetaTensor).
 
         Args:
             image: ``(N, H, W)``, 0…255.
             mask: ``(N, H, W)``; set where above 0, for floats above 0.5.
-
-        Raises:
-            ValueError: for another shape, or two shapes.
         """
         slices, masks = _stack(image, "image"), _stack(mask, "mask")
         if slices.shape != masks.shape:
@@ -141,15 +114,7 @@ class ContourCountFilter(Transform):
         self.max_contours = max_contours
 
     def __call__(self, mask: NdarrayOrTensor) -> NdarrayOrTensor:
-        """
-        Return which slices to keep: bool ``(N,)``, numpy for numpy and a plain tensor for tensors.
-
-        Args:
-            mask: ``(N, H, W)``; set where above 0, for floats above 0.5.
-
-        Raises:
-            ValueError: for another shape.
-        """
+        """Which slices of masks ``(N, H, W)``, set where above 0, for floats above 0.5, to keep: bool ``(N,)``, of the masks' type."""
         keep = [1 <= len(_contours(_is_set(one))) <= self.max_contours for one in _stack(mask, "mask")]
         return _choice(np.array(keep, dtype=bool), mask)
 
@@ -179,7 +144,11 @@ def _largest_area(region: np.ndarray) -> float:
 
 
 class _FilterSlicesd(MapTransform):
-    """Apply the choice of a filter to every stack named in ``keys``."""
+    """Apply the choice of a filter to every stack ``(N, ...)`` named in ``keys``; a MetaTensor becomes a plain tensor.
+
+    Raises:
+        ValueError: when a stack has another number of slices than those that decide.
+    """
 
     def _apply(self, data: Mapping[Hashable, Any], keep: NdarrayOrTensor) -> dict[Hashable, Any]:
         d = dict(data)
@@ -199,17 +168,11 @@ class _FilterSlicesd(MapTransform):
 
 
 class ForegroundFilterd(_FilterSlicesd):
-    """
-    Dictionary form of :py:class:`ForegroundFilter`.
+    """Dictionary form of :py:class:`ForegroundFilter`, whose ``min_foreground`` it has.
 
     Args:
-        keys: stacks ``(N, ...)`` to reduce to the kept slices; a MetaTensor becomes a plain tensor.
-        image_key: the stack ``(N, H, W)`` that decides. It is only reduced itself when named in ``keys``.
-        min_foreground: see :py:class:`ForegroundFilter`.
-        allow_missing_keys: pass over keys that are not there.
-
-    Raises:
-        ValueError: when a stack has another number of slices than the image.
+        keys: stacks ``(N, ...)`` to reduce to the kept slices.
+        image_key: the stack ``(N, H, W)`` that decides; it is only reduced itself when named in ``keys``.
     """
 
     backend = ForegroundFilter.backend
@@ -231,19 +194,12 @@ class ForegroundFilterd(_FilterSlicesd):
 
 
 class TumorRatioFilterd(_FilterSlicesd):
-    """
-    Dictionary form of :py:class:`TumorRatioFilter`.
+    """Dictionary form of :py:class:`TumorRatioFilter`, whose ``min_ratio`` and ``measure`` it has.
 
     Args:
-        keys: stacks ``(N, ...)`` to reduce to the kept slices; a MetaTensor becomes a plain tensor.
+        keys: stacks ``(N, ...)`` to reduce to the kept slices.
         image_key: image slices ``(N, H, W)``, 0…255.
         mask_key: tumour masks ``(N, H, W)``.
-        min_ratio: see :py:class:`TumorRatioFilter`.
-        measure: see :py:class:`TumorRatioFilter`.
-        allow_missing_keys: pass over keys that are not there.
-
-    Raises:
-        ValueError: when a stack has another number of slices than image and mask.
     """
 
     backend = TumorRatioFilter.backend
@@ -268,17 +224,11 @@ class TumorRatioFilterd(_FilterSlicesd):
 
 
 class ContourCountFilterd(_FilterSlicesd):
-    """
-    Dictionary form of :py:class:`ContourCountFilter`.
+    """Dictionary form of :py:class:`ContourCountFilter`, whose ``max_contours`` it has.
 
     Args:
-        keys: stacks ``(N, ...)`` to reduce to the kept slices; a MetaTensor becomes a plain tensor.
+        keys: stacks ``(N, ...)`` to reduce to the kept slices.
         mask_key: tumour masks ``(N, H, W)``.
-        max_contours: see :py:class:`ContourCountFilter`.
-        allow_missing_keys: pass over keys that are not there.
-
-    Raises:
-        ValueError: when a stack has another number of slices than the mask.
     """
 
     backend = ContourCountFilter.backend

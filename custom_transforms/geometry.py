@@ -16,14 +16,6 @@ from nibabel.orientations import axcodes2ornt, inv_ornt_aff, io_orientation, orn
 
 from .planes import DISPLAY_AXCODES, PLANES
 
-__all__ = [
-    "AcquisitionSlices",
-    "AcquisitionSlicesD",
-    "AcquisitionSlicesDict",
-    "AcquisitionSlicesd",
-    "SliceGeometry",
-]
-
 THICK_SLICE_FACTOR = 1.05
 
 
@@ -239,14 +231,11 @@ class AcquisitionSlices(Transform):
 
 
 class AcquisitionSlicesd(MapTransform):
-    """
-    Dictionary form of :py:class:`AcquisitionSlices`; all keys share one geometry.
+    """Dictionary form of :py:class:`AcquisitionSlices`, whose ``plane`` it has; all keys share one geometry.
 
     Args:
         keys: volumes ``(1, X, Y, Z)`` of one shape and affine; each is replaced by its stack ``(N, H, W)``.
         geometry_key: where the :py:class:`SliceGeometry` goes.
-        plane: see :py:class:`AcquisitionSlices`.
-        allow_missing_keys: pass over keys that are not there.
 
     Raises:
         ValueError: when the volumes differ in shape or affine.

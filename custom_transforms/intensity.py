@@ -16,16 +16,6 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform, Transform
 from monai.utils import TransformBackends
 
-__all__ = [
-    "ScaleToUint8",
-    "ScaleToUint8D",
-    "ScaleToUint8Dict",
-    "ScaleToUint8d",
-    "background_to_zero",
-    "grey_window",
-    "skull_sign",
-]
-
 WHITE_PERCENTILE = 99.5
 BACKGROUND_SHARE = 0.1
 

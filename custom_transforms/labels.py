@@ -10,17 +10,6 @@ from monai.config import KeysCollection, NdarrayOrTensor
 from monai.transforms import MapTransform, Transform
 from monai.utils import TransformBackends, convert_to_dst_type, convert_to_tensor
 
-__all__ = [
-    "BratsLabelsToWTET",
-    "BratsLabelsToWTETD",
-    "BratsLabelsToWTETDict",
-    "BratsLabelsToWTETd",
-    "LabelMapToWTET",
-    "LabelMapToWTETD",
-    "LabelMapToWTETDict",
-    "LabelMapToWTETd",
-]
-
 
 class BratsLabelsToWTET(Transform):
     """

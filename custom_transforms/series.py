@@ -19,8 +19,6 @@ from .nifti import NIFTI_SUFFIXES, read_nifti
 from .pictures import PICTURE_SUFFIXES, read_pictures
 from .volume import SeriesError, Volume, entries_of, files_of, some
 
-__all__ = ["SeriesReader"]
-
 logger = logging.getLogger(__name__)
 
 

@@ -15,17 +15,6 @@ from nibabel.orientations import aff2axcodes
 
 from .planes import PLANES
 
-__all__ = [
-    "SampleSlices",
-    "SampleSlicesD",
-    "SampleSlicesDict",
-    "SampleSlicesd",
-    "SlicePlanes",
-    "SlicePlanesD",
-    "SlicePlanesDict",
-    "SlicePlanesd",
-]
-
 AXIS_OF_PLANE = {plane: axis for axis, plane in enumerate(PLANES)}
 
 
@@ -93,16 +82,9 @@ class SlicePlanes(Transform):
 
 
 class SlicePlanesd(MapTransform):
-    """
-    Dictionary form of :py:class:`SlicePlanes`: each key becomes ``{key}_{plane}``, one for each plane.
+    """Dictionary form of :py:class:`SlicePlanes`, whose ``planes`` and ``radiological`` it has: each key becomes ``{key}_{plane}``.
 
-    The volume itself is dropped, for the stacks hold the same numbers; copy it before (``CopyItemsd``) to keep it.
-
-    Args:
-        keys: volumes ``(C, X, Y, Z)``.
-        planes: see :py:class:`SlicePlanes`.
-        radiological: see :py:class:`SlicePlanes`.
-        allow_missing_keys: pass over keys that are not there.
+    The volume itself is dropped, as the stacks hold the same numbers; copy it before (``CopyItemsd``) to keep it.
     """
 
     backend = SlicePlanes.backend
@@ -151,17 +133,7 @@ class SampleSlices(Transform):
 
 
 class SampleSlicesd(MapTransform):
-    """
-    Dictionary form of :py:class:`SampleSlices`: the same slices of every key.
-
-    Args:
-        keys: stacks ``(N, ...)`` of one length.
-        keep_rate: see :py:class:`SampleSlices`.
-        allow_missing_keys: pass over keys that are not there.
-
-    Raises:
-        ValueError: when the stacks differ in length.
-    """
+    """Dictionary form of :py:class:`SampleSlices`, whose ``keep_rate`` it has: the same slices of every key, stacks of one length."""
 
     backend = SampleSlices.backend
 

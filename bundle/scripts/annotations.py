@@ -11,9 +11,7 @@ from monai.data import Dataset
 
 from . import distributed
 from .loading import slice_items
-from .outputs import SERIES_SUFFIX
-from .preparation import fingerprint
-from .slice_preparation import prepare_segmentation
+from .slice_preparation import prepare_segmentation, segmentation_items
 
 logger = logging.getLogger(__name__)
 
@@ -24,50 +22,32 @@ ANY_MODALITY = "any"
 def annotated_items(
     volumes: Sequence[Mapping[str, str]], prepared_dir: str | Path, configuration: Mapping[str, Any]
 ) -> list[dict[str, Any]]:
-    """What to prepare of annotated volumes, as :func:`~scripts.slice_preparation.prepare_segmentation` takes it.
-
-    Args:
-        volumes: ``{"image", "label"}``: the path of a series, and that of its label map.
-        prepared_dir: folder of the prepared slices.
-        configuration: what they are made with; its ``planes`` are made.
+    """Items for :func:`~scripts.slice_preparation.prepare_segmentation` of volumes, ``{"image", "label"}`` paths.
 
     Raises:
         ValueError: when two images have the same name, by which volumes are distinguished.
     """
-    items: dict[str, dict[str, Any]] = {}
+    entries: dict[str, dict[str, str]] = {}
     for volume in volumes:
         name = Path(volume["image"]).name.removesuffix(".gz").removesuffix(".nii")
-        if name in items:
-            raise ValueError(
-                f"{items[name]['image']} and {volume['image']} have the same name; rename one of the volumes"
-            )
-        items[name] = {
-            "patient": name,
-            "mri_type": ANY_MODALITY,
-            "image": volume["image"],
-            "seg": volume["label"],
-            "outputs": {
-                plane: str(Path(prepared_dir) / name / f"{plane}{SERIES_SUFFIX}") for plane in configuration["planes"]
-            },
-            "fingerprint": fingerprint(configuration, volume["image"], volume["label"]),
-        }
-    return list(items.values())
+        if name in entries:
+            other = entries[name][ANY_MODALITY]
+            raise ValueError(f"{other} and {volume['image']} have the same name; rename one of them")
+        entries[name] = {"patient": name, ANY_MODALITY: volume["image"], "seg": volume["label"]}
+    return segmentation_items(entries.values(), prepared_dir, configuration, [ANY_MODALITY])
 
 
 class AnnotatedSlices(Dataset):
-    """The slices of annotated volumes that show enough tumour. They are prepared here and now, unless they were before.
+    """The slices of annotated volumes, ``{"image", "label"}`` paths, that show enough tumour, prepared here unless they were before.
 
     Args:
-        data: volumes, ``{"image", "label"}`` paths.
+        data: volumes.
         transform: of a slice, an item of :func:`~scripts.loading.slice_items`.
         preparation: reads a volume and its label map, and saves their slices.
         prepared_dir: folder of the prepared slices.
         configuration: what they are made with.
         otherwise: volumes that are taken, with a warning, where those of ``data`` show no slice with enough tumour.
         share: each of several processes has the slices of its share of the volumes.
-
-    Raises:
-        ValueError: when no volume shows a slice with enough tumour.
     """
 
     def __init__(
@@ -93,7 +73,7 @@ class AnnotatedSlices(Dataset):
             found = slices(otherwise)
         if not found:
             raise ValueError(
-                f"none of {len(data)} annotated volumes has a slice with enough tumour to train on: submit the label of one "
-                f"that has; reasons why volumes were left out are in {Path(prepared_dir) / 'index.json'}"
+                f"none of {len(data)} annotated volumes has a slice with enough tumour to train on; submit a label with more "
+                f"tumour. Reasons why volumes were left out are in {Path(prepared_dir) / 'index.json'}"
             )
         super().__init__(distributed.share(found, by="patient") if share else found, transform)

@@ -1,15 +1,14 @@
-"""What can be told of a command's options before anything heavy is imported: names, numbers and paths.
-
-Needs the standard library and PyYAML alone, so that a mistyped word is refused at once.
-"""
+"""Checks of a command's options, so that a mistyped word is refused at once. Standard library and PyYAML only."""
 
 from __future__ import annotations
 
 import ast
+import contextlib
 import difflib
 import math
 import os
 import re
+import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from numbers import Integral, Real
 from pathlib import Path
@@ -17,8 +16,8 @@ from typing import Any
 
 import yaml
 
-from .datalists import MRI_TYPES
 from .environment import BUNDLE_ROOT, config_files
+from .modalities import MRI_TYPES
 
 CONFIGS = BUNDLE_ROOT / "configs"
 STAGES = ("segmentation", "classification")
@@ -33,8 +32,9 @@ GET_WEIGHTS = (
     "train your own with `radiogenomics train`, or fetch the ones that the method's authors released with "
     "`radiogenomics download` (the same as `python -m monai.bundle download_large_files --bundle_path BUNDLE`)"
 )
-_OPTIONS = {"dataset_dir": "input", "output_dir": "output", "prepared_dir": "prepared"}
-"""What the commands call settings of the configurations."""
+SETTINGS_OF_OPTIONS = {"input": "dataset_dir", "output": "output_dir", "prepared": "prepared_dir"}
+"""The configurations' names of options that the commands call otherwise."""
+_OPTIONS = {setting: option for option, setting in SETTINGS_OF_OPTIONS.items()}
 
 Check = Callable[[str, Any], None]
 """Raises a ValueError for an option's value."""
@@ -47,7 +47,7 @@ Check = Callable[[str, Any], None]
 def as_values(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Settings whose texts reach a configuration as they are, though MONAI gives ``#``, ``@``, ``$`` and ``%`` a meaning.
 
-    Such a text becomes an expression that gives it; :func:`as_typed` tells the text itself.
+    Such a text becomes an expression that gives it; :func:`as_typed` is the way back.
     """
 
     def escaped(value: Any) -> Any:
@@ -69,12 +69,17 @@ def as_typed(value: Any) -> Any:
     if isinstance(value, list):
         return [as_typed(one) for one in value]
     if isinstance(value, str) and value[:2] in ("$'", '$"'):
-        try:
+        with contextlib.suppress(SyntaxError, ValueError):
             text = ast.literal_eval(value[1:])
-        except (SyntaxError, ValueError):
-            return value
-        return text if isinstance(text, str) else value
+            return text if isinstance(text, str) else value
     return value
+
+
+def is_plain(value: Any) -> bool:
+    """Whether a setting is a value, or a list of values, not an expression."""
+    if isinstance(value, list):
+        return all(map(is_plain, value))
+    return isinstance(value, (str, int, float, type(None))) and not str(value).startswith(("$", "@"))
 
 
 def number(least: float = -math.inf, most: float = math.inf, whole: bool = False) -> Check:
@@ -108,20 +113,20 @@ def some_of(known: Sequence[str]) -> Check:
     def check(option: str, value: Any) -> None:
         names = [value] if isinstance(value, str) else value
         if not isinstance(names, Sequence) or not names or not set(names) <= set(known):
-            told = ",".join(map(str, names)) if isinstance(names, Sequence) else names
-            raise ValueError(f"--{option} {told}: expected some of {','.join(known)}")
+            given = ",".join(map(str, names)) if isinstance(names, Sequence) else names
+            raise ValueError(f"--{option} {given}: expected some of {','.join(known)}")
 
     return check
 
 
 def flag(option: str, value: Any) -> None:
-    """Check that a value is True or False: any text would count as true."""
+    """Check that a value is True or False, as any text would count as true."""
     if not isinstance(value, bool):
         raise ValueError(f"--{option} {value}: expected True or False")
 
 
 def device(option: str, value: Any) -> None:
-    """Check that a device is there. Of all checks this one alone imports torch, and only for another device than the CPU."""
+    """Check that a device is there; imports torch for another device than the CPU."""
     match = re.fullmatch(r"(cpu|cuda|mps|xpu)(?::(\d+))?", str(value))
     if not match:
         raise ValueError(f"--{option} {value}: expected cpu, cuda, cuda:1, …")
@@ -141,19 +146,18 @@ def device(option: str, value: Any) -> None:
 
 
 def folder(what: str) -> Check:
-    """A check that there is a folder, ``what`` it is called."""
+    """A check that there is a folder, called ``what`` in the message."""
 
     def check(option: str, value: Any) -> None:
         if not Path(value).is_dir():
-            raise ValueError(
-                f"--{option} {value}: {'is a file, expected a' if Path(value).exists() else 'no such'} {what}"
-            )
+            found = "is a file, expected a" if Path(value).exists() else "no such"
+            raise ValueError(f"--{option} {value}: {found} {what}")
 
     return check
 
 
 def file(what: str, remedy: str = "", names: Sequence[str] = ()) -> Check:
-    """A check that there is a file, ``what`` it is called, where the value is none of the names; ``{file}`` in the remedy is the file."""
+    """A check that there is a file, unless the value is one of the names; ``{file}`` in the remedy is the file."""
 
     def check(option: str, value: Any) -> None:
         if value not in names and not Path(value).is_file():
@@ -164,7 +168,7 @@ def file(what: str, remedy: str = "", names: Sequence[str] = ()) -> Check:
 
 
 def exists(what: str, remedy: str = "") -> Check:
-    """A check that there is a file or a folder, ``what`` it is called."""
+    """A check that there is a file or a folder."""
 
     def check(option: str, value: Any) -> None:
         if not Path(value).exists():
@@ -174,15 +178,13 @@ def exists(what: str, remedy: str = "") -> Check:
 
 
 def output(option: str, value: Any) -> None:
-    """Check that a folder can be made, or written to where it is there."""
+    """Check that a folder can be made or written to."""
     path = Path(value).absolute()
     place = next(one for one in (path, *path.parents) if one.exists())
     if not place.is_dir():
         raise ValueError(f"--{option} {value}: {place} is a file, expected a folder; name another")
     if not os.access(place, os.W_OK | os.X_OK):
-        raise ValueError(
-            f"--{option} {value}: {place} can't be written to; name another folder, or get the right to write there"
-        )
+        raise ValueError(f"--{option} {value}: no permission to write to {place}; name another folder, or get it")
 
 
 def output_file(option: str, value: Any) -> None:
@@ -194,7 +196,7 @@ def output_file(option: str, value: Any) -> None:
 
 def prepared(option: str, value: Any) -> None:
     """Check that series were prepared into a folder."""
-    remedy = f"run the preparation into {value} first (`radiogenomics prepare`)"
+    remedy = f"prepare into {value} first (`radiogenomics prepare`)"
     file("index of prepared series", remedy)(option, Path(value) / "index.json")
 
 
@@ -203,10 +205,22 @@ def prepared(option: str, value: Any) -> None:
 
 _WEIGHTS = file("weights file", GET_WEIGHTS, ("synthetic", "released"))
 _DATALIST = file("data list", "make one with `radiogenomics datalist --input DIR --output {file}`")
-_STUDIES = folder("folder of studies")
+
+
+def studies(option: str, value: Any) -> None:
+    """Check that there is a folder or a zip file of studies."""
+    if Path(value).is_file() and not zipfile.is_zipfile(value):
+        raise ValueError(
+            f"--{option} {value}: is a file, expected a folder of studies or a zip file of them; name one series by --FLAIR FILE"
+        )
+    if not Path(value).exists():
+        raise ValueError(f"--{option} {value}: no such folder of studies")
+
+
 _COUNT, _FROM_0 = number(1, whole=True), number(0, whole=True)
 _SETTINGS: dict[str, Check] = {
-    **dict.fromkeys(("dataset_dir", "segmentation_dataset_dir"), _STUDIES),
+    **dict.fromkeys(("dataset_dir", "segmentation_dataset_dir"), studies),
+    "rules": file("file of rules"),
     **dict.fromkeys(("datalist", "segmentation_datalist", "classification_datalist"), _DATALIST),
     **dict.fromkeys(("sample_submission", "labels"), file("file")),
     "image": exists("file or folder of a series"),
@@ -233,19 +247,15 @@ _SETTINGS: dict[str, Check] = {
     **dict.fromkeys(("prior", "threshold", "keep_rate", "signal"), number(0, 1)),
     **dict.fromkeys(("coarse_step", "learning_rate"), number(0)),
 }
-"""Checks by the name of a setting. What is not among them is as its default is: True or False, a number, or anything."""
+"""Checks by the name of a setting; others must be of their default's kind: True or False, a number, or anything."""
 _TRAINING = {"runtime": one_of(TRAINING_RUNTIMES), "prepared_dir": prepared}
 
 
 def settings(config: str, values: Mapping[str, Any]) -> None:
-    """Check the names and values that a configuration is given, before it is read in earnest.
-
-    Args:
-        config: its name.
-        values: by id, ``a#b`` for ``b`` in ``a``; ``run`` among them where something else than its own is run.
+    """Check the values that a configuration is given by id, ``a#b`` for ``b`` in ``a``; ``run`` among them where its own is replaced.
 
     Raises:
-        ValueError: for a name that is unknown or of which nothing that runs makes use, or a value that can't be meant.
+        ValueError: for an id that is unknown or of which nothing that runs makes use, or a value that can't be meant.
     """
     written = _known(config)
     used = _used(written, [values.get("run", written["run"]), dict(values)])
@@ -271,10 +281,8 @@ def settings(config: str, values: Mapping[str, Any]) -> None:
             flag(option, value)
         elif isinstance(default, (int, float)):
             number()(option, value)
-        elif (
-            isinstance(value, Mapping) and (CONFIGS / f"{key}.yaml").is_file()
-        ):  # a cross-validation's settings of its jobs
-            settings(key, value)
+        elif isinstance(value, Mapping) and (CONFIGS / f"{key}.yaml").is_file():
+            settings(key, value)  # a cross-validation's settings of its jobs
 
 
 def _known(config: str) -> dict[str, Any]:
@@ -312,11 +320,6 @@ def _used(known: Mapping[str, Any], start: Any) -> set[str]:
 
 
 def _default(config: str, known: Mapping[str, Any], key: str) -> Any:
-    """The value that a setting has unasked.
-
-    Raises:
-        ValueError: when the configuration has no such setting.
-    """
     found: Any = known
     for part in key.replace("::", "#").split("#"):
         if isinstance(found, Mapping) and part in found:
@@ -332,15 +335,8 @@ def _default(config: str, known: Mapping[str, Any], key: str) -> Any:
 
 def _offered(known: Mapping[str, Any]) -> list[str]:
     """The ids that a person may want to set: plain values, lists of them, and folders."""
-
-    def plain(value: Any) -> bool:
-        return isinstance(value, (str, int, float, type(None))) and not str(value).startswith(("$", "@"))
-
     return [
         key
         for key, value in known.items()
-        if (plain(value) and key != "job")
-        or (isinstance(value, list) and all(map(plain, value)))
-        or key == "device"
-        or key.endswith("_dir")
+        if (is_plain(value) and key != "job") or key == "device" or key.endswith("_dir")
     ]

@@ -100,18 +100,13 @@ def run(output: str | Path, signal: float, overwrite: bool) -> Path:
     A demo that was interrupted continues where it stopped.
 
     Args:
-        output: folder for everything.
+        output: folder for everything, which is returned.
         signal: strength of the label's made-up signal in the phantom, 0 (none) to 1.
         overwrite: replace the demo that is in ``output``; other folders are never replaced.
 
-    Returns:
-        The folder.
-
     Raises:
         FileExistsError: ``output`` holds a demo that is finished or has another signal, or something else.
-        ValueError: signal out of range.
         WeightsError: the shipped weights are missing.
-        ImportError: an optional package is missing.
     """
     folder = Path(output)
     steps = _steps(folder, float(signal))  # fails without weights, before anything is written
@@ -249,13 +244,9 @@ def _job(config: str, **values: Any) -> None:
 
 
 def summarise(folder: Path, state: dict[str, Any]) -> dict[str, Any]:
-    """The figures of a finished demo: Dice of held-out patients, AUC of test patients by two ways, seconds.
+    """The figures of a finished demo: Dice of held-out patients, AUC of test patients by two ways, and the seconds in its ``state``.
 
-    The seconds of steps that were interrupted are those since they were started last.
-
-    Args:
-        folder: of the demo.
-        state: content of its ``demo_state.json``.
+    The seconds of a step that was interrupted are those of its last attempt.
     """
     segmentation = read_object(folder / "evaluation_segmentation" / METRICS_FILE)
     classification = read_object(folder / "evaluation_classification" / METRICS_FILE)

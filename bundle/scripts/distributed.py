@@ -1,7 +1,7 @@
-"""Many processes, on one machine or on several: what the configurations call. With one process nothing here does anything.
+"""Many processes, on one machine or on several, which ``torchrun`` starts and ``configs/distributed.yaml`` joins.
 
-``torchrun`` starts the processes and ``configs/distributed.yaml`` joins them. Data go from one to another through the file
-system alone; beside gradients and scores they exchange only who is done and what failed.
+Data go from one to another through the file system alone; besides gradients and scores they exchange only who is done and what
+failed. With one process nothing here does anything.
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ def alone(shared: bool = True) -> int:
     """The number of processes of a job that ``configs/distributed.yaml`` is not laid over: 1.
 
     Args:
-        shared: whether the job would be shared between several, were it laid over.
+        shared: the job could be shared between several.
 
     Raises:
-        ValueError: when several were started, which would all do the same and write into the same files.
+        ValueError: when several were started, which would all write into the same files.
     """
     count = int(os.environ.get("WORLD_SIZE") or 1)
     if count > 1:
@@ -59,14 +59,7 @@ def alone(shared: bool = True) -> int:
 
 
 def join(device: torch.device | str) -> int:
-    """Join the processes that ``torchrun`` started, over nccl for GPUs and gloo else; all but the first fall silent.
-
-    Args:
-        device: of this process.
-
-    Returns:
-        The number of processes.
-    """
+    """Join the processes that ``torchrun`` started, over nccl for GPUs or gloo, and count them; all but the first fall silent."""
     if not dist.is_initialized():
         gpu = torch.device(device).type == "cuda"
         if gpu:
@@ -81,23 +74,25 @@ def join(device: torch.device | str) -> int:
     # of a process without patients, see epoch_length
     warnings.filterwarnings("ignore", message="Data iterator can not provide data")
     if not is_first():
-        logging.disable(logging.WARNING)
+        logging.disable(
+            logging.WARNING
+        )  # of whatever library, whenever it sets its level; no logger or handler reaches all
     return idist.get_world_size()
 
 
 def device() -> torch.device:
-    """A GPU of its own for each process of a machine, or the CPU where there is none."""
+    """A GPU of its own for each process of a machine, or the CPU."""
     return torch.device(f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu")
 
 
 def is_first() -> bool:
-    """Whether this process is the one that writes what there is one of: weights, tables, indices, curves, logs."""
+    """Whether this process writes what there is one of: weights, tables, indices, curves, logs."""
     return idist.get_rank() == 0
 
 
 def launch() -> str | None:
     """A name of what ``torchrun`` started, the same in all its attempts; None without torchrun."""
-    # of all that torchrun gives its processes, only the folder of its logs differs from launch to launch
+    # all else that torchrun gives its processes is the same in every launch
     file = os.environ.get("TORCHELASTIC_ERROR_FILE")
     return hashlib.sha256(str(Path(file).parents[2]).encode()).hexdigest()[:16] if file else None
 
@@ -108,7 +103,7 @@ def restarted() -> bool:
 
 
 def gather(value: T) -> list[T]:
-    """The values of all processes, in the same order everywhere. All processes must call this."""
+    """The values of all processes, in the same order everywhere; all must call this."""
     values = [value] * idist.get_world_size()
     if len(values) > 1:
         dist.all_gather_object(values, value)
@@ -116,10 +111,7 @@ def gather(value: T) -> list[T]:
 
 
 def by_first(function: Callable[P, T]) -> Callable[P, T]:
-    """Decorator of a function that the first process alone runs; the others wait for what it returns or raises.
-
-    All processes must call it.
-    """
+    """Decorator of a function that the first process alone runs; all must call it, and get what it returns or raises."""
 
     @functools.wraps(function)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> T:
@@ -144,12 +136,7 @@ def by_first(function: Callable[P, T]) -> Callable[P, T]:
 
 
 def share(items: Sequence[T], by: str | None = None) -> list[T]:
-    """This process's share of a list: every item is in exactly one share, and the split depends on nothing but the list.
-
-    Args:
-        items: the same in all processes.
-        by: key of a value, ``"patient"`` for example, whose items must stay together.
-    """
+    """This process's share of a list that all have; every item is in exactly one, and items with the same value of key ``by`` in the same."""
     rank, count = idist.get_rank(), idist.get_world_size()
     if by is None:
         return list(items[rank::count])
@@ -161,17 +148,14 @@ def share(items: Sequence[T], by: str | None = None) -> list[T]:
 def sampler(dataset: Dataset, shuffle: bool, seed: int) -> DistributedSampler | None:
     """Sampler of a training set's share in an epoch, drawn from the seed and the epoch's number; None without others.
 
-    The processes' batches of a step together are the batch that one process of as many items a batch would have. Some items
-    come twice in an epoch where their number can't be divided by that of the processes.
+    Some items come twice in an epoch where their number can't be divided by that of the processes.
     """
     return DistributedSampler(dataset, shuffle=shuffle, seed=seed) if dist.is_initialized() else None
 
 
 def epoch_length(loader: Sized) -> int:
     """Batches in a validation: at least one, even of nothing, so that a process without patients takes part in the metrics."""
-    if idist.get_world_size() == 1:
-        return len(loader)
-    return max(len(loader), 1)
+    return max(len(loader), 1) if idist.get_world_size() > 1 else len(loader)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -179,11 +163,10 @@ def epoch_length(loader: Sized) -> int:
 
 
 def parallel(network: nn.Module) -> nn.Module:
-    """The network for the trainer, with gradients that are averaged over the processes.
+    """The network for the trainer, with gradients that are averaged over the processes; all else keeps the network itself.
 
-    Everything else keeps the network itself, whose parameters these are: state dicts have plain keys, and validation needs
-    no step in common. Batch normalisation of the whole batch exists for GPUs only (``torch.nn.SyncBatchNorm``): on CPUs each
-    process normalises by its own batch.
+    Batch normalisation of the whole batch exists for GPUs only (``torch.nn.SyncBatchNorm``): on CPUs each process normalises by
+    its own batch.
     """
     if idist.get_world_size() == 1:
         return network
@@ -201,11 +184,7 @@ def whole_batch(loss: nn.Module) -> nn.Module:
 
 
 class WholeBatchLoss(nn.Module):
-    """A loss of the batches of all processes, which must be of one size; differentiable.
-
-    Args:
-        loss: ``loss(pred, label) -> scalar`` of a batch ``(B, ...)``.
-    """
+    """A differentiable ``loss(pred, label) -> scalar`` of the batches of all processes, which must be of one size."""
 
     def __init__(self, loss: nn.Module) -> None:
         super().__init__()
@@ -221,9 +200,6 @@ class SameBuffers:
     """Ignite handler that gives all processes the first one's buffers after an epoch, before they validate and save.
 
     Running means of batch normalisation are each process's own within a step.
-
-    Args:
-        network: the network that trains.
     """
 
     def __init__(self, network: nn.Module) -> None:

@@ -1,7 +1,7 @@
 """Trained networks as files that other programs run: TorchScript, ONNX, and OpenVINO's intermediate representation.
 
-Each is compared with the network that it was made from before it is kept, takes any number of images or sequences at once, and
-carries the metadata of the bundle with the shapes of its own tensors. Research use only, as the metadata say.
+Each is compared with its network before it is kept, takes any number of images or sequences at once, and carries the metadata of
+the bundle with the shapes of its own tensors. Research use only, as the metadata say.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ logger = logging.getLogger(__name__)
 
 EXTRAS = {"onnx": ("export", ("onnx", "onnxruntime")), "openvino": ("openvino", ("openvino",))}
 TOLERANCE = 1e-4
-"""Greatest difference from the network, beside the greatest value of its answer."""
+"""Greatest difference from the network, relative to the greatest value of its answer."""
 _CONFIGS = BUNDLE_ROOT / "configs"
 _NETWORKS = {  # configuration and key of the metadata that describe a network; those of the bundle of stage 1 alone come last
     "segmenter": (("inference_segmentation", "inference"), ("segmentation_data_format", "network_data_format")),
@@ -51,7 +51,7 @@ class ExportError(UserError):
 
 
 def export(what: str, format: str, weights_file: str | Path, output: str | Path, overwrite: bool = False) -> Path:
-    """Write a trained network as TorchScript, ONNX or OpenVINO.
+    """Write a trained network as TorchScript, ONNX or OpenVINO; returns the file.
 
     The network's input is ``image``, normalised: ``(B, 3, S, S)`` slices for the segmenter, ``(B, N, 3, S, S)`` sequences for the
     classifier. Its output ``pred`` are logits: ``(B, 2, S, S)`` of WT and ET, ``(B, 1)`` of methylation. ``B`` is free; ``N`` and ``S``
@@ -61,11 +61,8 @@ def export(what: str, format: str, weights_file: str | Path, output: str | Path,
         what: ``segmenter`` or ``classifier``.
         format: ``torchscript``, ``onnx``, or ``openvino``.
         weights_file: as training writes them, or as they were released.
-        output: file to write; its suffix is ``.ts`` (or ``.pt``), ``.onnx``, or ``.xml``, beside which OpenVINO has a ``.bin``.
+        output: file with suffix ``.ts`` (or ``.pt``), ``.onnx``, or ``.xml`` (beside a ``.bin``).
         overwrite: replace an existing file.
-
-    Returns:
-        The file.
 
     Raises:
         ValueError: for another network, format or suffix.
@@ -105,12 +102,7 @@ def export(what: str, format: str, weights_file: str | Path, output: str | Path,
 
 
 def network_of(what: str, settings: Mapping[str, Any]) -> nn.Module:
-    """A network without its weights.
-
-    Args:
-        what: ``segmenter`` or ``classifier``.
-        settings: all that a weights file says of it, as ``SEGMENTER_SETTINGS`` or ``CLASSIFIER_SETTINGS``.
-    """
+    """A ``segmenter`` or ``classifier`` without its weights, by all that a weights file says of it."""
     return build_classifier(settings) if what == "classifier" else build_segmenter(settings)
 
 
@@ -120,34 +112,29 @@ def read_network(what: str, weights_file: str | Path) -> tuple[nn.Module, tuple[
     settings = (
         weights.classifier_settings({what: weights_file}) if classifier else weights.segmenter_settings(weights_file)
     )
-    shape: tuple[int, ...] = (3, settings["image_size"], settings["image_size"])
-    network = weights.load_weights(network_of(what, settings), weights_file)
-    return network.eval(), (settings["sequence_length"], *shape) if classifier else shape
+    shape = (3, settings["image_size"], settings["image_size"])
+    network = weights.load_weights(network_of(what, settings), weights_file).eval()
+    return network, (settings["sequence_length"], *shape) if classifier else shape
 
 
 def describe(what: str, weights_file: str | Path) -> str:
-    """What a weights file is, once its network is built and its weights are loaded.
-
-    Args:
-        what: ``segmenter`` or ``classifier``.
-        weights_file: to try.
+    """What a weights file of a ``segmenter`` or ``classifier`` is, once its network is built and its weights are loaded.
 
     Raises:
         WeightsError: when the weights are not those of such a network.
     """
+    settings = model_files.describe(weights_file).settings
     try:
         read_network(what, weights_file)
     except weights.WeightsError:
         raise
     except Exception as error:  # from the packages that build networks
         raise weights.WeightsError(
-            f"{weights_file}: no {what} can be built from its settings {model_files.describe(weights_file).settings} ({error}); expected those "
-            "that training writes"
+            f"{weights_file}: no {what} can be built from its settings {settings} ({error}); expected those that training writes"
         ) from error
-    settings = model_files.describe(weights_file).settings
-    on = settings.pop("trained_on", "what the file does not tell")
-    told = ", ".join(f"{name} {value}" for name, value in settings.items()) or "none, so those of the method"
-    return f"ok, a {what}; settings: {told}; trained on {on}"
+    on = settings.pop("trained_on", "unknown")
+    listed = ", ".join(f"{name} {value}" for name, value in settings.items()) or "none, so those of the method"
+    return f"ok, a {what}; settings: {listed}; trained on {on}"
 
 
 def _described(what: str, shape: tuple[int, ...]) -> dict[str, Any]:
@@ -190,15 +177,12 @@ def _write_torchscript(
 
 
 def _write_onnx(network: nn.Module, example: torch.Tensor, file: Path, meta: Any) -> None:
-    """With what is constant worked out; the metadata are properties of the model.
-
-    MONAI's ``onnx_export`` builds the network from its configuration and so can neither work that out nor write metadata.
-    """
+    """With constants folded; the metadata are properties of the model. MONAI's ``onnx_export`` can do neither."""
     import onnx
     import onnxruntime
 
     free = {"image": {0: "batch"}, "pred": {0: "batch"}}
-    # torch's newer exporter takes a minute where this one takes seconds, and gives the same; torch 2.4 knows no other
+    # torch's newer exporter takes a minute where this one takes seconds, and gives the same; torch 2.4 has no other
     options: dict[str, Any] = {"dynamo": False} if "dynamo" in inspect.signature(torch.onnx.export).parameters else {}
     names: dict[str, Any] = {"input_names": ["image"], "output_names": ["pred"], "dynamic_axes": free}
     with contextlib.redirect_stdout(sys.stderr):
@@ -213,11 +197,11 @@ def _write_onnx(network: nn.Module, example: torch.Tensor, file: Path, meta: Any
 
 
 def _write_openvino(network: nn.Module, example: torch.Tensor, file: Path, meta: Any) -> None:
-    """In float32, with what is constant worked out; the metadata are run-time information of the model. MONAI has no such export."""
+    """In float32, with constants folded; the metadata are run-time information of the model. MONAI has no such export."""
     openvino = _openvino()
     folded = fold_constants(network)
     with contextlib.redirect_stdout(sys.stderr):
-        # as a function, for OpenVINO can't take a traced module of which further methods are compiled, the classifier's
+        # as a function, for OpenVINO can't take a traced module with further compiled methods, as the classifier's
         traced = torch.jit.trace(lambda images: folded(images), example)
         model = openvino.convert_model(traced, example_input=example, input=[-1, *example.shape[1:]])
     model.inputs[0].get_tensor().set_names({"image"})
@@ -241,5 +225,5 @@ def _compare(network: nn.Module, example: torch.Tensor, answer: Any, file: Path)
     if not difference <= allowed:
         raise ExportError(
             f"{file} was not written: it gave {found.shape} where the network gives {expected.shape}, with a difference of "
-            f"{difference:g} where {allowed:g} is allowed; another version of torch or of the runtime may convert it rightly"
+            f"{difference:g} where {allowed:g} is allowed; try another version of torch or of the runtime"
         )

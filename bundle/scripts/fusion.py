@@ -20,6 +20,7 @@ from monai.transforms import SpatialResample
 
 from custom_transforms.planes import DISPLAY_AXCODES
 
+from .checks import one_of, some_of
 from .datalists import MRI_TYPES
 from .files import write_json
 from .inferers import SliceSegmenter
@@ -42,14 +43,10 @@ def series_items(
     Args:
         entries: of the data list.
         mri_types: modalities that are used.
-        reference: modality that the mask gets the geometry of, where a patient has it; the first of ``REFERENCES`` by default.
-
-    Raises:
-        ValueError: for unknown modalities, or when no patient has a series of those asked for.
+        reference: the modality whose geometry the mask gets where a patient has it; by default the first of ``REFERENCES``.
     """
-    unknown = sorted({*mri_types, *([reference] if reference else [])} - set(MRI_TYPES))
-    if unknown or not mri_types:
-        raise ValueError(f"mri_types {list(mri_types)}, reference {reference}: expected some of {', '.join(MRI_TYPES)}")
+    some_of(MRI_TYPES)("mri_types", list(mri_types))
+    one_of((None, *MRI_TYPES))("reference", reference)
     order = [name for name in dict.fromkeys([reference or REFERENCES[0], *REFERENCES]) if name in mri_types]
     items = [
         {"patient": entry["patient"], "mri_type": name, "image": entry[name]}
@@ -63,7 +60,7 @@ def series_items(
 
 
 class VolumeSegmenter(Inferer):
-    """Probabilities of a volume's voxels: the mean over its slices along several planes.
+    """Probabilities of a volume's voxels by :meth:`SliceSegmenter.of_volume`.
 
     Args:
         segmenter: of slices; its zoom is for axial slices.
@@ -106,9 +103,6 @@ class FuseSeries:
         weights: how much each modality's probability of ``WT`` and of ``ET`` counts, ``{"WT": {"FLAIR": 1, …}, "ET": …}``.
         threshold: probability from which a voxel is tumour.
         configuration: all else that changes the result.
-
-    Raises:
-        ValueError: for weights of other regions or below 0, or a threshold that is no probability.
     """
 
     def __init__(
@@ -119,7 +113,9 @@ class FuseSeries:
         configuration: Mapping[str, Any] | None = None,
     ) -> None:
         if set(weights) != set(REGIONS) or any(value < 0 for those in weights.values() for value in those.values()):
-            raise ValueError(f"weights are {dict(weights)}, expected numbers from 0 by modality, of WT and of ET")
+            raise ValueError(
+                f"weights are {dict(weights)}, expected numbers of at least 0 by modality, for WT and for ET"
+            )
         if not 0 < threshold < 1:
             raise ValueError(f"threshold is {threshold}, expected a probability between 0 and 1")
         self.output_dir, self.weights, self.threshold = Path(output_dir), weights, threshold
@@ -132,11 +128,7 @@ class FuseSeries:
         self._reasons: list[str] = []  # of the series that are not used
 
     def pending(self, items: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-        """The items of the patients that no mask of the same configuration and files is there of; the rows of the others are kept.
-
-        Args:
-            items: from :func:`series_items`, those of this process.
-        """
+        """The items of this process, from :func:`series_items`, whose patient has no mask of the same configuration and files."""
         patients = dict.fromkeys(item["patient"] for item in items)
         for patient in patients:
             series = [item for item in items if item["patient"] == patient]
@@ -154,13 +146,13 @@ class FuseSeries:
         return inside(self.output_dir, "done", f"{patient}.json")
 
     def _done(self, patient: str) -> dict[str, Any] | None:
-        """The row of a patient's mask, None where there is none that is still true."""
+        """The row of a patient's mask, None where there is no valid one."""
         try:
             stored = json.loads(self._note(patient).read_text(encoding="utf-8"))
             row: dict[str, Any] = stored["row"]
             there = "file" not in row or (self.output_dir / row["file"]).is_file()
             return row if there and stored["fingerprint"] == self._fingerprints[patient] else None
-        except (OSError, ValueError, TypeError, KeyError):  # none, half of one, or somebody else's
+        except (OSError, ValueError, TypeError, KeyError):  # none, or not one of ours
             return None
 
     def attach(self, engine: Engine) -> None:
@@ -213,9 +205,7 @@ class FuseSeries:
             return {"patient": patient, "mri_type": "", "reason": "; ".join(reasons)}
         enhancing = any(self.weights["ET"].get(name, 0) > 0 for name in used)  # whether any series may show it
         found = (sums[:2] / sums[2:].clamp(min=1e-6) >= self.threshold).numpy()
-        masks = np.moveaxis(
-            found[: 2 if enhancing else 1], 0, 1
-        )  # the slices of masks are the planes across the first axis
+        masks = np.moveaxis(found[: 2 if enhancing else 1], 0, 1)  # the planes across the first axis as slices
         affine = self._affine.numpy()
         file = inside(self.output_dir, "masks", f"{patient}.nii.gz")
         save_label_map(label_map(masks), affine, file)
@@ -223,9 +213,5 @@ class FuseSeries:
         return {"patient": patient, "mri_type": "+".join(used), **volumes, "file": f"masks/{file.name}"}
 
     def write(self, entries: Sequence[Mapping[str, Any]] = ()) -> Path:
-        """Write ``volumes.csv``, one row a patient; several processes must call this together, when each has done its share.
-
-        Args:
-            entries: patients asked for; who has no series gets a row that says so.
-        """
+        """Write ``volumes.csv``, one row a patient, those of ``entries`` without a series included; all processes must call this."""
         return write_volumes(self.rows, self.output_dir, entries, self.output_dir / "done")

@@ -89,14 +89,7 @@ class EpochSeed(_EachEpoch):
 
 
 class FrozenWarmup(_EachEpoch):
-    """Keep a part of the network frozen for the first epochs; then train everything with optimizer and scheduler made anew.
-
-    Args:
-        module: what is frozen: an encoder or a backbone.
-        optimizer: of the whole network; parameters without a gradient are left as they are.
-        lr_scheduler: its scheduler.
-        epochs: number of warm-up epochs; 0 for none.
-    """
+    """Keep a part of the network frozen for the first epochs; then train everything with optimizer and scheduler made anew."""
 
     def __init__(self, module: nn.Module, optimizer: Optimizer, lr_scheduler: ReduceLROnPlateau, epochs: int) -> None:
         self.module, self.optimizer, self.lr_scheduler, self.epochs = module, optimizer, lr_scheduler, epochs
@@ -154,19 +147,14 @@ class ValidationScore:
         score: name of a metric of the evaluator; higher is better, or lower with a leading ``-``; or ``epoch``: later is better,
             where no patient is held out that could choose.
         interval: epochs between validations.
-
-    Attributes:
-        current: of the last validation, higher is better; -inf where it is not finite.
-        score: the best so far.
-        epoch: that had it; 0 before the first validation.
-        stopped: whether the run has ended early; see :class:`EarlyStop`.
     """
 
     def __init__(self, evaluator: Evaluator, score: str, interval: int = 1) -> None:
         self.evaluator, self.interval = evaluator, interval
         self.metric, self.sign = score.lstrip("-"), -1 if score.startswith("-") else 1
-        self.score, self.current, self.epoch, self.stopped = -math.inf, -math.inf, 0, False
-        self.value = math.nan
+        self.score, self.epoch = -math.inf, 0  # the best so far, where higher is better, and that which had it
+        self.value, self.current = math.nan, -math.inf  # the last metric, and its score
+        self.stopped = False  # the run has ended early, see EarlyStop
 
     def attach(self, engine: Engine) -> None:
         """Act after each epoch that ends with a validation."""
@@ -202,12 +190,7 @@ class ValidationScore:
 
 
 class Schedule(_AfterValidation):
-    """Step the learning rate after each validation; MONAI's ``LrScheduleHandler`` would step between them as well.
-
-    Args:
-        lr_scheduler: ReduceLROnPlateau in mode ``max``, which watches the score, or one that goes by epochs.
-        score: of the validation.
-    """
+    """Step the learning rate after each validation; MONAI's ``LrScheduleHandler`` would step between them as well."""
 
     def __init__(self, lr_scheduler: LRScheduler, score: ValidationScore) -> None:
         self.lr_scheduler, self.score = lr_scheduler, score
@@ -221,12 +204,7 @@ class Schedule(_AfterValidation):
 
 
 class EarlyStop(_AfterValidation):
-    """Ignite's early stop, which counts validations; the score keeps that it has ended the run.
-
-    Args:
-        score: of the validation.
-        patience: validations without a better score before the run stops.
-    """
+    """Ignite's early stop after ``patience`` validations without a better score; the score keeps that it has ended the run."""
 
     def __init__(self, score: ValidationScore, patience: int) -> None:
         self.score, self.patience = score, patience
@@ -251,13 +229,7 @@ class EarlyStop(_AfterValidation):
 
 
 class History(_AfterValidation):
-    """A CSV with one row a validation: epoch, learning rate, training loss and all metrics; complete after each.
-
-    Args:
-        file: where it is written; of several processes, by the first one.
-        optimizer: whose learning rate is noted.
-        score: of the validation.
-    """
+    """A CSV with one row a validation: epoch, learning rate, training loss and all metrics; complete after each."""
 
     def __init__(self, file: str | Path, optimizer: Optimizer, score: ValidationScore) -> None:
         self.file, self.optimizer, self.score = Path(file), optimizer, score
@@ -277,15 +249,7 @@ class History(_AfterValidation):
 
 
 class BestWeights(_AfterValidation):
-    """Write the weights of the best epoch as a file of :mod:`scripts.weights`; of several processes, the first one does.
-
-    Args:
-        file: where they are written.
-        network: that is validated.
-        settings: to write into the file.
-        score: of the validation.
-        half: as float16.
-    """
+    """Write the weights of the best epoch as a file of :mod:`scripts.weights`; of several processes, the first one does."""
 
     def __init__(
         self,

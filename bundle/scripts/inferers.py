@@ -75,11 +75,9 @@ def normalise(images: torch.Tensor) -> torch.Tensor:
 
 
 def segmented_foreground(min_foreground: float, settings: Mapping[str, Any]) -> float:
-    """Share of pixels above the background that a slice must exceed to be segmented.
+    """Share of pixels above the background that a slice must exceed to be segmented; ``min_foreground`` is that to be classified.
 
-    Args:
-        min_foreground: of a slice that is classified, and that the method's networks segment.
-        settings: of the segmenter; those with a ``field_of_view`` see the small slices at the ends of a brain as well.
+    Segmenters with a ``field_of_view`` in their settings see the small slices at the ends of a brain as well.
     """
     return min(min_foreground, END_FOREGROUND) if settings["field_of_view"] else min_foreground
 
@@ -99,11 +97,7 @@ def not_finite(what: str) -> str:
 
 
 class AutocastInferer(Inferer):
-    """A forward pass in mixed precision on whatever device the inputs are; the prediction comes back as float32.
-
-    Args:
-        amp: True, False or ``"auto"`` (see :func:`autocast`).
-    """
+    """A forward pass in mixed precision (see :func:`autocast`) on the inputs' device; the prediction comes back as float32."""
 
     def __init__(self, amp: bool | str = "auto") -> None:
         super().__init__()

@@ -1,8 +1,8 @@
-"""Rewriting the networks so that they compute the same with less work; parameters, and so weights files, stay as they are.
+"""Rewriting networks so that they compute the same with less work; parameters, and so weights files, stay as they are.
 
-Two thirds of U-Net++'s work are 3×3 convolutions of maps that were enlarged by repeating pixels just before. Convolving the
-small map with the transposed 4×4 kernel that repetition and convolution make together is the same sum with 4 products
-instead of 9. What is constant once a network is trained (normalised weights, batch normalisation) is worked out once.
+Two thirds of U-Net++'s work are 3×3 convolutions of maps that were just enlarged by repeating pixels. Convolving the small map with
+the transposed 4×4 kernel of both together is the same sum with 4 products instead of 9. What is constant once a network is trained
+(normalised weights, batch normalisation) is worked out once.
 """
 
 from __future__ import annotations
@@ -20,13 +20,8 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 
 def upsampled_kernel(weight: torch.Tensor) -> torch.Tensor:
-    """The kernel of the transposed convolution that equals repeating every pixel twice, then a 3×3 convolution.
-
-    Args:
-        weight: ``(O, I, 3, 3)`` of a convolution with padding 1.
-
-    Returns:
-        ``(I, O, 4, 4)`` for stride 2 and padding 1; gradients flow through it.
+    """The kernel ``(I, O, 4, 4)`` of the transposed convolution, stride 2 and padding 1, that equals repeating every pixel twice and
+    then convolving with ``weight`` ``(O, I, 3, 3)`` and padding 1; gradients flow through it.
     """
     flipped = weight.flip(2, 3)
     wide = F.pad(flipped, (0, 1)) + F.pad(flipped, (1, 0))
@@ -34,11 +29,7 @@ def upsampled_kernel(weight: torch.Tensor) -> torch.Tensor:
 
 
 class FoldedDecoderBlock(nn.Module):
-    """A U-Net++ decoder block that convolves its input before it is enlarged; same parameters, same result to rounding.
-
-    Args:
-        block: of segmentation-models-pytorch, whose layers are shared.
-    """
+    """A U-Net++ decoder block that convolves its input before enlarging it; same parameters, which are shared, same result to rounding."""
 
     def __init__(self, block: DecoderBlock) -> None:
         super().__init__()
@@ -55,12 +46,7 @@ class FoldedDecoderBlock(nn.Module):
 
 
 class ConstantDecoderBlock(nn.Module):
-    """A :class:`FoldedDecoderBlock` for inference: its kernels and batch normalisation are worked out once.
-
-    Args:
-        block: of segmentation-models-pytorch.
-        below: channels of the input that is enlarged.
-    """
+    """A :class:`FoldedDecoderBlock` for inference, of which ``below`` channels are enlarged: kernels and normalisation are worked out once."""
 
     def __init__(self, block: DecoderBlock, below: int) -> None:
         super().__init__()
@@ -95,10 +81,19 @@ def _can_fold(block: nn.Module) -> bool:
         isinstance(block, DecoderBlock)
         and not block.is_empty
         and block.interpolation_mode == "nearest"
-        and isinstance(block.attention1.attention, nn.Identity)
-        and isinstance(block.attention2.attention, nn.Identity)
-        and isinstance(block.conv1[1], (nn.BatchNorm2d, nn.Identity))
-        and isinstance(block.conv2[1], (nn.BatchNorm2d, nn.Identity))
+        and all(isinstance(one.attention, nn.Identity) for one in (block.attention1, block.attention2))
+        and all(isinstance(one[1], (nn.BatchNorm2d, nn.Identity)) for one in (block.conv1, block.conv2))
+    )
+
+
+def _foldable(network: nn.Module) -> list[tuple[Any, str]]:
+    """A U-Net++'s decoder with the name of each block that can be folded; nothing of another network."""
+    decoder: Any = getattr(network, "decoder", None)
+    blocks = getattr(decoder, "blocks", None)
+    return (
+        [(decoder, name) for name, block in blocks.items() if _can_fold(block)]
+        if isinstance(blocks, nn.ModuleDict)
+        else []
     )
 
 
@@ -107,24 +102,18 @@ def fold_decoder(network: nn.Module) -> nn.Module:
 
     Other networks, and blocks that do not repeat pixels, stay as they are.
     """
-    blocks = getattr(getattr(network, "decoder", None), "blocks", None)
-    if isinstance(blocks, nn.ModuleDict):
-        for name, block in blocks.items():
-            if _can_fold(block):
-                blocks[name] = FoldedDecoderBlock(block)  # type: ignore[arg-type]
+    for decoder, name in _foldable(network):
+        decoder.blocks[name] = FoldedDecoderBlock(decoder.blocks[name])
     return network
 
 
 def fold_constants(network: nn.Module) -> nn.Module:
     """A copy of a trained network in which what is constant is worked out: for inference alone, in eval mode."""
     network = copy.deepcopy(network).eval().requires_grad_(False)
-    decoder: Any = getattr(network, "decoder", None)
-    if isinstance(getattr(decoder, "blocks", None), nn.ModuleDict):
-        for name, block in decoder.blocks.items():
-            if _can_fold(block):
-                depth, layer = map(int, name.split("_")[1:])
-                below = decoder.in_channels[layer] if depth == 0 else decoder.skip_channels[layer - 1]
-                decoder.blocks[name] = ConstantDecoderBlock(block, below)
+    for decoder, name in _foldable(network):
+        depth, layer = map(int, name.split("_")[1:])
+        below = decoder.in_channels[layer] if depth == 0 else decoder.skip_channels[layer - 1]
+        decoder.blocks[name] = ConstantDecoderBlock(decoder.blocks[name], below)
     for name, module in list(network.named_modules()):
         if isinstance(module, ScaledStdConv2d):
             network.set_submodule(name, _plain_convolution(module))
@@ -135,13 +124,13 @@ def fold_constants(network: nn.Module) -> nn.Module:
 def _fold_norms(network: nn.Module) -> None:
     """Work every batch normalisation that follows a convolution into it, in place.
 
-    What follows what is seen while a small picture passes the network; where another answer to that shows that a convolution's
-    output is used elsewhere as well, the network stays as it is.
+    What follows what shows while a small picture passes the network; if its answer changes, as a convolution's output is used
+    elsewhere as well, the network stays as it is.
     """
     if not any(isinstance(module, nn.BatchNorm2d) for module in network.modules()):
         return
     names = {module: name for name, module in network.named_modules()}
-    made: list[tuple[torch.Tensor, nn.Conv2d]] = []  # the tensors are kept, for another could take the place of one
+    made: list[tuple[torch.Tensor, nn.Conv2d]] = []  # kept, as another tensor could take the place of one
     pairs: dict[nn.BatchNorm2d, nn.Conv2d] = {}
 
     def look(module: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
@@ -170,7 +159,7 @@ def _fold_norms(network: nn.Module) -> None:
 
 
 def _plain_convolution(scaled: ScaledStdConv2d) -> nn.Conv2d:
-    """The convolution that a convolution with scaled weight standardisation is, once its weights no longer change."""
+    """The convolution that equals one with scaled weight standardisation whose weights no longer change."""
     same = ("kernel_size", "stride", "padding", "dilation", "groups")
     options: dict[str, Any] = {name: getattr(scaled, name) for name in same}
     plain = nn.Conv2d(scaled.in_channels, scaled.out_channels, **options, bias=scaled.bias is not None)

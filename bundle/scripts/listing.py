@@ -27,7 +27,7 @@ def show_patients(rows: Sequence[Mapping[str, Any]], volumes: Sequence[Mapping[s
     Args:
         rows: as :meth:`PatientResults.patient_rows` gives them; without ``probability`` where none was predicted.
         volumes: from :func:`series_volumes`; that of FLAIR is shown, or else of the first series.
-        file: name of the one that has all of them.
+        file: the one with all patients.
     """
     predicted = any("probability" in row for row in rows)
     lines = [["patient", *(["probability"] if predicted else []), "modalities", "tumour, ml", "remarks"]]
@@ -35,10 +35,10 @@ def show_patients(rows: Sequence[Mapping[str, Any]], volumes: Sequence[Mapping[s
     for row in rows[:SHOWN_PATIENTS]:
         found = of_patient.get(row["patient"], {})
         volume = found.get("FLAIR", next(iter(found.values()), None))
-        told = failures_of(row)
+        failures = failures_of(row)
         if row.get("reason"):  # which names those of the series
-            told = [one for one in told if one["kind"] == "warning" or not one["series"]]
-        remarks = [one["text"] for one in told]
+            failures = [one for one in failures if one["kind"] == "warning" or not one["series"]]
+        remarks = [one["text"] for one in failures]
         more = f" and {len(remarks) - 1} more" if len(remarks) > 1 else ""
         lines.append(
             [
@@ -58,6 +58,6 @@ def show_patients(rows: Sequence[Mapping[str, Any]], volumes: Sequence[Mapping[s
 
 
 def _shortened(text: str, width: int, end: int = 0) -> str:
-    """A text on one line; where it is wider, its beginning and as many letters of its end as asked for."""
+    """A text on one line; if it is too wide, its beginning and ``end`` letters of its end."""
     line = " ".join(text.split())
     return line if len(line) <= width else f"{line[: width - 1 - end]}…{line[len(line) - end :]}"

@@ -164,13 +164,10 @@ class LoadSeries(Transform):
 
 
 class LoadSequence(_KeepsOpen):
-    """Read one sequence of 3-channel slices, black at its end where the series is too short.
+    """Read one sequence of ``length`` 3-channel slices, black at its end where the series is too short.
 
     The time steps stand in the channels, ``(length * 3, H, W)``, so that MONAI's random spatial transforms do the same to all
     slices of a sequence; :class:`SplitSequence` separates them.
-
-    Args:
-        length: slices in a sequence.
     """
 
     def __init__(self, length: int) -> None:

@@ -1,8 +1,7 @@
 """What whole tumour (WT) and enhancing tumour (ET) are in the masks of a series, its label map and every volume; masks as NIfTI.
 
-Enhancing tumour is part of the whole tumour, as the labels define it (WT is all that is labelled, ET is the enhancing part of
-it). The network marks each by itself and may mark ET outside WT: such voxels belong to both, wherever a mask is written,
-counted or shown. The classification alone is given the two masks as the network made them, as the method has it.
+WT is all that is labelled, ET the enhancing part of it. The network may mark ET outside WT: such voxels belong to both, wherever a
+mask is written, counted or shown. The classification alone is given the masks as the network made them, as the method has it.
 """
 
 from __future__ import annotations
@@ -29,22 +28,14 @@ REGIONS = ("WT", "ET")
 
 
 def nested(masks: np.ndarray) -> np.ndarray:
-    """Masks ``(N, 2, H, W)``, or of WT alone ``(N, 1, H, W)``, with ET inside WT, bool; a network may mark ET outside."""
+    """Masks ``(N, 2, H, W)``, or of WT alone ``(N, 1, H, W)``, with ET inside WT, bool."""
     return np.concatenate([masks.any(axis=1, keepdims=True), masks[:, 1:] > 0], axis=1)
 
 
 def claimed(masks: np.ndarray, mri_type: str, enhancing_on: Sequence[str] = ENHANCING_ON) -> np.ndarray:
-    """The masks of a series as outputs show them; the classification is given the masks as they are.
+    """The :func:`nested` masks ``(N, 2, H, W)`` of a series as outputs show them, or ``(N, 1, H, W)``, WT alone.
 
-    Without contrast agent enhancing tumour can't be distinguished from the rest, so what is marked as such is tumour and no more.
-
-    Args:
-        masks: ``(N, 2, H, W)``, WT and ET.
-        mri_type: modality of the series.
-        enhancing_on: modalities in which enhancing tumour is claimed.
-
-    Returns:
-        :func:`nested` masks ``(N, 2, H, W)`` bool, or ``(N, 1, H, W)``, WT alone.
+    Without contrast agent enhancing tumour can't be distinguished from the rest: ET is claimed only in modalities of ``enhancing_on``.
     """
     return nested(masks)[:, : 2 if mri_type in enhancing_on else 1]
 
@@ -59,12 +50,7 @@ def label_map(masks: np.ndarray) -> np.ndarray:
 
 
 def region_volumes(masks: np.ndarray, voxel_volume: float) -> dict[str, float]:
-    """Volumes in mm³ by region of :func:`nested` masks ``(N, 2, H, W)``; of ``(N, 1, H, W)``, WT alone.
-
-    Args:
-        masks: WT and ET, or WT.
-        voxel_volume: in mm³.
-    """
+    """Volumes in mm³ by region of :func:`nested` masks ``(N, 2, H, W)``, or of WT alone ``(N, 1, H, W)``."""
     counts = np.count_nonzero(nested(masks), axis=(0, 2, 3))
     return {region: float(count) * voxel_volume for region, count in zip(REGIONS, counts, strict=False)}
 
@@ -88,13 +74,7 @@ class RestoreLabelMap(Transform):
 
 
 def save_label_map(labels: np.ndarray, affine: np.ndarray, path: str | Path) -> None:
-    """Write a label map ``(X, Y, Z)`` uint8 as NIfTI, whole or not at all.
-
-    Args:
-        labels: in the axes of the image it belongs to.
-        affine: that image's 4×4 affine (RAS, mm).
-        path: ``.nii.gz`` file to write; folders are made.
-    """
+    """Write a label map ``(X, Y, Z)`` with a 4×4 affine (RAS, mm) as NIfTI, whole or not at all."""
     image = nib.Nifti1Image(labels.astype(np.uint8), affine)
     image.set_qform(affine, code=1)
     image.set_sform(affine, code=1)
@@ -106,17 +86,9 @@ def save_label_map(labels: np.ndarray, affine: np.ndarray, path: str | Path) -> 
 def write_masks(
     prepared_dir: str | Path, output_dir: str | Path, enhancing_on: Sequence[str] = ENHANCING_ON
 ) -> dict[str, str]:
-    """Write the label map of every prepared series, as it is :func:`claimed`, in the geometry of the series as it was read.
+    """Write ``<patient>_<mri_type>.nii.gz``, the :func:`claimed` label map of every prepared series in its geometry as it was read.
 
-    Each of several processes writes those of its share.
-
-    Args:
-        prepared_dir: folder of prepared series with its index.
-        output_dir: folder for ``<patient>_<mri_type>.nii.gz``.
-        enhancing_on: modalities in which enhancing tumour is claimed.
-
-    Returns:
-        File names by ``"<patient>/<mri_type>"``.
+    Each of several processes writes those of its share, and returns their file names by ``"<patient>/<mri_type>"``.
     """
     written = {}
     for name, row in distributed.share(list(read_index(prepared_dir).items())):

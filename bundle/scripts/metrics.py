@@ -134,11 +134,7 @@ def _no_sums() -> np.ndarray:
 
 
 class PatientProbabilities:
-    """Sequences' probabilities, averaged per modality, then over modalities: a patient's probability.
-
-    Args:
-        prior: probability of a patient who has no sequence.
-    """
+    """Sequences' probabilities, averaged per modality, then over modalities: a patient's probability; the prior without any."""
 
     def __init__(self, prior: float = 0.5) -> None:
         self.prior = prior
@@ -186,12 +182,7 @@ class PatientProbabilities:
 
 
 class PatientScore(EngineMetric):
-    """ROC AUC or log loss of the probabilities of patients, those of all processes.
-
-    Args:
-        score: ``"auc"`` or ``"log_loss"``.
-        prior: see :class:`PatientProbabilities`.
-    """
+    """ROC AUC (``auc``) or log loss (``log_loss``) of the probabilities of patients, those of all processes."""
 
     def __init__(self, score: str = "auc", prior: float = 0.5) -> None:
         if score not in PATIENT_SCORES:

@@ -1,10 +1,8 @@
 """Files of weights: reading them, and what they say of their networks.
 
-A weights file of this project is ``{"model": state_dict, "settings": {...}}``, where the settings are all that a person
-needs to rebuild the network and feed it (names of encoder or backbone, image size, sequence length, ...). A flat
-``state_dict``, as the authors of the method released it, is read too.
-
-Files are mapped into memory, not copied: a description reads none of the numbers, and a network that is loaded reads them once.
+A weights file of this project is ``{"model": state_dict, "settings": {...}}``, where the settings are all that is needed to rebuild
+the network and feed it (names of encoder or backbone, image size, sequence length, …). A flat ``state_dict``, as the authors of the
+method released it, is read too. Files are mapped into memory: a description reads none of the numbers.
 """
 
 from __future__ import annotations
@@ -36,15 +34,10 @@ class WeightsError(UserError):
 
 @dataclass(frozen=True)
 class ModelFile:
-    """What a weights file tells without its numbers.
+    """What a weights file says without its numbers."""
 
-    Attributes:
-        settings: of the network; empty for a flat file.
-        shapes: of the parameters, by name.
-    """
-
-    settings: dict[str, Any]
-    shapes: dict[str, tuple[int, ...]]
+    settings: dict[str, Any]  # of the network; empty for a flat file
+    shapes: dict[str, tuple[int, ...]]  # of the parameters, by name
 
     @property
     def is_classifier(self) -> bool:
@@ -53,7 +46,7 @@ class ModelFile:
 
 
 def describe(file: str | Path) -> ModelFile:
-    """What a weights file tells without its numbers; a file that has not changed is read once.
+    """What a weights file says without its numbers; a file that has not changed is read once.
 
     Raises:
         WeightsError: as :func:`read_weights`, but for the numbers.
@@ -89,7 +82,7 @@ def read_weights(file: str | Path) -> tuple[dict[str, torch.Tensor], dict[str, A
             f"{file}: {len(broken)} of {len(state)} parameters hold NaN or infinity ({first}), expected finite numbers: the training "
             "that wrote it diverged, or the file is damaged; use other weights, or train again with a smaller --learning_rate"
         )
-    # no longer in the file, so that it may be written over meanwhile: a process that looks at what was mapped would be killed
+    # copied, as a process that reads a mapped file while it is written over would be killed
     return {name: value.clone() for name, value in state.items()}, settings
 
 
@@ -100,9 +93,8 @@ def sha256(file: str | Path | None) -> str | None:
 
 def _version(file: str | Path) -> tuple[str, int, int]:
     """A file, and what changes with its content; 0 where there is no file."""
-    path = os.path.abspath(file)
     try:
-        found = os.stat(path)
+        found = os.stat(file)
     except OSError:
         return str(file), 0, 0
     return str(file), found.st_mtime_ns, found.st_size
@@ -124,7 +116,7 @@ def _digest(file: str, time: int, size: int) -> str:
 
 
 def _read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """State dict and settings; the tensors lie in the file until somebody looks at them."""
+    """State dict and settings; the tensors stay in the file until they are used."""
     if path.is_dir():
         raise WeightsError(f"{path}: is a folder, expected a weights file; name the file in it")
     if not path.is_file():
@@ -133,7 +125,7 @@ def _read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
         # files of old versions of torch are no archives and can't be mapped
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except Exception as error:
-        # torch's own words run over many lines and advise to load the file unsafely
+        # torch's own message has many lines and advises to load the file unsafely
         raise WeightsError(
             f"{path}: not a weights file that can be read safely: {_unreadable(path, str(error))}"
         ) from None
@@ -147,12 +139,7 @@ def _read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
 
 
 def _unreadable(path: Path, said: str) -> str:
-    """What is wrong with a file that torch can't load, and what to do about it.
-
-    Args:
-        path: the file.
-        said: torch's own message.
-    """
+    """What is wrong with a file that torch can't load, by its own message ``said``, and what to do about it."""
     again = "download or copy it again"
     with open(path, "rb") as stream:
         head = stream.read(60)
@@ -161,8 +148,8 @@ def _unreadable(path: Path, said: str) -> str:
     refused = re.search(r"GLOBAL (\S+)|(?:class|global|function) (\w[\w.]*\.\w+)", said)
     if refused:
         return (
-            f"it holds {refused[1] or refused[2]}, which is no tensor, and loading it could run code; where you trust its origin, "
-            'write its tensors alone: torch.save({"model": state_dict, "settings": {...}}, FILE)'
+            f"it holds {refused[1] or refused[2]}, which is no tensor, and loading it could run code; if you trust its origin, "
+            'save its tensors alone: torch.save({"model": state_dict, "settings": {...}}, FILE)'
         )
     size = path.stat().st_size
     if head.startswith(b"PK") and not zipfile.is_zipfile(path):
@@ -172,6 +159,6 @@ def _unreadable(path: Path, said: str) -> str:
             "it is an archive, but not one of weights, or it is damaged; expected what torch.save writes (TorchScript can't be read); "
             + again
         )
-    if head.isascii() and head.decode("ascii").replace("\n", " ").replace("\r", " ").replace("\t", " ").isprintable():
-        return f"it is a text that begins with {head.decode('ascii').splitlines()[0]!r}; expected what torch.save writes; {again}"
-    return f"its {size} bytes are damaged, or something else than what torch.save writes; {again}"
+    if head.isascii() and " ".join(head.decode("ascii").split()).isprintable():
+        return f"it is text that begins with {head.decode('ascii').splitlines()[0]!r}; expected what torch.save writes; {again}"
+    return f"its {size} bytes are damaged, or not what torch.save writes; {again}"

@@ -47,9 +47,6 @@ def build_segmenter(settings: Mapping[str, Any]) -> nn.Module:
     Args:
         settings: ``architecture``, ``encoder_name`` (of segmentation-models-pytorch) and ``decoder_channels`` (of the decoder's
             stages, from the deepest); others are not for the network.
-
-    Raises:
-        ValueError: for another architecture than those of ``ARCHITECTURES``.
     """
     architecture = settings["architecture"]
     if architecture not in ARCHITECTURES:

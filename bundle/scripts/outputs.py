@@ -68,11 +68,7 @@ class OutputError(UserError):
 
 
 def check_identifier(patient: Any, source: str | Path) -> str:
-    """A patient's identifier, of which file names are made.
-
-    Args:
-        patient: the identifier.
-        source: where it was found, for the message.
+    """A patient's identifier, of which file names are made, found in ``source``.
 
     Raises:
         OutputError: when it is no text, empty, ``.`` or ``..``, begins with a drive, or holds a path separator or a control
@@ -87,27 +83,22 @@ def check_identifier(patient: Any, source: str | Path) -> str:
 
 
 def inside(folder: str | Path, *parts: str) -> Path:
-    """The path of an output; all outputs that are named after something from data are made here.
+    """The path of an output that is named after something from data.
 
     Raises:
-        OutputError: when the path would leave the folder.
+        OutputError: when it would leave the folder.
     """
     root = Path(os.path.abspath(folder))
     path = Path(os.path.abspath(root.joinpath(*parts)))
     if root not in path.parents:
         raise OutputError(
-            f"{'/'.join(parts)}: an output of this name would leave its folder {root}; rename the patient"
+            f"{'/'.join(parts)}: this name would lie outside the output folder {root}; rename the patient"
         )
     return path
 
 
 def own_files(folder: str | Path, config: Mapping[str, Any]) -> Iterator[Path]:
-    """The files in a run's folder that its job wrote, and what `report`, `explain` and `card` made of it.
-
-    Args:
-        folder: of the run.
-        config: its configuration.
-    """
+    """The files in a run's folder that its job, with this configuration, and `report`, `explain` and `card` wrote."""
     weights = config.get("weights_file")
     named = [weights] if isinstance(weights, str) and not _FORBIDDEN.search(weights) else []
     patterns = [*OUTPUTS.get(str(config.get("job")), (CONFIG_FILE,)), *_ABOUT, *named]
@@ -116,24 +107,13 @@ def own_files(folder: str | Path, config: Mapping[str, Any]) -> Iterator[Path]:
 
 
 def remove_own_files(folder: str | Path, config: Mapping[str, Any], but: frozenset[str] = frozenset()) -> None:
-    """Remove what a job wrote into its folder, and folders that are empty then; all else stays.
-
-    Args:
-        folder: of the run.
-        config: its configuration.
-        but: files that stay, relative to the folder.
-    """
+    """Remove :func:`own_files` ``but`` those named, relative to the folder, and folders that are empty then; all else stays."""
     root = Path(folder)
     _remove(root, [path for path in own_files(root, config) if path.relative_to(root).as_posix() not in but])
 
 
 def remove_unfinished(folder: str | Path, output: str | Path) -> None:
-    """Remove what a run in ``output`` needed to go on after an interruption, where that lies in it; all else stays.
-
-    Args:
-        folder: of prepared series, or of notes of patients that are done.
-        output: folder of the run.
-    """
+    """Remove prepared series, or notes of patients that are done, if their ``folder`` lies in ``output``; all else stays."""
     root, files = Path(folder), ("*.json", *_PREPARED)
     if Path(output) in root.parents:
         _remove(Path(output), [path for pattern in files for path in root.glob(pattern) if path.is_file()])
@@ -142,7 +122,6 @@ def remove_unfinished(folder: str | Path, output: str | Path) -> None:
 
 
 def _remove(root: Path, files: Iterable[Path]) -> None:
-    """Remove files, and folders below ``root`` that are empty then."""
     for path in files:
         path.unlink(missing_ok=True)
         for parent in path.parents:
@@ -153,15 +132,15 @@ def _remove(root: Path, files: Iterable[Path]) -> None:
 
 _FOLDERS = ("dataset_dir", "segmentation_dataset_dir", "label_maps", "prepared_dir")
 _DATALISTS = ("datalist", "segmentation_datalist", "classification_datalist")
-_FILES = ("image", "sample_submission", "labels", "segmenter", "init")
+_FILES = ("image", "sample_submission", "labels", "segmenter", "init", "classifier")
 
 
 def keep_apart(output: str | Path, config: Mapping[str, Any]) -> None:
-    """Refuse an output folder in which results and what they are made from would get mixed.
+    """Refuse an output folder in which results and what the job reads would get mixed.
 
     Args:
         output: folder for the results.
-        config: of the job; settings that are expressions are its own defaults and are passed over.
+        config: of the job; expressions in it are passed over.
 
     Raises:
         OutputError: when the output folder is, holds, or lies in a folder of studies, a data list's or one of prepared series; or is
@@ -175,29 +154,21 @@ def keep_apart(output: str | Path, config: Mapping[str, Any]) -> None:
     for key in _DATALISTS:
         if key in files and (root := _dataset_dir(files[key])) is not None:
             folders.setdefault(f"folder of {key}", root)
-    if "classifier" in given:
-        files["classifier"] = given["classifier"]
     target = Path(output).resolve()
-    for name, path in folders.items():
+    for name, path in {**folders, **files}.items():
         place = path.resolve()
-        if target == place or target in place.parents or place in target.parents:
-            raise _mixed(target, place, name)
-    for name, path in files.items():
-        place = path.resolve()
-        if path.exists() and (target == place or target in place.parents):
-            raise _mixed(target, place, name)
-
-
-def _mixed(output: Path, place: Path, name: str) -> OutputError:
-    relation = "is" if output == place else "holds" if output in place.parents else "lies in"
-    return OutputError(
-        f"{output}: this output folder {relation} {place} ({name}), which the job reads; results are kept apart from it, so that "
-        "nothing of it is replaced or taken for a study. Name another folder"
-    )
+        relation = "is" if target == place else "holds" if target in place.parents else None
+        if name in folders and place in target.parents:
+            relation = "lies in"
+        if relation and (name in folders or path.exists()):
+            raise OutputError(
+                f"{target}: this output folder {relation} {place} ({name}), which the job reads; results are kept apart from it, so "
+                "that nothing of it is replaced or taken for a study. Name another folder"
+            )
 
 
 def _dataset_dir(datalist: Path) -> Path | None:
-    """The folder of studies that a data list names; None where it names none."""
+    """The folder of studies that a data list names, if any."""
     try:
         named = json.loads(datalist.read_text(encoding="utf-8")).get("dataset_dir")
     except (OSError, ValueError, AttributeError):

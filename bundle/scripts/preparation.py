@@ -201,13 +201,7 @@ def as_array(tensor: torch.Tensor | np.ndarray) -> np.ndarray:
 
 
 class PreparationIndex:
-    """Ignite handler that writes ``index.json`` beside the prepared series: what made them, and one row per series.
-
-    Args:
-        prepared_dir: folder of the prepared series.
-        configuration: what they are made with.
-        items: all items asked for, those that were prepared before included.
-    """
+    """Ignite handler that writes ``index.json`` beside the prepared series: what made them, and one row per item asked for."""
 
     def __init__(
         self, prepared_dir: str | Path, configuration: Mapping[str, Any], items: Sequence[Mapping[str, Any]]
@@ -260,7 +254,7 @@ def row_of(item: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def name_of(item: Mapping[str, Any]) -> str:
-    """The name of an item's row in the index."""
+    """The name of an item's row in the index: ``"<patient>/<mri_type>"``, in stage 1 with ``"/<plane>"``."""
     return "/".join(item[key] for key in ("patient", "mri_type", "plane") if key in item)
 
 
@@ -271,16 +265,13 @@ def write_index(
     items: Iterable[Mapping[str, Any]],
     errors: Mapping[str, Mapping[str, Any]],
 ) -> dict[str, dict[str, Any]]:
-    """Write ``index.json``, one row per item, and return its rows.
+    """Write ``index.json`` and return its rows, one per item: ``{"file", "slices", "kept", … | "error"}`` by :func:`name_of`.
 
     Args:
         prepared_dir: folder of the prepared series.
         configuration: what they are made with.
         items: all items asked for, each with ``patient``, ``mri_type``, ``output`` and, in stage 1, ``plane``.
         errors: rows of the items that failed, by :func:`name_of`.
-
-    Returns:
-        Rows by ``"<patient>/<mri_type>"``, in stage 1 with ``"/<plane>"``: ``{"file", "slices", "kept", … | "error"}``.
     """
     rows: dict[str, dict[str, Any]] = {}
     for item in items:

@@ -1,4 +1,4 @@
-"""What evaluation leaves behind: metrics and the tables that they are made of."""
+"""What evaluation writes: metrics and the tables that they are made of."""
 
 from __future__ import annotations
 
@@ -34,32 +34,28 @@ def write_evaluation(
     """Write ``predictions.csv``, ``patients.json`` and, last, ``metrics.json`` of labelled patients and return the metrics.
 
     Args:
-        rows: from :meth:`PatientResults.patient_rows`, each with its ``label``; others are left out.
+        rows: from :meth:`PatientResults.patient_rows`; those without a ``label`` are left out.
         output_dir: folder for the three.
         mri_types: modalities that were classified.
-        weights: which weights were used, by modality.
+        weights: the files, by modality.
         runtime: what the networks computed in.
-
-    Raises:
-        ValueError: when no patient has a label.
     """
     labelled = [row for row in rows if "label" in row]
     if not labelled:
-        raise ValueError("none of the patients has a label; nothing can be evaluated")
+        raise ValueError(
+            "none of the patients has a label, by which to evaluate; name a data list with labels, or --labels FILE"
+        )
     labels = [row["label"] for row in labelled]
-    columns: dict[str, list[float | None]] = {"all": [row["probability"] for row in labelled]}
-    for mri_type in mri_types:
-        columns[mri_type] = [row["series"].get(mri_type, {}).get("probability") for row in labelled]
-    table = [
-        {"patient": row["patient"], "label": row["label"], **{name: values[i] for name, values in columns.items()}}
-        for i, row in enumerate(labelled)
-    ]
+    table = []
+    for row in labelled:
+        single = {name: row["series"].get(name, {}).get("probability") for name in mri_types}
+        table.append({"patient": row["patient"], "label": row["label"], "all": row["probability"], **single})
     write_csv(table, Path(output_dir) / PREDICTIONS_FILE)
     write_patients(labelled, output_dir, weights, runtime)
     metrics: dict[str, Any] = {"note": RESEARCH_ONLY, "patients": len(labelled), "positive": sum(labels)}
     metrics["without_usable_slice"] = sum(not row["used"] for row in labelled)
-    for name, values in columns.items():
-        there = [(label, value) for label, value in zip(labels, values, strict=True) if value is not None]
+    for name in ("all", *mri_types):
+        there = [(row["label"], row[name]) for row in table if row[name] is not None]
         if not there:
             continue
         truth, chance = zip(*there, strict=True)
@@ -82,16 +78,13 @@ def write_crossvalidation(
     output_dir: str | Path,
     facts: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Write ``metrics.json`` of a cross-validation, and each of its tables as CSV and JSON in ``tables/``.
+    """Write ``metrics.json`` of a cross-validation, and each of its tables as CSV and JSON in ``tables/``; returns the metrics.
 
     Args:
         rows: out-of-fold predictions, see :func:`scripts.evaluation.summary.summarise`; none where stage 2 was left out.
         overlap: rows of :meth:`RegionOverlap.table` with their ``fold``; none where stage 1 was left out.
         output_dir: folder of the run.
         facts: of the run, put into the metrics as they are.
-
-    Returns:
-        The metrics: ``segmentation`` and ``classification``, where there are any, and the facts.
     """
     metrics: dict[str, Any] = {"note": RESEARCH_ONLY, **facts}
     tables: dict[str, list[dict[str, Any]]] = {}
@@ -103,8 +96,8 @@ def write_crossvalidation(
             for fold in sorted({row["fold"] for row in overlap})
         }
     if rows:
-        told = [name for name in ("scanner", "site") if len({row[name] for row in rows}) > 1]
-        metrics["classification"] = summary.summarise(rows, subgroups=told)
+        subgroups = [name for name in ("scanner", "site") if len({row[name] for row in rows}) > 1]
+        metrics["classification"] = summary.summarise(rows, subgroups=subgroups)
         tables |= flat.tables(metrics["classification"])
     for name, table in tables.items():
         write_csv(table, Path(output_dir) / "tables" / f"{name}.csv")
@@ -116,15 +109,12 @@ def write_crossvalidation(
 def write_overlap(
     metric: RegionOverlap, output_dir: str | Path, volumes: VolumeOverlap | None = None
 ) -> dict[str, Any]:
-    """Write ``overlap.csv`` (a row per patient, modality, plane and region) and ``metrics.json`` (their means).
+    """Write ``overlap.csv`` (a row per patient, modality, plane and region) and ``metrics.json`` (their means, and who failed).
 
     Args:
         metric: after the evaluation.
         output_dir: folder for both.
         volumes: scores of whole series, where they were segmented too; their plane is ``3D``.
-
-    Returns:
-        What the metric's table holds, by region: overall, and per modality and per plane; and who failed.
     """
     rows, failures = metric.table(), metric.failures()
     if volumes is not None:
@@ -141,20 +131,20 @@ def _write_overlap(
 ) -> dict[str, Any]:
     write_csv(rows, Path(output_dir) / "overlap.csv")
     metrics = {"note": RESEARCH_ONLY, **_overlap_metrics(rows)}
-    told = {**metrics, "failed": dict(failures)} if failures else metrics
-    write_json(told, Path(output_dir) / "metrics.json")
     for name, reason in failures.items():
         logger.warning("%s: %s", name, reason)
     for name, scores in metrics.items():
         if isinstance(scores, dict):
-            logger.info(
-                "%s: %s", name, ", ".join(f"{key} {value:.3f}" for key, value in scores.items() if value is not None)
-            )
-    return told
+            shown = (f"{key} {value:.3f}" for key, value in scores.items() if value is not None)
+            logger.info("%s: %s", name, ", ".join(shown))
+    if failures:
+        metrics["failed"] = dict(failures)
+    write_json(metrics, Path(output_dir) / "metrics.json")
+    return metrics
 
 
 def _overlap_metrics(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Means over all rows of slices, over those of each modality and of each plane, and over those of whole volumes (``3D``)."""
+    """Means over all rows of slices, over those of each modality and each plane, and over those of whole volumes (``3D``)."""
     metrics: dict[str, Any] = {"patients": len({row["patient"] for row in rows})}
     slices = [row for row in rows if row["plane"] != VOLUME]
     metrics["all"] = _mean_overlap(slices)

@@ -1,4 +1,4 @@
-"""What a finished run left in its folder: its configuration, its patients, and where the series that it looked at lie.
+"""What a finished run left in its folder: its configuration, its patients, and where its prepared series lie.
 
 A prediction and an evaluation have a ``patients.json``. A cross-validation has one for each seed and fold; here they become one
 row a patient, so that all three can be shown and explained in the same way. Needs neither torch nor MONAI.
@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import yaml
 
+from .checks import is_plain
 from .errors import UserError
 from .evaluation.resampling import agreement_interval
 from .outputs import CONFIG_FILE
@@ -23,7 +24,7 @@ PATIENTS_FILE = "patients.json"
 NOT_ASKED = "not asked for"
 """Reason of a series that nobody wanted."""
 PREDICTIONS_FILE = "predictions.csv"
-"""Beside the ``patients.json`` of an evaluation, and not beside that of a prediction."""
+"""Beside the ``patients.json`` of an evaluation, not of a prediction."""
 
 
 class RunError(UserError):
@@ -67,15 +68,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 def plain_settings(config: Mapping[str, Any]) -> dict[str, Any]:
     """The settings of a configuration that are values, not expressions."""
-
-    def plain(value: Any) -> bool:
-        return isinstance(value, (str, int, float, type(None))) and not str(value).startswith(("$", "@"))
-
-    return {
-        key: value
-        for key, value in config.items()
-        if plain(value) or (isinstance(value, list) and value and all(map(plain, value)))
-    }
+    return {key: value for key, value in config.items() if is_plain(value) and value != []}
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -83,18 +76,14 @@ def plain_settings(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def read_patients(folder: str | Path) -> dict[str, Any] | None:
-    """The patients of a prediction, an evaluation or a cross-validation, of which the last need not be finished.
+    """The patients of a prediction, an evaluation or a cross-validation, finished or not.
 
     Patients of a cross-validation have the means over its seeds, in ``probability`` as in ``sequences``, and further ``fold``,
     ``seeds``, ``weights`` (a list by modality, in the order of the seeds: the models that did not see the patient) and, in each
-    series, ``by_seed`` with ``probability`` and ``sequences`` by seed. A fold of which a seed was evaluated without writing
-    ``patients.json``, by an earlier version, is passed over, so that no mean is of some of its seeds.
+    series, ``by_seed`` with ``probability`` and ``sequences`` by seed.
 
     Returns:
         Content of ``patients.json``: ``weights``, ``runtime`` and ``patients``; None where there is none.
-
-    Raises:
-        RunError: when a file can't be read or holds no list of patients.
     """
     root = Path(folder)
     if (root / PATIENTS_FILE).is_file():
@@ -103,8 +92,6 @@ def read_patients(folder: str | Path) -> dict[str, Any] | None:
     rows: list[dict[str, Any]] = []
     runtimes: dict[str, None] = {}
     for fold, places in _evaluated_folds(root, settings).items():
-        if not all((place / PATIENTS_FILE).is_file() for place in places.values()):
-            continue
         contents = {seed: _read_rows(place / PATIENTS_FILE) for seed, place in places.items()}
         runtimes |= {str(content["runtime"]): None for content in contents.values() if content.get("runtime")}
         by_patient: dict[str, dict[int, dict[str, Any]]] = {}
@@ -120,7 +107,7 @@ def _read_rows(file: Path) -> dict[str, Any]:
     content = read_object(file)
     rows = content.get("patients")
     if not isinstance(rows, list) or not all(isinstance(row, dict) and "patient" in row for row in rows):
-        raise RunError(f"{file}: holds no list of patients; predict, or evaluate, again")
+        raise RunError(f"{file}: holds no list of patients; predict or evaluate again")
     return content
 
 
@@ -134,7 +121,7 @@ def _evaluated_folds(root: Path, settings: Mapping[str, Any]) -> dict[int, dict[
     found: dict[int, dict[int, Path]] = {}
     for place in root.glob("classification/seed*/fold*/evaluation"):
         numbers = re.fullmatch(r"seed(-?\d+)/fold(-?\d+)", place.parent.relative_to(root / "classification").as_posix())
-        if numbers and (place / PREDICTIONS_FILE).is_file():
+        if numbers and (place / PATIENTS_FILE).is_file():
             found.setdefault(int(numbers[2]), {})[int(numbers[1])] = place
 
     def asked(key: str, there: Sequence[int]) -> list[int]:
@@ -159,19 +146,17 @@ def _over_seeds(
         if mri_types is None or mri_type in mri_types
     }
     used = {mri_type: facts["probability"] for mri_type, facts in series.items() if facts["probability"] is not None}
+    interval = first.get("agreement_interval") if len(rows) == 1 else _interval([series[name] for name in used])
     merged: dict[str, Any] = {
         "patient": first["patient"],
         "probability": float(np.mean(list(used.values()))) if used else first["probability"],
-        "agreement_interval": first.get("agreement_interval")
-        if len(rows) == 1
-        else _interval([series[mri_type] for mri_type in used]),
+        "agreement_interval": interval,
         "used": list(used),
     }
     merged |= {key: first[key] for key in ("label", "reason") if key in first and (key != "reason" or not used)}
     files = {mri_type: [weights[seed].get(mri_type) for seed in rows] for mri_type in series}
-    merged |= {"fold": fold, "seeds": list(rows)}
-    merged["weights"] = {mri_type: of_seeds for mri_type, of_seeds in files.items() if all(of_seeds)}
-    return {**merged, "series": series}
+    files = {mri_type: of_seeds for mri_type, of_seeds in files.items() if all(of_seeds)}
+    return {**merged, "fold": fold, "seeds": list(rows), "weights": files, "series": series}
 
 
 def _series_over_seeds(each: Mapping[int, Mapping[str, Any]]) -> dict[str, Any]:
@@ -204,13 +189,7 @@ def _interval(series: Sequence[Mapping[str, Any]]) -> list[float] | None:
 
 
 def classifier_of(content: Mapping[str, Any], row: Mapping[str, Any], mri_type: str) -> str | None:
-    """The weights file that gave a patient's series its probability, of several the first; None without any.
-
-    Args:
-        content: from :func:`read_patients`.
-        row: one of its patients.
-        mri_type: modality.
-    """
+    """The weights file, of several the first, that gave a series of a ``row`` of :func:`read_patients`' content its probability."""
     files = (row.get("weights") or content.get("weights") or {}).get(mri_type)
     if isinstance(files, list):
         files = files[0] if files else None
@@ -218,7 +197,7 @@ def classifier_of(content: Mapping[str, Any], row: Mapping[str, Any], mri_type: 
 
 
 def chance_of(facts: Mapping[str, Any]) -> float | None:
-    """The probability of a series by :func:`classifier_of`, as far as it is known: of several models, their mean."""
+    """The probability of a series by :func:`classifier_of`, as far as it is known; of several members, their mean."""
     by_seed = facts.get("by_seed")
     return next(iter(by_seed.values()))["probability"] if by_seed else facts.get("probability")
 
@@ -240,35 +219,20 @@ def prepared_dir(folder: Path) -> Path | None:
 
 
 def zoom_of(folder: Path) -> float | None:
-    """The zoom with which a run classified; None where its configuration tells none."""
-    values = (plain_settings(config).get("zoom") for config in _configs(folder))
+    """The zoom with which a run classified; None where no configuration says it."""
+    places = [folder, *sorted(folder.glob("classification/seed*/fold*/evaluation"))]
+    values = (read_config(place).get("zoom") for place in places)
     return next((float(value) for value in values if isinstance(value, (int, float))), None)
 
 
-def _configs(folder: Path) -> Iterator[dict[str, Any]]:
-    yield read_config(folder)
-    for place in sorted(folder.glob("classification/seed*/fold*/evaluation")):
-        yield read_config(place)
-
-
 def failures_of(row: Mapping[str, Any]) -> list[dict[str, str]]:
-    """Reasons and warnings of a patient and the series, one a row."""
-    found = (
-        [{"patient": row["patient"], "series": "", "kind": "failure", "text": str(row["reason"])}]
-        if row.get("reason")
-        else []
-    )
-    for mri_type, facts in (row.get("series") or {}).items():
-        if facts.get("reason") and facts["reason"] != NOT_ASKED:
-            found.append(
-                {"patient": row["patient"], "series": mri_type, "kind": "failure", "text": str(facts["reason"])}
-            )
-        found += [
-            {"patient": row["patient"], "series": mri_type, "kind": "warning", "text": str(warning)}
-            for warning in facts.get("warnings") or []
-        ]
-    found += [
-        {"patient": row["patient"], "series": "", "kind": "warning", "text": str(warning)}
-        for warning in row.get("warnings") or []
-    ]
-    return found
+    """Reasons and warnings of a patient and the series, one a row: ``patient``, ``series``, ``kind``, ``text``."""
+    series = {"": {"reason": row.get("reason")}, **(row.get("series") or {})}
+    found = []
+    for name, facts in series.items():
+        reason = facts.get("reason")
+        if reason and (reason != NOT_ASKED or not name):
+            found.append((name, "failure", reason))
+        found += [(name, "warning", warning) for warning in facts.get("warnings") or []]
+    found += [("", "warning", warning) for warning in row.get("warnings") or []]
+    return [{"patient": row["patient"], "series": name, "kind": kind, "text": str(text)} for name, kind, text in found]

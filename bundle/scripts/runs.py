@@ -1,6 +1,6 @@
 """A run's folder: nothing in it is overwritten unasked, and the resolved configuration lies beside the outputs.
 
-A run that replaces another is written into a hidden folder beside it, and takes its place when it is complete.
+A run that replaces another is written into a hidden folder beside it, and takes its place when complete.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import yaml
 from monai.bundle import ConfigParser
 
 from . import distributed
-from .checks import as_typed
+from .checks import as_typed, flag
 from .environment import versions
 from .errors import UserError
 from .files import remove_leftovers, write_json, written_whole
@@ -51,13 +51,7 @@ def is_replacement(folder: str | Path) -> bool:
 
 @distributed.by_first
 def place(output_dir: str | Path, resume: bool = False, overwrite: bool = False) -> str:
-    """The folder that a run writes into: its own, or that of a replacement where it overwrites another run.
-
-    Args:
-        output_dir: folder of the run.
-        resume: the run goes on with what is there: with a replacement that was interrupted, if there is one.
-        overwrite: the run replaces what is there.
-    """
+    """The folder that a run writes into: its own, or that of a replacement where it overwrites another run or goes on with such."""
     folder, new = Path(output_dir), replacement(output_dir)
     if (new / COMPLETE).is_file():  # the process died while it was moved into place
         _move_into_place(new, folder)
@@ -68,7 +62,7 @@ def place(output_dir: str | Path, resume: bool = False, overwrite: bool = False)
 
 
 def _is_own(config: Mapping[str, Any]) -> bool:
-    """Whether a configuration is of an earlier attempt of the launch that this process belongs to."""
+    """Whether a configuration is that of an earlier attempt of this launch."""
     launch = distributed.launch()
     return distributed.restarted() and launch is not None and config.get("launch") == launch
 
@@ -81,7 +75,7 @@ def start(
     last_output: str | None = None,
     run_dir: str | Path | None = None,
 ) -> Path:
-    """Make the folder of a run and save the running bundle configuration in it.
+    """Make the folder that a run is written into, which is returned, and save the running bundle configuration in it.
 
     What ``torchrun --max-restarts`` starts again goes on with what its earlier attempt began, unasked.
 
@@ -90,23 +84,18 @@ def start(
         resume: go on with the run that is there, if any.
         overwrite: replace what an earlier run left there.
         last_output: name of the file that a run writes last; without it the run was interrupted and goes on unasked.
-        run_dir: where the run is written, from :func:`place`, until :func:`finish` moves it to ``output_dir``; by default it is
-            written into ``output_dir`` itself, from which an earlier run is removed now.
-
-    Returns:
-        The folder that the run is written into.
+        run_dir: where the run is written, from :func:`place`, until :func:`finish` moves it to ``output_dir``; by default
+            ``output_dir`` itself, from which an earlier run is removed now.
 
     Raises:
         RunExistsError: when a run is there and neither was asked for, or the outputs are another job's.
         OutputError: when the folder is mixed up with what the job reads.
-        ValueError: when both were asked for, or one is neither True nor False.
     """
     for name, value in (("resume", resume), ("overwrite", overwrite)):
-        if not isinstance(value, bool):  # the command line makes a string of `true`, and any string would count as true
-            raise ValueError(f"{name} is {value!r}, expected True or False")
+        flag(name, value)
     folder = Path(output_dir)
     if resume and overwrite:
-        raise ValueError(f"{folder}: both resume and overwrite are asked for; choose one")
+        raise ValueError(f"{folder}: --resume and --overwrite exclude each other; choose one")
     config = running_config()
     if config is not None:
         keep_apart(folder, config)
@@ -124,11 +113,12 @@ def start(
         remove_leftovers(written)
     written.mkdir(parents=True, exist_ok=True)
     if config is not None:
-        config |= {"versions": versions(), "datalists_sha256": _checksums(config)}  # for whoever reads it later
+        lists = [value for key, value in config.items() if key.endswith("datalist") and isinstance(value, str)]
+        sums = {name: hashlib.sha256(Path(name).read_bytes()).hexdigest() for name in lists if Path(name).is_file()}
+        config |= {"versions": versions(), "datalists_sha256": sums}  # for whoever reads it later
         if (launch := distributed.launch()) is not None:
             config["launch"] = launch  # by which a later attempt knows that this folder is its own
-        with written_whole(written / CONFIG_FILE) as temporary:
-            temporary.write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True), encoding="utf-8")
+        _write_config(config, written / CONFIG_FILE)
     if written == folder:
         logger.info("outputs go to %s", folder)
     else:
@@ -139,7 +129,7 @@ def start(
 def _check(
     folder: Path, resume: bool, overwrite: bool, last_output: str | None, config: Mapping[str, Any] | None
 ) -> None:
-    """Refuse to touch an earlier run that was not to be touched, and what is no run."""
+    """Refuse to touch an earlier run unasked, and what is no run."""
     found = read_config(folder)
     if not found:
         if folder.is_dir() and overwrite and any(folder.iterdir()):
@@ -155,12 +145,7 @@ def _check(
 
 @distributed.by_first
 def finish(output_dir: str | Path, run_dir: str | Path) -> None:
-    """Move a complete run to where it was asked for; the earlier run goes, and what is not of this project stays.
-
-    Args:
-        output_dir: folder of the run.
-        run_dir: where it was written, from :func:`place`.
-    """
+    """Move a complete run from ``run_dir``, see :func:`place`, to ``output_dir``; only files of the earlier run are removed."""
     folder, new = Path(output_dir), Path(run_dir)
     if folder == new:
         return
@@ -183,7 +168,7 @@ def _move_into_place(new: Path, folder: Path) -> None:
 
 
 def _rename_in_files(new: Path, folder: Path) -> None:
-    """Paths of the folder that a run was written in, in what the runs below it say of themselves, become those it will have."""
+    """Replace the path of the folder that a run was written in, in what it and the runs below it say of themselves."""
 
     def renamed(value: Any) -> Any:
         if isinstance(value, dict):
@@ -197,26 +182,21 @@ def _rename_in_files(new: Path, folder: Path) -> None:
         if new.name not in text:
             continue
         if path.name == CONFIG_FILE:
-            with written_whole(path) as temporary:
-                changed = yaml.safe_dump(renamed(yaml.safe_load(text)), sort_keys=False, allow_unicode=True)
-                temporary.write_text(changed, encoding="utf-8")
+            _write_config(renamed(yaml.safe_load(text)), path)
         else:
             write_json(renamed(json.loads(text)), path)
 
 
-def _checksums(config: Mapping[str, Any]) -> dict[str, str]:
-    """Checksums of the data lists that a configuration names."""
-    named = [value for key, value in config.items() if key.endswith("datalist") and isinstance(value, str)]
-    return {name: hashlib.sha256(Path(name).read_bytes()).hexdigest() for name in named if Path(name).is_file()}
+def _write_config(config: Mapping[str, Any], file: Path) -> None:
+    with written_whole(file) as temporary:
+        temporary.write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True), encoding="utf-8")
 
 
 def running_config(as_written: bool = False) -> dict[str, Any] | None:
     """The content of the bundle configuration, overrides included, that is evaluating the caller; None outside of one.
 
-    MONAI gives expressions no handle on their own configuration, so it is looked for among the callers.
-
-    Args:
-        as_written: for a configuration that hands parts of it on to others: expressions for values that were typed stay.
+    MONAI gives expressions no handle on their own configuration, and evaluates what they refer to, so it is looked for among the
+    callers. With ``as_written``, for a configuration that hands parts on to others, values that were typed stay expressions.
     """
     frame = inspect.currentframe()
     while frame is not None:

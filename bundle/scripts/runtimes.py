@@ -10,7 +10,6 @@ import copy
 import hashlib
 import logging
 import os
-import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -185,36 +184,22 @@ class Runtime:
     @contextlib.contextmanager
     def _writable_cache(self) -> Iterator[Path]:
         """A folder for compiled networks, to this process alone: OpenVINO's own files there break when two write them."""
-        lock = FileLock(self.cache_dir / "lock")
-        try:
-            self.cache_dir.mkdir(parents=True, exist_ok=True)
-            tempfile.TemporaryFile(dir=self.cache_dir).close()
-            lock.acquire()
-        except (OSError, NotImplementedError) as error:  # the latter from file systems without locks
-            logger.warning("%s can't be written (%s): compiled networks are not kept", self.cache_dir, error)
-            folder = tempfile.mkdtemp(prefix="radiogenomics-")
+        with contextlib.ExitStack() as stack:
             try:
-                yield Path(folder)
-            finally:
-                shutil.rmtree(folder, ignore_errors=True)
-        else:
-            try:
-                yield self.cache_dir
-            finally:
-                lock.release()
+                self.cache_dir.mkdir(parents=True, exist_ok=True)
+                tempfile.TemporaryFile(dir=self.cache_dir).close()
+                stack.enter_context(FileLock(self.cache_dir / "lock"))
+                folder = self.cache_dir
+            except (OSError, NotImplementedError) as error:  # the latter from file systems without locks
+                logger.warning("%s can't be written (%s): compiled networks are not kept", self.cache_dir, error)
+                folder = Path(stack.enter_context(tempfile.TemporaryDirectory(ignore_cleanup_errors=True)))
+            yield folder
 
 
 def for_training(network: nn.Module, device: torch.device | str, runtime: str = "torch") -> nn.Module:
-    """A network that is to be trained, on its device; its parameters keep their names and order.
+    """A network that is to be trained, changed in place and on its device; its parameters keep their names and order.
 
-    Args:
-        network: changed in place.
-        device: to train on.
-        runtime: ``torch`` folds U-Net++'s enlargements and keeps channels last, ``inductor`` has torch compile that,
-            ``eager`` is the network as it is.
-
-    Raises:
-        ValueError: for any other runtime.
+    ``torch`` folds U-Net++'s enlargements and keeps channels last, ``inductor`` has torch compile that, ``eager`` changes nothing.
     """
     if runtime not in TRAINING_RUNTIMES:
         raise ValueError(f"runtime is {runtime!r}, expected one of {', '.join(TRAINING_RUNTIMES)}")
@@ -237,11 +222,7 @@ def _channels_last(network: nn.Module) -> nn.Module:
 
 
 class OpenVINONetwork(nn.Module):
-    """A network compiled by OpenVINO for single images; a batch is computed by all of its streams side by side.
-
-    Args:
-        compiled: an ``openvino.CompiledModel`` of one input ``(1, C, H, W)`` and one output ``(1, …)``.
-    """
+    """A network of one input ``(1, C, H, W)`` compiled by OpenVINO; a batch is computed by all of its streams side by side."""
 
     def __init__(self, compiled: Any) -> None:
         super().__init__()
@@ -272,12 +253,7 @@ def _openvino() -> Any:
 
 
 def calibration_images(image_size: int, masked: bool) -> np.ndarray:
-    """Normalised network inputs ``(N, 3, image_size, image_size)`` of phantom slices.
-
-    Args:
-        image_size: their side.
-        masked: slices with their masks in the second and third channel, as classifiers get them, or grey ones.
-    """
+    """Normalised inputs ``(N, 3, image_size, image_size)``: grey phantom slices, or ``masked``, with WT and ET, as classifiers get them."""
     with np.load(CALIBRATION) as file:
         images = torch.from_numpy(file["image"]).float()
         masks = torch.from_numpy(np.unpackbits(file["masks"], axis=-1, count=images[0].numel())).float() * 255

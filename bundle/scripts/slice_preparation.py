@@ -35,7 +35,10 @@ logger = logging.getLogger(__name__)
 
 
 def segmentation_items(
-    entries: Iterable[Mapping[str, Any]], prepared_dir: str | Path, configuration: Mapping[str, Any]
+    entries: Iterable[Mapping[str, Any]],
+    prepared_dir: str | Path,
+    configuration: Mapping[str, Any],
+    mri_types: Sequence[str] = MRI_TYPES,
 ) -> list[dict[str, Any]]:
     """What to prepare for stage 1: one item per labelled volume, ``{"patient", "mri_type", "image", "seg", "output", …}``."""
     return [
@@ -52,7 +55,7 @@ def segmentation_items(
         }
         for entry in entries
         if "seg" in entry
-        for mri_type in MRI_TYPES
+        for mri_type in mri_types
         if mri_type in entry
     ]
 
@@ -99,7 +102,7 @@ def prepare_segmentation(
     configuration: Mapping[str, Any],
     num_workers: int = 0,
 ) -> dict[str, dict[str, Any]]:
-    """Prepare the labelled volumes of stage 1 that are not prepared yet, each process its share, and write the index.
+    """Prepare the labelled volumes of stage 1 that are not prepared yet, each process its share; write the index and return its rows.
 
     Args:
         items: from :func:`segmentation_items`.
@@ -107,9 +110,6 @@ def prepare_segmentation(
         prepared_dir: folder of the prepared series.
         configuration: what they are made with.
         num_workers: processes that read ahead.
-
-    Returns:
-        Rows of the index by ``"<patient>/<mri_type>/<plane>"``.
     """
     mine = distributed.share(items)
     missing = {(item["patient"], item["mri_type"]) for item in pending(_by_plane(mine))}

@@ -49,12 +49,7 @@ def view_of(
 
 
 class ZoomedCentre:
-    """The centre of a slice that was enlarged, which is how the method shows slices to its segmenter.
-
-    Args:
-        size: side of the network's input.
-        zoom: how much larger than it slices are made.
-    """
+    """The centre of a slice made ``zoom`` times as large as the network's input: how the method shows slices to its segmenter."""
 
     def __init__(self, size: int, zoom: float) -> None:
         self.size, self.whole = size, int(size * zoom)

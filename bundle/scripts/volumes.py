@@ -1,4 +1,4 @@
-"""Tumour volumes of all series: ``volumes.csv``, and what there is to say of series that disagree."""
+"""Tumour volumes of all series: ``volumes.csv``, and remarks on series that disagree."""
 
 from __future__ import annotations
 
@@ -26,11 +26,7 @@ DISAGREEMENT = (2.0, 5.0)
 
 
 def in_millilitres(volumes: Mapping[str, float]) -> dict[str, str]:
-    """Columns of ``volumes.csv``, as text in ml; without a volume of ET neither part of the tumour has one.
-
-    Args:
-        volumes: in mm³, from :func:`~scripts.masks.region_volumes`.
-    """
+    """Columns of ``volumes.csv``, text in ml, of :func:`~scripts.masks.region_volumes`; without ET, of the whole tumour alone."""
     parts = {"whole_tumour_ml": volumes["WT"]}
     if "ET" in volumes:
         parts |= {"not_enhancing_ml": volumes["WT"] - volumes["ET"], "enhancing_ml": volumes["ET"]}
@@ -38,13 +34,9 @@ def in_millilitres(volumes: Mapping[str, float]) -> dict[str, str]:
 
 
 def series_volumes(prepared_dir: str | Path, enhancing_on: Sequence[str] = ENHANCING_ON) -> list[dict[str, Any]]:
-    """Rows for :func:`write_volumes`: the volumes in the label maps of all prepared series, and why the others have none.
+    """Rows for :func:`write_volumes`: the volumes in the label maps of all prepared series, or why they have none.
 
-    Several processes must call this together; each reads its share, and all know the rows.
-
-    Args:
-        prepared_dir: folder of prepared series with its index.
-        enhancing_on: modalities in which enhancing tumour is claimed.
+    Several processes must call this together; each reads its share, and all get all rows.
     """
     rows = []
     for row in distributed.share(list(read_index(prepared_dir).values())):
@@ -60,14 +52,14 @@ def series_volumes(prepared_dir: str | Path, enhancing_on: Sequence[str] = ENHAN
 
 
 def remarks_on(volumes: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """What there is to say, and is said in the log, of patients whose series disagree on the tumour."""
+    """Remarks on patients whose series disagree on the volume of the tumour, which are logged too."""
     remarks = {}
     factor, difference = DISAGREEMENT
     for patient, found in volumes_by_patient(volumes).items():
         low, high = min(found.values()), max(found.values())
         if high > factor * low and high - low > difference:
-            told = ", ".join(f"{mri_type} {value:.1f} ml" for mri_type, value in sorted(found.items()))
-            remarks[patient] = f"the series disagree on the volume of the tumour: {told}; look at the masks"
+            listed = ", ".join(f"{mri_type} {value:.1f} ml" for mri_type, value in sorted(found.items()))
+            remarks[patient] = f"the series disagree on the volume of the tumour: {listed}; look at the masks"
             logger.warning("patient %s: %s", patient, remarks[patient])
     return remarks
 
@@ -78,9 +70,7 @@ def write_volumes(
     entries: Sequence[Mapping[str, Any]] = (),
     finished: str | Path | None = None,
 ) -> Path:
-    """Write ``volumes.csv``, what is marked in the masks of a folder, and show it; nobody asked for is left out.
-
-    Several processes must call this together; the first writes what all of them know.
+    """Write ``volumes.csv`` and show it; nobody asked for is left out. Several processes must call this together.
 
     Args:
         rows: with ``patient``, ``mri_type``, ``file`` and :func:`in_millilitres`, or with a ``reason`` for having none.
@@ -99,8 +89,8 @@ def write_volumes(
     if distributed.is_first():
         volumes = [known[key] for key in sorted(known)]
         remarks = remarks_on(volumes)
-        told = [{**row, "remark": remarks.get(row["patient"])} if "file" in row else row for row in volumes]
-        write_csv(told, file, VOLUME_COLUMNS)
+        table = [{**row, "remark": remarks.get(row["patient"])} if "file" in row else row for row in volumes]
+        write_csv(table, file, VOLUME_COLUMNS)
         found = sum("file" in row for row in known.values())
         logger.info("%d masks, %d series without one. %s", found, len(known) - found, RESEARCH_ONLY)
         people: dict[str, dict[str, Any]] = {}

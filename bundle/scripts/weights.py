@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from .checks import GET_WEIGHTS
+from .checks import GET_WEIGHTS, some_of
 from .files import written_whole
 from .modalities import ENHANCING_ON, MRI_TYPES
 from .model_files import (
@@ -95,10 +95,7 @@ def enhancing_on(settings: Mapping[str, Any]) -> list[str]:
 
 
 def classifier_settings(files: Mapping[str, str | Path | None]) -> dict[str, Any]:
-    """The settings that all the classifiers of a study share.
-
-    Args:
-        files: weights file by modality; None where a modality has none.
+    """The settings that all the classifiers of a study share, from their files by modality (None where one has none).
 
     Raises:
         WeightsError: when two files were made with different settings.
@@ -178,7 +175,6 @@ def find_classifiers(
     classifier: str | Path | None,
     models: str | Path,
     mri_types: Sequence[str] = MRI_TYPES,
-    required: bool = False,
 ) -> dict[str, str | None]:
     """Classifier weights by modality.
 
@@ -187,16 +183,12 @@ def find_classifiers(
             to look in ``models`` and then among the released weights, of which ``models`` has FLAIR's as ``model.pt``.
         models: the bundle's folder of weights.
         mri_types: modalities wanted.
-        required: some weights must be there.
 
     Raises:
-        WeightsError: when a file or folder was named, or weights are required, and no modality has any; when ``model.pt``
-            can't be read.
+        WeightsError: when a file or folder was named and no modality has weights; when ``model.pt`` can't be read.
         ValueError: when a modality has an unknown name.
     """
-    unknown = [mri_type for mri_type in mri_types if mri_type not in MRI_TYPES]
-    if unknown or not mri_types:
-        raise ValueError(f"mri_types {list(mri_types)}: expected some of {', '.join(MRI_TYPES)}")
+    some_of(MRI_TYPES)("mri_types", list(mri_types))
     if classifier and Path(classifier).is_file():
         return {mri_type: str(classifier) for mri_type in mri_types}
     if classifier and not Path(classifier).is_dir():
@@ -220,8 +212,6 @@ def find_classifiers(
             f"{classifier}: holds no model_<mri_type>.pt for {', '.join(mri_types)}; train one with "
             f"`radiogenomics train classification --mri_types {','.join(mri_types)}`"
         )
-    if required and not any(found.values()):
-        require(None, f"the classification of {', '.join(mri_types)}")
     return found
 
 
@@ -236,11 +226,15 @@ def find_members(
     Args are those of :func:`find_classifiers`; what that takes as ``classifier`` is one member.
 
     Raises:
-        WeightsError: as :func:`find_classifiers`, or when members lack modalities that others have.
+        WeightsError: as :func:`find_classifiers`, when members lack modalities that others have, or when weights are ``required``
+            and no modality has any.
     """
     runs = sorted(Path(classifier).glob("classification/seed*/fold*")) if classifier else []
     if not runs:
-        return [find_classifiers(classifier, models, mri_types, required)]
+        found = find_classifiers(classifier, models, mri_types)
+        if required and not any(found.values()):
+            require(None, f"the classification of {', '.join(mri_types)}")
+        return [found]
     members = [find_classifiers(run, models, mri_types) for run in runs]
     for run, member in zip(runs, members, strict=True):
         lacking = [name for name, file in members[0].items() if file and not member[name]]
@@ -284,12 +278,7 @@ def load_classifiers(network: nn.Module, files: Mapping[str, str | Path | None])
 
 
 def announce(segmenter: str, classifiers: Mapping[str, Any] | None = None) -> None:
-    """Say in the log which weights are used, and where to get those that are missing.
-
-    Args:
-        segmenter: the file.
-        classifiers: from :func:`by_modality`; None where nothing is classified.
-    """
+    """Log which weights are used, those of classifiers from :func:`by_modality`, and where to get those that are missing."""
     logger.info("segmentation weights: %s", segmenter)
     known = known_settings(segmenter)
     if known.get("note"):

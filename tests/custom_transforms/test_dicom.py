@@ -18,6 +18,7 @@ from pydicom.encaps import encapsulate
 from pydicom.uid import (
     JPEG2000Lossless,
     JPEGLosslessSV1,
+    JPEGLSLossless,
     RLELossless,
     generate_uid,
 )
@@ -266,14 +267,20 @@ def test_monochrome1_is_inverted(write_series, tmp_path):
     np.testing.assert_array_equal(array, (int(stack.max()) + int(stack.min()) - stack.astype(int)).transpose(2, 1, 0))
 
 
+GDCM = {
+    JPEGLosslessSV1: gdcm.TransferSyntax.JPEGLosslessProcess14_1,
+    JPEGLSLossless: gdcm.TransferSyntax.JPEGLSLossless,
+}
+
+
 def compress(path: Path, syntax: pydicom.uid.UID) -> None:
     dataset = pydicom.dcmread(path)
-    if syntax == JPEGLosslessSV1:
+    if syntax in GDCM:
         reader = gdcm.ImageReader()
         reader.SetFileName(str(path))
         assert reader.Read()
         change = gdcm.ImageChangeTransferSyntax()
-        change.SetTransferSyntax(gdcm.TransferSyntax(gdcm.TransferSyntax.JPEGLosslessProcess14_1))
+        change.SetTransferSyntax(gdcm.TransferSyntax(GDCM[syntax]))
         change.SetInput(reader.GetImage())
         assert change.Change()
         writer = gdcm.ImageWriter()
@@ -294,7 +301,9 @@ def compress(path: Path, syntax: pydicom.uid.UID) -> None:
     assert pydicom.dcmread(path).file_meta.TransferSyntaxUID == syntax
 
 
-@pytest.mark.parametrize("syntax", [RLELossless, JPEGLosslessSV1, JPEG2000Lossless], ids=lambda uid: uid.keyword)
+@pytest.mark.parametrize(
+    "syntax", [RLELossless, JPEGLosslessSV1, JPEGLSLossless, JPEG2000Lossless], ids=lambda uid: uid.keyword
+)
 def test_compressed(write_series, tmp_path, syntax):
     stack = planes(3, 40, 32)
     write_series(stack)

@@ -237,7 +237,11 @@ def test_items_begin_with_the_reference():
 
 @pytest.mark.parametrize(
     ("weights", "threshold", "told"),
-    [({"WT": {}}, 0.5, "WT and of ET"), ({"WT": {"FLAIR": -1}, "ET": {}}, 0.5, "from 0"), (WEIGHTS, 1.0, "threshold")],
+    [
+        ({"WT": {}}, 0.5, "for WT and for ET"),
+        ({"WT": {"FLAIR": -1}, "ET": {}}, 0.5, "at least 0"),
+        (WEIGHTS, 1.0, "threshold"),
+    ],
 )
 def test_bad_settings_are_told(tmp_path, weights, threshold, told):
     with pytest.raises(ValueError, match=told):

@@ -30,7 +30,7 @@ def test_an_identifier_that_is_taken_stays_in_its_folder_and_apart_from_all_othe
 
 @pytest.mark.parametrize("name", ["..", "../x", "a/../../x", "/etc/x", "."])
 def test_no_output_leaves_its_folder(name, tmp_path):
-    with pytest.raises(OutputError, match="would leave its folder"):
+    with pytest.raises(OutputError, match="would lie outside the output folder"):
         outputs.inside(tmp_path / "out", name)
 
 

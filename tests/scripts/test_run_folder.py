@@ -100,11 +100,6 @@ def test_what_is_asked_for_counts(run):
     assert found["a"]["agreement_interval"] == [0.1, 0.9]  # of a single seed it is the evaluation's
 
 
-def test_a_fold_without_details_of_a_seed_is_passed_over(run):
-    evaluated(run, 9, 0, row("a", FLAIR=series(0.5)), details=False)
-    assert set(by_patient(run)) == {"b", "c"}
-
-
 def test_a_seed_that_is_not_evaluated_yet_does_not_count(run):
     write_config(run, job="crossvalidate", seeds=[7, 8, 9])
     (run / "classification" / "seed9" / "fold0").mkdir(parents=True)

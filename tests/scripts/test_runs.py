@@ -76,7 +76,7 @@ def test_overwrite_leaves_what_is_no_run(tmp_path):
 
 def test_resume_and_overwrite_exclude_each_other(tmp_path):
     folder = run_of(tmp_path / "run", "last.pt")
-    with pytest.raises(ValueError, match="both resume and overwrite"):
+    with pytest.raises(ValueError, match="--resume and --overwrite exclude each other"):
         runs.start(folder, resume=True, overwrite=True)
     assert (folder / "last.pt").is_file()
 

@@ -382,12 +382,12 @@ def test_folder_without_classifiers(tmp_path):
 def test_classifiers_may_be_required(tmp_path):
     assert weights.find_classifiers(None, tmp_path, ["T1w"]) == {"T1w": None}
     with pytest.raises(WeightsError, match=r"no weights for the classification of T1w, T2w: train your own"):
-        weights.find_classifiers(None, tmp_path, ["T1w", "T2w"], required=True)
+        weights.find_members(None, tmp_path, ["T1w", "T2w"], required=True)
 
 
 @pytest.mark.parametrize("mri_types", [["T1"], ["FLAIR", "PD"], []])
 def test_unknown_modality(tmp_path, mri_types):
-    with pytest.raises(ValueError, match="expected some of FLAIR, T1w, T1wCE, T2w"):
+    with pytest.raises(ValueError, match="expected some of FLAIR,T1w,T1wCE,T2w"):
         weights.find_classifiers(None, tmp_path, mri_types)
 
 

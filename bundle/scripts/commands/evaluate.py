@@ -9,7 +9,7 @@ from typing import Any
 
 from .. import checks
 from ..datalists import MRI_TYPES
-from .running import bundle_module, full_path, known_stage, modalities, require_run, run_job, segmenter_path
+from .running import bundle_module, known_stage, modalities, require_run, run_command
 
 
 def evaluate(
@@ -39,23 +39,9 @@ def evaluate(
         device: cpu, cuda, …; a GPU by default where there is one.
         overwrite: replace earlier results.
         overrides: further settings of configs/evaluate_<stage>.yaml.
-
-    Returns:
-        The metrics.
     """
-    run_job(
-        f"evaluate_{known_stage(stage)}",
-        datalist=full_path(datalist),
-        prepared_dir=full_path(prepared),
-        output_dir=full_path(output),
-        segmenter=segmenter_path(segmenter),
-        classifier=full_path(classifier),
-        mri_types=modalities(mri_types),
-        fold=fold,
-        device=device,
-        overwrite=overwrite,
-        **overrides,
-    )
+    options = locals()
+    run_command(f"evaluate_{known_stage(options.pop('stage'))}", options)
     return _metrics(output)
 
 
@@ -94,26 +80,12 @@ def crossvalidate(
         device: cpu, cuda, …; a GPU by default where there is one.
         overwrite: replace an earlier run in output.
         overrides: further settings of configs/crossvalidate.yaml, --train_classification '{max_epochs: 20}' for example.
-
-    Returns:
-        The metrics.
     """
-    run_job(
-        "crossvalidate",
-        output_dir=full_path(output),
-        datalist=full_path(datalist),
-        segmentation_datalist=full_path(segmentation_datalist),
-        segmenter=segmenter_path(segmenter),
-        prepared_dir=full_path(prepared),
-        stages=stages.split(",") if isinstance(stages, str) else list(stages),
-        folds=None if folds is None else _numbers("folds", folds),
-        selection=selection,
-        seeds=_numbers("seeds", seeds),
-        mri_types=modalities(mri_types),
-        device=device,
-        overwrite=overwrite,
-        **overrides,
-    )
+    options = locals()
+    options["stages"] = stages.split(",") if isinstance(stages, str) else list(stages)
+    options["folds"] = None if folds is None else _numbers("folds", folds)
+    options["seeds"] = _numbers("seeds", seeds)
+    run_command("crossvalidate", options)
     return _metrics(output)
 
 
@@ -147,9 +119,6 @@ def explain(
         mri_types: modalities to explain; all that were classified by default.
         limit: largest number of series.
         device: cpu, cuda, …
-
-    Returns:
-        What came out, by patient and modality.
     """
     names = [patients] if isinstance(patients, (str, int)) else patients
     asked = None if names is None else [name for one in names for name in str(one).split(",")]
@@ -158,9 +127,8 @@ def explain(
     if limit is not None:
         checks.number(1, whole=True)("limit", limit)
     checks.device("device", device)
-    found: dict[str, Any] = bundle_module("explain.run").explain_run(
-        Path(run), None, asked, classified, limit, device=device
-    )
+    explain_run = bundle_module("explain.run").explain_run
+    found: dict[str, Any] = explain_run(Path(run), None, asked, classified, limit, device=device)
     return found
 
 
@@ -171,9 +139,6 @@ def card(run: str | Path, output: str | Path | None = None, overwrite: bool = Fa
         run: folder of the run.
         output: file to write; MODEL_CARD.md in the folder by default.
         overwrite: replace the file.
-
-    Returns:
-        The file.
     """
     require_run(run, output)
     file: Path = bundle_module("report.card").fill(run, output, overwrite)

@@ -6,7 +6,7 @@ import contextlib
 import gc
 import importlib
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -15,6 +15,11 @@ from .. import checks
 from ..datalists import MRI_TYPES
 from ..environment import BUNDLE_ROOT, config_files
 from ..outputs import keep_apart
+
+_PATHS = {
+    *("dataset_dir", "output_dir", "prepared_dir", "datalist", "segmentation_datalist"),
+    *("classifier", "label_maps", "sample_submission", "rules"),
+}
 
 
 def bundle_module(module: str) -> ModuleType:
@@ -33,10 +38,7 @@ def bundle_module(module: str) -> ModuleType:
 
 @contextlib.contextmanager
 def _quick_imports() -> Iterator[None]:
-    """Imports that no garbage collection interrupts: MONAI's take a third less, and so does the interpreter's end.
-
-    What they made stays to the end anyway, and is left out of later collections.
-    """
+    """Imports that no garbage collection interrupts, which take a third less time, as does the interpreter's end."""
     collects = gc.isenabled()
     gc.disable()
     try:
@@ -50,12 +52,10 @@ def _quick_imports() -> Iterator[None]:
 def run_config(config: str, **overrides: Any) -> None:
     """Run one of the bundle's configurations, as ``python -m monai.bundle run --config_file …`` does.
 
-    Those that it is laid over, and that are laid over it, are :func:`~scripts.environment.config_files`.
-
     Args:
         config: its name, ``train_segmentation`` for example.
-        overrides: values for ids of the configuration, in which MONAI's signs mean what they do there: ``$`` an expression, ``@`` a
-            reference, ``%`` a macro, ``#`` a step down; None leaves the configuration's own.
+        overrides: values for ids of the configuration, in which ``$``, ``@``, ``%`` and ``#`` mean what they do there; None leaves
+            the configuration's own.
 
     Raises:
         ValueError: when the configuration has no such id, or a value can't be meant.
@@ -87,22 +87,38 @@ def run_config(config: str, **overrides: Any) -> None:
 
 
 def run_job(config: str, run: Sequence[str] | None = None, **values: Any) -> None:
-    """:func:`run_config` with what a person typed, every text of which is taken as it is.
-
-    Args:
-        config: name of the configuration.
-        run: what is run of it, where that is not its own ``run``.
-        values: for ids of the configuration.
-    """
+    """:func:`run_config` with what a person typed, every text of which is taken as it is; ``run`` replaces its own ``run``."""
     run_config(config, run=run, **checks.as_values(values))
 
 
-def modalities(mri_types: str | Sequence[str] | None) -> list[str] | None:
-    """The names of modalities, from text with commas between them too; None stays None.
+def run_command(config: str, options: Mapping[str, Any], run: Sequence[str] | None = None, **settings: Any) -> None:
+    """:func:`run_job` with a command's options under the names of the configuration's settings.
 
-    Raises:
-        ValueError: for another name.
+    Args:
+        config: name of the configuration.
+        options: the ``locals()`` of the command, ``overrides`` among them.
+        run: see :func:`run_job`.
+        settings: further ones, before which ``overrides`` have precedence.
     """
+    given = {
+        checks.SETTINGS_OF_OPTIONS.get(name, name): value for name, value in options.items() if name != "overrides"
+    }
+    if "output_dir" in given and given["output_dir"] is None:
+        raise ValueError("no output folder; say where the results go: --output FOLDER")
+    if set(MRI_TYPES) <= given.keys():
+        given["named"] = named_series(**{name: given.pop(name) for name in MRI_TYPES})
+        given["patient"] = None if given["patient"] is None else str(given["patient"])
+    for name in _PATHS & given.keys():
+        given[name] = full_path(given[name])
+    if "segmenter" in given:
+        given["segmenter"] = segmenter_path(given["segmenter"])
+    if "mri_types" in given:
+        given["mri_types"] = modalities(given["mri_types"])
+    run_job(config, run, **given, **{**settings, **options["overrides"]})
+
+
+def modalities(mri_types: str | Sequence[str] | None) -> list[str] | None:
+    """The names of modalities, also from text with commas; None stays None. Others are a ValueError."""
     if mri_types is None:
         return None
     names = mri_types.split(",") if isinstance(mri_types, str) else mri_types
@@ -122,44 +138,27 @@ def named_series(**series: str | Path | None) -> dict[str, str] | None:
     return {**given, **there} or None
 
 
-def required_output(output: str | Path | None) -> str | Path:
-    """The output folder.
-
-    Raises:
-        ValueError: when there is none.
-    """
-    if output is None:
-        raise ValueError("no output folder; say where the results go: --output FOLDER")
-    return output
-
-
 def segmenter_path(segmenter: str | Path | None) -> str | None:
     """A file's path, or the name of the bundle's own weights."""
     return str(segmenter) if segmenter in ("synthetic", "released") else full_path(segmenter)
 
 
 def known_stage(stage: str) -> str:
-    """One of the two stages.
-
-    Raises:
-        ValueError: for another word.
-    """
-    if stage not in checks.STAGES:
-        raise ValueError(f"stage {stage!r}: expected segmentation or classification")
+    """One of the two stages; another word is a ValueError."""
+    checks.one_of(checks.STAGES)("stage", stage)
     return stage
 
 
 def mistake(error: BaseException | None) -> BaseException | None:
-    """The error that a person can mend below MONAI's wrappers; None where there is none: an error of the program."""
-    while error is not None:
-        # UserError, whose module may go by two names, is a ValueError
-        if isinstance(error, (ValueError, OSError, ImportError)):
-            return error
+    """The error that a person can mend below MONAI's wrappers; None for an error of the program."""
+    while error is not None and not isinstance(
+        error, (ValueError, OSError, ImportError)
+    ):  # a UserError is a ValueError
         error = error.__cause__
-    return None
+    return error
 
 
 def require_run(run: str | Path, output: str | Path | None = None) -> None:
-    """Check that there is a run's folder, and that what is made of it can be written."""
+    """Check that there is a run's folder, and that output can be written."""
     checks.folder("folder of a run")("run", run)
     checks.output("output", run if output is None else Path(output).parent)

@@ -64,11 +64,7 @@ def doctor(segmenter: str | Path | None = None, classifier: str | Path | None = 
 
 
 def download() -> Path:
-    """Download the weights that the method's authors released (MIT licence) into the bundle.
-
-    Returns:
-        The folder of weights.
-    """
+    """Download the weights that the method's authors released (MIT licence) into the bundle."""
     bundle_module("weights")
     from monai.bundle import download_large_files
 
@@ -100,9 +96,6 @@ def export(
         weights: weights file of the network.
         output: file to write: .ts, .onnx or .xml.
         overwrite: replace the file.
-
-    Returns:
-        The file.
     """
     checks.one_of(checks.NETWORKS)("what", what)
     checks.one_of(list(checks.SUFFIXES))("format", format)
@@ -120,9 +113,6 @@ def phantom(output: str | Path | None = None, preview: str | Path | None = None,
         preview: PNG to write instead: slices that `radiogenomics pretrain` draws, with the outlines of their tumours.
         overrides: settings of configs/phantom.yaml: --segmentation_patients, --classification_patients, --test_patients,
             --signal, --spacing, --seed, …; for a preview those of configs/pretrain_segmentation.yaml, --seed for example.
-
-    Returns:
-        The folder, or the picture.
 
     Raises:
         ValueError: when not just one of output and preview is given.
@@ -145,9 +135,6 @@ def demo(output: str | Path = "demo", signal: float = 1.0, overwrite: bool = Fal
         output: folder for everything.
         signal: strength of the label's made-up signal in the phantom, 0 (none) to 1.
         overwrite: replace an earlier demo.
-
-    Returns:
-        The folder.
     """
     checks.output("output", output)
     checks.number(0, 1)("signal", signal)

@@ -9,7 +9,7 @@ from typing import Any
 
 from .. import checks
 from ..datalists import MRI_TYPES
-from .running import bundle_module, full_path, known_stage, modalities, run_job, segmenter_path
+from .running import bundle_module, known_stage, modalities, run_command
 
 
 def datalist(
@@ -31,9 +31,6 @@ def datalist(
         seed: seed of the assignment to folds.
         overwrite: replace an existing file.
         rules: YAML file of rules by which DICOM series are sorted; by default configs/modality_rules.yaml, which says how.
-
-    Returns:
-        The file.
     """
     for name, value, least in (("folds", folds, 2), ("seed", seed, 0)):
         checks.number(least, whole=True)(name, value)
@@ -65,20 +62,9 @@ def prepare(
         mri_types: modalities, FLAIR,T1wCE for example (classification only); all by default.
         device: cpu, cuda, …; a GPU by default where there is one (classification only).
         overrides: further settings of configs/prepare_<stage>.yaml.
-
-    Returns:
-        The folder.
     """
-    run_job(
-        f"prepare_{known_stage(stage)}",
-        prepared_dir=full_path(prepared),
-        datalist=full_path(datalist),
-        dataset_dir=full_path(input),
-        segmenter=segmenter_path(segmenter),
-        mri_types=modalities(mri_types),
-        device=device,
-        **overrides,
-    )
+    options = locals()
+    run_command(f"prepare_{known_stage(options.pop('stage'))}", options)
     return Path(prepared)
 
 
@@ -109,28 +95,14 @@ def train(
         resume: continue an interrupted run.
         overwrite: replace an earlier run.
         overrides: further settings of configs/train_<stage>.yaml, --max_epochs 20 for example.
-
-    Returns:
-        The output folder.
     """
-    places: dict[str, list[tuple[Path, dict[str, str]]]] = {"segmentation": [(Path(output), {})]}
-    if known_stage(stage) == "classification":
-        names = modalities(mri_types) or []
-        places[stage] = [(Path(output) / name, {"mri_type": name}) for name in names]
-    for folder, settings in places[stage]:
-        run_job(
-            f"train_{stage}",
-            datalist=full_path(datalist),
-            prepared_dir=full_path(prepared),
-            output_dir=full_path(folder),
-            fold=fold,
-            init=init,
-            device=device,
-            resume=resume,
-            overwrite=overwrite,
-            **settings,
-            **overrides,
-        )
+    options = locals()
+    del options["stage"], options["mri_types"]
+    if known_stage(stage) == "segmentation":
+        run_command("train_segmentation", options)
+    else:
+        for name in modalities(mri_types) or []:
+            run_command("train_classification", {**options, "output": Path(output) / name, "mri_type": name})
     return Path(output)
 
 
@@ -156,18 +128,6 @@ def pretrain(
         resume: continue an interrupted run.
         overwrite: replace an earlier run.
         overrides: further settings of configs/pretrain_segmentation.yaml, --image_size 128 for example.
-
-    Returns:
-        The output folder.
     """
-    run_job(
-        "pretrain_segmentation",
-        output_dir=full_path(output),
-        init=init,
-        label_maps=full_path(label_maps),
-        device=device,
-        resume=resume,
-        overwrite=overwrite,
-        **overrides,
-    )
+    run_command("pretrain_segmentation", locals())
     return Path(output)

@@ -7,16 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import checks
-from .running import (
-    bundle_module,
-    full_path,
-    modalities,
-    named_series,
-    require_run,
-    required_output,
-    run_job,
-    segmenter_path,
-)
+from .running import bundle_module, full_path, named_series, require_run, run_command
 
 
 def studies(
@@ -42,11 +33,10 @@ def studies(
         T1w: as FLAIR.
         T1wCE: as FLAIR.
         T2w: as FLAIR.
-
-    Returns:
-        The table.
     """
     named = named_series(FLAIR=FLAIR, T1w=T1w, T1wCE=T1wCE, T2w=T2w)
+    if input is not None:
+        checks.studies("input", full_path(input))
     entries = bundle_module("studies.folders").find_studies(
         full_path(input), full_path(rules), named=named, patient=patient if patient is None else str(patient)
     )
@@ -81,6 +71,7 @@ def predict(
     dicom: bool = False,
     deidentify: bool = False,
     overwrite: bool = False,
+    brain: str | Path | None = None,
     rules: str | Path | None = None,
     patient: str | None = None,
     FLAIR: str | Path | None = None,
@@ -115,6 +106,8 @@ def predict(
         dicom: write dicom/<patient>/<mri_type>_seg.dcm (DICOM SEG) and report_sr.dcm (DICOM SR) for DICOM series as well.
         deidentify: leave names, dates and the like out of the DICOM output; the UIDs of the series stay.
         overwrite: replace the results of an earlier prediction in output.
+        brain: how the brain is found in series that show the skull: auto (the first of these that is installed), deepbet, hd-bet, synthstrip,
+            a folder of masks (<patient>_<mri_type>_brain.nii.gz), or never, which uses such series as they are.
         rules: YAML file of rules by which DICOM series are sorted; by default configs/modality_rules.yaml, which says how.
         patient: the one whose series the next options name.
         FLAIR: a file or folder, or the number, description or UID of a series in input; the same for T1w, T1wCE, T2w.
@@ -122,35 +115,10 @@ def predict(
         T1wCE: as FLAIR.
         T2w: as FLAIR.
         overrides: further settings of configs/inference.yaml.
-
-    Returns:
-        The output folder.
     """
-    run_job(
-        "inference",
-        dataset_dir=full_path(input),
-        output_dir=full_path(required_output(output)),
-        rules=full_path(rules),
-        patient=patient if patient is None else str(patient),
-        named=named_series(FLAIR=FLAIR, T1w=T1w, T1wCE=T1wCE, T2w=T2w),
-        segmenter=segmenter_path(segmenter),
-        classifier=full_path(classifier),
-        mri_types=modalities(mri_types),
-        sample_submission=full_path(sample_submission),
-        min_tumor_ratio=min_tumor_ratio,
-        max_contours=max_contours,
-        zoom=zoom,
-        prior=prior,
-        device=device,
-        batch_size=batch_size,
-        num_workers=num_workers,
-        runtime=runtime,
-        dicom=dicom,
-        deidentify=deidentify,
-        overwrite=overwrite,
-        **{**_precision(fast, exact), **overrides},
-    )
-    return Path(required_output(output))
+    options = locals()
+    run_command("inference", options, **_precision(options.pop("fast"), options.pop("exact")))
+    return Path(str(output))
 
 
 def segment(
@@ -165,6 +133,7 @@ def segment(
     fast: bool = False,
     exact: bool = False,
     overwrite: bool = False,
+    brain: str | Path | None = None,
     rules: str | Path | None = None,
     patient: str | None = None,
     FLAIR: str | Path | None = None,
@@ -191,6 +160,8 @@ def segment(
         fast: compute in 8 bits (CPUs, OpenVINO), and without fuse skip slices between two others 4 mm apart that show no tumour.
         exact: compute in float32.
         overwrite: replace the results of an earlier segmentation in output.
+        brain: how the brain is found in series that show the skull: auto (the first of these that is installed), deepbet, hd-bet, synthstrip,
+            a folder of masks (<patient>_<mri_type>_brain.nii.gz), or never, which uses such series as they are.
         rules: YAML file of rules by which DICOM series are sorted; by default configs/modality_rules.yaml, which says how.
         patient: the one whose series the next options name.
         FLAIR: a file or folder, or the number, description or UID of a series in input; the same for T1w, T1wCE, T2w.
@@ -198,33 +169,16 @@ def segment(
         T1wCE: as FLAIR.
         T2w: as FLAIR.
         overrides: further settings of configs/inference.yaml, or with fuse of configs/fuse_segmentation.yaml.
-
-    Returns:
-        The output folder.
     """
-    checks.flag("fuse", fuse)
-    settings = {**_precision(fast, exact), **overrides}
+    options = locals()
+    settings = _precision(options.pop("fast"), options.pop("exact"))
+    checks.flag("fuse", options.pop("fuse"))
     if fuse:
         settings.pop("coarse_step", None)
+        run_command("fuse_segmentation", options, **settings)
     else:
-        settings = {"job": "segmentation", **settings}
-    run_job(
-        "fuse_segmentation" if fuse else "inference",
-        run=None if fuse else ["$@segmentation"],
-        dataset_dir=full_path(input),
-        output_dir=full_path(required_output(output)),
-        rules=full_path(rules),
-        patient=patient if patient is None else str(patient),
-        named=named_series(FLAIR=FLAIR, T1w=T1w, T1wCE=T1wCE, T2w=T2w),
-        segmenter=segmenter_path(segmenter),
-        device=device,
-        batch_size=batch_size,
-        num_workers=num_workers,
-        runtime=runtime,
-        overwrite=overwrite,
-        **settings,
-    )
-    return Path(required_output(output))
+        run_command("inference", options, ["$@segmentation"], job="segmentation", **settings)
+    return Path(str(output))
 
 
 def _precision(fast: bool, exact: bool) -> dict[str, Any]:

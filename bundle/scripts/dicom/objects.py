@@ -26,7 +26,7 @@ from custom_transforms import DicomSlices, SliceGeometry, dicom_slices
 
 from ..environment import BUNDLE_ROOT
 from ..errors import UserError
-from ..files import written_whole
+from ..files import RESEARCH_ONLY, written_whole
 
 SERIES_NUMBER = 9000
 """Of a patient's report; the segmentations of the modalities are the series that follow."""
@@ -82,9 +82,7 @@ def read_headers(series_dir: str | Path) -> DicomSlices:
     """
     slices = dicom_slices(series_dir)
     if slices is None:
-        raise DicomError(
-            f"{series_dir}: found no DICOM files, to which a DICOM object could refer; pass a DICOM series"
-        )
+        raise DicomError(f"{series_dir}: no DICOM files, to which a DICOM object could refer; pass a DICOM series")
     for header in slices.headers:
         if header is not None and (missing := [keyword for keyword in _LINKS if not header.get(keyword)]):
             raise DicomError(
@@ -110,8 +108,8 @@ def check_place(series_dir: str | Path, slices: DicomSlices, geometry: SliceGeom
     shape = (int(header.Columns), int(header.Rows), len(slices.headers))
     if shape != geometry.shape or not np.allclose(slices.affine, geometry.affine, atol=1e-3):
         raise DicomError(
-            f"{series_dir}: found a volume of {shape} voxels at {slices.affine[:3, 3].round(3).tolist()}, the masks are of "
-            f"one of {geometry.shape} at {geometry.affine[:3, 3].round(3).tolist()}; segment the series again"
+            f"{series_dir}: {shape} voxels at {slices.affine[:3, 3].round(3).tolist()}, expected {geometry.shape} at "
+            f"{geometry.affine[:3, 3].round(3).tolist()}, as the masks have it; segment the series again"
         )
 
 
@@ -199,6 +197,22 @@ def software() -> dict[str, Any]:
         "manufacturer_model_name": metadata["name"],
         "software_versions": metadata["version"],
         "device_serial_number": "none",
+    }
+
+
+def of_new_object(series_number: int, description: str) -> dict[str, Any]:
+    """What highdicom wants to know of every new object, which is alone in its series."""
+    from highdicom import UID
+
+    return {
+        "series_instance_uid": UID(),
+        "series_number": series_number,
+        "series_description": f"{description}. {RESEARCH_ONLY}",
+        "sop_instance_uid": UID(),
+        "instance_number": 1,
+        "content_qualification": "RESEARCH",
+        "specific_character_set": "ISO_IR 192",
+        **software(),
     }
 
 

@@ -80,11 +80,7 @@ def _write_patient(
     deidentify: bool,
     enhancing_on: Sequence[str],
 ) -> tuple[list[Path], dict[str, str]]:
-    """Write the objects of one patient.
-
-    Returns:
-        The files, and by name the reasons of those that are left out.
-    """
+    """Write the objects of one patient; the files, and by name the reasons of those that are left out."""
     study: dict[str, dict[str, Any]] = {}
     segmentations: dict[str, Path] = {}
     left_out: dict[str, str] = {}

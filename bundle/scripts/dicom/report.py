@@ -61,7 +61,6 @@ def write_report(
         DicomError: when there is no series, or one has no UIDs to refer to.
     """
     require()
-    import highdicom
     from highdicom import sr
     from highdicom.coding_schemes import CodingSchemeIdentificationItem
 
@@ -74,40 +73,26 @@ def write_report(
     for mri_type, facts in study.items():
         references = objects.references(objects.read_headers(facts["source"]), patient, deidentify)
         made = _read_segmentation(segmentations[mri_type]) if mri_type in segmentations else None
-        evidence += references
-        if made is not None:
-            evidence.append(made)
-        else:
+        evidence += [*references, *([made] if made is not None else [])]
+        if made is None:
             comments.append(f"{mri_type}: no segmentation is stored, for {facts['reason']}.")
         groups += _volume_groups(mri_type, facts, references[0], made)
-    if patient_row["used"]:
-        groups.append(_probability_group(patient_row))
-    else:
-        comments.append("No probability of MGMT promoter methylation: no slice could be classified.")
-    if patient_row["used"] and patient_row.get("agreement_interval"):
-        comments.append(
-            "The agreement interval tells how far modalities, sequences and models agree, not how often they are right."
-        )
-    scheme = CodingSchemeIdentificationItem(
-        CODING_SCHEME,
-        name=f"Codes of {software['manufacturer_model_name']}",
-        version=software["software_versions"],
-        responsible_organization=software["manufacturer"],
-    )
+    probability, comment = _probability(patient_row)
+    comments += [comment] if comment else []
     with objects.making(f"patient {patient}: no report can refer to these series"):
         report = sr.ComprehensiveSR(
             evidence,
-            _content(groups, comments),
-            series_instance_uid=highdicom.UID(),
-            series_number=SERIES_NUMBER,
-            sop_instance_uid=highdicom.UID(),
-            instance_number=1,
+            _content([*groups, *probability], comments),
             is_complete=True,
-            content_qualification="RESEARCH",
-            coding_schemes=[scheme],
-            series_description=f"Tumour volumes, MGMT. {RESEARCH_ONLY}",
-            specific_character_set="ISO_IR 192",
-            **software,
+            coding_schemes=[
+                CodingSchemeIdentificationItem(
+                    CODING_SCHEME,
+                    name=f"Codes of {software['manufacturer_model_name']}",
+                    version=software["software_versions"],
+                    responsible_organization=software["manufacturer"],
+                )
+            ],
+            **objects.of_new_object(SERIES_NUMBER, "Tumour volumes, MGMT"),
         )
     return objects.finish(report, Path(path), deidentify)
 
@@ -132,14 +117,7 @@ def _algorithm() -> Any:
 
 
 def _volume_groups(mri_type: str, facts: Mapping[str, Any], source: Dataset, made: Dataset | None) -> list[Any]:
-    """A measurement group for each region of a series whose volume is known.
-
-    Args:
-        mri_type: modality of the series.
-        facts: of the series, see :func:`write_report`.
-        source: one of its files, for regions without a segment.
-        made: its SEG, if it has one.
-    """
+    """A measurement group for each region of a series whose volume is known; ``source`` is for regions without a segment."""
     import highdicom
     from highdicom import sr
 
@@ -165,20 +143,26 @@ def _volume_groups(mri_type: str, facts: Mapping[str, Any], source: Dataset, mad
     return groups
 
 
-def _probability_group(patient_row: Mapping[str, Any]) -> Any:
-    """The probability with its agreement interval, where there is one."""
+def _probability(patient_row: Mapping[str, Any]) -> tuple[list[Any], str]:
+    """The measurement group of the probability with its agreement interval, if there are any, and a comment on them."""
     import highdicom
     from highdicom import sr
 
-    found = [(_PROBABILITY, patient_row["probability"])]
-    if patient_row.get("agreement_interval"):
-        found += zip((_LOWER, _UPPER), patient_row["agreement_interval"], strict=True)
-    return sr.MeasurementsAndQualitativeEvaluations(
+    if not patient_row["used"]:
+        return [], "No probability of MGMT promoter methylation: no slice could be classified."
+    found, comment = [(_PROBABILITY, patient_row["probability"])], ""
+    if interval := patient_row.get("agreement_interval"):
+        found += zip((_LOWER, _UPPER), interval, strict=True)
+        comment = (
+            "The agreement interval says how far modalities, sequences and models agree, not how often they are right."
+        )
+    group = sr.MeasurementsAndQualitativeEvaluations(
         sr.TrackingIdentifier(highdicom.UID(), _METHYLATION.meaning),
         finding_type=_METHYLATION,
         algorithm_id=_algorithm(),
         measurements=[sr.Measurement(code, round(float(value), 6), _NO_UNITS) for code, value in found],
     )
+    return [group], comment
 
 
 def _content(groups: Sequence[Any], comments: Sequence[str]) -> Dataset:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from pydicom.sr.coding import Code
 
-from custom_transforms import SliceGeometry
+from custom_transforms import DicomSlices, SliceGeometry
 
 from ..datalists import MRI_TYPES
 from ..files import RESEARCH_ONLY
@@ -54,7 +54,6 @@ def write_segmentation(
         SeriesError: when its files do not make one series.
     """
     require()
-    import highdicom
     from highdicom.seg import Segmentation
 
     path = Path(path)
@@ -63,36 +62,36 @@ def write_segmentation(
     if not masks.any():
         path.unlink(missing_ok=True)
         return None
-    # (slices, rows, columns, segments) of the files, whichever way the stack shows them
+    frames, positions = _frames(slices, geometry, masks)
+    with objects.making(f"{series_dir}: no SEG can refer to this series"):
+        made = Segmentation(
+            objects.references(slices, patient, deidentify),
+            frames,
+            "BINARY",
+            _describe(mri_type, frames.shape[-1]),
+            plane_positions=positions,
+            content_description=RESEARCH_ONLY,
+            content_label="TUMOUR",
+            **objects.of_new_object(SERIES_NUMBER + 1 + MRI_TYPES.index(mri_type), f"{mri_type}: tumour masks"),
+        )
+    return objects.finish(made, path, deidentify)
+
+
+def _frames(slices: DicomSlices, geometry: SliceGeometry, masks: np.ndarray) -> tuple[np.ndarray, list[Any] | None]:
+    """The masks ``(frames, rows, columns, segments)`` uint8 as the files lie, and their places where a file lacks one."""
+    from highdicom import PlanePositionSequence
+
+    # whichever way the stack shows them
     regions = np.moveaxis(nested(masks), 1, 0)
     frames = np.stack([np.asarray(geometry.to_volume(region)).T for region in regions], axis=-1).astype(np.uint8)
     places = objects.frame_order(slices)
     # a blank slice has no file; a mask on one is kept at its place, at the price of references from slice to slice
     blank = [place for place, header in enumerate(slices.headers) if header is None and frames[place].any()]
-    positions = None
-    if blank:
-        places += blank
-        where = np.asarray(slices.positions)
-        positions = [highdicom.PlanePositionSequence("PATIENT", where[place]) for place in places]
-    with objects.making(f"{series_dir}: no SEG can refer to this series"):
-        made = Segmentation(
-            objects.references(slices, patient, deidentify),
-            frames[places],
-            "BINARY",
-            _describe(mri_type, len(regions)),
-            series_instance_uid=highdicom.UID(),
-            series_number=SERIES_NUMBER + 1 + MRI_TYPES.index(mri_type),
-            sop_instance_uid=highdicom.UID(),
-            instance_number=1,
-            plane_positions=positions,
-            content_description=RESEARCH_ONLY,
-            content_label="TUMOUR",
-            content_qualification="RESEARCH",
-            series_description=f"{mri_type}: tumour masks. {RESEARCH_ONLY}",
-            specific_character_set="ISO_IR 192",
-            **objects.software(),
-        )
-    return objects.finish(made, path, deidentify)
+    if not blank:
+        return frames[places], None
+    places += blank
+    where = np.asarray(slices.positions)
+    return frames[places], [PlanePositionSequence("PATIENT", where[place]) for place in places]
 
 
 def _describe(mri_type: str, count: int) -> list[Any]:

@@ -19,20 +19,13 @@ _MOST = {"probability": 1.0, "kept": np.inf, "tumour_volume": np.inf}
 
 @dataclass(frozen=True)
 class Cohort:
-    """Out-of-fold predictions as arrays over patients ``P`` and members ``M`` (modality and seed), both sorted.
+    """Out-of-fold predictions as arrays over patients ``P`` and members ``M`` (modality and seed), both sorted."""
 
-    Attributes:
-        patients: identifiers ``(P,)``.
-        labels: 0 or 1 ``(P,)``.
-        folds: ``(P,)``, two at least.
-        members: modality and seed of each ``(M,)``.
-        tables: ``probability``, ``kept`` (slices that were used) and ``tumour_volume`` (ml), ``(P, M)``, NaN where unknown.
-    """
-
-    patients: list[str]
-    labels: np.ndarray
-    folds: np.ndarray
-    members: list[tuple[str, str]]
+    patients: list[str]  # identifiers ``(P,)``
+    labels: np.ndarray  # 0 or 1 ``(P,)``
+    folds: np.ndarray  # ``(P,)``, two at least
+    members: list[tuple[str, str]]  # modality and seed of each ``(M,)``
+    # ``probability``, ``kept`` (slices that were used) and ``tumour_volume`` (ml), ``(P, M)``, NaN where unknown
     tables: dict[str, np.ndarray]
 
     @classmethod

@@ -31,42 +31,28 @@ FORMAT = "brats-mri-radiogenomics/explanation/1"
 
 @dataclass
 class Explanation:
-    """All explanations of one series.
+    """All explanations of one series."""
 
-    Attributes:
-        patient: identifier.
-        mri_type: modality.
-        slices: ``(K,)`` int32, indices of the explained slices in the series.
-        maps: Grad-CAM for methylation, ``(K, H, W)`` uint8, 255 for the 1 of :func:`~scripts.explain.maps.grad_cam`.
-        maps_against: Grad-CAM against methylation, likewise, on the same scale.
-        by_slice: :func:`~scripts.explain.occlusion.occlusion_by_slice`, ``(K,)`` float32.
-        by_region: :func:`~scripts.explain.occlusion.occlusion_by_region`.
-        logits: of the series' sequences, ``(M,)`` float32.
-        probability: of the series, mean over its sequences.
-        randomisation: :func:`~scripts.explain.maps.randomisation_check`.
-        made_with: ``weights`` (their checksum), their ``settings``, ``zoom``, ``series`` (the fingerprint of the prepared
-            series) and the ``fingerprint`` of all these.
-    """
-
-    patient: str
-    mri_type: str
-    slices: np.ndarray
-    maps: np.ndarray
-    maps_against: np.ndarray
-    by_slice: np.ndarray
-    by_region: dict[str, float]
-    logits: np.ndarray
-    probability: float
-    randomisation: dict[str, Any]
+    patient: str  # identifier
+    mri_type: str  # modality
+    slices: np.ndarray  # ``(K,)`` int32, indices of the explained slices in the series
+    maps: np.ndarray  # :func:`~scripts.explain.maps.grad_cam` for methylation, ``(K, H, W)`` uint8, 255 for 1
+    maps_against: np.ndarray  # the same against methylation, on the same scale
+    by_slice: np.ndarray  # :func:`~scripts.explain.occlusion.occlusion_by_slice`, ``(K,)`` float32
+    by_region: dict[str, float]  # :func:`~scripts.explain.occlusion.occlusion_by_region`
+    logits: np.ndarray  # of the series' sequences, ``(M,)`` float32
+    probability: float  # of the series, mean over its sequences
+    randomisation: dict[str, Any]  # :func:`~scripts.explain.maps.randomisation_check`
+    # ``weights`` (their checksum), their ``settings``, ``zoom``, ``series`` (the fingerprint of the prepared series) and the
+    # ``fingerprint`` of all these
     made_with: dict[str, Any]
 
     ARRAYS = ("slices", "maps", "maps_against", "by_slice", "logits")
 
     def save(self, folder: str | Path) -> Path:
-        """Write ``<patient>_<mri_type>.npz`` (the arrays) and then ``.json`` (all else), each whole or not at all.
+        """Write ``<patient>_<mri_type>.npz`` (the arrays) and then ``.json`` (all else), each whole or not at all; the JSON file.
 
-        Returns:
-            The JSON file. Both files hold the fingerprint, so that two that do not belong together are noticed.
+        Both hold the fingerprint, so that files that do not belong together are noticed.
         """
         file = inside(folder, f"{self.patient}_{self.mri_type}.json")
         arrays = {name: getattr(self, name) for name in self.ARRAYS}
@@ -78,10 +64,7 @@ class Explanation:
 
     @classmethod
     def load(cls, file: str | Path) -> Explanation:
-        """Read what :meth:`save` wrote.
-
-        Args:
-            file: the JSON file; the arrays are beside it.
+        """Read what :meth:`save` wrote, from the JSON file and the arrays beside it.
 
         Raises:
             ValueError: when one of the two is missing or broken, or they do not belong together.
@@ -94,9 +77,7 @@ class Explanation:
                     raise ValueError(f"its format is not {FORMAT}, or the .npz is of another explanation")
                 arrays = {name: stored[name] for name in cls.ARRAYS}
         except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
-            raise ValueError(
-                f"{path}: no explanation that can be read ({error}); remove it and explain again"
-            ) from error
+            raise ValueError(f"{path}: the explanation can't be read ({error}); remove it and explain again") from error
         return cls(**{name: value for name, value in content.items() if name not in ("note", "format")}, **arrays)
 
 
@@ -130,35 +111,23 @@ class Classifier:
         return {**depends, "fingerprint": fingerprint({"format": FORMAT, **depends})}
 
 
-def explain_series(
-    series: str | Path,
-    classifier: str | Path,
-    zoom: float = 1.2,
-    batch_size: int = 35,
-    device: torch.device | str = "cpu",
-) -> Explanation:
+def explain(file: str | Path, classifier: Classifier, zoom: float, batch_size: int) -> Explanation:
     """Explain a classifier's answer for one prepared series.
 
     It takes about eight times as long as to classify the series: the backbone sees all slices as they are, in each of four
     occlusions, and with random weights three times.
 
     Args:
-        series: file of the prepared series.
-        classifier: weights file.
+        file: of the prepared series.
+        classifier: that answered.
         zoom: magnification of a slice about its centre, as in the prediction that is explained.
         batch_size: slices, or sequences, in one pass.
-        device: where the network runs.
 
     Raises:
         PreparedError: when the series can't be read or has no usable slice.
         WeightsError: when the weights can't be read.
         ValueError: when the classifier's logits are not finite.
     """
-    return explain(series, Classifier(classifier, device), zoom, batch_size)
-
-
-def explain(file: str | Path, classifier: Classifier, zoom: float, batch_size: int) -> Explanation:
-    """See :func:`explain_series`."""
     series = PreparedSeries(file)
     if not len(series):
         raise PreparedError(f"{file}: no slice shows enough tumour, there is nothing to explain")
@@ -166,12 +135,13 @@ def explain(file: str | Path, classifier: Classifier, zoom: float, batch_size: i
     encoded = encode(classifier.network, slices, classifier.inferer(zoom, batch_size))
     if not encoded.logits.isfinite().all():
         raise ValueError(f"{file}: logits {encoded.logits.tolist()} of {classifier.file}, expected finite ones")
+    maps, against = (np.round(grad_cam(encoded, label) * 255).astype(np.uint8) for label in (1, 0))
     return Explanation(
         patient=series.info["patient"],
         mri_type=series.info["mri_type"],
         slices=np.asarray(series.slices, dtype=np.int32),
-        maps=_as_uint8(grad_cam(encoded)),
-        maps_against=_as_uint8(grad_cam(encoded, label=0)),
+        maps=maps,
+        maps_against=against,
         by_slice=occlusion_by_slice(encoded),
         by_region=occlusion_by_region(encoded),
         logits=encoded.logits.cpu().numpy(),
@@ -179,7 +149,3 @@ def explain(file: str | Path, classifier: Classifier, zoom: float, batch_size: i
         randomisation=randomisation_check(encoded),
         made_with=classifier.made_with(series, zoom),
     )
-
-
-def _as_uint8(maps: np.ndarray) -> np.ndarray:
-    return np.round(maps * 255).astype(np.uint8)

@@ -25,28 +25,21 @@ from .series import EncodedSeries, encode, pooled
 RANDOMISATION_THRESHOLD = 0.5
 """Absolute rank correlation from which on maps before and after a randomisation count as alike: 0.5 is what is called a
 strong correlation; maps of unrelated networks share little but the place of the head in the image."""
+DRAWS = 3
+"""Randomisations; the correlations of a single one scatter."""
 
 
 def grad_cam(series: EncodedSeries, label: int = 1) -> np.ndarray:
-    """Grad-CAM (Selvaraju et al. 2017, arXiv:1610.02391) of each slice: where it speaks for a label.
+    """Grad-CAM (Selvaraju et al. 2017, arXiv:1610.02391) of each slice: where it speaks for methylation (1) or against it (0).
 
     The gradient is that of a sequence's logit with respect to the backbone's last feature map, through the LSTM and the head,
     averaged over the sequences that the slice is in, so that the ends of a series, which are in fewer of them, are not darker
     for that.
 
-    Args:
-        series: from :func:`scripts.explain.series.encode`.
-        label: 1, where it speaks for methylation, or 0, where against.
-
     Returns:
         ``(K, H, W)`` float32 in 0…1 on the slices' own pixels; 1 is the strongest evidence, for or against, in the whole
-        series, so that slices, and the maps of both labels, compare. What lies outside of the network's view is 0.
-
-    Raises:
-        ValueError: for another label.
+        series, so that slices, and the maps of both labels, compare. What lies outside the network's view is 0.
     """
-    if label not in (0, 1):
-        raise ValueError(f"label is {label!r}, expected 1 (methylated) or 0 (not)")
     signed = signed_maps(series) if label else -signed_maps(series)
     greatest = signed.abs().max()
     scaled = signed.relu() / greatest if greatest > 0 else torch.zeros_like(signed)
@@ -79,48 +72,37 @@ def _feature_gradients(series: EncodedSeries) -> torch.Tensor:
 
 
 def to_slices(maps: torch.Tensor, size: Sequence[int], zoom: float) -> torch.Tensor:
-    """Maps of the network's view to the slices' own pixels; it undoes ``SequenceClassifier.resize``.
+    """Maps ``(K, h, w)`` of the network's view to the slices' own pixels ``(K, H, W)``, 0 outside the view.
 
-    Args:
-        maps: ``(K, h, w)`` of any resolution.
-        size: height and width of the slices.
-        zoom: magnification of a slice about its centre.
-
-    Returns:
-        ``(K, H, W)``; 0 outside of what the network was shown.
+    It undoes ``SequenceClassifier.resize`` of slices of a ``size`` (H, W), magnified by ``zoom`` about their centre.
     """
     scale = torch.tensor([[zoom, 0.0, 0.0], [0.0, zoom, 0.0]], device=maps.device)
     grid = F.affine_grid(scale[None], [1, 1, *size], align_corners=False)
     shown = (grid.abs() <= 1).all(-1)
-    # beyond the centres of the outermost cells goes their own value on, up to the border of the view
+    # beyond the centres of the outermost cells their own value goes on, up to the border of the view
     grids = grid.expand(len(maps), -1, -1, -1)
     found = F.grid_sample(maps[:, None], grids, mode="bilinear", padding_mode="border", align_corners=False)
     return found[:, 0] * shown
 
 
-def randomisation_check(series: EncodedSeries, seed: int = 0, draws: int = 3) -> dict[str, Any]:
+def randomisation_check(series: EncodedSeries) -> dict[str, Any]:
     """Whether Grad-CAM's maps of a series change when what the network learned is destroyed.
 
     The sanity check of Adebayo et al. 2018 (arXiv:1810.03292), cascading from the head down: maps that stay alike show the
     image, not what the weights found in it. A parameter is randomised by shuffling its own values, so that their distribution
     stays; statistics of batch normalisation stay too. Maps are compared before their ReLU, at the feature maps' resolution,
-    over all slices together.
-
-    Args:
-        series: from :func:`scripts.explain.series.encode`; its network stays as it is.
-        seed: of the shuffling.
-        draws: the correlations are means over so many randomisations, for those of a single one scatter.
+    over all slices together. The network of the series stays as it is.
 
     Returns:
         ``correlation``: absolute Spearman correlation of the maps with those after ``"head"``, ``"head and LSTM"`` and
-        ``"everything"`` were randomised, None where either is constant every time; ``threshold``
+        ``"everything"`` were randomised, mean of :data:`DRAWS`, None where either is constant every time; ``threshold``
         (:data:`RANDOMISATION_THRESHOLD`); ``maps_change``, whether all correlations are below it, None where the classifier's
         own maps are constant; ``statement``, a sentence that says so.
     """
     learned = signed_maps(series).cpu().numpy()
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(0)
     found: dict[str, list[float]] = {"head": [], "head and LSTM": [], "everything": []}
-    for _ in range(draws):
+    for _ in range(DRAWS):
         shuffled = replace(series, classifier=copy.deepcopy(series.classifier))
         for stage, part in zip(found, ("clf_head", "lstm", "backbone"), strict=True):
             _shuffle(getattr(shuffled.classifier, part), generator)

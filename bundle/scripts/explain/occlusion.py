@@ -23,9 +23,6 @@ def occlusion_by_region(series: EncodedSeries) -> dict[str, float]:
     tumour included) in all of the region, while the masks stay; of ``"masks"``, that both mask channels are black, while the
     image stays. Regions differ in size, and so do their changes for this alone.
 
-    Args:
-        series: from :func:`scripts.explain.series.encode`, of uint8 slices.
-
     Returns:
         For each of :data:`BLANKED` the probability without the region less that of the whole series, -1…1: below 0 where the
         region spoke for methylation, and 0 where no slice has it.
@@ -61,14 +58,9 @@ def _blanked(slices: torch.Tensor) -> Iterator[tuple[str, torch.Tensor]]:
 
 
 def occlusion_by_slice(series: EncodedSeries) -> np.ndarray:
-    """Change of the series' probability when one slice is black in all the sequences that it is in.
+    """Change of the series' probability when one slice is black in all its sequences, ``(K,)`` float32.
 
-    Args:
-        series: from :func:`scripts.explain.series.encode`.
-
-    Returns:
-        ``(K,)`` float32, the probability without the slice less that of the whole series: below 0 where the slice spoke for
-        methylation.
+    It is the probability without the slice less that of the whole series: below 0 where the slice spoke for methylation.
     """
     intact = series.logits.sigmoid()
     changes = []

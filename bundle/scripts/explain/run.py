@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -34,9 +33,8 @@ PREDICTION_TOLERANCE = 0.05
 """Difference of probabilities, between a prediction and its explanation, that the arithmetic of a runtime may make."""
 
 
-@dataclass(frozen=True)
-class _Asked:
-    """A series that is to be explained: its name, weights and probability, either of which may be unknown."""
+class _Asked(NamedTuple):
+    """A series that is to be explained; its weights and its probability may be unknown."""
 
     name: str
     weights: str | None
@@ -64,7 +62,7 @@ def explain_run(
         classifiers: weights files by modality (``weights.find_classifiers``); None: those that the run used, of several the first.
         patients: those to explain; None: all.
         mri_types: modalities to explain; None: all that have weights.
-        limit: so many series at most, the first in the order of the patients, done before or not; None: all.
+        limit: at most so many series, the first in the order of the patients, done before or not; None: all.
         batch_size: slices, or sequences, in one pass.
         device: where the networks run.
 
@@ -99,15 +97,13 @@ def explain_run(
                 file = index.get(one.name, {}).get("file")
                 if file is None:
                     raise PreparedError(f"{prepared}: no {one.name}; prepare it again")
-                results[one.name] = {
-                    **_explained(file, classifier, zoom, batch_size, output),
-                    "predicted": one.predicted,
-                }
+                found = _explained(file, classifier, zoom, batch_size, output)
+                results[one.name] = {**found, "predicted": one.predicted}
             except Exception as error:
                 logger.warning("%s: %s", one.name, error)
                 results[one.name] = {"error": f"{type(error).__name__}: {error}"}
                 continue
-            _compare(one, results[one.name]["probability"])
+            _compare(one, found["probability"])
     write_json({"note": RESEARCH_ONLY, "series": results}, output / "index.json")
     failed = sum("error" in row for row in results.values())
     logger.info("%s: %d series, %d failed. %s", output, len(results), failed, RESEARCH_ONLY)
@@ -185,8 +181,8 @@ def _patients(folder: Path) -> dict[str, Any]:
         return content
     if is_crossvalidation(folder):
         raise FileNotFoundError(
-            f"{folder}: no fold has {PATIENTS_FILE} of all its seeds; let the cross-validation evaluate a fold first, or, where an "
-            "earlier version did, evaluate it again (`radiogenomics evaluate classification --overwrite`)"
+            f"{folder}: no fold has {PATIENTS_FILE} of all its seeds; wait until the cross-validation has evaluated a fold, or, where "
+            "an earlier version did, evaluate it again (`radiogenomics evaluate classification --overwrite`)"
         )
     raise FileNotFoundError(
         f"{folder / PATIENTS_FILE}: no such file; name the folder of a finished prediction (`radiogenomics predict`), an "

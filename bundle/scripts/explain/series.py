@@ -14,23 +14,16 @@ from ..networks import BiLSTMNFNet
 
 @dataclass(frozen=True)
 class EncodedSeries:
-    """A series after the backbone; from :func:`encode`.
+    """A series after the backbone; from :func:`encode`."""
 
-    Attributes:
-        classifier: plain torch network.
-        slices: the K kept slices ``(K, 3, H, W)`` [image, WT, ET], 0…255.
-        inferer: how they are shown and cut into sequences.
-        maps: last feature maps of the slices, ``(K, C, h, w)``; they take 0.5 MB a slice (ECA-NFNet-L0, 224²).
-        features: pooled features ``(K + 1, F)``, those of a black slice first.
-        steps: rows of ``features`` in each sequence, ``(M, length)``.
-    """
-
-    classifier: BiLSTMNFNet
-    slices: torch.Tensor
-    inferer: SequenceClassifier
-    maps: torch.Tensor
-    features: torch.Tensor
-    steps: torch.Tensor
+    classifier: BiLSTMNFNet  # plain torch network
+    slices: torch.Tensor  # the K kept slices ``(K, 3, H, W)`` [image, WT, ET], 0…255
+    inferer: SequenceClassifier  # how they are shown and cut into sequences
+    maps: (
+        torch.Tensor
+    )  # last feature maps of the slices, ``(K, C, h, w)``; they take 0.5 MB a slice (ECA-NFNet-L0, 224²)
+    features: torch.Tensor  # pooled features ``(K + 1, F)``, those of a black slice first
+    steps: torch.Tensor  # rows of ``features`` in each sequence, ``(M, length)``
 
     @cached_property
     def logits(self) -> torch.Tensor:
@@ -54,20 +47,18 @@ def encode(classifier: BiLSTMNFNet, slices: torch.Tensor, inferer: SequenceClass
 
     Args:
         classifier: plain torch network.
-        slices: the series' kept slices ``(K, 3, H, W)`` [image, WT, ET] in 0…255.
+        slices: the series' kept slices ``(K, 3, H, W)`` [image, WT, ET] in 0…255, one at least.
         inferer: that of the prediction; its ``amp`` and ``flips`` play no part.
 
     Raises:
         TypeError: for a compiled network, which has no gradients.
-        ValueError: for slices of another shape, or none at all.
     """
     if not hasattr(getattr(classifier, "backbone", None), "forward_features"):
         raise TypeError(
             f"{type(classifier).__name__} has no timm backbone in plain torch, which gradients need; load the classifier "
             "with weights.load_classifiers, and not through runtimes.Runtime"
         )
-    if slices.ndim != 4 or slices.shape[1] != 3 or not len(slices):
-        raise ValueError(f"slices {tuple(slices.shape)}: expected (K, 3, H, W) of one slice or more")
+
     with eval_mode(classifier):
         black = slices.new_zeros((1, 3, inferer.image_size, inferer.image_size))
         features = [pooled(classifier, feature_maps(classifier, normalise(black)))]

@@ -11,12 +11,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from ..environment import BUNDLE_ROOT
 from ..files import written_whole
+from ..run_folder import read_config
+from .pages import TEMPLATES, jinja_environment
+from .run import made_of_phantoms
 
-TEMPLATES = [Path(__file__).parent / "templates", BUNDLE_ROOT / "docs"]
+CARD = "MODEL_CARD.md"
 
 
 def fill(run: str | Path, output: str | Path | None = None, overwrite: bool = False) -> Path:
@@ -32,12 +33,12 @@ def fill(run: str | Path, output: str | Path | None = None, overwrite: bool = Fa
 
     Raises:
         FileNotFoundError: when the folder holds no metrics.
-        FileExistsError: when the file is there.
+        FileExistsError: when the file exists.
         ValueError: when the metrics are of no evaluation.
         ImportError: when Jinja2 is not installed.
     """
     folder = Path(run)
-    target = Path(output) if output else folder / "MODEL_CARD.md"
+    target = Path(output) if output else folder / CARD
     metrics_file = folder / "metrics.json"
     if not metrics_file.is_file():
         raise FileNotFoundError(
@@ -46,9 +47,7 @@ def fill(run: str | Path, output: str | Path | None = None, overwrite: bool = Fa
     if target.exists() and not overwrite:
         raise FileExistsError(f"{target} exists; give another name (--output) or --overwrite")
     metrics = json.loads(metrics_file.read_text(encoding="utf-8"))
-    config_file = folder / "resolved_config.yaml"
-    config = yaml.safe_load(config_file.read_text(encoding="utf-8")) if config_file.is_file() else {}
-    text = rendered(metrics, config)
+    text = rendered(metrics, read_config(folder))
     with written_whole(target) as temporary:
         temporary.write_text(text, encoding="utf-8")
     return target
@@ -65,10 +64,9 @@ def rendered(metrics: Mapping[str, Any], config: Mapping[str, Any]) -> str:
         ValueError: when the metrics are of no evaluation.
         ImportError: when Jinja2 is not installed.
     """
-    try:
-        from jinja2 import Environment, FileSystemLoader
-    except ImportError as error:
-        raise ImportError("The card is written with Jinja2: pip install 'brats-mri-radiogenomics[report]'") from error
+    page = jinja_environment()
+    from jinja2 import FileSystemLoader, Undefined
+
     job = config.get("job")
     overlap = metrics.get("segmentation", metrics if job == "evaluate_segmentation" else None)
     facts = {
@@ -80,12 +78,12 @@ def rendered(metrics: Mapping[str, Any], config: Mapping[str, Any]) -> str:
         raise ValueError(
             f"the metrics of {job or 'this folder'} hold no evaluation; expected a cross-validation's or evaluation's"
         )
-    lists = [config[key] for key in ("datalist", "segmentation_datalist") if config.get(key)]
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
+    environment = page.overlay(
+        loader=FileSystemLoader([TEMPLATES, BUNDLE_ROOT / "docs"]),
         block_start_string="<!--%",
         block_end_string="-->",
-        trim_blocks=True,
+        lstrip_blocks=False,
+        undefined=Undefined,
         autoescape=False,  # Markdown
         keep_trailing_newline=True,
     )
@@ -99,21 +97,11 @@ def rendered(metrics: Mapping[str, Any], config: Mapping[str, Any]) -> str:
     return environment.get_template("card.md").render(
         **facts,
         job=job,
-        lists=lists,
-        phantom=any(map(_is_phantom, lists)),
+        lists=[config[key] for key in ("datalist", "segmentation_datalist") if config.get(key)],
+        phantom=made_of_phantoms(config),
         selection=metrics.get("selection"),
         leakage=metrics.get("leakage"),
     )
-
-
-def _is_phantom(datalist: str) -> bool:
-    """Whether a data list is of a phantom cohort, which says so in a file beside its tasks."""
-    file = Path(datalist)
-    if not file.is_file():
-        return False
-    root = Path(json.loads(file.read_text(encoding="utf-8")).get("dataset_dir", file.parent))
-    readme = root.parent / "README.txt"
-    return readme.is_file() and "phantom" in readme.read_text(encoding="utf-8", errors="replace").lower()
 
 
 def _segmented(metrics: Mapping[str, Any]) -> dict[str, Any]:

@@ -21,37 +21,39 @@ _ENSEMBLE_COLOUR = "#7f3fbf"
 _UNIT = (-0.02, 1.02)  # limits of an axis from 0 to 1
 
 
-def calibration_bins(labels: np.ndarray, probabilities: np.ndarray, most: int = 8) -> list[dict[str, float]]:
-    """Patients in bins of equal size by probability: mean ``probability``, ``observed`` frequency with Wilson's 95 % interval."""
-    count = int(np.clip(len(labels) // 10, 2, most))
+def calibration_bins(labels: np.ndarray, probabilities: np.ndarray) -> list[dict[str, float]]:
+    """Patients in up to 8 bins of equal size by probability: mean ``probability``, ``observed`` frequency with Wilson's interval."""
+    count = int(np.clip(len(labels) // 10, 2, 8))
     bins = []
     for part in np.array_split(np.argsort(probabilities, kind="stable"), count):
-        if len(part):
-            observed, low, high = wilson_interval(int(labels[part].sum()), len(part))
-            bins.append(
-                {"probability": float(probabilities[part].mean()), "observed": observed, "low": low, "high": high}
-            )
+        share = wilson_interval(int(labels[part].sum()), len(part))
+        bins.append(
+            {
+                "probability": float(probabilities[part].mean()),
+                "observed": share.value,
+                "low": share.low,
+                "high": share.high,
+            }
+        )
     return bins
 
 
 @styled
 def draw_roc(groups: Sequence[Group], curve: Mapping[str, Any] | None = None) -> Figure:
-    """ROC of every model, with a band around that of the last one, or around the curve that the evaluation wrote.
+    """ROC of every model, with a band around that of the last one.
 
-    Args:
-        groups: the models.
-        curve: ``fpr``, ``tpr``, ``low``, ``high`` of the model that an evaluation is about.
+    ``curve`` is the one that the evaluation wrote (``fpr``, ``tpr``, ``low``, ``high``), which then has the band instead.
     """
     figure, axes = new_figure(5.0, 4.6)
     ax = axes[0, 0]
     plot_roc(ax, groups, emphasised=curve is None)
     if curve is not None:
-        ax.plot(curve["fpr"], curve["tpr"], color=_ENSEMBLE_COLOUR, lw=2.4, label="ensemble, as evaluated", zorder=3)
-        ax.fill_between(curve["fpr"], curve["low"], curve["high"], color=_ENSEMBLE_COLOUR, alpha=0.12, lw=0)
+        band, colour = curve, _ENSEMBLE_COLOUR
+        ax.plot(band["fpr"], band["tpr"], color=colour, lw=2.4, label="ensemble, as evaluated", zorder=3)
     else:
         band = roc_curve_band(groups[-1].labels, groups[-1].probabilities)
         colour = colour_of(groups[-1].name, len(groups) - 1)
-        ax.fill_between(band["fpr"], band["low"], band["high"], color=colour, alpha=0.12, lw=0)
+    ax.fill_between(band["fpr"], band["low"], band["high"], color=colour, alpha=0.12, lw=0)
     ax.set_aspect("equal")
     ax.legend(loc="lower right", title="AUC (95 %, bootstrap)", title_fontsize=8.5, alignment="left")
     return figure
@@ -74,9 +76,7 @@ def plot_roc(ax: Axes, groups: Sequence[Group], emphasised: bool = True) -> None
 def draw_calibration(group: Group, bins: Sequence[Mapping[str, float]] | None = None) -> Figure:
     """Observed frequency over predicted probability, and how many patients have which probability.
 
-    Args:
-        group: the model.
-        bins: ``probability``, ``observed``, ``low``, ``high`` each, as the evaluation wrote them.
+    ``bins`` are those that the evaluation wrote: ``probability``, ``observed``, ``low``, ``high`` each.
     """
     of = "as evaluated" if bins else named(group.name)
     bins = bins or calibration_bins(group.labels, group.probabilities)
@@ -93,7 +93,7 @@ def draw_calibration(group: Group, bins: Sequence[Mapping[str, float]] | None = 
         [group.probabilities[group.labels == label] for label in (0, 1)],
         bins=np.linspace(0, 1, 21),
         stacked=True,
-        color=[LABEL_COLOURS[0], LABEL_COLOURS[1]],
+        color=LABEL_COLOURS,
     )
     below.set(xlabel="predicted probability", ylabel="patients", xlim=_UNIT)
     below.grid(visible=False)
@@ -104,9 +104,7 @@ def draw_calibration(group: Group, bins: Sequence[Mapping[str, float]] | None = 
 def draw_decision(group: Group, curve: Mapping[str, Any] | None = None) -> Figure:
     """Net benefit by threshold, beside acting on everybody and on nobody.
 
-    Args:
-        group: the model.
-        curve: ``threshold``, ``model``, ``all``, ``none``, as the evaluation wrote them.
+    ``curve`` is the one that the evaluation wrote: ``threshold``, ``model``, ``all``, ``none``.
     """
     of = named(group.name) if curve is None else "as evaluated"
     if curve is None:

@@ -15,29 +15,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..files import written_whole
-from .groups import Group, as_number
-from .tables import head
+from .groups import Group
+from .tables import as_number, head
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-COLOURS = {"FLAIR": "#0072b2", "T1w": "#cc79a7", "T1wCE": "#d55e00", "T2w": "#009e73", "all": "#1b2733"}
-
-
+INK = "#1b2733"
+COLOURS = {"FLAIR": "#0072b2", "T1w": "#cc79a7", "T1wCE": "#d55e00", "T2w": "#009e73", "all": INK}
 OTHER_COLOURS = ("#56b4e9", "#e69f00", "#7f6fb5", "#8c564b", "#999999")
-
-
-LABEL_COLOURS = {0: "#4c78a8", 1: "#e4572e"}
-
-
-LABEL_NAMES = {0: "label 0", 1: "label 1"}
-
-
+SCORE_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+LABEL_COLOURS = ("#4c78a8", "#e4572e")
 REGION_COLOURS = {"WT": "#0090c0", "ET": "#d08a00"}
 GREY = "#7d8a97"
-
-
 _STYLE: dict[Any, Any] = {
     "font.size": 9.5,
     "axes.titlesize": 10.5,
@@ -132,40 +123,24 @@ def named(name: str) -> str:
 
 @styled
 def draw_history(history: Mapping[str, np.ndarray], epoch: int) -> Figure:
-    """Loss, scores and learning rate by epoch; a line marks the epoch whose weights were kept.
-
-    Args:
-        history: columns of ``history.csv``.
-        epoch: the one to mark.
-    """
+    """Loss, scores and learning rate by epoch, from the columns of ``history.csv``; a line marks the ``epoch`` that was kept."""
     losses = [key for key in history if key.endswith("loss")]
     scores = [key for key in history if key not in (*losses, "epoch", "lr")]
-    panels = [
-        ("Loss", losses),
-        ("Score of held-out patients", scores),
-        ("Learning rate", ["lr"] if "lr" in history else []),
-    ]
-    panels = [(title, keys) for title, keys in panels if keys]
+    rates = ["lr"] if "lr" in history else []
+    panels = {"Loss": losses, "Score of held-out patients": scores, "Learning rate": rates}
+    panels = {title: keys for title, keys in panels.items() if keys}
     figure, axes = new_figure(3.5 * len(panels), 2.9, len(panels))
-    palette = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
-    for ax, (title, keys) in zip(axes[0], panels, strict=True):
+    epochs = history["epoch"]
+    style: dict[str, Any] = {"marker": "o" if len(epochs) < 40 else None, "ms": 3}
+    for ax, (title, keys) in zip(axes[0], panels.items(), strict=True):
         for place, key in enumerate(keys):
-            training = key == "train_loss"
-            label = "training" if training else head(key) if title != "Loss" else f"held out: {head(key)}"
-            colour = GREY if training else palette[place % len(palette)]
-            few = len(history["epoch"]) < 40
-            ax.plot(
-                history["epoch"],
-                history[key],
-                color=colour,
-                ls="--" if training else "-",
-                marker="o" if few else None,
-                ms=3,
-                label=label,
-            )
-        ax.axvline(
-            epoch, color="#1b2733", lw=1, ls=":", label=f"best epoch: {epoch}" if title != "Learning rate" else None
-        )
+            if key == "train_loss":
+                ax.plot(epochs, history[key], color=GREY, ls="--", label="training", **style)
+            else:
+                label = f"held out: {head(key)}" if title == "Loss" else head(key)
+                colour = SCORE_COLOURS[place % len(SCORE_COLOURS)]
+                ax.plot(epochs, history[key], color=colour, label=label, **style)
+        ax.axvline(epoch, color=INK, lw=1, ls=":", label=f"best epoch: {epoch}")
         ax.set(title=title, xlabel="epoch")
         ax.locator_params(axis="x", integer=True)
         if title == "Learning rate":
@@ -180,7 +155,7 @@ def draw_strips(groups: Sequence[Group]) -> Figure:
     """Every patient's probability by label, a pair of strips for each model; bars are medians."""
     strips = {
         group.name: [
-            (LABEL_NAMES[label], LABEL_COLOURS[label], group.probabilities[group.labels == label]) for label in (0, 1)
+            (f"label {label}", LABEL_COLOURS[label], group.probabilities[group.labels == label]) for label in (0, 1)
         ]
         for group in groups
     }
@@ -203,14 +178,7 @@ def draw_overlap(rows: Sequence[Mapping[str, str]]) -> Figure:
 def _pairs_of_strips(
     strips: Mapping[str, Sequence[tuple[str, str, np.ndarray]]], title: str, quantity: str, height: float
 ) -> Figure:
-    """Values of patients, 0 to 1, as points, with bars at their medians.
-
-    Args:
-        strips: label, colour and values of two strips each, by what stands below them.
-        title: of the figure.
-        quantity: that the values are of.
-        height: of the figure.
-    """
+    """Values of patients, 0 to 1, as points, with bars at their medians: two strips each of a label, a colour and values."""
     figure, axes = new_figure(max(5.0, 0.95 * len(strips) + 0.8), height)
     ax, rng = axes[0, 0], np.random.default_rng(67)
     for place, pair in enumerate(strips.values()):
@@ -220,7 +188,7 @@ def _pairs_of_strips(
             x = place + (side - 0.5) * 0.44
             spread = x + rng.uniform(-0.15, 0.15, len(values))
             ax.scatter(spread, values, s=15, color=colour, alpha=0.65, lw=0, label=label if not place else None)
-            ax.plot([x - 0.18, x + 0.18], [np.median(values)] * 2, color="#1b2733", lw=2)
+            ax.plot([x - 0.18, x + 0.18], [np.median(values)] * 2, color=INK, lw=2)
     ax.set(title=title, ylabel=quantity, xlim=(-0.6, len(strips) - 0.4), ylim=(-0.02, 1.02))
     ax.set_xticks(range(len(strips)), list(strips))
     ax.grid(visible=False, axis="x")
@@ -257,19 +225,13 @@ def draw_probabilities(probabilities: Sequence[float], prior: Sequence[bool]) ->
 def draw_sequences(
     sequences: Mapping[tuple[str, str], Sequence[float]], probability: float, interval: Sequence[float] | None = None
 ) -> Figure:
-    """Probability of every sequence of a patient, a row for each modality; diamonds are the modalities' means.
-
-    Args:
-        sequences: by modality and seed, "" where there is one seed.
-        probability: of the patient.
-        interval: of the patient.
-    """
+    """Probability of every sequence of a patient, a row for each modality (and seed, "" for a single one); diamonds are means."""
     names = [name for name, values in sequences.items() if len(values)]
     figure, axes = new_figure(7.0, 1.25 + 0.42 * max(len(names), 1))
     ax = axes[0, 0]
     if interval is not None:
-        ax.axvspan(interval[0], interval[1], color="#1b2733", alpha=0.08, lw=0, label="interval of the patient")
-    ax.axvline(probability, color="#1b2733", lw=1.6, label="patient")
+        ax.axvspan(interval[0], interval[1], color=INK, alpha=0.08, lw=0, label="interval of the patient")
+    ax.axvline(probability, color=INK, lw=1.6, label="patient")
     for place, name in enumerate(names):
         values = np.asarray(sequences[name], dtype=float)
         colour = colour_of(name[0], place)

@@ -4,28 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
+
+from .tables import as_number
 
 
 @dataclass(frozen=True)
 class Group:
-    """Probabilities of patients by one model, a modality's or the mean of all.
+    """Probabilities of patients by one model, a modality's or the mean of all."""
 
-    Attributes:
-        name: modality, or "all".
-        patients: identifiers.
-        labels: ``(P,)`` 0 or 1.
-        probabilities: ``(P,)`` of label 1, the mean over seeds.
-        folds: ``(P,)`` in which a patient was held out, "" where that is not known.
-    """
-
-    name: str
-    patients: list[str]
-    labels: np.ndarray
-    probabilities: np.ndarray
-    folds: list[str]
+    name: str  # modality, or "all"
+    patients: list[str]  # identifiers
+    labels: np.ndarray  # ``(P,)`` 0 or 1
+    probabilities: np.ndarray  # ``(P,)`` of label 1, the mean over seeds
+    folds: list[str]  # ``(P,)`` in which a patient was held out, "" where unknown
 
 
 def groups_of(rows: Sequence[Mapping[str, str]]) -> list[Group]:
@@ -38,16 +31,23 @@ def groups_of(rows: Sequence[Mapping[str, str]]) -> list[Group]:
     labels: dict[str, int] = {}
     folds: dict[str, str] = {}
     for row in rows:
-        if row.get("label") in (None, ""):
+        if not row.get("label"):
             continue
         patient = row["patient"]
         labels[patient], folds[patient] = int(float(row["label"])), row.get("fold") or ""
-        for name, text in _probabilities(row).items():
+        if "probability" in row:
+            chances = {row["mri_type"]: row["probability"]}
+        else:
+            chances = {key: value for key, value in row.items() if key not in ("patient", "label", "fold")}
+        for name, text in chances.items():
             if np.isfinite(value := as_number(text)):
                 values.setdefault(name, {}).setdefault(patient, []).append(value)
     means = {name: {patient: float(np.mean(found)) for patient, found in of.items()} for name, of in values.items()}
     if means:
-        of_all = means.pop("all", None) or _mean_of(means, labels)
+        of_all = means.pop("all", None)
+        if of_all is None:  # modalities that a patient has count alike
+            each = {patient: [of[patient] for of in means.values() if patient in of] for patient in labels}
+            of_all = {patient: float(np.mean(found)) for patient, found in each.items() if found}
         means["all"] = of_all
     groups = []
     for name, of in means.items():
@@ -56,24 +56,3 @@ def groups_of(rows: Sequence[Mapping[str, str]]) -> list[Group]:
         chance = np.array([of[patient] for patient in patients], dtype=float)
         groups.append(Group(name, patients, truth, chance, [folds[patient] for patient in patients]))
     return groups
-
-
-def _probabilities(row: Mapping[str, str]) -> dict[str, str]:
-    """Those in a row, by model."""
-    if "probability" in row:
-        return {row["mri_type"]: row["probability"]}
-    return {key: value for key, value in row.items() if key not in ("patient", "label", "fold")}
-
-
-def _mean_of(means: Mapping[str, Mapping[str, float]], patients: Mapping[str, Any]) -> dict[str, float]:
-    """Of the modalities that a patient has; they count alike."""
-    found = {patient: [of[patient] for of in means.values() if patient in of] for patient in patients}
-    return {patient: float(np.mean(values)) for patient, values in found.items() if values}
-
-
-def as_number(text: Any) -> float:
-    """A number in a table; NaN where there is none."""
-    try:
-        return float(text)
-    except (TypeError, ValueError):
-        return float("nan")

@@ -9,24 +9,18 @@ from typing import Any
 from ..modalities import MRI_TYPES
 from ..run_folder import failures_of
 from .figures import named
-from .groups import Group, as_number
-from .patient import patient_interval
-from .tables import Cell, cell, head, with_interval
+from .groups import Group
+from .tables import Cell, as_number, cell, head, with_interval
 
 
 @dataclass(frozen=True)
 class Index:
-    """The index of the patients.
+    """The index of the patients."""
 
-    Attributes:
-        columns: heads.
-        rows: ``cells``, ``probability`` ("" for none) and whether something ``failed``, by which a reader filters.
-        records: the same with full digits, for CSV and JSON.
-    """
-
-    columns: list[str]
+    columns: list[str]  # heads
+    # ``cells``, ``probability`` ("" for none) and whether something ``failed``, by which a reader filters
     rows: list[dict[str, Any]] = field(default_factory=list)
-    records: list[dict[str, Any]] = field(default_factory=list)
+    records: list[dict[str, Any]] = field(default_factory=list)  # the same with full digits, for CSV and JSON
 
     def add(self, cells: list[Cell], record: dict[str, Any], probability: float | None, failed: bool) -> None:
         """Add a row."""
@@ -35,12 +29,7 @@ class Index:
 
 
 def prediction_index(rows: Sequence[Mapping[str, Any]], links: Mapping[str, str]) -> Index:
-    """The index of a prediction.
-
-    Args:
-        rows: the patients in ``patients.json``.
-        links: to the patients' pages.
-    """
+    """The index of a prediction, from the patients in ``patients.json`` and the links to their pages."""
     names = [name for name in MRI_TYPES if any(name in (row.get("series") or {}) for row in rows)]
     labelled = any(row.get("label") is not None for row in rows)
     index = Index(["patient", "probability", *(["label"] if labelled else []), *names, "slices used", "remark"])
@@ -50,7 +39,7 @@ def prediction_index(rows: Sequence[Mapping[str, Any]], links: Mapping[str, str]
         remark = str(row.get("reason") or "") or "; ".join(f"{item['series']}: {item['text']}" for item in failures)
         kept = sum(int(facts.get("kept") or 0) for facts in series.values())
         chances = [series.get(name, {}).get("probability") for name in names]
-        interval = patient_interval(row)
+        interval = row.get("agreement_interval")
         cells = [
             Cell(str(row["patient"]), str(row["patient"]), links.get(row["patient"])),
             Cell(with_interval(row["probability"], interval), row["probability"]),
@@ -107,11 +96,7 @@ def evaluation_index(groups: Sequence[Group], rows: Sequence[Mapping[str, Any]],
 
 
 def overlap_index(rows: Sequence[Mapping[str, str]]) -> Index:
-    """The index of an evaluation of stage 1: one row a patient, modality, plane and region.
-
-    Args:
-        rows: of ``overlap.csv``.
-    """
+    """The index of an evaluation of stage 1: the rows of its ``overlap.csv``."""
     index = Index([head(key) for key in rows[0]])
     for row in rows:
         values = {key: as_number(text) if key in ("dice", "iou") else text for key, text in row.items()}

@@ -8,6 +8,7 @@ from __future__ import annotations
 import datetime
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -24,7 +25,7 @@ from .patient import find_sources, show_patient
 from .run import Evaluation, Run, is_phantom, read_run
 from .scores import show_evaluation, tiles_of
 from .settings import run_facts, run_versions, settings_table
-from .tables import Cell, Table, table_of_records
+from .tables import Table, table_of_records
 from .training import show_training, training_table
 from .writer import PAGE, PARTS, Writer
 
@@ -34,14 +35,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 PHANTOM = "Phantom data: synthetic, no biological meaning."
-
-
 GENERATOR = "radiogenomics report"
-
-
 EMBEDDED_PATIENTS = 12  # up to so many patients are shown on the first page as well
-
-
 TEMPLATES = Path(__file__).resolve().parent / "templates"
 
 
@@ -87,23 +82,19 @@ def write_report(
 def _may_be_written(page: Path, folder: Path, overwrite: bool) -> None:
     if not isinstance(overwrite, bool):
         raise ValueError(f"overwrite is {overwrite!r}, expected True or False")
+    there = [path for path in (page, folder) if path.exists()]
     inside = [path.name for path in folder.iterdir()] if folder.is_dir() else []
-    if not page.exists() and not inside and (not folder.exists() or folder.is_dir()):
+    if not page.exists() and folder.is_dir() and not inside:
         return
-    is_report = not page.exists() or (page.is_file() and f'content="{GENERATOR}"' in _beginning(page))
-    if not is_report or (folder.exists() and not folder.is_dir()) or not set(inside) <= set(PARTS):
-        raise FileExistsError(
-            f"{page if page.exists() else folder} exists and is no report; name another place (--output)"
-        )
-    if not overwrite:
+    for path in there:
+        beginning = path.read_text(encoding="utf-8", errors="replace")[:2000] if path.is_file() else ""
+        ours = f'content="{GENERATOR}"' in beginning if path == page else path.is_dir() and set(inside) <= set(PARTS)
+        if not ours:
+            raise FileExistsError(f"{path} exists and is no report; name another place (--output)")
+    if there and not overwrite:
         raise FileExistsError(
             f"{page.parent if inside else page} holds a report; replace it (--overwrite) or name another place (--output)"
         )
-
-
-def _beginning(page: Path) -> str:
-    with open(page, encoding="utf-8", errors="replace") as stream:
-        return stream.read(2000)
 
 
 def _write_page(file: Path, content: str) -> None:
@@ -159,27 +150,16 @@ def _render(run: Run, jinja: Environment, writer: Writer, base: str, back: str, 
     patients = _patients(run, jinja, writer, images, {"report_title": title, "phantom": phantom, "back": back})
     note, versions = run_versions(run)
     settings = {name: plain_settings(config) for name, config in run.configs.items()}
-    configs = [
-        (
-            f"{CONFIG_FILE} of {name}" if name else CONFIG_FILE,
-            yaml.safe_dump(config, sort_keys=False, allow_unicode=True),
-        )
+    configs = {
+        f"{CONFIG_FILE} of {name}" if name else CONFIG_FILE: yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
         for name, config in run.configs.items()
-    ]
-    sections = [
-        *((part["id"], part["title"]) for part in evaluations),
-        *([("patients", "Patients")] if patients["index"] else []),
-        *([("failures", "Failures")] if patients["failures"] else []),
-        *([("training", "Training")] if training else []),
-        ("how", "How it ran"),
-    ]
+    }
     return jinja.get_template("report.html").render(
         base=base,
         title=title,
         subtitle=str(run.folder),
         phantom=phantom,
         tiles=tiles_of(run),
-        sections=sections,
         evaluations=evaluations,
         **patients,
         training=training,
@@ -196,10 +176,11 @@ def _patients(run: Run, jinja: Environment, writer: Writer, images: bool, common
     """Write the patients' pages; what the first page shows of the patients.
 
     Returns:
-        ``index``, ``prediction_figures``, ``patients`` (those on the first page), ``failures`` and ``patients_note``.
+        ``index``, ``prediction_figures``, ``patients`` (those on the first page), ``failures`` and ``without_page``, the number of
+        patients whose evaluation wrote no ``patients.json``.
     """
     found: dict[str, Any] = {
-        "index": None, "prediction_figures": [], "patients": [], "failures": None, "patients_note": "",
+        "index": None, "prediction_figures": [], "patients": [], "failures": None, "without_page": 0,
     }  # fmt: skip
     if run.shown is None:
         return found
@@ -210,12 +191,8 @@ def _patients(run: Run, jinja: Environment, writer: Writer, images: bool, common
     if (index := _index(part, rows, links)) is not None:
         files = writer.table(Table("Patients", [], [], index.records))["files"]
         found["index"] = {"columns": index.columns, "rows": index.rows, "files": files}
-        without = len(index.rows) - len(links)
-        if part is not None and part.predictions and without > 0:
-            found["patients_note"] = (
-                f"Patients without a page: {without}. Their evaluation wrote no patients.json, as earlier versions did not; evaluate "
-                "again with this version to get one."
-            )
+        if part is not None and part.predictions:
+            found["without_page"] = len(index.rows) - len(links)
     if part is None and len(rows) > 1:
         drawn = draw_probabilities([row["probability"] for row in rows], [not row.get("used") for row in rows])
         found["prediction_figures"].append(writer.figure(drawn, "patients_by_probability"))
@@ -230,7 +207,11 @@ def _patients(run: Run, jinja: Environment, writer: Writer, images: bool, common
             found["patients"].append({**shown, "link": links[row["patient"]]})
         elif (place + 1) % 50 == 0:
             logger.info("%d of %d patients", place + 1, len(rows))
-    found["failures"] = _failures(rows, links, writer)
+    if problems := [item for row in rows for item in failures_of(row)]:
+        listed = table_of_records("Patients and series", problems)
+        for cells, item in zip(listed.rows, problems, strict=True):
+            cells[0] = replace(cells[0], link=links[item["patient"]])
+        found["failures"] = writer.table(listed, "failures")
     return found
 
 
@@ -241,16 +222,3 @@ def _index(part: Evaluation | None, rows: Sequence[Mapping[str, Any]], links: Ma
     if groups := groups_of(part.predictions):
         return evaluation_index(groups, rows, links)
     return overlap_index(part.overlap) if part.overlap else None
-
-
-def _failures(rows: Sequence[Mapping[str, Any]], links: Mapping[str, str], writer: Writer) -> dict[str, Any] | None:
-    """The table of all failures and warnings, with links to the patients."""
-    problems = [item for row in rows for item in failures_of(row)]
-    if not problems:
-        return None
-    listed = table_of_records("Patients and series", problems)
-    cells = [
-        [Cell(line[0].text, line[0].value, links[item["patient"]]), *line[1:]]
-        for line, item in zip(listed.rows, problems, strict=True)
-    ]
-    return writer.table(Table(listed.title, listed.columns, cells, problems), "failures")

@@ -25,53 +25,42 @@ from .writer import Writer
 logger = logging.getLogger(__name__)
 
 PATIENT_BYTES = 2_600_000  # that the pictures on a patient's page may take
-
-
-SEQUENCES = (35, 5)  # length and stride of a classifier whose own are not known
-
-
+SEQUENCES = (35, 5)  # length and stride of a classifier whose own are unknown
 _SEEDS_SHOWN = 5  # with a column each in the table of a patient's series
 
 
 @dataclass(frozen=True)
 class Sources:
-    """Where the pictures of a run's patients lie.
+    """Where the pictures of a run's patients lie."""
 
-    Attributes:
-        prepared: ``file`` of every prepared series by ``"<patient>/<mri_type>"``.
-        studies: paths of the series by modality, by patient.
-        explanations: folder of heat maps.
-        missing: why there are no prepared series or no studies, "" where there are.
-    """
-
-    prepared: dict[str, Path]
-    studies: dict[str, dict[str, str]]
-    explanations: Path
-    missing: str = ""
+    prepared: dict[str, Path]  # ``file`` of every prepared series by ``"<patient>/<mri_type>"``
+    studies: dict[str, dict[str, str]]  # paths of the series by modality, by patient
+    explanations: Path  # folder of heat maps
+    missing: str = ""  # why there are no prepared series or no studies, "" where there are
 
 
 def find_sources(folder: Path) -> Sources:
     """The prepared series, studies and heat maps of a run's patients, as far as they are still there."""
     settings = plain_settings(read_config(folder))
     prepared, place = {}, prepared_dir(folder)
-    missing = f"No pictures: no prepared series at {' or '.join(map(str, prepared_places(folder)))}."
-    if place is not None:
+    missing = ""
+    if place is None:
+        missing = f"No pictures: no prepared series at {' or '.join(map(str, prepared_places(folder)))}."
+    else:
         rows = read_object(place / "index.json").get("series", {})
         prepared = {name: place / row["file"] for name, row in rows.items() if "file" in row}
-        missing = ""
     studies: dict[str, dict[str, str]] = {}
     try:
         entries = select(settings.get("dataset_dir"), settings.get("datalist"), settings.get("section"))
         studies = {entry["patient"]: {key: entry[key] for key in MRI_TYPES if key in entry} for entry in entries}
     except (ValueError, OSError) as error:
-        logger.info("the studies are not found any more, kept slices are shown alone: %s", error)
+        logger.info("the studies are no longer there, only the slices that were used are shown: %s", error)
     return Sources(prepared, studies, folder / "explanations", missing)
 
 
-def patient_interval(row: Mapping[str, Any]) -> list[float] | None:
-    """How far modalities, sequences and models agree on a patient's probability (95 %), where that is known."""
-    interval: list[float] | None = row.get("agreement_interval")
-    return interval
+def failure_lines(row: Mapping[str, Any]) -> list[str]:
+    """Failures and warnings of a patient, each with the name of its series."""
+    return [f"{item['series']}: {item['text']}" if item["series"] else item["text"] for item in failures_of(row)]
 
 
 def series_table(row: Mapping[str, Any]) -> Table:
@@ -80,7 +69,7 @@ def series_table(row: Mapping[str, Any]) -> Table:
     seeds = row.get("seeds") or []
     for mri_type, facts in (row.get("series") or {}).items():
         of_seeds = facts.get("by_seed") or {}
-        by_seed = {f"seed {seed}": (of_seeds.get(str(seed)) or {}).get("probability") for seed in seeds[:_SEEDS_SHOWN]}
+        by_seed = {f"seed {seed}": of_seeds.get(str(seed), {}).get("probability") for seed in seeds[:_SEEDS_SHOWN]}
         records.append(
             {
                 "modality": mri_type,
@@ -98,35 +87,29 @@ def series_table(row: Mapping[str, Any]) -> Table:
     return table_of_records("Series", records)
 
 
-def explanation_table(patient: str, mri_types: Iterable[str], folder: Path, of: str = "") -> Table | None:
-    """How a patient's probabilities change without a part of what was shown, where it was explained; ``of`` which models."""
+def explanation_table(patient: str, mri_types: Iterable[str], folder: Path, of: str) -> Table | None:
+    """How a patient's probabilities (``of`` which models) change without a part of what was shown, where it was explained."""
     records, statements = [], []
     for mri_type in mri_types:
         file = folder / f"{patient}_{mri_type}.json"
         try:
             found = json.loads(file.read_text(encoding="utf-8"))
-            statements.append(f"{mri_type}: {found['randomisation']['statement']}")
-            regions = {
-                region.replace(" without ", " outside "): change for region, change in found["by_region"].items()
-            }
-            changes = {f"without {region}": change for region, change in regions.items()}
             with np.load(file.with_suffix(".npz")) as arrays:
-                by_slice = arrays["by_slice"]
-                most = int(np.abs(by_slice).argmax())
-                changes |= {
-                    "slice that matters most": int(arrays["slices"][most]),
-                    "without that slice": float(by_slice[most]),
-                }
-            records.append({"modality": mri_type, **changes})
+                by_slice, slices = arrays["by_slice"], arrays["slices"]
         except (OSError, ValueError, KeyError):  # not explained, or half of it is gone
             continue
-    if not records:
-        return None
+        changes = {
+            f"without {region.replace(' without ', ' outside ')}": one for region, one in found["by_region"].items()
+        }
+        most = int(np.abs(by_slice).argmax())
+        changes |= {"slice that matters most": int(slices[most]), "without that slice": float(by_slice[most])}
+        records.append({"modality": mri_type, **changes})
+        statements.append(f"{mri_type}: {found['randomisation']['statement']}")
     note = (
         f"Change of the series' probability{of} when a part is blanked: below 0, the part spoke for methylation. "
         f"Shuffled weights: {' '.join(statements)}"
     )
-    return table_of_records("What the classifiers looked at", records, note)
+    return table_of_records("What the classifiers looked at", records, note) if records else None
 
 
 def show_patient(
@@ -141,33 +124,34 @@ def show_patient(
         weights: files of the classifiers by modality, unless the row has its own.
         writer: of figures and tables.
     """
-    interval = patient_interval(row)
-    probability = float(row["probability"])
-    failures = failures_of(row)
+    interval, probability, seeds = row.get("agreement_interval"), float(row["probability"]), row.get("seeds") or []
+    several = len(seeds) > 1
     sequences = {
         mri_type: [float(value) for value in facts.get("sequences") or []]
         for mri_type, facts in (row.get("series") or {}).items()
     }
-    seeds = row.get("seeds") or []
-    figure = None
+    figure = explanation = None
     if any(sequences.values()):
         drawn = draw_sequences(_drawn_sequences(row, sequences), probability, interval)
-        mean = "a modality by the models of a seed" if len(seeds) > 1 else "a modality"
+        mean = "a modality by the models of a seed" if several else "a modality"
         caption = f"A point is a sequence of slices, a diamond the mean of {mean}, the line the patient."
         figure = writer.figure(drawn, f"sequences_{name}", caption)
-    views, notes = patient_views(row, sources, row.get("weights") or weights, sequences) if sources else ([], [])
-    if views and len(seeds) > 1:
+    views: list[dict[str, Any]] = []
+    notes: list[str] = []
+    if sources:
+        views, notes = patient_views(row, sources, row.get("weights") or weights, sequences)
+        of = f" by the models of seed {seeds[0]}" if several else ""
+        if changes := explanation_table(row["patient"], sequences, sources.explanations, of):
+            explanation = writer.table(changes, f"explanation_{name}")
+    if views and several:
         notes.append(f"Sequences under the pictures: means over the seeds {', '.join(map(str, seeds))}.")
-    of = f" by the models of seed {seeds[0]}" if len(seeds) > 1 else ""
-    changes = explanation_table(row["patient"], sequences, sources.explanations, of) if sources else None
-    explanation = writer.table(changes, f"explanation_{name}") if changes else None
     return {
         "name": row["patient"],
-        "probability": min(max(probability, 0.0), 1.0),
+        "probability": probability,
         "interval": interval,
         "shown": with_interval(probability, interval),
         "explained": _explained(row),
-        "failures": [f"{item['series']}: {item['text']}" if item["series"] else item["text"] for item in failures],
+        "failures": failure_lines(row),
         **writer.table(series_table(row), f"series_{name}"),
         "figure": figure,
         "explanation": explanation,
@@ -178,7 +162,7 @@ def show_patient(
 
 
 def _explained(row: Mapping[str, Any]) -> str:
-    """What a patient's probability is the mean of, and what is known beside it."""
+    """What a patient's probability is the mean of, and what else is known."""
     used, seeds = [str(mri_type) for mri_type in row.get("used") or []], row.get("seeds") or []
     over = f" over seeds {', '.join(map(str, seeds))}" if len(seeds) > 1 else ""
     said = [f"Mean of {', '.join(used)}{over}." if used else "No usable series: the cohort prior."]
@@ -203,10 +187,7 @@ def _drawn_sequences(
 
 
 def patient_views(
-    row: Mapping[str, Any],
-    sources: Sources,
-    weights: Mapping[str, Any],
-    sequences: Mapping[str, Sequence[float]],
+    row: Mapping[str, Any], sources: Sources, weights: Mapping[str, Any], sequences: Mapping[str, Sequence[float]]
 ) -> tuple[list[dict[str, Any]], list[str]]:
     """What the viewer shows of a patient's series, and notes on what is missing."""
     patient = row["patient"]
@@ -242,29 +223,25 @@ def _pictures(
     source = sources.studies.get(patient, {}).get(mri_type)
     try:
         if source is None or series.geometry is None:
-            raise SheetError("the study is not there any more")
+            raise SheetError("the study is no longer there")
         full = read_source(source, series.geometry)
     except SheetError as error:
-        notes.append(f"{mri_type}: only the slices that were used are shown, for {error}.")
+        notes.append(f"{mri_type}: only the slices that were used are shown ({error}).")
     explanation = sources.explanations / f"{patient}_{mri_type}.npz"
     if explanation.is_file():
         try:
             heat = read_heat(explanation, series)
         except SheetError as error:
-            notes.append(f"{mri_type}: no heat map, for {error}.")
+            notes.append(f"{mri_type}: no heat map ({error}).")
     return full, heat, notes
 
 
 def chunk_settings(weights: Any) -> list[tuple[int, int]]:
     """Length and stride of a classifier's sequences: those of the run its weights lie in, then the usual ones."""
-    found = []
     weights = weights[0] if isinstance(weights, list) and weights else weights
-    if isinstance(weights, str) and Path(weights).is_file():
-        config = read_config(Path(weights).parent)
-        numbers = (config.get("sequence_length"), config.get("stride"))
-        if all(isinstance(value, int) and value > 0 for value in numbers):
-            found.append((int(numbers[0]), int(numbers[1])))  # type: ignore[arg-type]
-    return [*found, SEQUENCES]
+    config = read_config(Path(weights).parent) if isinstance(weights, str) else {}
+    numbers = config.get("sequence_length"), config.get("stride")
+    return [*([numbers] if all(isinstance(value, int) for value in numbers) else []), SEQUENCES]  # type: ignore[list-item]
 
 
 def sequence_spans(kept: Sequence[int], count: int, settings: Sequence[tuple[int, int]]) -> list[list[int]]:

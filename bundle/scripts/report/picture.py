@@ -41,10 +41,10 @@ def write_picture(run: str | Path, true_masks: str | Path, output: str | Path, p
         patients: number of patients whose masks are shown.
 
     Raises:
-        ImportError: matplotlib is not installed.
-        FileNotFoundError: a label map is missing.
-        ReportError: the folder holds no run.
-        SheetError: masks belong to another series.
+        ImportError: when matplotlib is not installed.
+        FileNotFoundError: when a label map is missing.
+        ReportError: when the folder holds no run.
+        SheetError: when masks belong to another series.
     """
     figure = draw_picture(read_run(run), Path(true_masks), patients)
     with written_whole(output) as temporary:
@@ -113,15 +113,8 @@ def _draw_masks(trio: Sequence[Axes], source: str, true: Path, predicted: Path) 
         ax.set(xlim=np.add(width, (-FIELD, FIELD)) / 2, ylim=np.add(height, (-FIELD, FIELD)) / 2)
         ax.spines[:].set_visible(False)
     both, each = ((truth > 0) & (found > 0)).sum(), (truth > 0).sum() + (found > 0).sum()
-    ax.text(
-        0.5,
-        0.02,
-        f"Dice of the series {2 * both / each:.2f}",
-        color="w",
-        fontsize=7,
-        ha="center",
-        transform=ax.transAxes,
-    )
+    dice = f"Dice of the series {2 * both / each:.2f}"
+    ax.text(0.5, 0.02, dice, color="w", fontsize=7, ha="center", transform=ax.transAxes)
 
 
 def _draw_segmentation(ax: Axes, history: Mapping[str, np.ndarray]) -> None:

@@ -7,7 +7,7 @@ It is known by its files: ``history.csv`` of a training run, ``metrics.json`` of
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,15 +29,11 @@ from ..run_folder import (
 from .writer import PARTS
 
 NOT_FINISHED = "Not finished: figures are of the patients who have been predicted so far."
-
-
 LOOKED_FOR = {
     "patients.json": "a prediction",
     "metrics.json": "an evaluation or a cross-validation",
     "history.csv": "a training run",
 }
-
-
 _NOT_RUNS = {"prepared", "masks", "phantom", "explanations", *PARTS}
 
 
@@ -55,15 +51,14 @@ class Training:
     history: dict[str, np.ndarray]
 
     @property
-    def score(self) -> str | None:
-        """By which the best epoch was chosen, with a leading "-" where less is better; None where no configuration names it."""
-        score = self.config.get("score")
-        return score if isinstance(score, str) else None
+    def score(self) -> str:
+        """By which the best epoch was chosen, with a leading "-" where less is better; "" where no configuration names it."""
+        return str(self.config.get("score") or "")
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Figures of an evaluation or a cross-validation, the tables they come from, and what is known of the patients, if so."""
+    """Figures of an evaluation or a cross-validation, the tables they come from, and what is known of the patients, if anything."""
 
     name: str
     folder: Path
@@ -76,8 +71,7 @@ class Evaluation:
     @property
     def is_crossvalidation(self) -> bool:
         """Whether its patients were held out in several folds."""
-        known = "ensembles" in self.metrics or "folds" in self.metrics or is_crossvalidation(self.folder)
-        return known or len({row.get("fold") for row in self.predictions}) > 1
+        return "ensembles" in self.metrics or is_crossvalidation(self.folder)
 
 
 @dataclass(frozen=True)
@@ -143,22 +137,22 @@ def read_run(folder: str | Path) -> Run:
 
 def _read_run(root: Path) -> Run:
     evaluated = (root / PREDICTIONS_FILE).is_file()
+    # a demo's prediction is in a folder of its own
     places = [place for place in (root, root / "prediction") if (place / "patients.json").is_file() and not evaluated]
-    predicted = places[0] if places else root  # a demo's is in a folder of its own
+    predicted = places[0] if places else root
     prediction = read_patients(predicted) if places else None
-    places = [root, *sorted(path for path in root.iterdir() if path.is_dir() and path.name not in _NOT_RUNS)]
-    if evaluated or (root / "overlap.csv").is_file():
-        places = places[:1]  # evaluations below are its parts, folds for example
+    places = [root]
+    if (
+        not evaluated and not (root / "overlap.csv").is_file()
+    ):  # else evaluations below are its parts, folds for example
+        places += sorted(path for path in root.iterdir() if path.is_dir() and path.name not in _NOT_RUNS)
     evaluations = [found for place in places if (found := _read_evaluation(place, root)) is not None]
-    trainings = [_read_training(file, root) for file in _histories(root)]
-    return Run(root, read_config(root) or read_config(predicted), predicted, prediction, evaluations, trainings)
-
-
-def _histories(root: Path) -> Iterator[Path]:
+    trainings = []
     for place, folders, names in os.walk(root):
         folders[:] = sorted(name for name in folders if name not in _NOT_RUNS and not name.startswith("."))
         if "history.csv" in names:
-            yield Path(place) / "history.csv"
+            trainings.append(_read_training(Path(place) / "history.csv", root))
+    return Run(root, read_config(root) or read_config(predicted), predicted, prediction, evaluations, trainings)
 
 
 def _read_training(file: Path, root: Path) -> Training:
@@ -176,12 +170,11 @@ def _read_training(file: Path, root: Path) -> Training:
 
 def _read_evaluation(folder: Path, root: Path) -> Evaluation | None:
     """The evaluation in a folder, or the cross-validation, as far as it has got; None where there is none."""
-
-    def rows(name: str) -> list[dict[str, str]]:
-        return read_csv(folder / name) if (folder / name).is_file() else []
-
+    tables = [
+        read_csv(folder / name) if (folder / name).is_file() else [] for name in (PREDICTIONS_FILE, "overlap.csv")
+    ]
+    predictions, overlap = tables
     finished = (folder / "metrics.json").is_file()
-    predictions = rows(PREDICTIONS_FILE)
     patients = read_patients(folder) if predictions or is_crossvalidation(folder) else None
     if not finished and patients is None:
         return None
@@ -189,7 +182,7 @@ def _read_evaluation(folder: Path, root: Path) -> Evaluation | None:
     metrics = flattened(read_object(folder / "metrics.json")) if finished else {"note": NOT_FINISHED}
     if patients is not None and not predictions:
         predictions = _as_predictions(patients["patients"])
-    return Evaluation(name, folder, read_config(folder), metrics, predictions, rows("overlap.csv"), patients)
+    return Evaluation(name, folder, read_config(folder), metrics, predictions, overlap, patients)
 
 
 def _as_predictions(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, str]]:
@@ -206,33 +199,30 @@ def _as_predictions(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, str]]:
 def flattened(metrics: Mapping[str, Any]) -> dict[str, Any]:
     """The metrics of a cross-validation with each figure beside its intervals, ``{"auc", "auc_delong", …}``; others as they are."""
     summary = metrics.get("classification")
-    if not isinstance(summary, Mapping) or "ensembles" not in summary:
+    if summary is None:
         return dict(metrics)
-    controls = summary["controls"]
     found = {key: value for key, value in metrics.items() if key not in ("classification", "segmentation", "seconds")}
     found |= {key: summary[key] for key in ("patients", "positive", "without_prediction", "folds")}
     if "leakage" in metrics:
+        seen = ", ".join(metrics["leakage"].get("segmenter_trained_on", []))
         found["leakage"] = {
             "leaks": metrics["leakage"]["leaks"],
             "splits_compared": len(metrics["leakage"]["compared"]),
-            "segmenter was trained on": ", ".join(metrics["leakage"].get("segmenter_trained_on", []))
-            or "none of them, as far as is known",
+            "segmenter was trained on": seen or "none of them, as far as is known",
         }
     for kind in ("ensembles", "mri_types", "seeds"):
         found[kind] = {name: _with_intervals(one) for name, one in summary[kind].items()}
-    found["controls"] = {
-        "labels permuted": controls["permutation"]["permutations"],
-        "p value of the AUC": controls["permutation"]["p"],
-    }
+    permutation, spreads = summary["controls"]["permutation"], summary["controls"]["seeds"]
+    found["controls"] = {"labels permuted": permutation["permutations"], "p value of the AUC": permutation["p"]}
     found["spread over seeds"] = {
-        name: {key: spread[key] for key in ("mean", "min", "max", "sd")} for name, spread in controls["seeds"].items()
+        name: {key: spread[key] for key in ("mean", "min", "max", "sd")} for name, spread in spreads.items()
     }
     found["baselines without an image"] = {
         name: {
             **_with_intervals({"auc": one["auc"], "patients": one["patients"]}),
             "model_auc": one["model_auc"],
-            "model_better_by": one["model_against_it"].get("difference"),
-            "p": one["model_against_it"].get("p"),
+            "model_better_by": one["model_against_it"]["difference"],
+            "p": one["model_against_it"]["p"],
         }
         for name, one in summary["baselines"].items()
     }
@@ -241,10 +231,8 @@ def flattened(metrics: Mapping[str, Any]) -> dict[str, Any]:
         for column, values in summary["subgroups"].items()
         for value, one in values.items()
     }
-    found["left_out"] = summary["left_out"]
-    found["curves"] = dict(summary["curves"].get("mean", {}))
-    if "segmentation" in metrics:
-        found["segmentation"] = metrics["segmentation"]
+    found |= {"left_out": summary["left_out"], "curves": summary["curves"]["mean"]}
+    found["segmentation"] = metrics.get("segmentation")
     return {key: value for key, value in found.items() if value not in ({}, None)}
 
 
@@ -262,28 +250,19 @@ def _with_intervals(scores: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def is_phantom(run: Run) -> bool:
-    """Whether a run says that its data is a phantom, or its data lies in a phantom cohort."""
-    notes = [part.metrics.get("note") for part in run.evaluations] + [(run.prediction or {}).get("note")]
-    if any("phantom" in str(note).lower() for note in notes) or (run.folder / "demo_state.json").is_file():
-        return True
-    for config in run.configs.values():
-        for place in _data_folders(config):
-            for above in (place, *list(place.parents)[:3]):
-                readme = above / "README.txt"
-                if readme.is_file() and readme.read_text(encoding="utf-8", errors="replace").startswith(
-                    "PHANTOM COHORT"
-                ):
-                    return True
-    return False
+    """Whether the data of a run lies in a phantom cohort, or the run is a demo."""
+    return (run.folder / "demo_state.json").is_file() or any(map(made_of_phantoms, run.configs.values()))
 
 
-def _data_folders(config: Mapping[str, Any]) -> Iterator[Path]:
+def made_of_phantoms(config: Mapping[str, Any]) -> bool:
+    """Whether the data of a configuration lies in a phantom cohort, which has a file that says so beside its tasks."""
     settings = plain_settings(config)
-    if isinstance(settings.get("dataset_dir"), str):
-        yield Path(settings["dataset_dir"])
-    file = settings.get("datalist")
-    if isinstance(file, str) and Path(file).is_file():
-        try:
-            yield Path(file).parent / str(read_object(Path(file)).get("dataset_dir", "."))
-        except RunError:
-            return
+    places = [Path(settings["dataset_dir"])] if isinstance(settings.get("dataset_dir"), str) else []
+    for file in (settings.get(key) for key in ("datalist", "segmentation_datalist")):
+        if isinstance(file, str) and Path(file).is_file():
+            places.append(Path(file).parent / str(read_object(Path(file)).get("dataset_dir", ".")))
+    readmes = [above / "README.txt" for place in places for above in (place, *list(place.parents)[:3])]
+    return any(
+        readme.is_file() and readme.read_text(encoding="utf-8", errors="replace").startswith("PHANTOM COHORT")
+        for readme in readmes
+    )

@@ -13,10 +13,9 @@ from ..files import RESEARCH_ONLY, write_json
 from ..run_folder import failures_of
 from .curves import draw_calibration, draw_decision, draw_roc
 from .figures import draw_overlap, draw_strips
-from .groups import Group, as_number, groups_of
-from .patient import patient_interval
+from .groups import Group, groups_of
 from .run import Evaluation, Run, Training
-from .tables import Table, head, number, sentence, table_of_records, tables_of, with_interval
+from .tables import Table, as_number, head, number, sentence, table_of_records, tables_of, with_interval
 from .training import best_epoch
 from .writer import Writer
 
@@ -66,29 +65,25 @@ def _figures(part: Evaluation, groups: Sequence[Group], curves: Mapping[str, Any
 def fold_table(groups: Sequence[Group]) -> Table | None:
     """AUC by fold and modality; None without folds."""
     folds = sorted({fold for group in groups for fold in group.folds if fold}, key=lambda fold: (len(fold), fold))
-    if not folds:
-        return None
     records = []
     for fold in folds:
-        record: dict[str, Any] = {"fold": fold}
+        record: dict[str, Any] = {"fold": fold, "patients": 0}
         for group in groups:
             inside = np.array([found == fold for found in group.folds])
             area = roc_auc(group.labels[inside], group.probabilities[inside])
-            record["patients"] = max(int(inside.sum()), record.get("patients", 0))
+            record["patients"] = max(int(inside.sum()), record["patients"])
             record[group.name] = area if np.isfinite(area) else None
         records.append(record)
-    return table_of_records("AUC by fold", records, "Of the patients who were held out in a fold, the mean over seeds.")
+    note = "Of the patients who were held out in a fold, the mean over seeds."
+    return table_of_records("AUC by fold", records, note) if records else None
 
 
 def main_score(metrics: Mapping[str, Any]) -> tuple[str, str] | None:
     """The AUC that an evaluation is about, with its interval: of the first ensemble, else of all modalities."""
-    ensembles = metrics.get("ensembles")
-    candidates = list(ensembles.items()) if isinstance(ensembles, Mapping) else []
-    for name, scores in [*candidates, ("all", metrics.get("all"))]:
-        if isinstance(scores, Mapping) and isinstance(scores.get("auc"), (int, float)):
-            interval = next((scores[key] for key in ("auc_delong", "auc_95", "auc_bootstrap") if key in scores), None)
-            return head(name), with_interval(float(scores["auc"]), interval)
-    return None
+    name, scores = next(iter(metrics.get("ensembles", {}).items()), ("all", metrics.get("all", {})))
+    if scores.get("auc") is None:
+        return None
+    return head(name), with_interval(scores["auc"], scores.get("auc_delong", scores.get("auc_95")))
 
 
 def tiles_of(run: Run) -> list[dict[str, str]]:
@@ -106,10 +101,10 @@ def _of_prediction(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
         return []
     failed = (str(sum(bool(failures_of(row)) for row in rows)), "with failures or warnings")
     if len(rows) == 1:
-        probability = with_interval(rows[0]["probability"], patient_interval(rows[0]))
+        probability = with_interval(rows[0]["probability"], rows[0].get("agreement_interval"))
         return [("1", "patient predicted"), (probability, "probability of methylation"), failed]
     prior = sum(not row.get("used") for row in rows)
-    without = (str(prior), "with the cohort prior, for want of a usable slice")
+    without = (str(prior), "without a usable slice, given the cohort prior")
     return [(str(len(rows)), "patients predicted"), without, failed]
 
 
@@ -133,5 +128,5 @@ def _of_evaluation(part: Evaluation) -> list[tuple[str, str]]:
 
 def _of_training(training: Training) -> tuple[str, str]:
     epoch, by = best_epoch(training.history, training.score)
-    best = float(training.history[by][training.history["epoch"] == epoch][0]) if by else float("nan")
-    return number(best), f"{head(by)} in epoch {epoch}, {training.name}"
+    best = training.history[by][training.history["epoch"] == epoch][0] if by else np.nan
+    return number(float(best)), f"{head(by)} in epoch {epoch}, {training.name}"

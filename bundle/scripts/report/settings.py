@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import datetime
 import hashlib
-import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from .. import environment
-from ..run_folder import CONFIG_FILE, plain_settings
+from ..run_folder import CONFIG_FILE, plain_settings, read_object
 from .run import LOOKED_FOR, Run
 from .tables import Cell, Table, shown
 
@@ -28,58 +27,40 @@ def run_facts(run: Run) -> list[tuple[str, str]]:
     checksums = {name: one for config in configs for name, one in (config.get("datalists_sha256") or {}).items()}
     facts["data list"] = "\n".join(_fingerprint(file, checksums.get(file)) for file in files)
     content = run.shown[1] if run.shown else {}
-    weights = content.get("weights") or {}
-    facts["weights"] = "\n".join(f"{name}: {shown(file)}" for name, file in weights.items())
-    seeds = {shown(part.metrics["seeds"]) for part in run.evaluations if _is_listed(part.metrics.get("seeds"))}
-    facts["seeds"] = ", ".join(sorted(seeds)) or all_of("seeds") or all_of("seed")
+    facts["weights"] = "\n".join(f"{name}: {shown(file)}" for name, file in (content.get("weights") or {}).items())
+    facts["seeds"] = all_of("seeds") or all_of("seed")
     devices = [str(config["device"]) for config in configs if "device" in config]
     facts["device"] = ", ".join(dict.fromkeys("found by itself" if "$" in name else name for name in devices))
     facts["runtime"] = str(content.get("runtime") or all_of("runtime"))
     series = [facts for row in content.get("patients", []) for facts in (row.get("series") or {}).values()]
     seconds = sum(float(facts.get("seconds") or 0) for facts in series)
     facts["computing time"] = f"{datetime.timedelta(seconds=round(seconds))} in {len(series)} series" if seconds else ""
-    times = [path.stat().st_mtime for path in _outputs(run)]
+    folders = dict.fromkeys([run.folder, *(part.folder for part in run.parts)])
+    outputs = [folder / name for folder in folders for name in (CONFIG_FILE, *LOOKED_FOR)]
+    times = [path.stat().st_mtime for path in outputs if path.is_file()]
     if times:
-        first, last = (
-            datetime.datetime.fromtimestamp(at).strftime("%Y-%m-%d %H:%M") for at in (min(times), max(times))
-        )
-        facts["files written"] = first if first == last else f"{first} to {last}"
+        ends = [datetime.datetime.fromtimestamp(at).strftime("%Y-%m-%d %H:%M") for at in (min(times), max(times))]
+        facts["files written"] = " to ".join(dict.fromkeys(ends))
     return [(name, value) for name, value in facts.items() if value]
 
 
-def _is_listed(value: Any) -> bool:
-    return isinstance(value, list) and bool(value) and not isinstance(value[0], (dict, list))
-
-
-def _outputs(run: Run) -> Iterator[Path]:
-    for folder in dict.fromkeys([run.folder, *(part.folder for part in run.parts)]):
-        for name in (CONFIG_FILE, *LOOKED_FOR):
-            if (folder / name).is_file():
-                yield folder / name
-
-
-def _fingerprint(datalist: str, sha256: str | None = None) -> str:
+def _fingerprint(datalist: str, sha256: str | None) -> str:
     file = Path(datalist)
     if not file.is_file():
-        return f"{file} (not there any more)"
-    data = file.read_bytes()
-    try:
-        content = json.loads(data)
-        counts = {name: len(content[name]) for name in ("training", "validation", "test") if content.get(name)}
-    except (ValueError, TypeError, AttributeError):
-        counts = {}
-    listed = "".join(f", {count} in {name}" for name, count in counts.items())
-    now = hashlib.sha256(data).hexdigest()
+        return f"{file} (no longer there)"
+    content = read_object(file)
+    sections = [name for name in ("training", "validation", "test") if content.get(name)]
+    listed = "".join(f", {len(content[name])} in {name}" for name in sections)
+    now = hashlib.sha256(file.read_bytes()).hexdigest()
     changed = " when it ran; the file has changed since" if sha256 not in (None, now) else ""
     return f"{file}{listed}\nsha256 {sha256 or now}{changed}"
 
 
 def run_versions(run: Run) -> tuple[str, list[tuple[str, str]]]:
-    """Versions that the run wrote down; else those that are installed where the report is made, and which of both they are."""
-    written = run.config.get("versions")
-    if isinstance(written, Mapping):
-        return "As the run wrote them down.", [(str(name), shown(value)) for name, value in written.items()]
-    note = "Of the environment in which this report was made; the run itself wrote none down."
+    """Versions that the run recorded; else those that are installed where the report is made, and which of both they are."""
+    if written := run.config.get("versions"):
+        return "As recorded by the run.", [(str(name), shown(value)) for name, value in written.items()]
+    note = "Of the environment in which this report was made; the run itself recorded none."
     return note, list(environment.versions().items())
 
 
@@ -89,17 +70,10 @@ def settings_table(settings: Mapping[str, Mapping[str, Any]]) -> Table:
     records = [
         {"setting": key, **{name or "value": values.get(key) for name, values in settings.items()}} for key in keys
     ]
-    rows = [
-        [
-            Cell(shown(value) if not isinstance(value, float) else repr(value), None if value is None else str(value))
-            for value in record.values()
-        ]
-        for record in records
-    ]
-    return Table(
-        "Settings",
-        list(records[0]) if records else [],
-        rows,
-        records,
-        "Values as they were resolved; expressions stand in the configuration below.",
-    )
+
+    def one(value: Any) -> Cell:
+        return Cell(repr(value) if isinstance(value, float) else shown(value), None if value is None else str(value))
+
+    rows = [list(map(one, record.values())) for record in records]
+    note = "Values as they were resolved; expressions stand in the configuration below."
+    return Table("Settings", list(records[0]) if records else [], rows, records, note)

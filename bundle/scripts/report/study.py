@@ -14,9 +14,8 @@ from ..modalities import ENHANCING_ON, MRI_TYPES
 from ..outputs import inside
 from ..preparation import read_index
 from ..prepared import PreparedSeries
-from ..run_folder import failures_of
 from .pages import jinja_environment
-from .patient import patient_interval
+from .patient import failure_lines
 from .tables import Table, table_of_records, with_interval
 from .viewer import SheetError, largest_tumour, read_source
 
@@ -48,14 +47,13 @@ def write_summaries(
     """
     folder = Path(prediction_dir)
     jinja = jinja_environment()
-    rows = {
-        row["patient"]: row for row in json.loads((folder / "patients.json").read_text(encoding="utf-8"))["patients"]
-    }
+    content = json.loads((folder / "patients.json").read_text(encoding="utf-8"))
+    rows = {row["patient"]: row for row in content["patients"]}
     index = read_index(folder / "prepared")
     written = {}
     for entry in entries:
         patient = entry["patient"]
-        found = _page(entry, rows.get(patient), index, enhancing_on)
+        found = _page(entry, rows.get(patient, {}), index, enhancing_on)
         common = {"title": f"Study {patient}", "subtitle": "", "phantom": PHANTOM if entry["study"]["phantom"] else ""}
         target = inside(output_dir, patient, SUMMARY)
         with written_whole(target) as temporary:
@@ -67,7 +65,7 @@ def write_summaries(
 
 def _page(
     entry: Mapping[str, Any],
-    row: Mapping[str, Any] | None,
+    row: Mapping[str, Any],
     index: Mapping[str, Mapping[str, Any]],
     enhancing_on: Sequence[str],
 ) -> dict[str, Any]:
@@ -82,7 +80,7 @@ def _page(
     pictures, notes, records = [], [], []
     chosen = {one["modality"]: one["description"] for one in entry["study"]["series"] if one["chosen"]}
     for mri_type in MRI_TYPES:
-        facts = ((row or {}).get("series") or {}).get(mri_type, {})
+        facts = row.get("series", {}).get(mri_type, {})
         record: dict[str, Any] = {"modality": mri_type, "series": chosen.get(mri_type)}
         file = index.get(f"{entry['patient']}/{mri_type}", {}).get("file")
         if file is not None and mri_type in entry:
@@ -94,35 +92,20 @@ def _page(
                 picture = largest_tumour(series, read_source(entry[mri_type], geometry))
                 pictures += [{"mri_type": mri_type, **picture}] if picture else []
             except SheetError as error:
-                notes.append(f"{mri_type}: no picture, for {error}.")
+                notes.append(f"{mri_type}: no picture ({error}).")
         record |= {"slices": facts.get("slices"), "used": facts.get("kept"), "probability": facts.get("probability")}
         records.append({**record, "remark": facts.get("reason") or (None if facts else "no such series")})
-    for picture in pictures:
-        sides = picture["letters"]
-        picture["caption"] = (
-            f"{picture['mri_type']}, {picture['plane']}, slice {picture['slice'] + 1} of {picture['slices']}, where the tumour is largest: "
-            f"{picture['area']:.1f} cm\N{SUPERSCRIPT TWO}. Left in the picture: {sides['left']}, top: {sides['top']}."
-        )
-    interval = patient_interval(row) if row else None
-    used = [str(mri_type) for mri_type in (row or {}).get("used") or []]
-    if row is None:
-        explained = "The study has no usable series."
-    elif not used:
-        explained = f"No slice could be classified; {row.get('reason')}."
-    else:
-        explained = f"Mean of {', '.join(used)}. In brackets: how far modalities, sequences and models agree (95 %), not how often they are right."
+    used = row.get("used", [])
+    interval = row.get("agreement_interval")
     return {
-        "probability": row["probability"] if row and used else None,
+        "probability": row["probability"] if used else None,
         "interval": interval,
-        "shown": with_interval(row["probability"], interval) if row and used else "none",
-        "explained": explained,
+        "shown": with_interval(row["probability"], interval) if used else "none",
+        "used": used,
+        "reason": row.get("reason"),
         "results": table_of_records("Results", records),
         "selection": selection_table(entry["study"]["series"]),
-        "failures": [
-            f"{item['series']}: {item['text']}" if item["series"] else item["text"] for item in failures_of(row)
-        ]
-        if row
-        else [],
+        "failures": failure_lines(row),
         "pictures": pictures,
         "notes": notes,
     }
@@ -130,12 +113,10 @@ def _page(
 
 def selection_table(series: Sequence[Mapping[str, Any]]) -> Table:
     """The series of a study, chosen or not, and why."""
+    same = ("number", "description", "plane", "slices")
     records = [
         {
-            "number": one["number"],
-            "description": one["description"],
-            "plane": one["plane"],
-            "slices": one["slices"],
+            **{key: one[key] for key in same},
             "mm apart": one["spacing"],
             "chosen": one["modality"] if one["chosen"] else None,
             "why": one["reason"],

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from ..files import write_csv, write_json
 
@@ -15,32 +15,26 @@ NOTHING = "\N{EN DASH}"
 HEADS = {
     "auc": "AUC",
     "pr_auc": "PR AUC",
-    "roc_auc": "ROC AUC",
     "ece": "ECE",
     "mri_type": "modality",
     "mri_types": "modalities",
     "iou": "IoU",
     "hd95": "HD95",
     "brier": "Brier",
+    "dice": "Dice",
     "all": "all modalities",
     "lr": "learning rate",
-    "ppv": "PPV",
-    "npv": "NPV",
-    "n": "n",
 }
 """Heads of keys that plain words would not do justice to."""
 
 INTERVALS = {
     "_95": "95 %",
-    "_interval": "95 %",
-    "_ci": "95 %",
     "_delong": "95 %, DeLong",
     "_bootstrap": "95 %, bootstrap",
     "_wilson": "95 %, Wilson",
 }
 """Endings of the keys that hold the interval of the figure before the ending."""
 
-_NAMES = ("WT", "ET", "FLAIR", "T1w", "T1wCE", "T2w")
 _LISTED = 8  # values of a list that a cell shows
 _WIDE = 8  # columns beyond which a single row is turned into a column
 
@@ -61,21 +55,15 @@ class Cell:
 
 @dataclass(frozen=True)
 class Table:
-    """A table.
+    """A table."""
 
-    Attributes:
-        title: over it.
-        columns: heads.
-        rows: cells, a list as long as ``columns`` each.
-        records: the same rows with their full digits, for CSV and JSON.
-        note: a sentence under the title.
-    """
-
-    title: str
-    columns: list[str]
-    rows: list[list[Cell]]
-    records: list[dict[str, Any]] = field(default_factory=list)
-    note: str = ""
+    title: str  # heading
+    columns: list[str]  # heads
+    rows: list[list[Cell]]  # cells, a list as long as ``columns`` each
+    records: list[dict[str, Any]] = field(
+        default_factory=list
+    )  # the same rows with their full digits, for CSV and JSON
+    note: str = ""  # a sentence under the title
 
     @property
     def name(self) -> str:
@@ -86,13 +74,17 @@ class Table:
 def head(key: Any) -> str:
     """A key as people write it: ``WT_dice`` as "WT Dice", ``pr_auc`` as "PR AUC"."""
     text = str(key)
-    if text in _NAMES or not re.fullmatch(r"[A-Za-z0-9]+(_[A-Za-z0-9]+)*", text):
+    if not re.fullmatch(r"[A-Za-z0-9]+(_[A-Za-z0-9]+)*", text):
         return text
-    if text.lower() in HEADS:
-        return HEADS[text.lower()]
-    words = [HEADS.get(word.lower(), word) if word not in _NAMES else word for word in text.split("_")]
-    words = ["Dice" if word == "dice" else word for word in words]
-    return " ".join(words)
+    return HEADS.get(text.lower()) or " ".join(HEADS.get(word.lower(), word) for word in text.split("_"))
+
+
+def as_number(text: Any) -> float:
+    """A number in a CSV file; NaN where there is none."""
+    try:
+        return float(text)
+    except (TypeError, ValueError):
+        return math.nan
 
 
 def number(value: float) -> str:
@@ -112,10 +104,7 @@ def with_interval(value: float | None, interval: Sequence[float | None] | None) 
     """``0.81 (0.72 to 0.90)``; without a known interval the number alone."""
     if value is None or not math.isfinite(value):
         return NOTHING
-    if not _is_interval(interval):
-        return number(value)
-    low, high = (float(end) for end in interval or () if end is not None)
-    return f"{value:.2f} ({low:.2f} to {high:.2f})"
+    return f"{value:.2f} ({interval[0]:.2f} to {interval[1]:.2f})" if _is_interval(interval) else number(value)
 
 
 def shown(value: Any) -> str:
@@ -124,10 +113,8 @@ def shown(value: Any) -> str:
         return NOTHING
     if isinstance(value, (bool, int, float)):
         return number(value)
-    if isinstance(value, Mapping):
-        return ", ".join(f"{head(key)}: {shown(inner)}" for key, inner in value.items())
     if _is_sequence(value):
-        if len(value) == 2 and _is_interval(value) and not all(isinstance(end, int) for end in value):
+        if _is_interval(value) and not all(isinstance(end, int) for end in value):
             return f"{value[0]:.2f} to {value[1]:.2f}"
         listed = ", ".join(shown(item) for item in value[:_LISTED])
         return f"{listed} and {len(value) - _LISTED} more" if len(value) > _LISTED else listed or NOTHING
@@ -144,22 +131,20 @@ def cell(value: Any) -> Cell:
 
 
 def table_of_records(title: str, records: Iterable[Mapping[str, Any]], note: str = "") -> Table:
-    """A table of flat rows; a figure and its interval, ``auc`` and ``auc_95``, share a cell.
-
-    Args:
-        title: of the table.
-        records: values by key; keys may differ from row to row.
-        note: a sentence under the title.
-    """
+    """A table of flat rows, whose keys may differ; a figure and its first interval, ``auc`` and ``auc_95``, share a cell."""
     rows = [dict(record) for record in records]
     keys = list(dict.fromkeys(key for row in rows for key in row))
     interval_of: dict[str, tuple[str, str]] = {}  # of a figure: key of its first interval and what kind that is
+    heads = {key: "" if key == "of" else head(key) for key in keys}
     for key in keys:
         for ending, kind in INTERVALS.items():
             figure = key.removesuffix(ending)
-            is_pair = any(_is_interval(row.get(key)) for row in rows)
-            if figure != key and figure in keys and figure not in interval_of and is_pair:
-                interval_of[figure] = (key, kind)
+            if figure == key or figure not in keys:
+                continue
+            heads[key] = f"{head(figure)}, {kind}"
+            if figure not in interval_of and any(_is_interval(row.get(key)) for row in rows):
+                interval_of[figure] = key, kind
+                heads[figure] = f"{head(figure)} ({kind})"
     within = {key for key, _ in interval_of.values()}
     columns = [key for key in keys if key not in within]
 
@@ -169,71 +154,54 @@ def table_of_records(title: str, records: Iterable[Mapping[str, Any]], note: str
             return Cell(with_interval(value, row.get(interval_of[key][0])), float(value))
         return cell(value)
 
-    heads = [
-        f"{head(key)} ({interval_of[key][1]})" if key in interval_of else _column_head(key, keys) for key in columns
-    ]
+    shown_heads = [heads[key] for key in columns]
     cells = [[one(row, key) for key in columns] for row in rows]
     if len(rows) == 1 and len(columns) > _WIDE:
-        cells, heads = [[Cell(text, text), found] for text, found in zip(heads, cells[0], strict=True)], ["", "value"]
-    return Table(title, heads, cells, rows, note)
+        cells = [[Cell(text, text), found] for text, found in zip(shown_heads, cells[0], strict=True)]
+        shown_heads = ["", "value"]
+    return Table(title, shown_heads, cells, rows, note)
 
 
-def tables_of(metrics: Mapping[str, Any], skip: Sequence[str] = ("note", "curves")) -> list[Table]:
-    """The tables in a ``metrics.json``, whatever it holds.
+def tables_of(metrics: Mapping[str, Any]) -> list[Table]:
+    """The tables in a ``metrics.json``, whatever it holds; its ``note`` and ``curves`` are shown in other ways.
 
     Figures directly in it become "Summary"; neighbouring groups with the same figures (one a modality, for example) the rows
     of one table; a dictionary of groups a table with its name; what lies deeper, tables of its own.
-
-    Args:
-        metrics: content of the file.
-        skip: keys that are shown in another way.
     """
-    return _tables("", {key: value for key, value in metrics.items() if key not in skip})
+    return _tables("", {key: value for key, value in metrics.items() if key not in ("note", "curves")})
 
 
 def _tables(title: str, content: Mapping[str, Any]) -> list[Table]:
-    plain = {key: value for key, value in content.items() if _is_plain(value)}
-    groups = {key: value for key, value in content.items() if not _is_plain(value)}
-    found = []
-    if plain:
-        found.append(table_of_records(title or "Summary", [plain]))
+    plain = {key: value for key, value in content.items() if not isinstance(value, Mapping)}
+    found = [table_of_records(title or "Summary", [plain])] if plain else []
     alike: dict[str, Mapping[str, Any]] = {}
-    for key, value in groups.items():
-        if isinstance(value, Mapping) and value and all(map(_is_plain, value.values())):
-            # rows of one table are those that have a figure in common
-            if alike and not set(next(iter(alike.values()))) & set(value):
-                found.append(_grouped(title, alike))
-                alike = {}
-            alike[key] = value
+
+    def finish() -> None:
+        if len(alike) == 1:
+            ((key, figures),) = alike.items()
+            found.append(table_of_records(_below(title, key), [figures]))
+        elif alike:
+            records = [{"of": head(key), **figures} for key, figures in alike.items()]
+            found.append(table_of_records(title or "Scores", records))
+        alike.clear()
+
+    for key, value in content.items():
+        if key in plain:
             continue
-        if alike:
-            found.append(_grouped(title, alike))
-            alike = {}
-        name = f"{title}: {head(key)}" if title else sentence(head(key))
-        if isinstance(value, Mapping):
-            found += _tables(name, value)
-        elif all(isinstance(item, Mapping) for item in value):
-            found.append(table_of_records(name, [_flat(item) for item in value]))
-    if alike:
-        found.append(_grouped(title, alike))
+        flat = value and not any(isinstance(inner, Mapping) for inner in value.values())
+        # rows of one table are those that have a figure in common
+        if not flat or (alike and not set(next(iter(alike.values()))) & set(value)):
+            finish()
+        if flat:
+            alike[key] = value
+        else:
+            found += _tables(_below(title, key), value)
+    finish()
     return found
 
 
-def _grouped(title: str, groups: Mapping[str, Mapping[str, Any]]) -> Table:
-    if len(groups) == 1:
-        ((key, figures),) = groups.items()
-        return table_of_records(f"{title}: {head(key)}" if title else sentence(head(key)), [figures])
-    return table_of_records(title or "Scores", [{"of": head(key), **figures} for key, figures in groups.items()])
-
-
-def _column_head(key: str, keys: Sequence[str]) -> str:
-    if key == "of":
-        return ""
-    for ending, kind in INTERVALS.items():
-        figure = key.removesuffix(ending)
-        if figure != key and figure in keys:
-            return f"{head(figure)}, {kind}"
-    return head(key)
+def _below(title: str, key: str) -> str:
+    return f"{title}: {head(key)}" if title else sentence(head(key))
 
 
 def sentence(text: str) -> str:
@@ -241,19 +209,11 @@ def sentence(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-def _flat(content: Mapping[str, Any], before: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in content.items():
-        name = f"{before}_{key}" if before else str(key)
-        flat.update(_flat(value, name) if isinstance(value, Mapping) else {name: value})
-    return flat
-
-
 def _is_sequence(value: Any) -> bool:
-    return isinstance(value, Sequence) and not isinstance(value, (str, bytes))
+    return isinstance(value, Sequence) and not isinstance(value, str)
 
 
-def _is_interval(value: Any) -> bool:
+def _is_interval(value: Any) -> TypeGuard[Sequence[float]]:
     return (
         _is_sequence(value)
         and len(value) == 2
@@ -261,20 +221,18 @@ def _is_interval(value: Any) -> bool:
     )
 
 
-def _is_plain(value: Any) -> bool:
-    if isinstance(value, Mapping):
-        return False
-    return not _is_sequence(value) or not any(isinstance(item, Mapping) for item in value)
+def write_table(table: Table, folder: Path, name: str) -> list[str]:
+    """Write a table's records as ``<name>.csv`` (where it has any columns) and ``<name>.json``; the endings written.
 
-
-def write_table(table: Table, folder: str | Path, name: str | None = None) -> None:
-    """Write a table's records as ``<name>.csv`` and ``<name>.json``; intervals become two columns of the CSV."""
-    stem = name or table.name
-    write_json(_finite(table.records), Path(folder) / f"{stem}.json")
+    Intervals become two columns of the CSV.
+    """
+    write_json(_finite(table.records), folder / f"{name}.json")
     rows = [_spread(record) for record in table.records]
     columns = list(dict.fromkeys(key for row in rows for key in row))
-    if columns:
-        write_csv(rows, Path(folder) / f"{stem}.csv", columns)
+    if not columns:
+        return ["json"]
+    write_csv(rows, folder / f"{name}.csv", columns)
+    return ["csv", "json"]
 
 
 def _spread(record: Mapping[str, Any]) -> dict[str, Any]:
@@ -282,10 +240,8 @@ def _spread(record: Mapping[str, Any]) -> dict[str, Any]:
     for key, value in record.items():
         if _is_interval(value):
             row |= {f"{key}_low": value[0], f"{key}_high": value[1]}
-        elif _is_sequence(value):
-            row[key] = "; ".join(map(str, value))
         else:
-            row[key] = value
+            row[key] = "; ".join(map(str, value)) if _is_sequence(value) else value
     return row
 
 

@@ -13,30 +13,28 @@ from .tables import Table, head, table_of_records
 from .writer import Writer
 
 
-def best_epoch(history: Mapping[str, np.ndarray], score: str | None) -> tuple[int, str]:
+def best_epoch(history: Mapping[str, np.ndarray], score: str) -> tuple[int, str]:
     """The epoch whose weights a run keeps, the first with the best score, and what was compared.
 
     Args:
         history: columns of ``history.csv``.
-        score: the run's setting, with a leading "-" where less is better; None looks for a usual one.
+        score: the run's setting, with a leading "-" where less is better; without one, a usual score is looked for.
     """
-    name, sign = (score or "").lstrip("-"), -1 if (score or "").startswith("-") else 1
-    if name not in history:
-        usual = [key for key in ("dice", "auc", "WT_dice") if key in history]
-        least = [key for key in ("log_loss", "loss", "train_loss") if key in history]
-        name, sign = (usual[0], 1) if usual else (least[0], -1) if least else ("", 1)
-    if not name:
+    usual = ("dice", "auc", "WT_dice", "-log_loss", "-loss", "-train_loss")
+    best = next((name for name in (score, *usual) if name.lstrip("-") in history), None)
+    if best is None:
         return int(history["epoch"][-1]), ""
-    values = sign * history[name]
-    return int(history["epoch"][int(np.argmax(np.where(np.isfinite(values), values, -np.inf)))]), name
+    values = (-1 if best.startswith("-") else 1) * history[best.lstrip("-")]
+    row = int(np.argmax(np.where(np.isfinite(values), values, -np.inf)))
+    return int(history["epoch"][row]), best.lstrip("-")
 
 
 def show_training(run: Training, writer: Writer) -> dict[str, Any]:
     """A training run's learning curves."""
     epoch, by = best_epoch(run.history, run.score)
     caption = f"The weights of epoch {epoch} were kept, the best by {head(by)} of held-out patients." if by else ""
-    rows = zip(*run.history.values(), strict=True)
-    records = [dict(zip(run.history, map(float, row), strict=True)) for row in rows]
+    rows = zip(*(values.tolist() for values in run.history.values()), strict=True)
+    records = [dict(zip(run.history, row, strict=True)) for row in rows]
     records = [{**record, "epoch": int(record["epoch"])} for record in records]
     writer.table(table_of_records("History", records), f"history_{run.name}")
     figure = draw_history(run.history, epoch)

@@ -55,11 +55,7 @@ def orientation_letters(stack_affine: np.ndarray) -> dict[str, str]:
 
 
 def read_source(source: str | Sequence[str], geometry: SliceGeometry) -> np.ndarray:
-    """All slices ``(N, H, W)`` uint8 of the series that a prepared one was made from.
-
-    Args:
-        source: DICOM folder, the files of a DICOM series, or NIfTI file.
-        geometry: of the prepared series.
+    """All slices ``(N, H, W)`` uint8 of the series that a prepared one of this geometry was made from.
 
     Raises:
         SheetError: when it can't be read or is another series by now.
@@ -68,14 +64,14 @@ def read_source(source: str | Sequence[str], geometry: SliceGeometry) -> np.ndar
 
     name = source if isinstance(source, str) else f"{source[0]} and {len(source) - 1} more files"
     if not all(path.exists() for path in paths_of(source)):
-        raise SheetError(f"{name} is not there any more")
+        raise SheetError(f"{name} is no longer there")
     try:
         volume, meta = SeriesReader().get_data(paths_of(source))
     except (ValueError, OSError, RuntimeError) as error:
         raise SheetError(f"{name} can't be read: {error}") from error
     affine = np.asarray(meta["affine"], dtype=float)
     if tuple(volume.shape) != geometry.shape or not np.allclose(affine, geometry.affine, atol=1e-3):
-        raise SheetError(f"{name} is another series than the one that was predicted")
+        raise SheetError(f"{name} is not the series that was predicted")
     stack = np.asarray(geometry.to_stack(volume), dtype=np.float32)
     low = min(float(stack.min()), 0.0)
     bright = stack[stack > low]
@@ -84,11 +80,7 @@ def read_source(source: str | Sequence[str], geometry: SliceGeometry) -> np.ndar
 
 
 def read_heat(file: str | Path, series: PreparedSeries) -> dict[int, np.ndarray]:
-    """Grad-CAM of slices of a series, ``(h, w)`` uint8 by index of the slice.
-
-    Args:
-        file: ``.npz`` of :mod:`scripts.explain.explanation`.
-        series: that it explains.
+    """Grad-CAM of slices of a series, ``(h, w)`` uint8 by index of the slice, from a file of :mod:`scripts.explain.explanation`.
 
     Raises:
         SheetError: when it can't be read or belongs to other slices.
@@ -99,7 +91,7 @@ def read_heat(file: str | Path, series: PreparedSeries) -> dict[int, np.ndarray]
     except (OSError, ValueError, EOFError, KeyError) as error:
         raise SheetError(f"{file} can't be read: {error}") from error
     if maps.shape != (len(series), *series.size) or not np.array_equal(slices, series.slices):
-        raise SheetError(f"{file} holds maps {maps.shape} of other slices than the {len(series)} that were used")
+        raise SheetError(f"{file} holds maps {maps.shape} of slices other than the {len(series)} that were used")
     return dict(zip(slices.tolist(), maps, strict=True))
 
 
@@ -124,10 +116,10 @@ def series_sheets(
     Returns:
         Values that JSON knows; None where there is no slice to show.
     """
-    kept = {int(index) for index in series.slices}
+    kept, geometry = {int(index) for index in series.slices}, series.geometry
     if full is not None:
         step = -(-len(full) // MOST_SLICES)
-        chosen = sorted(set(range(0, len(full), step)) | (kept if step > 1 else set()))
+        chosen = sorted(set(range(0, len(full), step)) | kept)
         images = full[chosen]
     else:
         step, chosen, images = 1, sorted(kept), series.images()
@@ -135,39 +127,49 @@ def series_sheets(
         return None
     masks = nested(series.masks())
     box = _head(images, masks[chosen])
-    spacing = series.geometry.pixel_spacing if series.geometry else (1.0, 1.0)
+    spacing = geometry.pixel_spacing if geometry else (1.0, 1.0)
     view: dict[str, Any] = {
         "mri_type": str(series.info.get("mri_type", "")),
-        "plane": series.geometry.plane if series.geometry else "",
-        "letters": orientation_letters(series.geometry.stack_affine) if series.geometry else {},
+        "plane": geometry.plane if geometry else "",
+        "letters": orientation_letters(geometry.stack_affine) if geometry else {},
         "slices": chosen,
-        "positions": (series.geometry.positions[chosen].round(2) if series.geometry else np.array(chosen)).tolist(),
+        "positions": (geometry.positions[chosen].round(2) if geometry else np.array(chosen)).tolist(),
         "total": int(series.n_slices),
-        "step": int(step),
+        "step": step,
         "full": full is not None,
         "kept": sorted(kept),
-        "wt": masks[:, 0].sum((1, 2)).astype(int).tolist(),
-        "et": masks[:, 1].sum((1, 2)).astype(int).tolist(),
-        "sequences": [dict(sequence) for sequence in sequences],
+        "wt": masks[:, 0].sum((1, 2)).tolist(),
+        "et": masks[:, 1].sum((1, 2)).tolist(),
+        "sequences": list(sequences),
         "start": _first_shown(chosen, masks[:, 0], kept),
     }
+    return view | _sheets(
+        images, masks[chosen], [heat.get(index) for index in chosen] if heat else [], box, spacing, most_bytes
+    )
+
+
+def _sheets(
+    images: np.ndarray,
+    masks: np.ndarray,
+    heat: Sequence[np.ndarray | None],
+    box: tuple[slice, slice],
+    spacing: Sequence[float],
+    most_bytes: int,
+) -> dict[str, Any]:
+    """Sheets of a view, as fine as ``most_bytes`` allow, and the size of their tiles."""
     for side, quality in QUALITIES:
         height, width = _tile_size(box, spacing, side)
         columns = max(1, round((len(images) * height / width) ** 0.5))
         tiles = [cv2.resize(image[box], (width, height), interpolation=cv2.INTER_AREA) for image in images]
-        view |= {"tile": [width, height], "columns": columns}
-        view["image"] = _uri(_sheet(tiles, columns), ".jpg", quality)
+        sheets: dict[str, str | None] = {"image": _uri(_sheet(tiles, columns), ".jpg", quality)}
         for region, (name, colour) in enumerate((("wt_sheet", WT_COLOUR), ("et_sheet", ET_COLOUR))):
-            painted = [_painted(masks[index, region][box], (width, height), colour) for index in chosen]
-            view[name] = _uri(_sheet(painted, columns), ".png") if masks[chosen, region].any() else None
-        view["heat_sheet"] = None
-        if heat and set(heat) & set(chosen):
-            warm = [_warm(heat.get(index), masks.shape[2:], box, (width, height)) for index in chosen]
-            view["heat_sheet"] = _uri(_sheet(warm, columns), ".jpg", 60)
-        size = sum(len(value) for key, value in view.items() if (key == "image" or key.endswith("_sheet")) and value)
-        if size <= most_bytes:
+            painted = [_painted(mask[region][box], (width, height), colour) for mask in masks]
+            sheets[name] = _uri(_sheet(painted, columns), ".png") if masks[:, region].any() else None
+        warm = [_warm(one, masks.shape[2:], box, (width, height)) for one in heat]
+        sheets["heat_sheet"] = _uri(_sheet(warm, columns), ".jpg", 60) if warm else None
+        if sum(len(sheet) for sheet in sheets.values() if sheet) <= most_bytes:
             break
-    return view
+    return {"tile": [width, height], "columns": columns, **sheets}
 
 
 def largest_tumour(series: PreparedSeries, full: np.ndarray) -> dict[str, Any] | None:

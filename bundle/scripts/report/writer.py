@@ -15,17 +15,11 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 PAGE = "report.html"
-
-
 PARTS = (PAGE, "patients", "figures", "tables")
 
 
 class Writer:
-    """Writes figures and tables into a report's folder and knows the links to them, which begin at this folder.
-
-    Args:
-        folder: for the files.
-    """
+    """Writes figures and tables into a report's folder and knows the links to them, which begin at this folder."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -44,8 +38,7 @@ class Writer:
     def table(self, table: Table, name: str | None = None) -> dict[str, Any]:
         """A table and the links to its files."""
         stem = self.name(name or table.name)
-        write_table(table, self.folder / "tables", stem)
-        endings = [ending for ending in ("csv", "json") if (self.folder / "tables" / f"{stem}.{ending}").is_file()]
+        endings = write_table(table, self.folder / "tables", stem)
         links = [(ending.upper(), f"tables/{quote(stem)}.{ending}") for ending in endings]
         return {"table": table, "files": links}
 

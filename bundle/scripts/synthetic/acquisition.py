@@ -14,6 +14,7 @@ from .tissues import TISSUES
 
 RANDOM = "random"
 """Modality of a slice whose tissues have any brightness."""
+# Brightness of TISSUES by modality as a share of the white level (the 99.5th percentile of a brain), near what real gliomas show.
 LOOKS: dict[str, tuple[float, ...]] = {
     "FLAIR": (0.15, 0.59, 0.50, 0.95, 0.84, 0.60, 0.82, 0.30, 0.50, 0.88, 0.42, 0.62, 0.50, 0.40),
     "T1w": (0.18, 0.47, 0.82, 0.50, 0.34, 0.26, 0.42, 0.20, 0.85, 0.58, 0.65, 0.42, 0.70, 0.80),
@@ -61,10 +62,10 @@ def acquire(
     ranges: Randomisation,
     rng: np.random.Generator,
 ) -> np.ndarray:
-    """Blur, overshoot, ghosts, bias field, noise and gamma on a slice (H, W).
+    """Blur, overshoot, ghosts, bias field, noise and gamma on a slice (H, W), 1 at the white level.
 
     Args:
-        image: 1 at the white level.
+        image: the slice.
         pixel: height and width of a pixel, mm.
         blurred: standard deviation of the blur along rows' and columns' order, mm.
         ranges: what is drawn.

@@ -19,17 +19,11 @@ LATTICE_EXTENT = 256.0  # mm, side of the cube the random fields are defined on
 
 @dataclass(frozen=True)
 class Atlas:
-    """The average brain.
+    """The average brain."""
 
-    Attributes:
-        channels: (4, X, Y, Z) grey matter, white matter, T1 texture, depth under the brain's surface in mm.
-        affine: (4, 4) voxel index -> MNI152 RAS mm.
-        sites: (N, 4) where a tumour may start: x, y, z and depth in the hemisphere, mm.
-    """
-
-    channels: torch.Tensor
-    affine: np.ndarray
-    sites: np.ndarray
+    channels: torch.Tensor  # (4, X, Y, Z) grey matter, white matter, T1 texture, depth under the brain's surface in mm
+    affine: np.ndarray  # (4, 4) voxel index -> MNI152 RAS mm
+    sites: np.ndarray  # (N, 4) where a tumour may start: x, y, z and depth in the hemisphere, mm
 
 
 @lru_cache(maxsize=1)
@@ -50,7 +44,7 @@ def load_atlas() -> Atlas:
     t1 = template.get_fdata(dtype=np.float32)
     mask = datasets.load_mni152_brain_mask(resolution=1).get_fdata() > 0
     components, _ = ndimage.label(mask)
-    # The template shows a scrap of the olfactory bulbs apart from the brain.
+    # the template shows a scrap of the olfactory bulbs apart from the brain
     mask = components == np.bincount(components.ravel())[1:].argmax() + 1
     box = ndimage.find_objects(mask.astype(np.uint8))[0]
     box = tuple(slice(max(edge.start - 2, 0), edge.stop + 2) for edge in box)
@@ -77,10 +71,16 @@ def sample_atlas(atlas: Atlas, points: np.ndarray) -> np.ndarray:
     """Trilinear values (4, X, Y, Z) of the atlas at points (3, X, Y, Z), RAS mm; 0 outside."""
     sizes = atlas.channels.shape[1:]
     step = np.diag(atlas.affine)[:3]
-    # grid_sample wants -1 ... 1 and the last image axis first.
-    normalized = [2 * (points[a] - atlas.affine[a, 3]) / (step[a] * (sizes[a] - 1)) - 1 for a in (2, 1, 0)]
-    grid = torch.from_numpy(np.stack(normalized, axis=-1).astype(np.float32))
-    return torch.nn.functional.grid_sample(atlas.channels[None], grid[None], align_corners=True)[0].numpy()
+    normalised = [2 * (points[a] - atlas.affine[a, 3]) / (step[a] * (sizes[a] - 1)) - 1 for a in range(3)]
+    return _sampled(atlas.channels, normalised, "zeros")
+
+
+def _sampled(block: torch.Tensor, normalised: Sequence[np.ndarray], outside: str) -> np.ndarray:
+    """Trilinear values of a block (C, X, Y, Z) at coordinates along its three axes, -1 ... 1 from its first to its last voxel."""
+    # grid_sample wants the last image axis first
+    grid = torch.from_numpy(np.stack(normalised[::-1], axis=-1).astype(np.float32, copy=False))
+    found = torch.nn.functional.grid_sample(block[None], grid[None], align_corners=True, padding_mode=outside)
+    return found[0].numpy()
 
 
 class RandomFields:
@@ -99,27 +99,33 @@ class RandomFields:
         self.axes = axes
 
     def draw(self, lattice: float) -> np.ndarray:
-        """Return a float32 field (X, Y, Z) that varies over about `lattice` mm."""
-        size = math.ceil(LATTICE_EXTENT / lattice) + 4
-        field = self.rng.standard_normal((size, size, size), dtype=np.float32)
-        for axis in self.axes:
-            # Contracts the first axis and appends the new one: after three turns the order is X, Y, Z again.
-            field = np.tensordot(field, self._basis(axis, lattice, size), axes=(0, 1))
+        """A float32 field (X, Y, Z) that varies over about `lattice` mm."""
+        field = self._coefficients(lattice)
+        for positions in self.axes:
+            first, weights = _spline(positions, lattice)
+            basis = np.zeros((len(positions), len(field)), np.float32)
+            for k in range(4):
+                basis[np.arange(len(positions)), first + k] = weights[k]
+            # contracts the first axis and appends the new one: after three turns the order is X, Y, Z again
+            field = np.tensordot(field, basis / np.float32(_SPREAD), axes=(0, 1))
         return field
 
-    @staticmethod
-    def _basis(positions: np.ndarray, lattice: float, size: int) -> np.ndarray:
-        first, weights = _spline(positions, lattice, size)
-        basis = np.zeros((len(positions), size), np.float32)
-        for k in range(4):
-            basis[np.arange(len(positions)), first + k] = weights[k]
-        # 151/315 is the mean over t of the squared weights' sum: divides the variance out of one axis.
-        return basis / np.float32(math.sqrt(151 / 315))
+    def _coefficients(self, lattice: float) -> np.ndarray:
+        size = _lattice_size(lattice)
+        return self.rng.standard_normal((size, size, size), dtype=np.float32)
 
 
-def _spline(positions: np.ndarray, lattice: float, size: int) -> tuple[np.ndarray, np.ndarray]:
+_SPREAD = math.sqrt(151 / 315)
+"""Standard deviation along one axis of a spline of unit coefficients: 151/315 is the mean of the squared weights' sum."""
+
+
+def _lattice_size(lattice: float) -> int:
+    return math.ceil(LATTICE_EXTENT / lattice) + 4
+
+
+def _spline(positions: np.ndarray, lattice: float) -> tuple[np.ndarray, np.ndarray]:
     """Number of the first of the four coefficients at each position, and the weights of the four (4, N)."""
-    knots = np.clip((positions + LATTICE_EXTENT / 2) / lattice, 0, size - 4)
+    knots = np.clip((positions + LATTICE_EXTENT / 2) / lattice, 0, _lattice_size(lattice) - 4)
     first = np.floor(knots).astype(int)
     t = knots - first
     weights = np.stack([(1 - t) ** 3, 3 * t**3 - 6 * t**2 + 4, -3 * t**3 + 3 * t**2 + 3 * t + 1, t**3]) / 6
@@ -142,12 +148,11 @@ class SliceFields(RandomFields):
         self.normal = normal
 
     def draw(self, lattice: float) -> np.ndarray:
-        """Return a float32 field (X, Y, Z) that varies over about `lattice` mm."""
-        size = math.ceil(LATTICE_EXTENT / lattice) + 4
-        field = self.rng.standard_normal((size, size, size), dtype=np.float32)
+        """A float32 field (X, Y, Z) that varies over about `lattice` mm."""
+        field = self._coefficients(lattice)
         for axis in sorted(range(3), key=lambda axis: axis != self.normal):
-            first, weights = _spline(self.axes[axis], lattice, size)
-            weights = (weights / math.sqrt(151 / 315)).astype(np.float32)
+            first, weights = _spline(self.axes[axis], lattice)
+            weights = (weights / _SPREAD).astype(np.float32)
             shape = [-1 if other == axis else 1 for other in range(3)]
             field = sum(np.take(field, first + k, axis=axis) * weights[k].reshape(shape) for k in range(4))
         return field
@@ -183,28 +188,7 @@ CHANNELS = ("grey", "white", "texture", "depth", "ventricle", "ventricle_distanc
 """Of a :class:`BrainMap`, in this order."""
 MARGIN = 14  # mm around the brain that its map shows: room for what skull-stripping leaves
 LABEL_VALUES: dict[str, tuple[int, ...]] = {
-    "grey": (
-        3,
-        8,
-        10,
-        11,
-        12,
-        13,
-        17,
-        18,
-        26,
-        42,
-        47,
-        49,
-        50,
-        51,
-        52,
-        53,
-        54,
-        58,
-        *range(1001, 1036),
-        *range(2001, 2036),
-    ),
+    "grey": (3, 8, *range(10, 14), 17, 18, 26, 42, 47, *range(49, 55), 58, *range(1001, 1036), *range(2001, 2036)),
     "white": (2, 7, 16, 28, 41, 46, 60, 77, 85, *range(251, 256)),
     "csf": (24, 30, 62),
     "ventricles": (4, 5, 14, 15, 31, 43, 44, 63, 72),
@@ -215,23 +199,16 @@ LABEL_VALUES: dict[str, tuple[int, ...]] = {
 
 @dataclass(frozen=True)
 class BrainMap:
-    """A brain's tissues, ready to be sampled anywhere.
+    """A brain's tissues, ready to be sampled anywhere."""
 
-    Attributes:
-        channels: (C, X, Y, Z) float32 in RAS order, the channels of ``CHANNELS``: share of grey and white matter, T1 texture,
-            depth under the brain's surface (mm, negative outside), share of ventricle, distance from the ventricles (mm), and
-            where the cerebrum's folds are, 0 to 1.
-        origin: (3,) mm from the middle of the brain to the first voxel.
-        step: (3,) sides of a voxel, mm.
-        extent: (3,) half the brain's extent, mm.
-        sites: (N, 4) where a tumour may start: x, y, z from the middle and depth in the hemisphere, mm.
-    """
-
+    # (C, X, Y, Z) float32 in RAS order, the channels of ``CHANNELS``: share of grey and white matter, T1 texture, depth under
+    # the brain's surface (mm, negative outside), share of ventricle, distance from the ventricles (mm), and where the
+    # cerebrum's folds are, 0 to 1
     channels: torch.Tensor
-    origin: np.ndarray
-    step: np.ndarray
-    extent: np.ndarray
-    sites: np.ndarray
+    origin: np.ndarray  # (3,) mm from the middle of the brain to the first voxel
+    step: np.ndarray  # (3,) sides of a voxel, mm
+    extent: np.ndarray  # (3,) half the brain's extent, mm
+    sites: np.ndarray  # (N, 4) where a tumour may start: x, y, z from the middle and depth in the hemisphere, mm
 
     def sample(self, points: np.ndarray) -> np.ndarray:
         """Trilinear values (C, ...) at points (3, X, Y, Z), mm from the middle of the brain; those at the border outside."""
@@ -241,22 +218,12 @@ class BrainMap:
 
 def sample_block(block: torch.Tensor, index: np.ndarray) -> np.ndarray:
     """Trilinear values (C, ...) of a block (C, X, Y, Z) at voxel indices (3, A, B, C); those at the border outside."""
-    sizes = block.shape[1:]
-    # grid_sample wants -1 ... 1 and the last image axis first
-    normalised = [index[a] * (2 / (sizes[a] - 1)) - 1 for a in (2, 1, 0)]
-    grid = torch.from_numpy(np.stack(normalised, axis=-1).astype(np.float32, copy=False))
-    return torch.nn.functional.grid_sample(block[None], grid[None], align_corners=True, padding_mode="border")[
-        0
-    ].numpy()
+    return _sampled(block, [index[a] * (2 / (size - 1)) - 1 for a, size in enumerate(block.shape[1:])], "border")
 
 
 @lru_cache(maxsize=1)
 def average_brain() -> BrainMap:
-    """The map of the atlas.
-
-    Raises:
-        ImportError: nilearn is not installed.
-    """
+    """The map of the atlas, see :func:`load_atlas`."""
     atlas = load_atlas()
     from scipy import ndimage
 
@@ -288,10 +255,10 @@ def brain_map(
     step: Sequence[float] | np.ndarray,
     texture: np.ndarray | None = None,
 ) -> BrainMap:
-    """The map of a brain that is given as tissues.
+    """The map of a brain that is given as tissues (X, Y, Z) in RAS order.
 
     Args:
-        grey: share of grey matter (X, Y, Z), in RAS order.
+        grey: share of grey matter.
         white: share of white matter.
         ventricles: share of ventricle.
         brain: where the brain is, CSF included.
@@ -315,9 +282,8 @@ def brain_map(
     from_ventricles = ndimage.distance_transform_edt(ventricles < 0.5, sampling=step).astype(np.float32)
     extent = box_size * step / 2
     origin = -(np.array(grey.shape) - 1) * step / 2
-    x, y, z = np.meshgrid(
-        *[origin[a] + np.arange(n) * step[a] for a, n in enumerate(grey.shape)], indexing="ij", sparse=True
-    )
+    lines = [origin[a] + np.arange(n) * step[a] for a, n in enumerate(grey.shape)]
+    x, y, z = np.meshgrid(*lines, indexing="ij", sparse=True)
     # folds lie in the cerebrum's outer shell; cerebellum and brain stem are what is behind and low
     low = (z < -0.3 * extent[2] + 0.12 * y) & (y < 0.1 * extent[1])
     # nor do they reach the deep grey nuclei, which the base of the brain is near
@@ -354,7 +320,7 @@ def label_map_brains(
             SynthSeg by default.
 
     Raises:
-        ValueError: when there is no file, a file has a value that no tissue names, or lacks white matter or ventricles.
+        ValueError: for no file, a value that no tissue names, or a brain without white matter or ventricles.
     """
     values = {name: tuple(map(int, those)) for name, those in (label_values or LABEL_VALUES).items()}
     if set(values) != set(LABEL_VALUES):
@@ -362,7 +328,7 @@ def label_map_brains(
     files = sorted(file for file in Path(folder).glob("*.nii*") if file.name.endswith((".nii", ".nii.gz")))
     if not files:
         raise ValueError(
-            f"{folder}: holds no label map (*.nii, *.nii.gz); name another folder, or none (--label_maps null)"
+            f"{folder}: no label map (*.nii, *.nii.gz) in this folder; name another one, or none (--label_maps null)"
         )
     return tuple(_label_map_brain(file, values) for file in files)
 
@@ -374,13 +340,12 @@ def _label_map_brain(file: Path, values: Mapping[str, tuple[int, ...]]) -> Brain
     image = nib.as_closest_canonical(nib.load(file))
     labels = np.rint(np.asarray(image.dataobj)).astype(int)
     if labels.ndim != 3:
-        raise ValueError(f"{file}: has the shape {labels.shape}, expected a label map of one volume")
+        raise ValueError(f"{file}: shape {labels.shape}, expected a label map of one volume")
     known = {value for those in values.values() for value in those}
     unknown = sorted(set(np.unique(labels).tolist()) - known)
     if unknown:
         raise ValueError(
-            f"{file}: no tissue is named for the values {unknown[:8]}; add them to label_values, those that are no brain under "
-            "background"
+            f"{file}: values {unknown[:8]} belong to no tissue; add them to label_values, those outside the brain under background"
         )
     step = np.array(image.header.get_zooms()[:3], float)
     brain = filled(~np.isin(labels, values["background"]))
@@ -391,5 +356,5 @@ def _label_map_brain(file: Path, values: Mapping[str, tuple[int, ...]]) -> Brain
     )
     for name, tissue in (("white", white), ("ventricles", ventricles)):
         if tissue.max() < 0.5:
-            raise ValueError(f"{file}: has no {name}; its values must be those of label_values")
+            raise ValueError(f"{file}: no {name}; its values must be those of label_values")
     return brain_map(grey, white, ventricles, brain, step)

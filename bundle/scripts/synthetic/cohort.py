@@ -1,4 +1,12 @@
-"""The phantom cohort: synthetic patients as files, in the layouts of both challenge tasks (METHOD section "The challenge")."""
+"""The phantom cohort: synthetic patients as files, in the layouts of both challenge tasks (METHOD section "The challenge").
+
+- ``task1/BraTS2021_N/``: volumes with tumour labels. Patients are numbered from 0; the Task-2 training patients follow, then the
+  test patients.
+- ``task2/{train,test}/N/{FLAIR,T1w,T1wCE,T2w}/Image-*.dcm``, ``train_labels.csv``, ``sample_submission.csv`` and
+  ``test_labels.csv`` (the truth). Labels are half 0, half 1 within training and within test.
+- ``task2_masks/N_FLAIR.nii.gz`` and so on: 1 tumour that does not enhance, 2 enhancing, on the grid of the DICOM series.
+- ``task2_jpg/`` on request, and ``README.txt``.
+"""
 
 from __future__ import annotations
 
@@ -54,23 +62,16 @@ def write_cohort(
     jpg: bool = False,
     overwrite: bool = False,
 ) -> dict[str, str | int]:
-    """Write a synthetic cohort in the layouts of both challenge tasks; the same arguments give the same bytes.
+    """Write a synthetic cohort, see the head of this file; the same arguments give the same bytes.
 
-    Task-1 patients are numbered from 0; the Task-2 training patients follow, then the test patients. With `overlap` the
-    last so many Task-1 patients and the first so many Task-2 patients are the same persons under the same numbers.
-    Labels are half 0, half 1 within training and within test.
-
-    In `output`: `task1/BraTS2021_N/`; `task2/{train,test}/N/{FLAIR,T1w,T1wCE,T2w}/Image-*.dcm` with `train_labels.csv`,
-    `sample_submission.csv` and `test_labels.csv` (the truth); `task2_masks/N_FLAIR.nii.gz` and so on (1 tumour that
-    does not enhance, 2 enhancing, on the grid of the DICOM series); on request `task2_jpg/`; `README.txt`. They appear
-    when all are made; what a killed run had in the making is removed.
+    The folders appear when all are made; what a killed run had in the making is removed.
 
     Args:
         output: folder; made if missing.
         segmentation_patients: number of Task-1 patients.
         classification_patients: number of labelled Task-2 patients.
         test_patients: number of Task-2 test patients.
-        overlap: number of Task-1 patients who are Task-2 patients as well.
+        overlap: so many of the last Task-1 patients are the first Task-2 patients, under the same numbers.
         signal: strength of the made-up label in the image, 0 (none) to 1 (plain to see).
         seed: seed of everything.
         spacing: voxel side in mm.
@@ -85,9 +86,9 @@ def write_cohort(
         `jpg`) and numbers of patients (`segmentation_patients`, `classification_patients`, `test_patients`).
 
     Raises:
-        ValueError: an argument is out of range.
-        FileExistsError: `output` holds a cohort already, or something that is not a phantom.
-        ImportError: nilearn is not installed.
+        ValueError: for an argument out of range.
+        FileExistsError: when `output` holds a cohort already, or something that is not a phantom.
+        ImportError: when nilearn is not installed.
     """
     counts = {
         "segmentation_patients": segmentation_patients,
@@ -106,7 +107,11 @@ def write_cohort(
         "jpg": jpg,
     }
     _check(counts, settings)
-    output = Path(output).resolve()
+    return {**_write_staged(Path(output).resolve(), settings, overwrite), **counts}
+
+
+def _write_staged(output: Path, settings: Mapping[str, Any], overwrite: bool) -> dict[str, str]:
+    """Write the cohort into a hidden folder and move it into place; its paths."""
     _check_output(output, overwrite)
     output.mkdir(parents=True, exist_ok=True)
     _remove_leftovers(output)
@@ -123,27 +128,21 @@ def write_cohort(
                 (staging / folder).replace(output / folder)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
-    paths = {
-        "output": output,
-        "task1": output / "task1",
-        "task2": output / "task2",
-        "masks": output / "task2_masks",
-        "train_labels": output / "task2" / "train_labels.csv",
-        "test_labels": output / "task2" / "test_labels.csv",
-        "sample_submission": output / "task2" / "sample_submission.csv",
-        **({"jpg": output / "task2_jpg"} if jpg else {}),
-    }
-    return {**{name: str(path) for name, path in paths.items()}, **counts}
+    tables = ("train_labels", "test_labels", "sample_submission")
+    paths = {"output": output, "task1": output / "task1", "task2": output / "task2", "masks": output / "task2_masks"}
+    paths |= {name: output / "task2" / f"{name}.csv" for name in tables}
+    paths |= {"jpg": output / "task2_jpg"} if settings["jpg"] else {}
+    return {name: str(path) for name, path in paths.items()}
 
 
 def _check(counts: Mapping[str, int], settings: Mapping[str, Any]) -> None:
     """Refuse settings that are out of range."""
     if min(counts.values()) < 0 or sum(counts.values()) == 0:
-        raise ValueError(f"numbers of patients {dict(counts)}: expected none below 0, and one above")
+        raise ValueError(f"numbers of patients {dict(counts)}: expected none below 0, and at least one above")
     most = min(counts["segmentation_patients"], counts["classification_patients"])
     if not 0 <= settings["overlap"] <= most:
         raise ValueError(
-            f"overlap {settings['overlap']}: expected 0 to {most}, the number of Task-1 or of labelled Task-2 patients"
+            f"overlap {settings['overlap']}: expected 0 to {most}, the number of Task-1 or labelled Task-2 patients"
         )
     planes = settings["planes"]
     if set(planes) != set(MRI_TYPES) or not set(planes.values()) <= set(DISPLAY_AXCODES):
@@ -190,13 +189,13 @@ def _check_output(output: Path, overwrite: bool) -> None:
     is_phantom = readme.is_file() and readme.read_text(encoding="utf-8", errors="replace").startswith(HEADLINE)
     if not is_phantom:
         raise FileExistsError(
-            f"{output} holds {', '.join(present)} but no {README} of a phantom cohort: these may be somebody's "
-            "data and are not replaced. Choose another output folder."
+            f"{output} holds {', '.join(present)} but no {README} of a phantom cohort: these may be real data and are not "
+            "replaced; name another output folder"
         )
     if not overwrite:
         raise FileExistsError(
-            f"{output} holds a phantom cohort already ({', '.join(present)}). Choose another output folder, or "
-            "ask for it to be replaced with overwrite=True (--overwrite True)."
+            f"{output} already holds a phantom cohort ({', '.join(present)}); name another output folder, or replace it with "
+            "overwrite=True (--overwrite True)"
         )
 
 

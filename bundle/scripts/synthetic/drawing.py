@@ -34,6 +34,7 @@ SUB_SLICE = 2.0  # mm, at most between the planes that a thick slice is the mean
 WHITE_LEVELS = {"FLAIR": (0.85, 1.3), "T1w": (0.85, 1.1), "T1wCE": (0.8, 1.45), "T2w": (0.8, 1.1), RANDOM: (0.8, 1.1)}
 WHITE_LEVEL_WITHOUT_TUMOUR = (0.68, 0.95)  # of FLAIR
 LARGE = 14.0  # mm, radius of a tumour that decides the white level
+HEAD = 11  # mm around the brain that a slice is computed in
 
 SHEET_TITLE = (
     "Synthetic brains, no patients. Whole tumour yellow, enhancing tumour red. Research use only, not for diagnosis."
@@ -57,14 +58,14 @@ class DrawSlice(Transform):
 
     Args:
         ranges: what is drawn.
-        image_size: side of the square picture.
+        image_size: side of the square picture, pixels.
         seed: of everything.
-        slices_per_brain: so many slices with successive numbers are of the same brain.
+        slices_per_brain: number of consecutive slices that are of the same brain.
         brain_maps: to draw brains from; that of the atlas by default.
 
     Raises:
-        ImportError: nilearn, which carries the atlas, is not installed.
-        ValueError: for sizes below 16, less than a slice of a brain, or no map.
+        ImportError: when nilearn, which carries the atlas, is not installed.
+        ValueError: for sizes below 16, less than one slice of a brain, or no map.
     """
 
     def __init__(
@@ -96,7 +97,7 @@ class DrawSlice(Transform):
         width in mm; ``patient``, ``mri_type`` and ``plane``.
 
         Args:
-            item: number of the slice, 0 or more; or ``{"slice": number}`` with the ``mri_type`` and the ``plane`` that it should have.
+            item: number of the slice, 0 or more; or ``{"slice": number}`` with the wanted ``mri_type`` and ``plane``.
         """
         wanted: Mapping[str, Any] = item if isinstance(item, Mapping) else {"slice": item}
         number, index = divmod(int(wanted["slice"]), self.slices_per_brain)
@@ -142,16 +143,13 @@ class DrawSlice(Transform):
         cut = Cut(plane, self._position(brain, normal, rng) + depths, rows, columns)
 
         # only where the head is
-        margin = 11
         inner = [
-            np.flatnonzero(np.abs(line) < brain.extent[axis] + margin)
-            for line, axis in ((rows, along), (columns, across))
+            np.flatnonzero(np.abs(line) < brain.extent[a] + HEAD) for line, a in ((rows, along), (columns, across))
         ]
         place = tuple(slice(int(line[0]), int(line[-1]) + 1) for line in inner)
         small = Cut(plane, cut.positions, rows[place[0]], columns[place[1]])
         parts = cut_tissues(brain, small, [self.seed, brain.number])
-        image = np.zeros((size, size), np.float32)
-        kept = np.zeros((size, size), bool)
+        image, kept = np.zeros((size, size), np.float32), np.zeros((size, size), bool)
         masks = np.zeros((2, size, size), np.uint8)
         look = draw_look(mri_type, rng)
         kept[place] = strip(parts, ranges, rng)
@@ -179,12 +177,7 @@ class DrawSlice(Transform):
 
 
 def write_contact_sheet(draw: DrawSlice, file: str | Path, overwrite: bool = False) -> Path:
-    """Write a picture of slices with the outlines of their tumours: a row a modality, a column a brain, then a row of any slices.
-
-    Args:
-        draw: what draws them; the slices are those of the first brains.
-        file: PNG to write.
-        overwrite: replace the file.
+    """Write a PNG of slices with the outlines of their tumours: a row a modality, a column a brain, then a row of any slices.
 
     Raises:
         FileExistsError: when the file exists and is not to be replaced.
@@ -199,11 +192,9 @@ def write_contact_sheet(draw: DrawSlice, file: str | Path, overwrite: bool = Fal
     for row in SHEET_ROWS:
         tiles = []
         for column, plane in enumerate(SHEET_PLANES):
-            item: dict[str, Any] = {"slice": column * draw.slices_per_brain}
-            if row in MRI_TYPES or row == RANDOM:
-                item |= {"mri_type": row, "plane": plane}
-            else:
-                item["slice"] += len(SHEET_PLANES) * draw.slices_per_brain
+            item: dict[str, Any] = {"slice": column * draw.slices_per_brain, "mri_type": row, "plane": plane}
+            if row == SHEET_ROWS[-1]:
+                item = {"slice": (column + len(SHEET_PLANES)) * draw.slices_per_brain}
             drawn = draw(item)
             tiles.append(outlined(drawn["image"][0].numpy(), drawn["label"].numpy()))
         rows.append(np.hstack(tiles))

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import nibabel as nib
 import numpy as np
@@ -29,34 +29,16 @@ FIELD_OF_VIEW = (240.0, 240.0, 155.0)  # mm, as BraTS
 SMALLEST_FIELD_OF_VIEW = (165.0, 200.0, 150.0)  # mm, holds the largest brain that is drawn
 
 
-@dataclass(frozen=True)
-class Contrast:
-    """Intensities of one modality as fractions of its white level (about the 99.5th percentile of the volume).
-
-    Pairs are the values at (label 0, label 1) when the signal is full. `texture` scales the template's own T1 texture.
-    """
-
-    csf: float
-    grey: float
-    white: float
-    texture: float
-    vessels: float
-    oedema: tuple[float, float]
-    enhancing: tuple[float, float]
-    necrosis: tuple[float, float]
-
-    def at(self, trait: float) -> dict[str, float]:
-        """Return one value a tissue; `trait` 0 is the look of label 0, 1 that of label 1."""
-        values = ((field.name, getattr(self, field.name)) for field in fields(self))
-        return {name: between(value, trait) if isinstance(value, tuple) else value for name, value in values}
+# Brightness as a share of the white level (about the 99.5th percentile of the volume), near that measured on a real glioma. Pairs are
+# for (label 0, label 1) when the signal is full, on both sides of what was measured. Texture scales the template's own T1 texture.
+TISSUES = ("csf", "grey", "white", "texture", "vessels", "oedema", "enhancing", "necrosis")
 
 
-# Near those measured on a real glioma; the pairs lie on both sides of what was measured there.
-CONTRASTS = {
-    "FLAIR": Contrast(0.14, 0.59, 0.50, -0.3, 0.35, (0.76, 0.94), (0.66, 0.82), (0.26, 0.62)),
-    "T1w": Contrast(0.17, 0.48, 0.78, 1.3, 0.85, (0.44, 0.54), (0.36, 0.50), (0.16, 0.36)),
-    "T1wCE": Contrast(0.17, 0.46, 0.68, 1.3, 1.15, (0.42, 0.48), (0.82, 1.08), (0.13, 0.44)),
-    "T2w": Contrast(0.86, 0.34, 0.22, -0.4, 0.30, (0.46, 0.62), (0.40, 0.54), (0.95, 0.58)),
+CONTRASTS: dict[str, tuple[float | tuple[float, float], ...]] = {
+    "FLAIR": (0.14, 0.59, 0.50, -0.3, 0.35, (0.76, 0.94), (0.66, 0.82), (0.26, 0.62)),
+    "T1w": (0.17, 0.48, 0.78, 1.3, 0.85, (0.44, 0.54), (0.36, 0.50), (0.16, 0.36)),
+    "T1wCE": (0.17, 0.46, 0.68, 1.3, 1.15, (0.42, 0.48), (0.82, 1.08), (0.13, 0.44)),
+    "T2w": (0.86, 0.34, 0.22, -0.4, 0.30, (0.46, 0.62), (0.40, 0.54), (0.95, 0.58)),
 }
 
 
@@ -66,36 +48,23 @@ RIM_FRACTION = (0.25, 0.65)
 
 @dataclass(frozen=True)
 class PhantomPatient:
-    """One synthetic patient on one grid, the four modalities registered.
+    """One synthetic patient on one grid, the four modalities registered."""
 
-    Attributes:
-        number: patient number, unique in a cohort.
-        label: made-up MGMT value, 0 or 1.
-        volumes: modality name -> float32 (X, Y, Z) in arbitrary scanner units, index order LPS, 0 outside the brain.
-        seg: uint8 (X, Y, Z) BraTS labels: 1 necrotic core, 2 oedema, 4 enhancing tumour.
-        affine: (4, 4) voxel index -> RAS world in mm, diag(-s, -s, s) and a translation.
-    """
-
-    number: int
-    label: int
+    number: int  # patient number, unique in a cohort
+    label: int  # made-up MGMT value, 0 or 1
+    # modality name -> float32 (X, Y, Z) in arbitrary scanner units, index order LPS, 0 outside the brain
     volumes: dict[str, np.ndarray]
-    seg: np.ndarray
-    affine: np.ndarray
+    seg: np.ndarray  # uint8 (X, Y, Z) BraTS labels: 1 necrotic core, 2 oedema, 4 enhancing tumour
+    affine: np.ndarray  # (4, 4) voxel index -> RAS world in mm, diag(-s, -s, s) and a translation
 
 
 @dataclass(frozen=True)
 class PhantomSeries:
-    """One modality as a scanner stores it: square slices in one plane.
+    """One modality as a scanner stores it: square slices in one plane."""
 
-    Attributes:
-        image: uint16 (columns, rows, slices), slices ordered along the slice normal.
-        mask: uint8, same shape: 1 tumour that does not enhance, 2 enhancing tumour.
-        affine: (4, 4) voxel index -> RAS world in mm.
-    """
-
-    image: np.ndarray
-    mask: np.ndarray
-    affine: np.ndarray
+    image: np.ndarray  # uint16 (columns, rows, slices), slices ordered along the slice normal
+    mask: np.ndarray  # uint8, same shape: 1 tumour that does not enhance, 2 enhancing tumour
+    affine: np.ndarray  # (4, 4) voxel index -> RAS world in mm
 
 
 def grid(spacing: float, shape: Sequence[int] | None) -> tuple[tuple[int, ...], np.ndarray]:
@@ -106,7 +75,7 @@ def grid(spacing: float, shape: Sequence[int] | None) -> tuple[tuple[int, ...], 
     if len(size) != 3 or any(n * spacing < least for n, least in zip(size, SMALLEST_FIELD_OF_VIEW, strict=True)):
         raise ValueError(
             f"shape {size} at {spacing} mm does not hold a head: expected a field of view of at least {SMALLEST_FIELD_OF_VIEW} mm; "
-            "ask for more voxels or leave shape out"
+            "give more voxels, or no shape"
         )
     affine = np.diag([-spacing, -spacing, spacing, 1.0])
     affine[:3, 3] = -affine[:3, :3] @ ((np.array(size) - 1) / 2)
@@ -139,15 +108,15 @@ def make_patient(
 
     Args:
         number: patient number.
-        label: made-up MGMT value, 0 or 1. It has no biological meaning.
+        label: made-up MGMT value, 0 or 1, without biological meaning.
         signal: strength of the label in the image, 0 (none) to 1 (plain to see).
         seed: seed of the cohort.
         spacing: voxel side in mm.
         shape: voxels per axis; None means the 240 x 240 x 155 mm of BraTS.
 
     Raises:
-        ValueError: label, signal, spacing or shape out of range.
-        ImportError: nilearn is not installed.
+        ValueError: for a label, signal, spacing or shape out of range.
+        ImportError: when nilearn is not installed.
     """
     if label not in (0, 1):
         raise ValueError(f"label {label}: expected 0 or 1")
@@ -173,13 +142,13 @@ def make_patient(
     seg = np.zeros(size, np.uint8)
     for value, name in ((2, "oedema"), (4, "enhancing"), (1, "necrosis")):
         seg[shares[name] > 0.5] = value
-
     # Vessels run where the outer fluid is; they keep "brightest in T1wCE" from meaning "tumour".
     in_vessels = np.clip(random_fields.draw(6) - 1.2, 0, 1) * csf * soft_step(8 - depth, 3)
     mottle = random_fields.draw(7)
     volumes = {}
     for mri_type, contrast in CONTRASTS.items():
-        drawn = {name: value * math.exp(rng.normal(0, 0.04)) for name, value in contrast.at(trait).items()}
+        values = [between(value, trait) if isinstance(value, tuple) else value for value in contrast]
+        drawn = {name: value * math.exp(rng.normal(0, 0.04)) for name, value in zip(TISSUES, values, strict=True)}
         volume = drawn["csf"] * csf + drawn["grey"] * grey + drawn["white"] * white + drawn["texture"] * texture
         volume += in_vessels * (drawn["vessels"] - volume)
         for name, share in shares.items():
@@ -271,10 +240,10 @@ def make_series(
         seg: (X, Y, Z), BraTS labels 1, 2, 4.
         affine: (4, 4) of both, RAS mm.
         plane: axial, coronal or sagittal.
-        slice_thickness: mm, at least the voxel side; None means the voxel side.
+        slice_thickness: mm, at least the voxel side, which is the default.
 
     Raises:
-        ValueError: unknown plane, or slices thinner than a voxel.
+        ValueError: for another plane, or slices thinner than a voxel.
     """
     if plane not in DISPLAY_AXCODES:
         raise ValueError(f"plane {plane!r}: expected one of {', '.join(DISPLAY_AXCODES)}")
@@ -292,9 +261,8 @@ def make_series(
 
     # Scanners store square slices.
     columns, rows, depth = channels[0].shape
-    pad = [
-        ((max(rows, columns) - n) // 2, max(rows, columns) - n - (max(rows, columns) - n) // 2) for n in (columns, rows)
-    ]
+    missing = [max(rows, columns) - n for n in (columns, rows)]
+    pad = [(n // 2, n - n // 2) for n in missing]
     series_affine = series_affine @ _translation(-pad[0][0], -pad[1][0], 0)
     channels = [np.pad(array, (*pad, (0, 0))) for array in channels]
 
@@ -303,8 +271,7 @@ def make_series(
     starts = (depth - slices * thickness / spacing) / 2 + np.arange(slices) * thickness / spacing
     ends = starts + thickness / spacing
     edges = np.arange(depth)
-    weights = np.minimum(ends[:, None], edges + 1) - np.maximum(starts[:, None], edges)
-    weights = np.clip(weights, 0, None)
+    weights = np.clip(np.minimum(ends[:, None], edges + 1) - np.maximum(starts[:, None], edges), 0, None)
     weights = (weights / weights.sum(1, keepdims=True)).astype(np.float32)
     image, tumour, enhancing = (array @ weights.T for array in channels)
     # Index k stands for the middle of slice k.

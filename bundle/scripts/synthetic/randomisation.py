@@ -18,38 +18,10 @@ KINDS = {"ring": 0.36, "solid": 0.1, "patchy": 0.14, "not enhancing": 0.26, "cys
 
 @dataclass(frozen=True)
 class Randomisation:
-    """What is drawn, and from which range; ``configs/pretrain_segmentation.yaml`` has the numbers. Pairs are ranges, lengths in mm.
+    """What is drawn, and from which range: ``configs/pretrain_segmentation.yaml`` has the numbers and says what each means.
 
-    Attributes:
-        tumour_free_brains: share of brains without a tumour.
-        anywhere: share of slices of the other brains that are cut anywhere, mostly beside the tumour.
-        random_contrast: share of slices whose tissues have any brightness at all.
-        planes: that slices are cut in, each as often as it stands here.
-        core_radius: of a tumour without its oedema.
-        oedema_reach: of oedema beyond the core, along white matter.
-        second_tumour: share of tumours that have a second focus.
-        push: mass effect at the tumour's border, as a share of the distance from its centre.
-        midline_shift: displacement of the middle away from a tumour, at most.
-        brain_scale: size of the brain against its map.
-        deformation: standard deviation of where tissue lies.
-        ventricle_scale: size of the ventricles against the map's.
-        sulcus_width: width of the sulci.
-        rotation: of the head against the slices, degrees, at most.
-        brain_fill: share of the picture's side that the brain's longest side fills.
-        off_centre: displacement of the picture's middle, as a share of its side, at most.
-        squeezed: share of sagittal and coronal slices that are squeezed as whole BraTS slices become square.
-        slice_thickness: of the acquisition.
-        other_plane: share of slices that are cut across the slices of the acquisition, and so are blurred one way.
-        blur: standard deviation within slices.
-        sharpening: share of slices with the overshoot of a sharpening filter.
-        motion: share of slices with ghosts of motion.
-        bias: standard deviation of the logarithm of the bias field.
-        noise: standard deviation of the noise, as a share of the white level.
-        gamma: exponent of the whole slice.
-        stripping: depth under the brain's surface at which skull-stripping cuts; negative leaves a rim.
-        leftovers: share of slices in which skull-stripping left pieces of dura and bone.
-        no_cerebellum: share of slices in which it took the low parts of the brain with it.
-        background: share of slices whose background keeps its noise.
+    Pairs are ranges, lengths in mm; numbers are shares, 0 to 1, but for the largest ``midline_shift``, ``rotation`` (degrees) and
+    ``off_centre`` (share of the picture's side). ``planes`` are those that slices are cut in, each as often as it stands there.
     """
 
     tumour_free_brains: float
@@ -99,71 +71,41 @@ class Randomisation:
 
 @dataclass(frozen=True)
 class Tumour:
-    """A focus of a tumour: a noisy ellipsoid, in mm of the brain's map.
+    """A focus of a tumour: a noisy ellipsoid, in mm of the brain's map."""
 
-    Attributes:
-        kind: one of ``KINDS``.
-        centre: (3,) from the middle of the brain.
-        radius: of the core.
-        ellipsoid: (3, 3), which makes the core a ball.
-        reach: of the oedema.
-        roughness: of the core's surface, as a share of the radius.
-        rim: thickness of what enhances, as a share of the radius; of a cyst the wall's.
-        wall: whether a cyst's wall enhances.
-        nodule: (3,) middle of a cyst's nodule, from the centre.
-        push: displacement of tissue outwards, as a share of the distance.
-        shift: displacement of the middle, mm.
-        bleeds: share of the core that is blood.
-    """
-
-    kind: str
-    centre: np.ndarray
-    radius: float
-    ellipsoid: np.ndarray
-    reach: float
-    roughness: float
-    rim: float
-    wall: bool
-    nodule: np.ndarray
-    push: float
-    shift: float
-    bleeds: float
+    kind: str  # one of ``KINDS``
+    centre: np.ndarray  # (3,) from the middle of the brain
+    radius: float  # of the core
+    ellipsoid: np.ndarray  # (3, 3), which makes the core a ball
+    reach: float  # of the oedema
+    roughness: float  # of the core's surface, as a share of the radius
+    rim: float  # thickness of what enhances, as a share of the radius; of a cyst the wall's
+    wall: bool  # whether a cyst's wall enhances
+    nodule: np.ndarray  # (3,) middle of a cyst's nodule, from the centre
+    push: float  # displacement of tissue outwards, as a share of the distance
+    shift: float  # displacement of the middle, mm
+    bleeds: float  # share of the core that is blood
 
 
 @dataclass(frozen=True)
 class Brain:
-    """What all slices of a brain have in common.
+    """What all slices of a brain have in common."""
 
-    Attributes:
-        number: of the brain.
-        brain_map: its tissues.
-        matrix: (3, 3) from scanner to map.
-        extent: (3,) half its extent in the scanner, mm.
-        deformation: standard deviations of the coarse and the fine part, mm.
-        ventricles: how much nearer to their middle what is sampled around the ventricles lies.
-        sulci: width of the sulci, mm.
-        gyri: their size against the average.
-        fold_depth: how deep sulci are, mm.
-        fold_turn: (3, 3) and fold_offset (3,): which part of the noise makes them.
-        lesions: amount of white-matter hyperintensities, 0 for none, and reach of the caps of the ventricles, mm.
-        vessels: radius of the vessels, mm.
-        tumours: one or two, or none.
-    """
-
-    number: int
-    brain_map: BrainMap
-    matrix: np.ndarray
-    extent: np.ndarray
-    deformation: tuple[float, float]
-    ventricles: float
-    sulci: float
-    gyri: float
-    fold_depth: float
-    fold_turn: np.ndarray
-    fold_offset: np.ndarray
+    number: int  # of the brain
+    brain_map: BrainMap  # its tissues
+    matrix: np.ndarray  # (3, 3) from scanner to map
+    extent: np.ndarray  # (3,) half its extent in the scanner, mm
+    deformation: tuple[float, float]  # standard deviations of the coarse and the fine part, mm
+    ventricles: float  # how much nearer to their middle what is sampled around the ventricles lies
+    sulci: float  # width of the sulci, mm
+    gyri: float  # their size against the average
+    fold_depth: float  # how deep sulci are, mm
+    fold_turn: np.ndarray  # (3, 3), which part of the noise makes them
+    fold_offset: np.ndarray  # (3,), likewise
+    # amount of white-matter hyperintensities, 0 for none, and reach of the caps of the ventricles, mm
     lesions: tuple[float, float]
-    vessels: float
-    tumours: tuple[Tumour, ...]
+    vessels: float  # radius of the vessels, mm
+    tumours: tuple[Tumour, ...]  # one or two, or none
 
 
 def draw_brain(number: int, rng: np.random.Generator, brain_map: BrainMap, ranges: Randomisation) -> Brain:

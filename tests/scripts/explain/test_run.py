@@ -9,7 +9,7 @@ from torch import nn
 from custom_transforms import ChunkSlices, SliceGeometry
 from scripts import weights
 from scripts.explain import run
-from scripts.explain.explanation import Explanation, explain_series
+from scripts.explain.explanation import Classifier, Explanation, explain
 from scripts.explain.maps import grad_cam, randomisation_check
 from scripts.explain.occlusion import occlusion_by_region, occlusion_by_slice
 from scripts.explain.run import explain_run
@@ -71,6 +71,10 @@ def prediction(tmp_path, save_classifier, save_series):
     return tmp_path, {"FLAIR": classifier, "T1w": None, "T2w": classifier}
 
 
+def explain_series(file, classifier, zoom=1.2, batch_size=35):
+    return explain(file, Classifier(classifier, "cpu"), zoom, batch_size)
+
+
 def test_explanation_of_a_series(tmp_path, colour_slices, make_network, probability, save_classifier, save_series):
     file, _ = save_series(tmp_path)
     found = explain_series(file, save_classifier(tmp_path / "model.pt"), zoom=1.3, batch_size=3)
@@ -107,9 +111,9 @@ def test_explanations_are_saved_and_read(tmp_path, save_classifier, save_series)
     with pytest.raises(ValueError, match=r"of another explanation.*explain again"):
         Explanation.load(target)
     (tmp_path / "out" / "1_FLAIR.npz").write_bytes(b"half of one")
-    with pytest.raises(ValueError, match="no explanation that can be read"):
+    with pytest.raises(ValueError, match="the explanation can't be read"):
         Explanation.load(target)
-    with pytest.raises(ValueError, match="no explanation that can be read"):
+    with pytest.raises(ValueError, match="the explanation can't be read"):
         Explanation.load(tmp_path / "none.json")
 
 

@@ -70,7 +70,7 @@ def test_card_of_an_evaluation_and_of_a_segmentation(tmp_path):
 
 
 def test_figures_of_a_phantom_say_so(tmp_path):
-    (tmp_path / "README.txt").write_text("A PHANTOM cohort")
+    (tmp_path / "README.txt").write_text("PHANTOM COHORT - synthetic")
     listed = tmp_path / "task2.json"
     listed.write_text(json.dumps({"training": [], "dataset_dir": str(tmp_path / "task2")}))
     metrics = {"patients": 3, "all": {"WT_dice": 0.5}}

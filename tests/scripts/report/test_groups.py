@@ -21,7 +21,7 @@ def test_groups_of_both_forms_of_predictions():
     assert groups["all"].folds == ["2"]
 
 
-@pytest.mark.parametrize(("score", "expected"), [("auc", 2), ("-loss", 3), (None, 2)])
+@pytest.mark.parametrize(("score", "expected"), [("auc", 2), ("-loss", 3), ("", 2)])
 def test_best_epoch_is_the_first_of_the_best(score, expected):
     history = {"epoch": np.array([1.0, 2, 3]), "auc": np.array([0.5, 0.7, 0.7]), "loss": np.array([3.0, 2, 1])}
     assert best_epoch(history, score)[0] == expected

@@ -244,7 +244,7 @@ def test_a_study_that_changed_is_not_shown(prediction, made_up):
         nib.Nifti1Image(np.arange(np.prod(made_up.shape), dtype=np.float32).reshape(made_up.shape), np.eye(4)), file
     )
     write_report(prediction)
-    assert "another series than the one" in text_of(prediction / "report" / "patients" / "00001.html")
+    assert "is not the series that was predicted" in text_of(prediction / "report" / "patients" / "00001.html")
 
 
 @pytest.mark.parametrize("content", [{"maps": np.zeros((2, 4, 4), np.uint8), "slices": [0, 1]}, {"other": np.zeros(3)}])

@@ -68,6 +68,6 @@ def test_what_is_missing_is_named(run, tmp_path):
     with pytest.raises(FileNotFoundError, match="00002_T1wCE"):
         picture.write_picture(run, tmp_path / "true", tmp_path / "overview.png")
     save(np.arange(2400.0).reshape(20, 20, 6), tmp_path / "studies" / "00002" / "00002_flair.nii.gz")
-    with pytest.raises(SheetError, match="another series"):
+    with pytest.raises(SheetError, match="is not the series"):
         picture.write_picture(run, tmp_path / "true", tmp_path / "overview.png")
     assert not (tmp_path / "overview.png").exists()

@@ -115,7 +115,7 @@ def test_a_phantom_is_called_one(write):
 
 def test_a_source_that_is_gone_costs_only_the_picture(write):
     (page,) = write(study("P_2020", True), source="none.nii.gz")
-    assert "FLAIR: no picture, for" in page
+    assert "FLAIR: no picture (" in page
     assert cells(page, 0)[0][2] != NOTHING
 
 

@@ -56,17 +56,14 @@ def test_tables_of_an_evaluation_put_alike_groups_together():
 
 
 def test_tables_of_deeply_nested_figures():
-    metrics = {
-        "controls": {"p": 0.03, "baselines": {"a": {"auc": 1}, "b": {"auc": 2}}},
-        "folds": [{"fold": 0, "x": {"y": 1}}],
-    }
+    metrics = {"controls": {"p": 0.03, "baselines": {"a": {"auc": 1}, "b": {"auc": 2}}}}
     titles = {table.title: [[cell.text for cell in row] for row in table.rows] for table in tables.tables_of(metrics)}
-    assert titles == {"Controls": [["0.030"]], "Controls: baselines": [["a", "1"], ["b", "2"]], "Folds": [["0", "1"]]}
+    assert titles == {"Controls": [["0.030"]], "Controls: baselines": [["a", "1"], ["b", "2"]]}
 
 
 def test_table_files_hold_all_digits_and_no_nan(tmp_path):
     table = tables.table_of_records("A b", [{"auc": 0.123456789, "auc_95": [0.1, 0.2]}, {"auc": float("nan")}])
-    tables.write_table(table, tmp_path)
+    tables.write_table(table, tmp_path, "a_b")
     assert json.loads((tmp_path / "a_b.json").read_text())[1] == {"auc": None}
     with open(tmp_path / "a_b.csv", newline="") as stream:
         row = next(csv.DictReader(stream))
@@ -75,7 +72,7 @@ def test_table_files_hold_all_digits_and_no_nan(tmp_path):
 
 def test_no_table_file_holds_what_a_spreadsheet_would_run(tmp_path):
     table = tables.table_of_records("Patients", [{"patient": "=1+1", "error": -0.5, "files": ["@a", "b"]}])
-    tables.write_table(table, tmp_path)
+    tables.write_table(table, tmp_path, "patients")
     assert (tmp_path / "patients.csv").read_text().splitlines() == ["patient,error,files", "'=1+1,-0.5,'@a; b"]
 
 

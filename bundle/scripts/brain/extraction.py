@@ -1,0 +1,227 @@
+"""The brain's mask in each series of a patient, by deepbet, another program, or masks that are there already.
+
+deepbet sees the best series; its mask is carried to the others, which the patient may have moved between: the series are registered
+rigidly first. What comes out is compared with the coarse mask that each series gives by itself, and replaced where the two disagree.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import UserError, some
+from . import deepbet, programs, registration
+from .grids import as_stored, canonical, carried, centre, dice, filled, largest_piece, millilitres
+from .own_masks import own_mask
+from .registration import RigidTransform
+
+logger = logging.getLogger(__name__)
+
+METHODS = ("auto", "deepbet", "hd-bet", "synthstrip", "never")
+"""Of ``--brain``, beside a folder of masks."""
+BEST_FIRST = ("T1w", "T1wCE", "FLAIR", "T2w")
+"""Which series deepbet sees: it was trained on T1w."""
+VOLUME = (900.0, 2000.0)  # ml, of a brain that is covered wholly
+SMALLEST_PART = 50.0  # ml, of a brain that is covered in part
+CUT = 15.0  # cm² of brain on a face of the volume: more, and the brain goes on beyond it; a spinal cord has less
+LARGEST_PART = 0.9  # least share of a mask in its largest piece, before the others are dropped
+COVERED = 0.7  # of the volume found in the best covered series: a series with less is no reference
+AGREEMENT = 0.9  # least Dice of a carried mask and the coarse one of the series itself
+
+Series = tuple[np.ndarray, np.ndarray]
+"""A volume ``(X, Y, Z)`` and its 4 x 4 affine, voxel index to RAS mm."""
+_Found = tuple[np.ndarray, str, RigidTransform | None, tuple[str, ...]]
+"""What a :class:`BrainMask` has, on the canonical grid."""
+
+
+@dataclass(frozen=True)
+class BrainMask:
+    """The brain in a series.
+
+    Attributes:
+        mask: ``(X, Y, Z)`` bool, on the grid of the series as it is stored.
+        source: where it is from, as part of a sentence.
+        volume: ml.
+        transform: how the head lies in the series, seen from here, that the mask was carried from; None where it was not carried.
+        warnings: what there is to say about it.
+    """
+
+    mask: np.ndarray
+    source: str
+    volume: float
+    transform: RigidTransform | None = None
+    warnings: tuple[str, ...] = field(default=())
+
+
+def method_for(method: str, what: str = "") -> str:
+    """The way to find the brain: what was asked for, or for ``auto`` the first of deepbet, HD-BET and SynthStrip that is there.
+
+    Args:
+        method: one of ``METHODS`` or a folder.
+        what: names patient and series in errors.
+
+    Raises:
+        UserError: when it is none of these, or not installed.
+    """
+    if method == "auto":
+        if deepbet.is_installed():
+            return "deepbet"
+        found = [name for name in programs.COMMANDS if programs.is_installed(name)]
+        if found:
+            return found[0]
+        raise UserError(_no_way(what))
+    if method == "deepbet" and not deepbet.is_installed():
+        raise UserError(_no_way(what))
+    if method not in METHODS and not Path(method).is_dir():
+        raise UserError(
+            f"--brain is {method!r}, expected one of {', '.join(METHODS)}, or a folder of masks that exists"
+        )
+    return method
+
+
+def extract_brain(series: Mapping[str, Series], method: str = "auto", patient: str = "") -> dict[str, BrainMask]:
+    """Find the brain in series that show the head.
+
+    Args:
+        series: of one patient, by modality; those that :func:`~scripts.brain.has_skull` finds to be stripped are left out by the
+            caller.
+        method: one of ``METHODS`` or a folder of masks, see :func:`~scripts.brain.own_masks.own_mask`.
+        patient: as the data list names the patient.
+
+    Returns:
+        by modality; nothing for ``never``.
+
+    Raises:
+        UserError: when there is no way to find it, or what was found is no brain; the message names patient, series and remedy.
+    """
+    what = f"patient {patient}: {some(series)}"
+    chosen = method_for(method, what)
+    if chosen == "never" or not series:
+        return {}
+    if chosen == "deepbet":
+        return _by_deepbet(series, patient)
+    masks = {}
+    for mri_type, (volume, affine) in series.items():
+        if chosen in programs.COMMANDS:
+            mask = programs.program_mask(volume, affine, chosen, f"patient {patient}: {mri_type}")
+            source = f"found by {programs.COMMANDS[chosen]}"
+            _require(mask, affine, f"patient {patient}: {mri_type}", source)
+        else:
+            mask, file = own_mask(chosen, patient, mri_type, volume, affine)
+            source = f"from {file}"
+        trouble = _trouble(mask, affine)
+        warnings = (f"its mask {source} {trouble}; look at it",) if trouble else ()
+        masks[mri_type] = BrainMask(mask, source, millilitres(mask, affine), None, warnings)
+    return _logged(masks, patient)
+
+
+def _by_deepbet(series: Mapping[str, Series], patient: str) -> dict[str, BrainMask]:
+    turned = {mri_type: canonical(*one) for mri_type, one in series.items()}
+    coarse = {mri_type: deepbet.coarse_mask(volume) for mri_type, (volume, _) in turned.items()}
+    best, mask = _reference(turned, coarse, patient)
+    found: dict[str, _Found] = {best: (mask, f"found by deepbet on {best}", None, ())}
+    for mri_type, one in turned.items():
+        if mri_type != best:
+            found[mri_type] = _elsewhere(one, coarse[mri_type], mask, turned[best], (patient, mri_type, best))
+    masks = {}
+    for mri_type, (_, affine) in series.items():
+        mask, source, transform, warnings = found[mri_type]
+        volume = millilitres(mask, affine)
+        masks[mri_type] = BrainMask(as_stored(mask, affine), source, volume, transform, warnings)
+    return _logged(masks, patient)
+
+
+def _reference(turned: Mapping[str, Series], coarse: Mapping[str, np.ndarray], patient: str) -> tuple[str, np.ndarray]:
+    """The best series in which a brain was found, and its fine mask."""
+    sizes = {mri_type: millilitres(coarse[mri_type] > 0.5, affine) for mri_type, (_, affine) in turned.items()}
+    order = sorted(turned, key=lambda name: BEST_FIRST.index(name) if name in BEST_FIRST else len(BEST_FIRST))
+    order.sort(key=lambda name: sizes[name] < COVERED * max(sizes.values()))
+    troubles = {}
+    for mri_type in order:
+        volume, affine = turned[mri_type]
+        mask = deepbet.fine_mask(volume, coarse[mri_type])
+        troubles[mri_type] = _trouble(mask, affine)
+        if not troubles[mri_type]:
+            return mri_type, mask
+    told = "; ".join(f"in {mri_type} what it found {trouble}" for mri_type, trouble in troubles.items())
+    raise UserError(
+        f"patient {patient}: deepbet found no brain: {told}. Give your own masks with --brain FOLDER, or --brain never where "
+        "the series show the brain alone"
+    )
+
+
+def _elsewhere(
+    one: Series, coarse: np.ndarray, mask: np.ndarray, reference: Series, names: tuple[str, str, str]
+) -> _Found:
+    """The brain in another series than the one in which it was found: mask, source, transform, warnings."""
+    patient, mri_type, best = names
+    volume, affine = one
+    rough = coarse > 0.5
+    if registration.is_installed() and rough.any():
+        start = np.eye(4)
+        start[:3, 3] = centre(mask, reference[1]) - centre(rough, affine)
+        transform = registration.register(reference, one, rough, start)
+        share = carried(mask, reference[1], volume.shape, affine, transform.matrix)
+        # where the reference does not reach, the series itself must do
+        moved = filled(largest_piece(np.where(np.isnan(share), coarse, share) > 0.5))
+        if dice(moved, rough) >= AGREEMENT and not _trouble(moved, affine):
+            return moved, f"found by deepbet on {best}, and carried over", transform, ()
+    own = deepbet.fine_mask(volume, coarse)
+    trouble = _trouble(own, affine)
+    if trouble:
+        raise UserError(
+            f"patient {patient}: {mri_type}: the brain found in {best} does not fit, and what deepbet finds here {trouble}. "
+            "Give your own masks with --brain FOLDER, or leave the series out"
+        )
+    return own, f"found by deepbet on {mri_type}", None, ()
+
+
+def _trouble(mask: np.ndarray, affine: np.ndarray) -> str:
+    """Why a mask is no brain's, as part of a sentence; empty where it may be."""
+    volume = millilitres(mask, affine)
+    least, most = VOLUME
+    if not volume:
+        return "is empty"
+    if volume > most or volume < (SMALLEST_PART if _is_cut(mask, affine) else least):
+        return f"has {volume:.0f} ml, expected {least:.0f} to {most:.0f}"
+    share = np.count_nonzero(largest_piece(mask)) / np.count_nonzero(mask)
+    if share < LARGEST_PART:
+        return f"is in pieces, the largest of them {share:.0%} of it, expected one"
+    return ""
+
+
+def _is_cut(mask: np.ndarray, affine: np.ndarray) -> bool:
+    """Whether the brain goes on beyond the volume."""
+    spacing = np.linalg.norm(affine[:3, :3], axis=0)
+    for axis in range(3):
+        area = np.prod(np.delete(spacing, axis)) / 100
+        if any(np.count_nonzero(mask.take(end, axis)) * area > CUT for end in (0, -1)):
+            return True
+    return False
+
+
+def _require(mask: np.ndarray, affine: np.ndarray, what: str, source: str) -> None:
+    if not mask.any():
+        raise UserError(f"{what}: the mask {source} is empty, expected a brain's; choose another way with --brain")
+
+
+def _logged(masks: dict[str, BrainMask], patient: str) -> dict[str, BrainMask]:
+    for mri_type, one in masks.items():
+        moved = one.transform
+        told = f"; the head moved {moved.shift:.0f} mm and {moved.angle:.0f}° in between" if moved else ""
+        logger.info("patient %s: %s: brain of %.0f ml, %s%s", patient, mri_type, one.volume, one.source, told)
+        for warning in one.warnings:
+            logger.warning("patient %s: %s: %s", patient, mri_type, warning)
+    return masks
+
+
+def _no_way(what: str) -> str:
+    return (
+        f"{what}: the series {'show' if ',' in what else 'shows'} the skull, expected the brain alone. Install what finds "
+        "the brain (pip install 'brats-mri-radiogenomics[brain]'), or give your own masks (--brain FOLDER), or use the series "
+        "as they are (--brain never)"
+    )

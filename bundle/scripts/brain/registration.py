@@ -1,0 +1,155 @@
+"""How two series of a head lie to each other: rigid registration by mutual information, in scanner coordinates.
+
+Mattes et al., IEEE TMI 22 (2003), as in SimpleITK.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..errors import UserError
+from .grids import canonical, carried
+
+_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
+BINS = 32
+SAMPLES = 20_000
+PIXELS = (4.0, 2.0)  # mm between the voxels that are looked at, coarse and fine
+FIRST_STEPS = (2.0, 0.5)  # mm
+LAST_STEP, MOST_STEPS = 0.01, 60  # mm
+SEED = 67
+
+
+@dataclass(frozen=True)
+class RigidTransform:
+    """How a head lies in one series, seen from another.
+
+    Attributes:
+        matrix: 4 x 4, RAS mm in the fixed series to RAS mm in the moving one.
+        angle: between the two, degrees.
+        shift: of the middle of what was compared, mm.
+    """
+
+    matrix: np.ndarray
+    angle: float
+    shift: float
+
+    @classmethod
+    def of(cls, matrix: np.ndarray, middle: np.ndarray) -> RigidTransform:
+        """From the matrix and a point ``(3,)`` of the fixed series, RAS mm."""
+        cosine = (np.trace(matrix[:3, :3]) - 1) / 2
+        moved = matrix[:3, :3] @ middle + matrix[:3, 3]
+        angle = float(np.degrees(np.arccos(np.clip(cosine, -1, 1))))
+        return cls(matrix, angle, float(np.linalg.norm(moved - middle)))
+
+
+def is_installed() -> bool:
+    """Whether SimpleITK is there."""
+    return importlib.util.find_spec("SimpleITK") is not None
+
+
+def register(
+    moving: tuple[np.ndarray, np.ndarray],
+    fixed: tuple[np.ndarray, np.ndarray],
+    mask: np.ndarray | None = None,
+    start: np.ndarray | None = None,
+) -> RigidTransform:
+    """Find how the head moved between two series, of any modalities, grids and orientations; one to two seconds.
+
+    Args:
+        moving: volume ``(X, Y, Z)`` and affine.
+        fixed: volume and affine.
+        mask: where the fixed series is compared in the end, ``(X, Y, Z)``; all of it by default. The brain's mask keeps jaw and
+            neck out.
+        start: 4 x 4, RAS mm in the fixed series to the moving one, to begin with; by default the scanner's coordinates.
+
+    Returns:
+        the transform, which :func:`resampled` takes; the same inputs give the same digits on any number of threads, however they
+        are stored.
+
+    Raises:
+        UserError: without SimpleITK.
+    """
+    if not is_installed():
+        raise UserError(
+            "registration: SimpleITK is not installed, expected it for aligning series. "
+            "pip install 'brats-mri-radiogenomics[register]'"
+        )
+    import SimpleITK as sitk
+
+    middle = _middle(fixed, mask)
+    transform = sitk.Euler3DTransform()
+    centre = _LPS[:3, :3] @ middle
+    transform.SetCenter(centre.tolist())
+    begin = _LPS @ (np.eye(4) if start is None else start) @ _LPS
+    transform.SetMatrix(begin[:3, :3].ravel().tolist(), 1e-6)
+    transform.SetTranslation((begin[:3, :3] @ centre + begin[:3, 3] - centre).tolist())
+    fixed_image, moving_image = _image(sitk, *fixed), _image(sitk, *moving)
+    weight = None if mask is None else _image(sitk, np.asarray(mask, np.float32), fixed[1])
+    for pixel, first_step, chosen in zip(PIXELS, FIRST_STEPS, (None, weight), strict=True):
+        images = [image and _shrunk(sitk, image, pixel) for image in (fixed_image, moving_image, chosen)]
+        _improve(sitk, transform, images, first_step)
+    matrix = np.eye(4)
+    matrix[:3, :3] = turn = np.array(transform.GetMatrix()).reshape(3, 3)
+    matrix[:3, 3] = np.array(transform.GetTranslation()) + centre - turn @ centre
+    return RigidTransform.of(_LPS @ matrix @ _LPS, middle)
+
+
+def resampled(
+    moving: tuple[np.ndarray, np.ndarray], fixed: tuple[np.ndarray, np.ndarray], transform: RigidTransform
+) -> np.ndarray:
+    """The moving series on the grid of the fixed one, float32 of its shape; trilinear, 0 where the moving one does not reach.
+
+    Args:
+        moving: volume and affine.
+        fixed: volume and affine.
+        transform: what :func:`register` found.
+    """
+    return np.nan_to_num(carried(*moving, fixed[0].shape, fixed[1], transform.matrix))
+
+
+def _improve(sitk: Any, transform: Any, images: list[Any], first_step: float) -> None:
+    """Improve the transform, in place; the images are the fixed one, the moving one, and where they are compared (or None)."""
+    fixed, moving, weight = images
+    method = sitk.ImageRegistrationMethod()
+    method.SetNumberOfThreads(1)  # sums over several differ in their last digits
+    method.SetMetricAsMattesMutualInformation(BINS)
+    compared = fixed.GetNumberOfPixels()
+    if weight is not None:
+        chosen = weight > 0.5
+        method.SetMetricFixedMask(chosen)
+        compared = max(1, int(sitk.GetArrayViewFromImage(chosen).sum()))
+    method.SetMetricSamplingStrategy(method.RANDOM)
+    method.SetMetricSamplingPercentage(min(1.0, SAMPLES / compared), SEED)
+    method.SetInterpolator(sitk.sitkLinear)
+    method.SetOptimizerAsRegularStepGradientDescent(first_step, LAST_STEP, MOST_STEPS, relaxationFactor=0.5)
+    method.SetOptimizerScalesFromPhysicalShift()
+    method.SetInitialTransform(transform, inPlace=True)
+    method.Execute(fixed, moving)
+
+
+def _shrunk(sitk: Any, image: Any, pixel: float) -> Any:
+    """An image of fewer voxels, averages of those that it had; thick slices stay."""
+    return sitk.BinShrink(image, [max(1, round(pixel / side)) for side in image.GetSpacing()])
+
+
+def _middle(fixed: tuple[np.ndarray, np.ndarray], mask: np.ndarray | None) -> np.ndarray:
+    index = (np.array(fixed[0].shape) - 1) / 2 if mask is None else np.argwhere(mask).mean(0)
+    return np.asarray(fixed[1][:3, :3] @ index + fixed[1][:3, 3])
+
+
+def _image(sitk: Any, volume: np.ndarray, affine: np.ndarray) -> Any:
+    """SimpleITK's image of a volume, in canonical axes so that results don't depend on how it is stored."""
+    volume, affine = canonical(volume, affine)
+    lps = _LPS @ affine
+    spacing = np.linalg.norm(lps[:3, :3], axis=0)
+    left, _, right = np.linalg.svd(lps[:3, :3] / spacing)  # the nearest rotation: headers round
+    image = sitk.GetImageFromArray(np.ascontiguousarray(volume.T, dtype=np.float32))
+    image.SetSpacing(spacing.tolist())
+    # headers of one series in two formats differ in the seventh digit
+    image.SetDirection(np.round(left @ right, 5).ravel().tolist())
+    image.SetOrigin(np.round(lps[:3, 3], 3).tolist())
+    return image

@@ -1,0 +1,109 @@
+"""Series that show the skull become series of the brain alone, before anything is segmented on them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from monai.data import MetaTensor
+from monai.transforms import Transform
+
+from custom_transforms import SeriesReader
+
+from ..files import written_whole
+from ..masks import save_label_map
+from ..outputs import inside
+from .extraction import BrainMask, extract_brain, method_for
+
+logger = logging.getLogger(__name__)
+
+BRAIN_SUFFIX = "_brain.nii.gz"
+"""Ends the names of the brain's masks beside those of the tumour."""
+
+
+class StripSkull(Transform):
+    """Set what is not brain to 0 where a series shows the skull.
+
+    The reader has looked for it (:class:`custom_transforms.SeriesReader`, ``meta["skull"]``). Stripped series stay as they are; so do
+    those of which it can't be told, with a warning. The brain is looked for in all series of the patient that show the skull at once, for
+    the mask of one serves the others.
+
+    Expects ``image`` ``(1, X, Y, Z)`` as it was read, ``patient``, ``mri_type`` and ``study``, the paths of the patient's series by modality.
+
+    Args:
+        method: auto, deepbet, hd-bet, synthstrip, never (such series are used as they are, with a warning), or a folder of masks.
+        masks_dir: folder for ``<patient>_<mri_type>_brain.nii.gz``, and the transforms by which masks were carried over.
+    """
+
+    def __init__(self, method: str = "auto", masks_dir: str | Path | None = None) -> None:
+        self.method, self.masks_dir = method, masks_dir
+        self._patient: str | None = None
+        self._masks: dict[str, BrainMask] = {}
+
+    def __call__(self, data: Mapping[str, Any]) -> dict[str, Any]:
+        """The item, its ``warnings`` included, with the brain alone.
+
+        Raises:
+            UserError: when the brain is not found.
+        """
+        image: MetaTensor = data["image"]
+        told = list(data.get("warnings", []))
+        verdict = image.meta.get("skull", "stripped")
+        if verdict == "stripped":
+            return dict(data)
+        if verdict != "skull" or self.method == "never":
+            if verdict == "skull":
+                told.append(
+                    "it shows the skull and is used as it is (--brain never): masks and probability mean little"
+                )
+            return {**data, "warnings": told}
+        mask = self._mask(data)
+        brain = torch.from_numpy(mask.mask)[None]
+        values = image.as_tensor()
+        lowest = min(float(values[brain].min()), 0.0)
+        stripped = torch.where(brain, values - lowest, torch.zeros((), dtype=values.dtype))
+        told = [text for text in told if not text.startswith("it shows the skull")]
+        told += [f"its skull was removed: brain of {mask.volume:.0f} ml {mask.source}", *mask.warnings]
+        return {**data, "image": MetaTensor(stripped, meta=image.meta), "warnings": told}
+
+    def _mask(self, data: Mapping[str, Any]) -> BrainMask:
+        """The brain in a series, which is looked for once a patient."""
+        patient, mri_type = data["patient"], data["mri_type"]
+        if self._patient != patient:
+            method = method_for(self.method, f"patient {patient}: {mri_type}")
+            series = {mri_type: (np.asarray(data["image"][0]), np.asarray(data["image"].affine, dtype=float))}
+            series |= _read_others(data["study"], mri_type)
+            self._masks, self._patient = extract_brain(series, method, patient), patient
+            if self.masks_dir is not None:
+                for name, (_, affine) in series.items():
+                    self._write(patient, name, self._masks[name], affine)
+        return self._masks[mri_type]
+
+    def _write(self, patient: str, mri_type: str, found: BrainMask, affine: np.ndarray) -> None:
+        file = inside(self.masks_dir or "", f"{patient}_{mri_type}{BRAIN_SUFFIX}")
+        save_label_map(found.mask.astype(np.uint8), affine, file)
+        if found.transform is not None:
+            with written_whole(file.with_name(f"{patient}_{mri_type}_transform.txt")) as temporary:
+                np.savetxt(
+                    temporary, found.transform.matrix, header="RAS mm of this series = matrix @ RAS mm of the reference"
+                )
+
+
+def _read_others(study: Mapping[str, str | Sequence[str]], mri_type: str) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """The patient's other series that show the skull; of those that can't be read the reason is told when it is their turn."""
+    found = {}
+    for name, files in study.items():
+        if name == mri_type:
+            continue
+        try:
+            array, meta = SeriesReader().get_data(files)
+        except Exception as error:
+            logger.info("%s is left out of the search for the brain: %s", name, error)
+            continue
+        if meta["skull"] == "skull":
+            found[name] = (array, np.asarray(meta["affine"], dtype=float))
+    return found

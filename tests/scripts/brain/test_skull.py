@@ -1,0 +1,144 @@
+"""Whether a series shows the skull: synthetic heads in many forms, and real series."""
+
+import time
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from custom_transforms import SeriesReader
+from scripts.brain import has_skull
+from scripts.studies.series import read_studies
+from scripts.synthetic.phantom import make_patient, make_series
+
+MRI_TYPES = ("FLAIR", "T1w", "T1wCE", "T2w")
+
+
+@pytest.fixture(scope="module")
+def patient():
+    pytest.importorskip("nilearn")
+    return make_patient(1, 1, spacing=2.0, shape=(120, 130, 96))
+
+
+def with_skull(brain, spacing=2.0, fat=1.0, noise=0.0, seed=0):
+    """A phantom's volume with fluid, bone, marrow's shine and scalp around its brain, and the noise of air."""
+    from scipy import ndimage
+
+    white = np.percentile(brain[brain > 0], 99)
+    far = ndimage.distance_transform_edt(brain == 0) * spacing
+    rng = np.random.default_rng(seed)
+    layers = [(0, 2, 0.25), (2, 8, 0.05), (8, 14, fat)]  # mm, mm, share of the white level
+    head = brain.copy()
+    for inner, outer, level in layers:
+        head[(far > inner) & (far <= outer)] = level * white
+    level = noise * white
+    return np.hypot(head + level * rng.standard_normal(head.shape), level * rng.standard_normal(head.shape)).astype(
+        "f4"
+    )
+
+
+def halves(volume):
+    for axis in range(3):
+        middle = volume.shape[axis] // 2
+        yield from np.split(volume, [middle], axis)
+
+
+@pytest.mark.parametrize("mri_type", MRI_TYPES)
+@pytest.mark.parametrize(("fat", "noise"), [(1.0, 0.0), (0.4, 0.0), (1.0, 0.02)])
+def test_phantoms_with_a_skull_and_without(patient, mri_type, fat, noise):
+    brain = patient.volumes[mri_type]
+    head = with_skull(brain, fat=fat, noise=noise)
+    for volume, verdict in ((brain, "stripped"), (head, "skull")):
+        finding = has_skull(volume, patient.affine)
+        assert finding.verdict == verdict, finding
+        for half in halves(volume) if fat == 1 else ():
+            assert has_skull(half, patient.affine).verdict == verdict
+        for plane, thickness in (("axial", 6.0), ("coronal", 7.0), ("sagittal", 5.0)):
+            series = make_series(volume, patient.seg, patient.affine, plane, thickness)
+            assert has_skull(series.image, series.affine).verdict == verdict, (plane, thickness)
+
+
+@pytest.mark.parametrize("mri_type", MRI_TYPES)
+def test_the_scale_of_grey_values_does_not_matter(patient, mri_type):
+    brain = patient.volumes[mri_type]
+    inside = brain[brain > 0]
+    for volume, verdict in ((brain, "stripped"), (with_skull(brain), "skull")):
+        scored = np.where(volume > 0, (volume - inside.mean()) / inside.std(), 0).astype("f4")
+        clipped = np.minimum(volume, np.percentile(volume, 97))
+        for changed in (volume + 100, volume * 0.001, np.rint(volume / volume.max() * 255), clipped, scored):
+            assert has_skull(changed, patient.affine).verdict == verdict
+
+
+def test_noise_in_the_air_is_a_scanners(patient):
+    """Where the scalp hardly shows, for its fat was suppressed, noise still tells."""
+    finding = has_skull(with_skull(patient.volumes["T1wCE"], fat=0.08, noise=0.02), patient.affine)
+    assert finding.verdict == "skull"
+    assert finding.layered < 0.15
+    assert finding.air_noise > 0.8
+
+
+def test_what_shows_no_surface_is_unclear(patient):
+    brain = patient.volumes["T1w"]
+    middle = tuple(slice(n // 2 - 16, n // 2 + 16) for n in brain.shape)
+    for volume in (brain[middle], np.full((40, 40, 20), 7.0)):
+        finding = has_skull(volume, patient.affine)
+        assert finding.verdict == "unclear"
+        assert finding.reason
+    with pytest.raises(TypeError, match="three outcomes"):
+        bool(finding)
+
+
+def test_what_is_as_large_as_a_head_without_its_layers_is_unclear(patient):
+    larger = patient.affine @ np.diag([1.35, 1.35, 1.35, 1])
+    assert has_skull(patient.volumes["T1w"], larger).verdict == "unclear"
+
+
+# --- real series -------------------------------------------------------------------------------------------------------
+
+
+def exported(real_data):
+    folder = real_data / "raw" / "06692" / "export"
+    if not folder.is_dir():
+        pytest.skip(f"no {folder}")
+    names = {"MRHR FLAIR AX": "FLAIR", "T1 AX": "T1w", "MRHR T1 AX POST GAD": "T1wCE", "MRHR T2 AX": "T2w"}
+    (study,) = read_studies(folder)
+    return {names[series.description]: series for series in study.series}
+
+
+@pytest.mark.slow
+def test_real_series_with_their_skull_and_without_it(real_data, tmp_path):
+    for mri_type, series in exported(real_data).items():
+        folder = tmp_path / mri_type
+        folder.mkdir()
+        for index, file in enumerate(series.files):
+            (folder / f"{index}.dcm").symlink_to(file)
+        volume, meta = SeriesReader().get_data(folder)
+        mask = nib.load(real_data / "raw" / "06692" / "brain_masks" / f"{mri_type}.nii.gz")
+        turn = nib.orientations.ornt_transform(
+            nib.io_orientation(mask.affine), nib.io_orientation(meta["affine"])
+        )  # fmt: skip
+        brain = nib.orientations.apply_orientation(np.asarray(mask.dataobj), turn) > 0
+        start = time.perf_counter()
+        finding = has_skull(volume, meta["affine"])
+        assert time.perf_counter() - start < 0.5
+        assert finding.verdict == "skull"
+        assert finding.layered > 0.4
+        assert has_skull(volume * brain, meta["affine"]).verdict == "stripped"
+        silent = np.where(volume < 0.06 * np.percentile(volume, 99), 0, volume)  # as where a scanner blanks the air
+        for part in (silent, silent[:, :, :13], silent[:, :, 13:], silent[: len(silent) // 2]):
+            assert has_skull(part, meta["affine"]).verdict == "skull"
+
+
+@pytest.mark.slow
+def test_real_series_without_a_skull(real_data):
+    files = [file for folder in ("cohort", "task1", "brats2023") for file in (real_data / folder).glob("*/*.nii.gz")]
+    files = [file for file in files if not file.name.endswith("seg.nii.gz")]
+    folders = list((real_data / "task2" / "train").glob("*/*"))
+    if not (files and folders):
+        pytest.skip(f"no stripped series in {real_data}")
+    for path in files + folders:
+        volume, meta = SeriesReader().get_data(path)
+        finding = has_skull(volume, meta["affine"])
+        assert finding.verdict == "stripped", (path, finding)
+        assert finding.layered < 0.1
+        assert finding.air_noise < 0.01
