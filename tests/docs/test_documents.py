@@ -111,6 +111,7 @@ def run(block: Block, workspace: Path, environment: dict[str, str]) -> None:
     assert done.returncode == 0, f"{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
 
 
+@pytest.mark.slow
 @marked("run: quick")
 def test_quick_block(block, quick_project, workspaces, environment):
     workspace = workspaces(quick_project, block.document)
