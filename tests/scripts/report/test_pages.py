@@ -202,17 +202,6 @@ def test_a_cross_validation_on_its_way(folds):
     assert (page.parent / "patients" / "00002.html").is_file()
 
 
-@pytest.mark.slow
-def test_folds_that_an_earlier_version_evaluated_have_no_pages(folds, made_up):
-    (folds / "classification" / "seed68" / "fold1" / "evaluation" / "patients.json").unlink()
-    page = write_report(folds)
-    assert "Patients without a page: 1." in text_of(page)
-    assert set(index_of(page)) == set(made_up.held_out)
-    assert not (page.parent / "patients" / "00002.html").exists()
-    assert 'href="patients/00002.html"' not in page.read_text()
-    assert 'href="patients/00001.html"' in page.read_text()
-
-
 def test_details_that_are_none_are_named(folds):
     file = folds / "classification" / "seed68" / "fold1" / "evaluation" / "patients.json"
     file.write_text('{"patients": 3}')
