@@ -12,13 +12,14 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from custom_transforms.skull import shown
+
 from ..checks import brain
 from ..errors import UserError, some
 from . import deepbet, programs, registration
 from .grids import as_stored, canonical, carried, centre, dice, filled, largest_piece, millilitres
 from .own_masks import own_mask
 from .registration import RigidTransform
-from .skull import shown
 
 logger = logging.getLogger(__name__)
 

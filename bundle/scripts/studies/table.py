@@ -106,7 +106,6 @@ def remarks(entry: Mapping[str, Any]) -> list[str]:
             )
         if row.get("region") and not _HEAD.search(row["region"]):
             told.append(f"{name}: its header names the {row['region']}; expected a scan of the head")
-        told += [f"{name}: {row['remark']}"] if row.get("remark") else []
     words = " ".join(
         [study.get("description", ""), *(row.get("about") or row["description"] for row in chosen.values())]
     )

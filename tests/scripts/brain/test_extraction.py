@@ -9,8 +9,10 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from scripts.brain import METHODS, deepbet, extract_brain, extraction, has_skull, method_for, programs, registration
+from custom_transforms import has_skull
+from scripts.brain import deepbet, extract_brain, extraction, method_for, programs, registration
 from scripts.brain.grids import as_stored, canonical, dice, millilitres
+from scripts.checks import BRAIN_METHODS
 from scripts.errors import UserError
 from scripts.synthetic.brains import rotation
 from tests.scripts.brain.heads import with_skull
@@ -59,7 +61,7 @@ def test_the_first_way_that_is_there_is_taken(monkeypatch, tmp_path):
     assert extract_brain({"T1w": None}, "never") == {}
     with pytest.raises(UserError, match="'nothing-like-it', expected one of auto, deepbet"):
         method_for("nothing-like-it")
-    assert set(METHODS) >= {"auto", "deepbet", "never", *programs.COMMANDS}
+    assert set(BRAIN_METHODS) >= {"auto", "deepbet", "never", *programs.COMMANDS}
 
 
 # --- deepbet -----------------------------------------------------------------------------------------------------------
