@@ -47,6 +47,7 @@ from custom_transforms.labels import (
     LabelMapToWTETDict,
 )
 from custom_transforms.series import SeriesReader
+from custom_transforms.skull import SkullFinding, has_skull
 from custom_transforms.slicing import (
     SampleSlices,
     SampleSlicesD,
@@ -99,6 +100,7 @@ __all__ = [
     "ScaleToUint8d",
     "SeriesError",
     "SeriesReader",
+    "SkullFinding",
     "SliceGeometry",
     "SlicePlanes",
     "SlicePlanesD",
@@ -110,4 +112,5 @@ __all__ = [
     "TumorRatioFilterd",
     "dicom_slices",
     "grey_window",
+    "has_skull",
 ]

@@ -1,13 +1,11 @@
-"""Grey values: a background of 0, signs of a skull, 8-bit scaling of a series or a volume."""
+"""Grey values: a background of 0, 8-bit scaling of a series or a volume."""
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 from monai.config import KeysCollection
@@ -27,21 +25,6 @@ DARKER_BY = 0.1
 DARKER_SHARE = 0.1
 # Part of the range by which the darkest voxel of a raised brain lies above 0: more than 1 of 255 grey values.
 RAISED_BY = 0.01
-
-# Of skull_sign. Above the base of the skull, where face and neck confuse everything; a few slices tell enough.
-UPPER_SLICES = (0.5, 0.8)
-MOST_SLICES = 8
-DARK = 0.1
-SAME = 1e-3
-# Shares of dark voxels that differ from the background: 0.008 at most in stripped series, 0.4 and more with a skull.
-NOISE_SHARE = 0.15
-RIM_MM = 23
-DIP_MM = 15
-DIP_QUANTILE = 0.25
-# How much brighter both sides of the dark rim are: 1.1 at most in stripped series, 2.3 and more with a skull.
-DIP_FACTOR = 1.6
-SMALLEST_SHELL = 50
-SMALLEST_SAMPLE = 1000
 
 
 def background_to_zero(volume: np.ndarray, blank: Sequence[int] = ()) -> tuple[np.ndarray, str]:
@@ -87,56 +70,6 @@ def _background(volume: np.ndarray) -> float | None:
     held = Counter(value for value, face in zip(medians, faces, strict=True) if np.mean(face == value) > 0.5)
     value, count = held.most_common(1)[0] if held else (0.0, 0)
     return value if count >= BACKGROUND_FACES else None
-
-
-def skull_sign(stack: np.ndarray, pixel_spacing: tuple[float, float]) -> str:
-    """What makes slices look as if they showed the skull, in words; "" where nothing does.
-
-    Either of two facts, both of slices above the base of the skull: the air is noise, where skull-stripping leaves one
-    value; or under the bright rim of the head (the scalp) lies a dark one (bone), under which it is brighter again. Slices
-    too few and small tell nothing.
-
-    Args:
-        stack: slices ``(N, H, W)``, axial ones from foot to head.
-        pixel_spacing: distances in mm between rows and between columns.
-    """
-    first, last = (int(part * len(stack)) for part in UPPER_SLICES)
-    slices = stack[first : last + 1 : -(-(last + 1 - first) // MOST_SLICES)]
-    values = np.ascontiguousarray(slices[:, ::2, ::2]).ravel()
-    black, white = np.percentile(values, (1, WHITE_PERCENTILE))
-    if values.size < SMALLEST_SAMPLE or black == white:
-        return ""
-    dark = values[values <= black + DARK * (white - black)]
-    levels, counts = np.unique(dark, return_counts=True)
-    background = levels[counts.argmax()]
-    noise = np.count_nonzero(np.abs(dark - background) > SAME * (white - black)) / values.size
-    if noise > NOISE_SHARE:
-        return f"the air around the head is noise ({noise:.0%} of the voxels are dark, but not of one value)"
-    side = math.sqrt(math.prod(pixel_spacing))
-    shell = max(side, 1.0)  # mm
-    depths, brightness = [], []
-    for one in slices:
-        head = cv2.medianBlur((one > background + DARK * (white - background)).astype(np.uint8), 5)
-        contours = cv2.findContours(head, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)[0]
-        head = cv2.drawContours(np.zeros_like(head), sorted(contours, key=cv2.contourArea)[-1:], -1, 1, cv2.FILLED)
-        depth = cv2.distanceTransform(np.pad(head, 1), cv2.DIST_L2, cv2.DIST_MASK_5)[1:-1, 1:-1] * (side / shell)
-        near = (depth >= 1) & (depth * shell < RIM_MM)
-        depths.append(depth[near].astype(int) - 1)
-        brightness.append(one[near])
-    depth, bright = np.concatenate(depths), (np.concatenate(brightness) - background) / (white - background)
-    shells = [bright[depth == index] for index in range(int(RIM_MM / shell) - 1)]
-    if not shells or min(map(len, shells)) < SMALLEST_SHELL:
-        return ""
-    profile = [float(np.quantile(one, DIP_QUANTILE)) for one in shells]
-    rims = [
-        min(max(profile[:index]), max(profile[index + 1 :])) / max(value, 0.01)
-        for index, value in enumerate(profile[:-1])
-        if 0 < index < DIP_MM / shell
-    ]
-    if max(rims, default=0.0) < DIP_FACTOR:
-        return ""
-    deep = (2 + int(np.argmax(rims))) * shell
-    return f"{deep:.0f} mm under the surface of the head, within a bright rim, lies a dark one"
 
 
 def grey_window(values: NdarrayOrTensor) -> tuple[int, int]:

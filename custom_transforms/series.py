@@ -13,13 +13,16 @@ from monai.data import ImageReader
 from monai.utils import MetaKeys, SpaceKeys, ensure_tuple
 
 from .dicom import DICOM_SUFFIXES, assemble_dicom, read_dicom
-from .geometry import SliceGeometry
-from .intensity import background_to_zero, skull_sign
+from .intensity import background_to_zero
 from .nifti import NIFTI_SUFFIXES, read_nifti
 from .pictures import PICTURE_SUFFIXES, read_pictures
+from .skull import has_skull
 from .volume import SeriesError, Volume, entries_of, files_of, some
 
 logger = logging.getLogger(__name__)
+
+SKULL = "it shows the skull"
+SMALLEST_HEAD = 100.0  # mm of the second longest side: smaller volumes are no images of a head
 
 
 class SeriesReader(ImageReader):
@@ -55,7 +58,7 @@ class SeriesReader(ImageReader):
     - A background of another value than 0 becomes 0, and the brain of a z-scored volume is raised above it: see
       :py:func:`~custom_transforms.intensity.background_to_zero`.
 
-    A series that looks as if it had its skull is read as it is, with a warning.
+    A series that shows the skull, or may, is read as it is, with a warning; ``meta["skull"]`` says which: ``skull``, ``stripped`` or ``unclear``.
 
     Metadata: ``affine``, ``original_affine``, ``space`` (RAS), ``spatial_shape``, ``original_channel_dim`` (NaN: none),
     ``filename_or_obj``, ``warnings`` (list of str), ``slice_files`` (file name per slice along Z, "" for a blank one;
@@ -102,11 +105,14 @@ class SeriesReader(ImageReader):
         Raises:
             SeriesError: when the series can't be used.
         """
-        path, volume = _read_volume([Path(name) for name in ensure_tuple(img)])
+        paths = [Path(name) for name in ensure_tuple(img)]
+        path, volume = _read_volume(paths)
         if not self.labels:
             _as_brain(path, volume)
+        called = path if len(paths) == 1 else f"{paths[0]} and {len(paths) - 1} more files"
         for text in volume.warnings:
-            logger.warning("%s: %s", path, text)
+            if not text.startswith(SKULL):  # whoever goes on with the series removes it, or tells
+                logger.warning("%s: %s", called, text)
         meta = {
             MetaKeys.AFFINE: volume.affine,
             MetaKeys.ORIGINAL_AFFINE: volume.affine.copy(),
@@ -117,6 +123,7 @@ class SeriesReader(ImageReader):
             "warnings": volume.warnings,
             "slice_files": volume.slice_files,
             "plane": volume.plane,
+            "skull": volume.facts.get("skull", ""),
             "patient_id": volume.facts.get("patient_id", ""),
             "scanner": volume.facts.get("scanner", ""),
         }
@@ -133,15 +140,17 @@ def _as_brain(path: Path, volume: Volume) -> None:
         )
     blank = [index for index, name in enumerate(volume.slice_files) if not name]
     volume.array, done = background_to_zero(array, blank)
-    geometry = SliceGeometry.from_affine(volume.affine, volume.array.shape, volume.plane or None)
-    skull = skull_sign(geometry.view(volume.array), geometry.pixel_spacing)
+    finding = has_skull(array, volume.affine)
+    volume.facts["skull"] = finding.verdict
     if done:
         volume.warnings.append(done)
-    if skull:
-        volume.warnings.append(
-            f"looks as if it had its skull: {skull}; expected a skull-stripped series. Extract the brain first (with HD-BET or "
-            "SynthStrip, for example)."
-        )
+    extent = sorted(np.linalg.norm(volume.affine[:3, :3], axis=0) * array.shape)
+    if finding.verdict == "stripped" or extent[1] < SMALLEST_HEAD:
+        return
+    told = SKULL if finding.verdict == "skull" else "it is not clear whether it shows the skull"
+    volume.warnings.append(
+        f"{told}: {finding.reason}. Expected the brain alone, which predict and segment find (--brain)."
+    )
 
 
 def _read_volume(paths: list[Path]) -> tuple[Path, Volume]:

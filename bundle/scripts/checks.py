@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import contextlib
 import difflib
+import functools
 import math
 import os
 import re
@@ -28,6 +29,8 @@ TRAINING_RUNTIMES = ("eager", "torch", "inductor")
 PRECISIONS = ("auto", "fp32", "bf16", "int8")
 NETWORKS = ("segmenter", "classifier")
 SUFFIXES = {"torchscript": ".ts", "onnx": ".onnx", "openvino": ".xml"}
+BRAIN_METHODS = ("auto", "deepbet", "hd-bet", "synthstrip", "never")
+"""How the brain is found in series that show the skull, beside a folder of masks."""
 GET_WEIGHTS = (
     "train your own with `radiogenomics train`, or fetch the ones that the method's authors released with "
     "`radiogenomics download` (the same as `python -m monai.bundle download_large_files --bundle_path BUNDLE`)"
@@ -145,36 +148,20 @@ def device(option: str, value: Any) -> None:
 # paths
 
 
-def folder(what: str) -> Check:
-    """A check that there is a folder, called ``what`` in the message."""
+def exists(what: str, remedy: str = "", names: Sequence[str] = (), kind: Callable[[Path], bool] = Path.exists) -> Check:
+    """A check that there is a file or folder, unless the value is one of the names; ``{file}`` in the remedy is the value."""
 
     def check(option: str, value: Any) -> None:
-        if not Path(value).is_dir():
-            found = "is a file, expected a" if Path(value).exists() else "no such"
-            raise ValueError(f"--{option} {value}: {found} {what}")
-
-    return check
-
-
-def file(what: str, remedy: str = "", names: Sequence[str] = ()) -> Check:
-    """A check that there is a file, unless the value is one of the names; ``{file}`` in the remedy is the file."""
-
-    def check(option: str, value: Any) -> None:
-        if value not in names and not Path(value).is_file():
-            found = "is a folder, expected a" if Path(value).exists() else "no such"
+        path = Path(value)
+        if value not in names and not kind(path):
+            found = f"is a {'folder' if path.is_dir() else 'file'}, expected a" if path.exists() else "no such"
             raise ValueError(f"--{option} {value}: {found} {what}" + (remedy and f"; {remedy.format(file=value)}"))
 
     return check
 
 
-def exists(what: str, remedy: str = "") -> Check:
-    """A check that there is a file or a folder."""
-
-    def check(option: str, value: Any) -> None:
-        if not Path(value).exists():
-            raise ValueError(f"--{option} {value}: no such {what}" + (remedy and f"; {remedy}"))
-
-    return check
+folder = functools.partial(exists, kind=Path.is_dir)
+file = functools.partial(exists, kind=Path.is_file)
 
 
 def output(option: str, value: Any) -> None:
@@ -184,7 +171,9 @@ def output(option: str, value: Any) -> None:
     if not place.is_dir():
         raise ValueError(f"--{option} {value}: {place} is a file, expected a folder; name another")
     if not os.access(place, os.W_OK | os.X_OK):
-        raise ValueError(f"--{option} {value}: no permission to write to {place}; name another folder, or get it")
+        raise ValueError(
+            f"--{option} {value}: no permission to write to {place}; name another folder, or ask for permission"
+        )
 
 
 def output_file(option: str, value: Any) -> None:
@@ -217,10 +206,17 @@ def studies(option: str, value: Any) -> None:
         raise ValueError(f"--{option} {value}: no such folder of studies")
 
 
+def brain(option: str, value: Any) -> None:
+    """Check that there is such a way to find the brain, or a folder of masks."""
+    if value not in BRAIN_METHODS and not Path(str(value)).is_dir():
+        raise ValueError(f"--{option} {value}: expected one of {', '.join(BRAIN_METHODS)}, or a folder of masks")
+
+
 _COUNT, _FROM_0 = number(1, whole=True), number(0, whole=True)
 _SETTINGS: dict[str, Check] = {
     **dict.fromkeys(("dataset_dir", "segmentation_dataset_dir"), studies),
     "rules": file("file of rules"),
+    "brain": brain,
     **dict.fromkeys(("datalist", "segmentation_datalist", "classification_datalist"), _DATALIST),
     **dict.fromkeys(("sample_submission", "labels"), file("file")),
     "image": exists("file or folder of a series"),

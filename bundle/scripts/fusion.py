@@ -38,7 +38,7 @@ REFERENCES = ("FLAIR", "T2w", "T1wCE", "T1w")
 def series_items(
     entries: Sequence[Mapping[str, Any]], mri_types: Sequence[str] = MRI_TYPES, reference: str | None = None
 ) -> list[dict[str, Any]]:
-    """One item for each series of the patients, ``{"patient", "mri_type", "image"}``, the reference of each patient first.
+    """One item for each series of the patients, ``{"patient", "mri_type", "image", "study"}``, the reference of each patient first.
 
     Args:
         entries: of the data list.
@@ -49,7 +49,12 @@ def series_items(
     one_of((None, *MRI_TYPES))("reference", reference)
     order = [name for name in dict.fromkeys([reference or REFERENCES[0], *REFERENCES]) if name in mri_types]
     items = [
-        {"patient": entry["patient"], "mri_type": name, "image": entry[name]}
+        {
+            "patient": entry["patient"],
+            "mri_type": name,
+            "image": entry[name],
+            "study": {other: entry[other] for other in mri_types if other in entry},
+        }
         for entry in entries
         for name in order
         if name in entry

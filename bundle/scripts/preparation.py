@@ -59,6 +59,7 @@ def series_items(
             "patient": entry["patient"],
             "mri_type": mri_type,
             "image": entry[mri_type],
+            "study": {name: entry[name] for name in mri_types if name in entry},
             "output": str(inside(prepared_dir, entry["patient"], f"{mri_type}{SERIES_SUFFIX}")),
             "fingerprint": fingerprint(configuration, entry[mri_type]),
         }

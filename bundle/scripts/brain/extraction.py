@@ -9,26 +9,26 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 
+from ..checks import brain
 from ..errors import UserError, some
 from . import deepbet, programs, registration
 from .grids import as_stored, canonical, carried, centre, dice, filled, largest_piece, millilitres
 from .own_masks import own_mask
 from .registration import RigidTransform
+from .skull import shown
 
 logger = logging.getLogger(__name__)
 
-METHODS = ("auto", "deepbet", "hd-bet", "synthstrip", "never")
-"""Of ``--brain``, beside a folder of masks."""
 BEST_FIRST = ("T1w", "T1wCE", "FLAIR", "T2w")
 """Which series deepbet sees: it was trained on T1w."""
 VOLUME = (900.0, 2000.0)  # ml, of a brain that is covered wholly
 SMALLEST_PART = 50.0  # ml, of a brain that is covered in part
 CUT = 15.0  # cm² of brain on a face of the volume: more, and the brain goes on beyond it; a spinal cord has less
 LARGEST_PART = 0.9  # least share of a mask in its largest piece, before the others are dropped
+INSIDE = 0.95  # least share of a mask within what the slices show
 COVERED = 0.7  # of the volume found in the best covered series: a series with less is no reference
 AGREEMENT = 0.9  # least Dice of a carried mask and the coarse one of the series itself
 
@@ -61,7 +61,7 @@ def method_for(method: str, what: str = "") -> str:
     """The way to find the brain: what was asked for, or for ``auto`` the first of deepbet, HD-BET and SynthStrip that is there.
 
     Args:
-        method: one of ``METHODS`` or a folder.
+        method: one of :data:`~scripts.checks.BRAIN_METHODS` or a folder.
         what: names patient and series in errors.
 
     Raises:
@@ -76,20 +76,22 @@ def method_for(method: str, what: str = "") -> str:
         raise UserError(_no_way(what))
     if method == "deepbet" and not deepbet.is_installed():
         raise UserError(_no_way(what))
-    if method not in METHODS and not Path(method).is_dir():
-        raise UserError(
-            f"--brain is {method!r}, expected one of {', '.join(METHODS)}, or a folder of masks that exists"
-        )
+    check_method(method)
     return method
+
+
+def check_method(method: str) -> None:
+    """Refuse what is neither one of :data:`~scripts.checks.BRAIN_METHODS` nor a folder."""
+    brain("brain", method)
 
 
 def extract_brain(series: Mapping[str, Series], method: str = "auto", patient: str = "") -> dict[str, BrainMask]:
     """Find the brain in series that show the head.
 
     Args:
-        series: of one patient, by modality; those that :func:`~scripts.brain.has_skull` finds to be stripped are left out by the
+        series: of one patient, by modality; those that :func:`custom_transforms.has_skull` finds to be stripped are left out by the
             caller.
-        method: one of ``METHODS`` or a folder of masks, see :func:`~scripts.brain.own_masks.own_mask`.
+        method: one of :data:`~scripts.checks.BRAIN_METHODS` or a folder of masks, see :func:`~scripts.brain.own_masks.own_mask`.
         patient: as the data list names the patient.
 
     Returns:
@@ -113,7 +115,7 @@ def extract_brain(series: Mapping[str, Series], method: str = "auto", patient: s
         else:
             mask, file = own_mask(chosen, patient, mri_type, volume, affine)
             source = f"from {file}"
-        trouble = _trouble(mask, affine)
+        trouble = _trouble(mask, volume, affine)
         warnings = (f"its mask {source} {trouble}; look at it",) if trouble else ()
         masks[mri_type] = BrainMask(mask, source, millilitres(mask, affine), None, warnings)
     return _logged(masks, patient)
@@ -144,7 +146,7 @@ def _reference(turned: Mapping[str, Series], coarse: Mapping[str, np.ndarray], p
     for mri_type in order:
         volume, affine = turned[mri_type]
         mask = deepbet.fine_mask(volume, coarse[mri_type])
-        troubles[mri_type] = _trouble(mask, affine)
+        troubles[mri_type] = _trouble(mask, volume, affine)
         if not troubles[mri_type]:
             return mri_type, mask
     told = "; ".join(f"in {mri_type} what it found {trouble}" for mri_type, trouble in troubles.items())
@@ -164,14 +166,14 @@ def _elsewhere(
     if registration.is_installed() and rough.any():
         start = np.eye(4)
         start[:3, 3] = centre(mask, reference[1]) - centre(rough, affine)
-        transform = registration.register(reference, one, rough, start)
+        transform = registration.register(reference, one, start=start)
         share = carried(mask, reference[1], volume.shape, affine, transform.matrix)
         # where the reference does not reach, the series itself must do
         moved = filled(largest_piece(np.where(np.isnan(share), coarse, share) > 0.5))
-        if dice(moved, rough) >= AGREEMENT and not _trouble(moved, affine):
+        if dice(moved, rough) >= AGREEMENT and not _trouble(moved, volume, affine):
             return moved, f"found by deepbet on {best}, and carried over", transform, ()
     own = deepbet.fine_mask(volume, coarse)
-    trouble = _trouble(own, affine)
+    trouble = _trouble(own, volume, affine)
     if trouble:
         raise UserError(
             f"patient {patient}: {mri_type}: the brain found in {best} does not fit, and what deepbet finds here {trouble}. "
@@ -180,14 +182,17 @@ def _elsewhere(
     return own, f"found by deepbet on {mri_type}", None, ()
 
 
-def _trouble(mask: np.ndarray, affine: np.ndarray) -> str:
-    """Why a mask is no brain's, as part of a sentence; empty where it may be."""
-    volume = millilitres(mask, affine)
+def _trouble(mask: np.ndarray, volume: np.ndarray, affine: np.ndarray) -> str:
+    """Why a mask is not that of the brain in a volume, as part of a sentence; empty where it may be."""
+    size = millilitres(mask, affine)
     least, most = VOLUME
-    if not volume:
+    if not size:
         return "is empty"
-    if volume > most or volume < (SMALLEST_PART if _is_cut(mask, affine) else least):
-        return f"has {volume:.0f} ml, expected {least:.0f} to {most:.0f}"
+    if size > most or size < (SMALLEST_PART if _is_cut(mask, affine) else least):
+        return f"has {size:.0f} ml, expected {least:.0f} to {most:.0f}"
+    inside = np.count_nonzero(mask & shown(volume)) / np.count_nonzero(mask)
+    if inside < INSIDE:
+        return f"lies beside the head, {inside:.0%} of it within, expected all"
     share = np.count_nonzero(largest_piece(mask)) / np.count_nonzero(mask)
     if share < LARGEST_PART:
         return f"is in pieces, the largest of them {share:.0%} of it, expected one"

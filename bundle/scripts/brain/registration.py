@@ -16,10 +16,11 @@ from .grids import canonical, carried
 
 _LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 BINS = 32
-SAMPLES = 20_000
-PIXELS = (4.0, 2.0)  # mm between the voxels that are looked at, coarse and fine
-FIRST_STEPS = (2.0, 0.5)  # mm
-LAST_STEP, MOST_STEPS = 0.01, 60  # mm
+LEVELS = ((4.0, 5_000, 2.0), (2.0, 10_000, 0.5))
+"""Coarse, then fine: mm between the voxels that are looked at, how many are compared, and the first step, mm."""
+ROUNDS = 6  # of line searches, at most; gradients end sooner, but short of the optimum
+STEP_TOLERANCE, VALUE_TOLERANCE = 0.01, 1e-4  # mm, of mutual information
+RADIUS = 60.0  # mm from the middle of a head: so far moves what turns by one radian
 SEED = 67
 
 
@@ -57,13 +58,13 @@ def register(
     mask: np.ndarray | None = None,
     start: np.ndarray | None = None,
 ) -> RigidTransform:
-    """Find how the head moved between two series, of any modalities, grids and orientations; one to two seconds.
+    """Find how the head moved between two series, of any modalities, grids and orientations; about a second.
 
     Args:
         moving: volume ``(X, Y, Z)`` and affine.
         fixed: volume and affine.
-        mask: where the fixed series is compared in the end, ``(X, Y, Z)``; all of it by default. The brain's mask keeps jaw and
-            neck out.
+        mask: where the fixed series is compared, ``(X, Y, Z)``; all of it by default, the skull with it, which shows best how a
+            head lies across thick slices.
         start: 4 x 4, RAS mm in the fixed series to the moving one, to begin with; by default the scanner's coordinates.
 
     Returns:
@@ -89,9 +90,9 @@ def register(
     transform.SetTranslation((begin[:3, :3] @ centre + begin[:3, 3] - centre).tolist())
     fixed_image, moving_image = _image(sitk, *fixed), _image(sitk, *moving)
     weight = None if mask is None else _image(sitk, np.asarray(mask, np.float32), fixed[1])
-    for pixel, first_step, chosen in zip(PIXELS, FIRST_STEPS, (None, weight), strict=True):
-        images = [image and _shrunk(sitk, image, pixel) for image in (fixed_image, moving_image, chosen)]
-        _improve(sitk, transform, images, first_step)
+    for pixel, samples, step in LEVELS:
+        images = [image and _shrunk(sitk, image, pixel) for image in (fixed_image, moving_image, weight)]
+        _improve(sitk, transform, images, samples, step)
     matrix = np.eye(4)
     matrix[:3, :3] = turn = np.array(transform.GetMatrix()).reshape(3, 3)
     matrix[:3, 3] = np.array(transform.GetTranslation()) + centre - turn @ centre
@@ -111,7 +112,7 @@ def resampled(
     return np.nan_to_num(carried(*moving, fixed[0].shape, fixed[1], transform.matrix))
 
 
-def _improve(sitk: Any, transform: Any, images: list[Any], first_step: float) -> None:
+def _improve(sitk: Any, transform: Any, images: list[Any], samples: int, step: float) -> None:
     """Improve the transform, in place; the images are the fixed one, the moving one, and where they are compared (or None)."""
     fixed, moving, weight = images
     method = sitk.ImageRegistrationMethod()
@@ -123,10 +124,12 @@ def _improve(sitk: Any, transform: Any, images: list[Any], first_step: float) ->
         method.SetMetricFixedMask(chosen)
         compared = max(1, int(sitk.GetArrayViewFromImage(chosen).sum()))
     method.SetMetricSamplingStrategy(method.RANDOM)
-    method.SetMetricSamplingPercentage(min(1.0, SAMPLES / compared), SEED)
+    method.SetMetricSamplingPercentage(min(1.0, samples / compared), SEED)
     method.SetInterpolator(sitk.sitkLinear)
-    method.SetOptimizerAsRegularStepGradientDescent(first_step, LAST_STEP, MOST_STEPS, relaxationFactor=0.5)
-    method.SetOptimizerScalesFromPhysicalShift()
+    method.SetOptimizerAsPowell(
+        numberOfIterations=ROUNDS, stepLength=step, stepTolerance=STEP_TOLERANCE, valueTolerance=VALUE_TOLERANCE
+    )
+    method.SetOptimizerScales([RADIUS] * 3 + [1.0] * 3)
     method.SetInitialTransform(transform, inPlace=True)
     method.Execute(fixed, moving)
 

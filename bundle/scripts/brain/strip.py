@@ -13,16 +13,29 @@ from monai.data import MetaTensor
 from monai.transforms import Transform
 
 from custom_transforms import SeriesReader
+from custom_transforms.series import SKULL
 
 from ..files import written_whole
 from ..masks import save_label_map
 from ..outputs import inside
-from .extraction import BrainMask, extract_brain, method_for
+from .extraction import BrainMask, check_method, extract_brain, method_for
 
 logger = logging.getLogger(__name__)
 
 BRAIN_SUFFIX = "_brain.nii.gz"
 """Ends the names of the brain's masks beside those of the tumour."""
+
+
+def settings(method: str) -> dict[str, Any]:
+    """What the brain's masks depend on, for the fingerprint of prepared series: the method, and the masks in a folder.
+
+    Raises:
+        UserError: for a method that there is not.
+    """
+    check_method(method)
+    folder = Path(method)
+    files = sorted(folder.rglob("*.nii*")) if folder.is_dir() else []
+    return {"method": method if not files else [(str(file), file.stat().st_mtime_ns) for file in files]}
 
 
 class StripSkull(Transform):
@@ -66,7 +79,7 @@ class StripSkull(Transform):
         values = image.as_tensor()
         lowest = min(float(values[brain].min()), 0.0)
         stripped = torch.where(brain, values - lowest, torch.zeros((), dtype=values.dtype))
-        told = [text for text in told if not text.startswith("it shows the skull")]
+        told = [text for text in told if not text.startswith(SKULL)]
         told += [f"its skull was removed: brain of {mask.volume:.0f} ml {mask.source}", *mask.warnings]
         return {**data, "image": MetaTensor(stripped, meta=image.meta), "warnings": told}
 

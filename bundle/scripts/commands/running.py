@@ -108,6 +108,8 @@ def run_command(config: str, options: Mapping[str, Any], run: Sequence[str] | No
     if set(MRI_TYPES) <= given.keys():
         given["named"] = named_series(**{name: given.pop(name) for name in MRI_TYPES})
         given["patient"] = None if given["patient"] is None else str(given["patient"])
+    if given.get("brain") is not None and str(given["brain"]) not in checks.BRAIN_METHODS:
+        given["brain"] = full_path(given["brain"])
     for name in _PATHS & given.keys():
         given[name] = full_path(given[name])
     if "segmenter" in given:

@@ -20,19 +20,11 @@ class Plan:
     Args:
         output_dir: folder of the run.
         datalist: data list of Task 2; needed for stage 2, and to keep its patients out of stage 1.
-        dataset_dir: folder that its paths are relative to; None: the one it names.
         segmentation_datalist: data list of Task 1; needed for stage 1.
-        segmentation_dataset_dir: folder that its paths are relative to.
-        segmenter: weights for the masks of stage 2; None: those of stage 1's first fold.
-        stages: which are cross-validated.
-        folds: that are held out, one after the other; None: all of the data lists.
-        selection: where the epoch whose weights are kept is chosen: ``inner``, on the next fold, which does not train; ``outer``, on
-            the held-out fold itself, as the method does, which flatters the figures.
-        seeds: of the trainings of stage 2; stage 1 uses the first.
-        mri_types: modalities to train classifiers for.
         settings: values that differ from the configurations' own, by configuration.
         common: values for all configurations that know them: ``device``, ``num_workers``, …
-        prepared_dir: folder for prepared series; None: one in ``output_dir``.
+
+    ``configs/crossvalidate.yaml`` explains the others.
 
     Raises:
         ValueError: for a missing or unknown setting.
@@ -98,8 +90,8 @@ class Plan:
     def _check_folds_suffice(self, stage: str) -> None:
         if self.selection == "inner" and (count := len(self.all_folds(stage))) < 3:
             raise ValueError(
-                f"{self.datalist_of(stage)}: {count} folds leave nothing to train on beside the held-out fold and "
-                "the one that the epoch is chosen on; build it with `radiogenomics datalist --folds 5`, or choose the epoch on "
+                f"{self.datalist_of(stage)}: {count} folds leave nothing to train on besides the held-out fold and "
+                "the one on which the epoch is chosen; build it with `radiogenomics datalist --folds 5`, or choose the epoch on "
                 "the held-out fold, which flatters the figures (--selection outer)"
             )
 
@@ -173,6 +165,6 @@ def _folds(datalist: str | Path | None, folds: Sequence[int] | None) -> list[int
     if missing or not wanted or lists["validation"]:
         reason = "it has a validation section instead" if lists["validation"] else f"it has {there}"
         raise ValueError(
-            f"{datalist}: folds {wanted} are asked for, {reason}; build it with `radiogenomics datalist --folds K`"
+            f"{datalist}: folds {wanted} are requested, but {reason}; build it with `radiogenomics datalist --folds K`"
         )
     return wanted

@@ -67,9 +67,8 @@ def explain_run(
         device: where the networks run.
 
     Returns:
-        Rows by ``"<patient>/<mri_type>"``, in this order, also in ``explanations/index.json``: ``{"file", "probability",
-        "predicted", "maps_change"}``, where ``predicted`` is the probability in ``patients.json``, or ``{"reason"}`` of a series
-        without a prediction, or ``{"error"}``.
+        Rows by ``"<patient>/<mri_type>"``, also in ``explanations/index.json``: ``{"file", "probability", "maps_change",
+        "predicted"}``, the last as in ``patients.json``; ``{"reason"}`` of a series without a prediction; or ``{"error"}``.
 
     Raises:
         FileNotFoundError: when the run is not finished.
@@ -94,16 +93,12 @@ def explain_run(
         classifier = Classifier(weights_file, device)
         for one in series:
             try:
-                file = index.get(one.name, {}).get("file")
-                if file is None:
+                if "file" not in index.get(one.name, {}):
                     raise PreparedError(f"{prepared}: no {one.name}; prepare it again")
-                found = _explained(file, classifier, zoom, batch_size, output)
-                results[one.name] = {**found, "predicted": one.predicted}
+                results[one.name] = _explained(one, index[one.name]["file"], classifier, zoom, batch_size, output)
             except Exception as error:
                 logger.warning("%s: %s", one.name, error)
                 results[one.name] = {"error": f"{type(error).__name__}: {error}"}
-                continue
-            _compare(one, found["probability"])
     write_json({"note": RESEARCH_ONLY, "series": results}, output / "index.json")
     failed = sum("error" in row for row in results.values())
     logger.info("%s: %d series, %d failed. %s", output, len(results), failed, RESEARCH_ONLY)
@@ -142,16 +137,9 @@ def _asked(
     return found
 
 
-def _compare(asked: _Asked, probability: float) -> None:
-    """Warn where a prediction was made with other weights, or in another way."""
-    if asked.predicted is not None and abs(asked.predicted - probability) > PREDICTION_TOLERANCE:
-        logger.warning(
-            "%s: probability %.3f here, but %.3f in the prediction; was it made with %s?",
-            asked.name, probability, asked.predicted, asked.weights,
-        )  # fmt: skip
-
-
-def _explained(file: str | Path, classifier: Classifier, zoom: float, batch_size: int, output: Path) -> dict[str, Any]:
+def _explained(
+    one: _Asked, file: str | Path, classifier: Classifier, zoom: float, batch_size: int, output: Path
+) -> dict[str, Any]:
     """Explain a series unless that is done; the row of its explanation."""
     series = PreparedSeries(file)
     target = inside(output, f"{series.info['patient']}_{series.info['mri_type']}.json")
@@ -159,10 +147,17 @@ def _explained(file: str | Path, classifier: Classifier, zoom: float, batch_size
     if explanation is None:
         explanation = explain(file, classifier, zoom, batch_size)
         explanation.save(output)
+    probability = explanation.probability
+    if one.predicted is not None and abs(one.predicted - probability) > PREDICTION_TOLERANCE:
+        logger.warning(
+            "%s: probability %.3f here, but %.3f in the prediction; was it made with %s?",
+            one.name, probability, one.predicted, one.weights,
+        )  # fmt: skip
     return {
         "file": target.name,
-        "probability": explanation.probability,
+        "probability": probability,
         "maps_change": explanation.randomisation["maps_change"],
+        "predicted": one.predicted,
     }
 
 

@@ -2,39 +2,14 @@
 
 import time
 
-import nibabel as nib
 import numpy as np
 import pytest
 
-from custom_transforms import SeriesReader
-from scripts.brain import has_skull
-from scripts.studies.series import read_studies
-from scripts.synthetic.phantom import make_patient, make_series
+from custom_transforms import SeriesReader, has_skull
+from scripts.synthetic.phantom import make_series
+from tests.scripts.brain.heads import with_skull
 
 MRI_TYPES = ("FLAIR", "T1w", "T1wCE", "T2w")
-
-
-@pytest.fixture(scope="module")
-def patient():
-    pytest.importorskip("nilearn")
-    return make_patient(1, 1, spacing=2.0, shape=(120, 130, 96))
-
-
-def with_skull(brain, spacing=2.0, fat=1.0, noise=0.0, seed=0):
-    """A phantom's volume with fluid, bone, marrow's shine and scalp around its brain, and the noise of air."""
-    from scipy import ndimage
-
-    white = np.percentile(brain[brain > 0], 99)
-    far = ndimage.distance_transform_edt(brain == 0) * spacing
-    rng = np.random.default_rng(seed)
-    layers = [(0, 2, 0.25), (2, 8, 0.05), (8, 14, fat)]  # mm, mm, share of the white level
-    head = brain.copy()
-    for inner, outer, level in layers:
-        head[(far > inner) & (far <= outer)] = level * white
-    level = noise * white
-    return np.hypot(head + level * rng.standard_normal(head.shape), level * rng.standard_normal(head.shape)).astype(
-        "f4"
-    )
 
 
 def halves(volume):
@@ -96,37 +71,18 @@ def test_what_is_as_large_as_a_head_without_its_layers_is_unclear(patient):
 # --- real series -------------------------------------------------------------------------------------------------------
 
 
-def exported(real_data):
-    folder = real_data / "raw" / "06692" / "export"
-    if not folder.is_dir():
-        pytest.skip(f"no {folder}")
-    names = {"MRHR FLAIR AX": "FLAIR", "T1 AX": "T1w", "MRHR T1 AX POST GAD": "T1wCE", "MRHR T2 AX": "T2w"}
-    (study,) = read_studies(folder)
-    return {names[series.description]: series for series in study.series}
-
-
 @pytest.mark.slow
-def test_real_series_with_their_skull_and_without_it(real_data, tmp_path):
-    for mri_type, series in exported(real_data).items():
-        folder = tmp_path / mri_type
-        folder.mkdir()
-        for index, file in enumerate(series.files):
-            (folder / f"{index}.dcm").symlink_to(file)
-        volume, meta = SeriesReader().get_data(folder)
-        mask = nib.load(real_data / "raw" / "06692" / "brain_masks" / f"{mri_type}.nii.gz")
-        turn = nib.orientations.ornt_transform(
-            nib.io_orientation(mask.affine), nib.io_orientation(meta["affine"])
-        )  # fmt: skip
-        brain = nib.orientations.apply_orientation(np.asarray(mask.dataobj), turn) > 0
+def test_real_series_with_their_skull_and_without_it(real_head):
+    for mri_type, (volume, affine) in real_head.series.items():
         start = time.perf_counter()
-        finding = has_skull(volume, meta["affine"])
+        finding = has_skull(volume, affine)
         assert time.perf_counter() - start < 0.5
         assert finding.verdict == "skull"
         assert finding.layered > 0.4
-        assert has_skull(volume * brain, meta["affine"]).verdict == "stripped"
+        assert has_skull(volume * real_head.masks[mri_type], affine).verdict == "stripped"
         silent = np.where(volume < 0.06 * np.percentile(volume, 99), 0, volume)  # as where a scanner blanks the air
         for part in (silent, silent[:, :, :13], silent[:, :, 13:], silent[: len(silent) // 2]):
-            assert has_skull(part, meta["affine"]).verdict == "skull"
+            assert has_skull(part, affine).verdict == "skull"
 
 
 @pytest.mark.slow

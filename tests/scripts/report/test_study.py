@@ -110,7 +110,7 @@ def test_a_study_without_a_usable_series_gets_a_page_that_says_so(write):
 
 
 def test_a_phantom_is_called_one(write):
-    assert "By its headers a phantom, not a patient." in write(study("P_2020", True, phantom=True))[0]
+    assert "According to its headers a phantom, not a patient." in write(study("P_2020", True, phantom=True))[0]
 
 
 def test_a_source_that_is_gone_costs_only_the_picture(write):

@@ -12,11 +12,12 @@ from typing import Literal
 import cv2
 import numpy as np
 
-from custom_transforms.geometry import SliceGeometry
-from custom_transforms.intensity import background_to_zero
+from .geometry import SliceGeometry
+from .intensity import background_to_zero
 
 PIXEL = 2.0  # mm between the pixels that are looked at
 SLICE_DISTANCE = 4.0  # mm between the slices that are looked at
+WINDOW = (1, 99)  # percentiles that are taken for black and for white
 DARK = 0.1  # of the white level: what is darker may be air
 SAME = 1e-3  # of the white level: values that differ by less are one
 SECTORS = 12  # patches of the surface in a slice
@@ -81,10 +82,9 @@ def has_skull(volume: np.ndarray, affine: np.ndarray) -> SkullFinding:
     pixel = tuple(side * n for side, n in zip(geometry.pixel_spacing, steps, strict=True))
     stack = np.ascontiguousarray(geometry.view(volume)[::step, :: steps[0], :: steps[1]], dtype=np.float32)
     stack, _ = background_to_zero(stack)
-    lowest, white = np.percentile(stack, (1, 99))
-    if white <= lowest:
+    if np.ptp(np.percentile(stack, WINDOW)) <= 0:
         return SkullFinding("unclear", 0.0, 0.0, 0.0, "almost all of it has one value")
-    stack = (stack - _background(stack, lowest, white)) / (white - lowest)
+    stack = _scaled(stack)
     heads = np.stack([_silhouette(one) for one in stack])
     areas = heads.sum((1, 2)) * (pixel[0] * pixel[1] / 100)
     noise, air = _air(stack, heads)
@@ -106,10 +106,19 @@ def _verdict(layered: float, patches: int, noise: float, air: float, area: float
     return SkullFinding("unclear", layered, noise, area, told)
 
 
-def _background(stack: np.ndarray, lowest: float, white: float) -> float:
-    """The most frequent of the dark values."""
+def shown(volume: np.ndarray) -> np.ndarray:
+    """What each slice ``(X, Y)`` of a volume ``(X, Y, Z)`` shows, its largest part without holes, bool; nothing if all is alike."""
+    if np.ptp(np.percentile(volume, WINDOW)) <= 0:
+        return np.zeros(volume.shape, bool)
+    scaled = _scaled(np.asarray(volume, np.float32))
+    return np.stack([_silhouette(np.ascontiguousarray(scaled[:, :, z])) for z in range(volume.shape[2])], -1) > 0
+
+
+def _scaled(stack: np.ndarray) -> np.ndarray:
+    """Grey values with the background, the most frequent of the dark ones, at 0, and 1 from there to white."""
+    lowest, white = np.percentile(stack, WINDOW)
     levels, counts = np.unique(stack[stack <= lowest + DARK * (white - lowest)], return_counts=True)
-    return float(levels[counts.argmax()])
+    return np.asarray((stack - levels[counts.argmax()]) / (white - lowest))
 
 
 def _silhouette(one: np.ndarray) -> np.ndarray:
