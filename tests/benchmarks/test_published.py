@@ -57,7 +57,9 @@ def both(cohort, tmp_path_factory):
         published.predict(
             studies, folder / "published", masks=folder / "published" / "masks", workers=1, **files, **settings
         )
-        radiogenomics.predict(studies, folder / "ours", num_workers=0, runtime="eager", amp=False, **files, **settings)
+        radiogenomics.predict(
+            studies, folder / "ours", num_workers=0, runtime="eager", amp=False, report=False, **files, **settings
+        )
         folders[task] = (folder / "published", folder / "ours")
     return folders
 

@@ -17,13 +17,10 @@ from custom_transforms.series import SKULL
 
 from ..files import written_whole
 from ..masks import save_label_map
-from ..outputs import inside
+from ..outputs import BRAIN_SUFFIX, inside
 from .extraction import BrainMask, check_method, extract_brain, method_for
 
 logger = logging.getLogger(__name__)
-
-BRAIN_SUFFIX = "_brain.nii.gz"
-"""Ends the names of the brain's masks beside those of the tumour."""
 
 
 def settings(method: str) -> dict[str, Any]:

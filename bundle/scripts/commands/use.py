@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -75,6 +77,7 @@ def predict(
     exact: bool = False,
     dicom: bool = False,
     deidentify: bool = False,
+    report: bool | None = None,
     overwrite: bool = False,
     brain: str | Path | None = None,
     rules: str | Path | None = None,
@@ -110,6 +113,7 @@ def predict(
         exact: compute in float32.
         dicom: write dicom/<patient>/<mri_type>_seg.dcm (DICOM SEG) and report_sr.dcm (DICOM SR) for DICOM series as well.
         deidentify: leave names, dates and the like out of the DICOM output; the UIDs of the series stay.
+        report: write report/report.html, web pages of the results, as well; by default where its packages are installed.
         overwrite: replace the results of an earlier prediction in output.
         brain: how the brain is found in series that show the skull: auto (the first of these that is installed), deepbet, hd-bet, synthstrip,
             a folder of masks (<patient>_<mri_type>_brain.nii.gz), or never, which uses such series as they are.
@@ -122,7 +126,12 @@ def predict(
         overrides: further settings of configs/inference.yaml.
     """
     options = locals()
+    if options.pop("report") is not None:
+        checks.flag("report", report)
     run_command("inference", options, **_precision(options.pop("fast"), options.pop("exact")))
+    pages = all(importlib.util.find_spec(name) for name in ("jinja2", "matplotlib"))
+    if report or (report is None and pages and int(os.environ.get("RANK") or 0) == 0):
+        bundle_module("report.pages").write_report(str(output), None, True)
     return Path(str(output))
 
 

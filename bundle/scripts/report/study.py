@@ -16,7 +16,7 @@ from ..preparation import read_index
 from ..prepared import PreparedSeries
 from .pages import jinja_environment, write_page
 from .patient import failure_lines
-from .tables import Table, table_of_records, with_interval
+from .tables import selection_table, table_of_records, with_interval
 from .viewer import SheetError, largest_tumour, read_source
 
 logger = logging.getLogger(__name__)
@@ -101,18 +101,3 @@ def _page(
         "pictures": pictures,
         "notes": notes,
     }
-
-
-def selection_table(series: Sequence[Mapping[str, Any]]) -> Table:
-    """The series of a study, chosen or not, and why."""
-    same = ("number", "description", "plane", "slices")
-    records = [
-        {
-            **{key: one[key] for key in same},
-            "mm apart": one["spacing"],
-            "chosen": one["modality"] if one["chosen"] else None,
-            "why": one["reason"],
-        }
-        for one in series
-    ]
-    return table_of_records("Series of the study", records)
