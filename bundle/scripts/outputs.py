@@ -40,11 +40,12 @@ def _below(folder: str, patterns: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(f"{folder}/{pattern}" for pattern in patterns)
 
 
-_SEGMENTED = (CONFIG_FILE, "volumes.csv", *_MASKS, *_below("prepared", _PREPARED))
+_STUDIES = ("studies.json", "studies.csv")
+_SEGMENTED = (CONFIG_FILE, "volumes.csv", *_STUDIES, *_MASKS, *_below("prepared", _PREPARED))
 OUTPUTS: dict[str, tuple[str, ...]] = {
     "inference": (*_SEGMENTED, "submission.csv", "patients.json", "dicom/*/*_seg.dcm", "dicom/*/report_sr.dcm"),
     "segmentation": _SEGMENTED,
-    "fuse_segmentation": (CONFIG_FILE, "volumes.csv", "masks/*.nii.gz", "done/*.json"),
+    "fuse_segmentation": (CONFIG_FILE, "volumes.csv", *_STUDIES, "masks/*.nii.gz", "done/*.json"),
     "inference_segmentation": (CONFIG_FILE, "*_seg.nii.gz", "**/*_seg.nii.gz"),
     "crossvalidate": (
         *_EVALUATION,
