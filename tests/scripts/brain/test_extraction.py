@@ -15,7 +15,7 @@ from scripts.brain.grids import as_stored, canonical, dice, millilitres
 from scripts.checks import BRAIN_METHODS
 from scripts.errors import UserError
 from scripts.synthetic.brains import rotation
-from tests.scripts.brain.heads import with_skull
+from tests.heads import with_skull
 
 needs_deepbet = pytest.mark.skipif(not deepbet.is_installed(), reason="deepbet is not installed")
 needs_registration = pytest.mark.skipif(not registration.is_installed(), reason="SimpleITK is not installed")
@@ -59,7 +59,7 @@ def test_the_first_way_that_is_there_is_taken(monkeypatch, tmp_path):
             assert remedy in str(caught.value)
     assert method_for(str(tmp_path)) == str(tmp_path)
     assert extract_brain({"T1w": None}, "never") == {}
-    with pytest.raises(UserError, match="'nothing-like-it', expected one of auto, deepbet"):
+    with pytest.raises(ValueError, match="nothing-like-it: expected one of auto, deepbet"):
         method_for("nothing-like-it")
     assert set(BRAIN_METHODS) >= {"auto", "deepbet", "never", *programs.COMMANDS}
 

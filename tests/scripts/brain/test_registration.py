@@ -7,7 +7,7 @@ from scripts.brain import register, registration, resampled
 from scripts.brain.grids import canonical, centre
 from scripts.errors import UserError
 from scripts.synthetic.brains import rotation
-from tests.scripts.brain.heads import with_skull
+from tests.heads import with_skull
 
 pytestmark = pytest.mark.skipif(not registration.is_installed(), reason="SimpleITK is not installed")
 

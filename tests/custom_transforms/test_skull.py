@@ -6,10 +6,16 @@ import numpy as np
 import pytest
 
 from custom_transforms import SeriesReader, has_skull
-from scripts.synthetic.phantom import make_series
-from tests.scripts.brain.heads import with_skull
+from scripts.synthetic.phantom import make_patient, make_series
+from tests.heads import read_real_head, with_skull
 
 MRI_TYPES = ("FLAIR", "T1w", "T1wCE", "T2w")
+
+
+@pytest.fixture(scope="module")
+def patient():
+    pytest.importorskip("nilearn")
+    return make_patient(1, 1, spacing=2.0, shape=(120, 130, 96))
 
 
 def halves(volume):
@@ -72,7 +78,8 @@ def test_what_is_as_large_as_a_head_without_its_layers_is_unclear(patient):
 
 
 @pytest.mark.slow
-def test_real_series_with_their_skull_and_without_it(real_head):
+def test_real_series_with_their_skull_and_without_it(real_data):
+    real_head = read_real_head(real_data)
     for mri_type, (volume, affine) in real_head.series.items():
         start = time.perf_counter()
         finding = has_skull(volume, affine)
