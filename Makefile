@@ -43,7 +43,7 @@ test: $(VENV)/.dev-stamp ## all tests
 	$(ONE_THREAD) $(VENV)/bin/python -m pytest -n $(WORKERS) --dist loadfile
 
 test-docs: $(VENV)/.dev-stamp ## every command of every document, as it stands
-	$(ONE_THREAD) $(VENV)/bin/python -m pytest -n $(WORKERS) --dist loadgroup -m "docs or not docs" tests/docs
+	$(ONE_THREAD) $(VENV)/bin/python -m pytest -n $(WORKERS) --dist worksteal -m "docs or not docs" tests/docs
 
 lint: $(VENV)/.dev-stamp ## ruff and mypy, nothing is changed
 	$(VENV)/bin/ruff check .

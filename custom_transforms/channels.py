@@ -57,7 +57,7 @@ def _as_uint8(image: torch.Tensor) -> torch.Tensor:
     if not (low >= 0 and high <= 255 and whole):
         raise ValueError(
             f"Expected an image of whole numbers 0…255, got {image.dtype} values from {low:g} to {high:g}. Scale the "
-            "series to 0…255 and round it to uint8 before."
+            "series to 0…255 and round it to uint8 first."
         )
     return image.to(torch.uint8)
 

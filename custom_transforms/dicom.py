@@ -186,7 +186,7 @@ def _check_pixel_data(path: Path, datasets: dict[str, pydicom.Dataset]) -> None:
     if names := [name for name, data in datasets.items() if not any(keyword in data for keyword in keywords)]:
         raise SeriesError(
             f"{path}: no pixel data in {some(names)}. Expected images: copy a truncated file again, and remove what is "
-            "no image."
+            "not an image."
         )
 
 

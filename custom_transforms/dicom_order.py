@@ -81,7 +81,7 @@ def without_doubles(
         else:
             raise SeriesError(
                 f"{path}: {frames[last].name} and {frames[place].name} lie at the same position "
-                f"({positions[place]:.2f} mm along the slice normal) with different pixels. Expected one slice a "
+                f"({positions[place]:.2f} mm along the slice normal) with different pixels. Expected one slice per "
                 "position. Split the series (time points, echoes, two acquisitions) into folders and pass one."
             )
     warnings = [f"{len(dropped)} doubled slices dropped: {some(dropped)}."] if dropped else []

@@ -220,7 +220,7 @@ class AcquisitionSlices(Transform):
             )
         if volume.ndim != 4 or volume.shape[0] != 1:
             raise ValueError(
-                f"Expected one volume with channel (1, X, Y, Z), got {tuple(volume.shape)}. Load one series a key, "
+                f"Expected one volume with channel (1, X, Y, Z), got {tuple(volume.shape)}. Load one series per key, "
                 "with ensure_channel_first=True."
             )
         affine = torch.as_tensor(volume.affine, dtype=torch.float64).cpu().numpy()

@@ -10,6 +10,8 @@ from monai.config import KeysCollection, NdarrayOrTensor
 from monai.transforms import MapTransform, Transform
 from monai.utils import TransformBackends, convert_to_dst_type, convert_to_tensor
 
+from .volume import some
+
 
 class BratsLabelsToWTET(Transform):
     """
@@ -42,7 +44,7 @@ class BratsLabelsToWTET(Transform):
         if bool(masks[3].any()) and bool(masks[4].any()):
             raise ValueError(
                 f"Found 3 and 4 in one label volume ({_values(volume)}), expected one of them as enhancing tumour. "
-                "Relabel the file after one year's convention."
+                "Relabel the file by the convention of one year."
             )
         both = torch.stack([tumour, masks[3] | masks[4]]).to(torch.uint8)
         return convert_to_dst_type(both, dst=label, dtype=torch.uint8)[0]
@@ -89,8 +91,7 @@ def _one_volume(label: NdarrayOrTensor) -> torch.Tensor:
 
 
 def _values(volume: torch.Tensor) -> str:
-    values = [f"{value:g}" for value in torch.unique(volume).tolist()]
-    return ", ".join(values[:10]) + (f" and {len(values) - 10} more" if len(values) > 10 else "")
+    return some((f"{value:g}" for value in torch.unique(volume).tolist()), 10)
 
 
 class _ToWTETd(MapTransform):

@@ -37,7 +37,7 @@ def read_nifti(path: Path) -> Volume:
         if len(shape) != 3 or min(shape) < 1:
             raise SeriesError(
                 f"{path}: found a NIfTI file of shape {tuple(image.shape)}, expected one volume (X, Y, Z). Split it into one "
-                "file a volume and pass one of them."
+                "file per volume and pass one of them."
             )
         check_size(str(path), shape)
         _check_nifti_file(path, image.dataobj.offset + math.prod(shape) * image.get_data_dtype().itemsize)

@@ -31,7 +31,7 @@ def read_pictures(folder: Path, files: list[Path]) -> Volume:
         number = int(numbers[-1])
         if number in numbered:
             raise SeriesError(
-                f"{folder}: {numbered[number].name} and {file.name} have the same number, expected one picture a "
+                f"{folder}: {numbered[number].name} and {file.name} have the same number, expected one picture per "
                 "slice. Remove one of them."
             )
         numbered[number] = file
@@ -61,9 +61,9 @@ def _read_picture(folder: Path, file: Path) -> np.ndarray:
             check_size(f"{folder}: {file.name}", header.size)
         picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE | cv2.IMREAD_ANYDEPTH)
     except Image.DecompressionBombError as error:
-        raise SeriesError(f"{folder}: {file.name} is no slice of a brain ({error}). Remove it.") from error
+        raise SeriesError(f"{folder}: {file.name} is not a slice of a brain ({error}). Remove it.") from error
     except (OSError, cv2.error):
         pass
     if picture is None:
-        raise SeriesError(f"{folder}: {file.name} is no readable picture. Copy it again, or remove it.")
+        raise SeriesError(f"{folder}: {file.name} is not a readable picture. Copy it again, or remove it.")
     return picture

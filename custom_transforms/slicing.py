@@ -55,7 +55,7 @@ class SlicePlanes(Transform):
             found = "".join(str(code) for code in aff2axcodes(np.asarray(volume.affine.cpu(), dtype=float)))
             if found != "RAS":
                 raise ValueError(
-                    f"Expected a volume in RAS orientation, got {found}. Put Orientationd(keys, axcodes='RAS') before."
+                    f"Expected a volume in RAS orientation, got {found}. Apply Orientationd(keys, axcodes='RAS') first."
                 )
             volume = volume.as_tensor()
         return {plane: self._stack(volume, AXIS_OF_PLANE[plane] + 1) for plane in self.planes}

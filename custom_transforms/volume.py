@@ -54,8 +54,8 @@ def check_size(where: str, shape: Sequence[int]) -> None:
     """Refuse what no series of a brain has, and no memory should be taken for."""
     if max(shape) > MAX_SIDE or math.prod(shape) > MAX_VOXELS:
         raise SeriesError(
-            f"{where}: the header declares {' x '.join(map(str, shape))} voxels, expected at most {MAX_SIDE} a side and "
-            f"{MAX_VOXELS:,} in a series. The header is damaged, or this is no series of one brain: export it again."
+            f"{where}: the header declares {' x '.join(map(str, shape))} voxels, expected at most {MAX_SIDE} per side and "
+            f"{MAX_VOXELS:,} in a series. The header is damaged, or this is not a series of one brain: export it again."
         )
 
 

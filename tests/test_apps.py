@@ -39,4 +39,3 @@ def test_monai_deploy_requires_what_the_project_requires():
 def test_monai_deploy_has_the_projects_version():
     config = yaml.safe_load((DEPLOY / "app.yaml").read_text(encoding="utf-8"))
     assert config["application"]["version"] == PROJECT["version"]
-    assert (DEPLOY / config["selection"]["rules"]).is_file()

@@ -34,6 +34,7 @@ SHARED = (
     "docs/segmentation_failure.png",
     "models/calibration.npz",
     "configs/logging.conf",
+    "configs/modality_rules.yaml",
 )
 CONFIGS = {  # name in the bundle: name in the repository
     "distributed": "distributed",

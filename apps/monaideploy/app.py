@@ -138,7 +138,7 @@ class RadiogenomicsOperator(Operator):
         datalist = op_input.receive("selection")
         segmenter = weights.find_segmenter(None, self.models) or weights.find_segmenter(None, SHIPPED)
         settings = {"models_dir": str(self.models), "segmenter": segmenter, "num_workers": 0, **self.settings}
-        radiogenomics.predict(Path(datalist).parent, self.output, datalist=datalist, **settings)
+        radiogenomics.predict(Path(datalist).parent, self.output, datalist=datalist, report=False, **settings)
         op_output.emit(datalist, "prediction")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import contextlib
 import difflib
+import functools
 import math
 import os
 import re
@@ -147,36 +148,20 @@ def device(option: str, value: Any) -> None:
 # paths
 
 
-def folder(what: str) -> Check:
-    """A check that there is a folder, called ``what`` in the message."""
+def exists(what: str, remedy: str = "", names: Sequence[str] = (), kind: Callable[[Path], bool] = Path.exists) -> Check:
+    """A check that there is a file or folder, unless the value is one of the names; ``{file}`` in the remedy is the value."""
 
     def check(option: str, value: Any) -> None:
-        if not Path(value).is_dir():
-            found = "is a file, expected a" if Path(value).exists() else "no such"
-            raise ValueError(f"--{option} {value}: {found} {what}")
-
-    return check
-
-
-def file(what: str, remedy: str = "", names: Sequence[str] = ()) -> Check:
-    """A check that there is a file, unless the value is one of the names; ``{file}`` in the remedy is the file."""
-
-    def check(option: str, value: Any) -> None:
-        if value not in names and not Path(value).is_file():
-            found = "is a folder, expected a" if Path(value).exists() else "no such"
+        path = Path(value)
+        if value not in names and not kind(path):
+            found = f"is a {'folder' if path.is_dir() else 'file'}, expected a" if path.exists() else "no such"
             raise ValueError(f"--{option} {value}: {found} {what}" + (remedy and f"; {remedy.format(file=value)}"))
 
     return check
 
 
-def exists(what: str, remedy: str = "") -> Check:
-    """A check that there is a file or a folder."""
-
-    def check(option: str, value: Any) -> None:
-        if not Path(value).exists():
-            raise ValueError(f"--{option} {value}: no such {what}" + (remedy and f"; {remedy}"))
-
-    return check
+folder = functools.partial(exists, kind=Path.is_dir)
+file = functools.partial(exists, kind=Path.is_file)
 
 
 def output(option: str, value: Any) -> None:
@@ -186,7 +171,9 @@ def output(option: str, value: Any) -> None:
     if not place.is_dir():
         raise ValueError(f"--{option} {value}: {place} is a file, expected a folder; name another")
     if not os.access(place, os.W_OK | os.X_OK):
-        raise ValueError(f"--{option} {value}: no permission to write to {place}; name another folder, or get it")
+        raise ValueError(
+            f"--{option} {value}: no permission to write to {place}; name another folder, or ask for permission"
+        )
 
 
 def output_file(option: str, value: Any) -> None:

@@ -116,7 +116,7 @@ def run(output: str | Path, signal: float, overwrite: bool) -> Path:
     try:
         for number, (title, step) in enumerate(steps.items(), 1):
             if title in state["seconds"]:
-                logger.info("%d/%d %s: done before", number, len(steps), title)
+                logger.info("%d/%d %s: already done", number, len(steps), title)
                 continue
             logger.info("\n%d/%d %s", number, len(steps), title)
             state["starts"][title] = state["starts"].get(title, 0) + 1
@@ -198,22 +198,9 @@ def _steps(folder: Path, signal: float) -> dict[str, Callable[[], Any]]:
         for task in ("task1", "task2"):
             build_datalist(phantom / task, folder / f"{task}.json", overwrite=True)
 
-    def train_segmentation() -> None:
-        output = str(runs / "segmentation")
-        _job("train_segmentation", output_dir=output, resume=True, init=str(START), **network, **without_task2, **task1)
-
-    def evaluate_segmentation() -> None:
-        output = str(folder / "evaluation_segmentation")
-        _job("evaluate_segmentation", output_dir=output, overwrite=True, **segmenter, **without_task2, **task1)
-
     def train_classification() -> None:
         for name in MRI_TYPES:
             _job("train_classification", mri_type=name, output_dir=str(runs / name), resume=True, **task2)
-
-    def evaluate_classification() -> None:
-        labels, output = str(phantom / "task2" / "test_labels.csv"), str(folder / "evaluation_classification")
-        options: dict[str, Any] = {"section": "test", "labels": labels, "output_dir": output, "overwrite": True}
-        _job("evaluate_classification", **options, **classifiers, **task2)
 
     def predict() -> None:
         # a prediction is complete when this file is there, and continues as long as it is not
@@ -222,15 +209,20 @@ def _steps(folder: Path, signal: float) -> dict[str, Callable[[], Any]]:
         studies, output = str(phantom / "task2" / "test"), str(prediction)
         _job("inference", dataset_dir=studies, output_dir=output, **asked, **segmenter, **classifiers)
 
+    def evaluate(stage: str, **values: Any) -> None:
+        _job(f"evaluate_{stage}", output_dir=str(folder / f"evaluation_{stage}"), overwrite=True, **values)
+
+    training = {"output_dir": str(runs / "segmentation"), "resume": True, "init": str(START), **network}
+    test = {"section": "test", "labels": str(phantom / "task2" / "test_labels.csv")}
     return {
         "phantom cohort": write_phantom,
         "data lists": write_datalists,
         "prepare segmentation": lambda: _job("prepare_segmentation", **task1),
-        "train segmentation": train_segmentation,
-        "evaluate segmentation": evaluate_segmentation,
+        "train segmentation": lambda: _job("train_segmentation", **training, **without_task2, **task1),
+        "evaluate segmentation": lambda: evaluate("segmentation", **segmenter, **without_task2, **task1),
         "prepare classification": lambda: _job("prepare_classification", mri_types=MRI_TYPES, **segmenter, **task2),
         "train classification": train_classification,
-        "evaluate classification": evaluate_classification,
+        "evaluate classification": lambda: evaluate("classification", **test, **classifiers, **task2),
         "predict": predict,
         "overview": lambda: write_picture(folder, phantom / "task2_masks", folder / "overview.png"),
         "explain": lambda: explain_run(prediction, limit=EXPLAINED),

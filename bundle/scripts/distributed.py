@@ -178,22 +178,15 @@ def parallel(network: nn.Module) -> nn.Module:
     return DistributedDataParallel(network, find_unused_parameters=True)
 
 
-def whole_batch(loss: nn.Module) -> nn.Module:
-    """The loss of all processes' batches as one: a Dice over a batch is not the mean of those over its parts."""
-    return loss if idist.get_world_size() == 1 else WholeBatchLoss(loss)
+def whole_batch(loss: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+    """A differentiable ``loss(pred, label)`` of all processes' batches, which must be of one size, as one.
 
-
-class WholeBatchLoss(nn.Module):
-    """A differentiable ``loss(pred, label) -> scalar`` of the batches of all processes, which must be of one size."""
-
-    def __init__(self, loss: nn.Module) -> None:
-        super().__init__()
-        self.loss = loss
-
-    def forward(self, pred: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
-        """The same value in all processes."""
-        # every process's gradients come back to every process, and are averaged with those of the network
-        return self.loss(torch.cat(all_gather(pred)), torch.cat(all_gather(label)))
+    A Dice over a batch is not the mean of those over its parts.
+    """
+    if idist.get_world_size() == 1:
+        return loss
+    # every process's gradients come back to every process, and are averaged with those of the network
+    return lambda pred, label: loss(torch.cat(all_gather(pred)), torch.cat(all_gather(label)))
 
 
 class SameBuffers:

@@ -77,7 +77,7 @@ def export(what: str, format: str, weights_file: str | Path, output: str | Path,
     file = Path(output)
     suffixes = [SUFFIXES[format], *([".pt"] if format == "torchscript" else [])]
     if file.suffix not in suffixes:
-        raise ValueError(f"{file}: a file in {format} ends with {' or '.join(suffixes)}")
+        raise ValueError(f"{file}: expected a name that ends with {' or '.join(suffixes)} for {format}")
     written = [file, *([file.with_suffix(".bin")] if format == "openvino" else [])]
     for one in written:
         if one.exists() and not overwrite:

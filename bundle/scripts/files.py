@@ -72,14 +72,11 @@ def remove_leftovers(folder: str | Path) -> None:
 
 def is_dead(process: int) -> bool:
     """Whether no process of this machine has that number; False where there is no harmless way to ask."""
-    if os.name != "posix":
-        return False
     try:
-        os.kill(process, 0)  # sends nothing
-    except ProcessLookupError:
-        return True
-    except PermissionError:  # it is somebody else's
-        pass
+        if os.name == "posix":
+            os.kill(process, 0)  # sends nothing; a PermissionError: it is somebody else's
+    except OSError as error:
+        return isinstance(error, ProcessLookupError)
     return False
 
 

@@ -101,7 +101,7 @@ class FrozenWarmup(_EachEpoch):
         frozen = engine.state.epoch <= self.epochs
         self.module.requires_grad_(not frozen)
         if engine.state.epoch == self.epochs + 1 and self.epochs > 0:
-            logger.info("warm-up is over: all of the network trains, with a fresh optimizer")
+            logger.info("warm-up is over: the whole network trains, with a fresh optimizer")
             self.optimizer.state.clear()
             for group, rate in zip(self.optimizer.param_groups, self.initial_rates, strict=True):
                 group["lr"] = rate

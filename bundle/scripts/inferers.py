@@ -171,7 +171,8 @@ class SliceSegmenter(Inferer):
             return (found >= 0.5).to(torch.uint8).contiguous()
         masks = inputs.new_zeros((len(slices), 2, *inputs.shape[-2:]), dtype=torch.uint8)
         window = self.window(slices)
-        view = self._view(slices, window, geometry.pixel_spacing if geometry else None)
+        spacing = geometry.pixel_spacing if geometry else None
+        view = view_of(slices, window[0], spacing, self.image_size, self.zoom, self.field_of_view)
 
         def segment(indices: Sequence[int]) -> None:
             for batch, found in self._segment(slices, indices, network, window, view, as_masks=True):
@@ -234,7 +235,8 @@ class SliceSegmenter(Inferer):
                 counts &= F.max_pool1d(crossed[None].float(), 2 * reach + 1, 1, reach)[0] > 0
             starts = [start for start in range(0, len(slices) - step // 2, step) if counts[start : start + step].any()]
             chosen = [start + step // 2 for start in starts]
-            view = self._view(slices, window, geometry.pixel_spacing, (zooms or {}).get(geometry.plane, self.zoom))
+            zoom = (zooms or {}).get(geometry.plane, self.zoom)
+            view = view_of(slices, window[0], geometry.pixel_spacing, self.image_size, zoom, self.field_of_view)
             axes, flips = geometry.moves()
             there, votes_there = total.permute(0, *(axis + 1 for axis in axes)), votes.permute(axes)
             for batch, found in self._segment(slices, chosen, network, window, view):
@@ -251,15 +253,6 @@ class SliceSegmenter(Inferer):
     def window(self, series: torch.Tensor) -> tuple[int, int]:
         """The grey values of a series in 0…255 that the network is shown as black and as white."""
         return grey_window(series) if self.scaling == "window" else (0, 255)
-
-    def _view(
-        self,
-        slices: torch.Tensor,
-        window: tuple[int, int],
-        spacing: tuple[float, float] | None,
-        zoom: float | None = None,
-    ) -> ZoomedCentre | FieldOfView:
-        return view_of(slices, window[0], spacing, self.image_size, zoom or self.zoom, self.field_of_view)
 
     def _segment(
         self,

@@ -102,7 +102,7 @@ class UntrackedCompose(Compose):
 
 
 class _KeepsOpen(Transform):
-    """Keeps prepared series open, for items come in any order."""
+    """Keeps prepared series open, as items come in any order."""
 
     most = 128
 

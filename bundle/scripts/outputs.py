@@ -26,7 +26,11 @@ _FORBIDDEN = re.compile(r"[\x00-\x1f\x7f/\\]|^[A-Za-z]:|^\.{0,2}$")
 _PREPARED = ("index.json", CONFIG_FILE, f"*/*{SERIES_SUFFIX}", "*/*.logits.json")
 _TRAINING = (CONFIG_FILE, "history.csv", "last.pt", "segmentation.pt", "model_*.pt", "events.out.tfevents.*")
 _EVALUATION = (CONFIG_FILE, "overlap.csv", "predictions.csv", "patients.json", "metrics.json")
-_MASKS = tuple(f"masks/*_{mri_type}.nii.gz" for mri_type in MRI_TYPES)
+BRAIN_SUFFIX = "_brain.nii.gz"
+"""Ends the names of the brain's masks beside those of the tumour."""
+_BRAIN = (f"*{BRAIN_SUFFIX}", "*_transform.txt")
+_STUDIES = ("studies.json", "studies.csv")
+_MASKS = (*(f"masks/*_{mri_type}.nii.gz" for mri_type in MRI_TYPES), *(f"masks/{name}" for name in _BRAIN))
 _REPORT = tuple(
     f"report/{name}"
     for name in ("report.html", "patients/*.html", "figures/*.png", "figures/*.svg", "tables/*.csv", "tables/*.json")
@@ -40,11 +44,18 @@ def _below(folder: str, patterns: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(f"{folder}/{pattern}" for pattern in patterns)
 
 
-_SEGMENTED = (CONFIG_FILE, "volumes.csv", *_MASKS, *_below("prepared", _PREPARED))
+_SEGMENTED = (CONFIG_FILE, *_STUDIES, "volumes.csv", *_MASKS, *_below("prepared", _PREPARED))
 OUTPUTS: dict[str, tuple[str, ...]] = {
     "inference": (*_SEGMENTED, "submission.csv", "patients.json", "dicom/*/*_seg.dcm", "dicom/*/report_sr.dcm"),
     "segmentation": _SEGMENTED,
-    "fuse_segmentation": (CONFIG_FILE, "volumes.csv", "masks/*.nii.gz", "done/*.json"),
+    "fuse_segmentation": (
+        CONFIG_FILE,
+        *_STUDIES,
+        "volumes.csv",
+        "masks/*.nii.gz",
+        "masks/*_transform.txt",
+        "done/*.json",
+    ),
     "inference_segmentation": (CONFIG_FILE, "*_seg.nii.gz", "**/*_seg.nii.gz"),
     "crossvalidate": (
         *_EVALUATION,

@@ -43,7 +43,7 @@ def write_evaluation(
     labelled = [row for row in rows if "label" in row]
     if not labelled:
         raise ValueError(
-            "none of the patients has a label, by which to evaluate; name a data list with labels, or --labels FILE"
+            "none of the patients has a label to compare with; give a data list with labels, or --labels FILE"
         )
     labels = [row["label"] for row in labelled]
     table = []

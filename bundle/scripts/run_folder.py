@@ -36,11 +36,7 @@ class RunError(UserError):
 
 
 def read_object(file: Path) -> dict[str, Any]:
-    """The object in a JSON file.
-
-    Raises:
-        RunError: when it can't be read or holds something else.
-    """
+    """The object in a JSON file; a :class:`RunError` where it can't be read or holds something else."""
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -51,11 +47,7 @@ def read_object(file: Path) -> dict[str, Any]:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """The resolved configuration in a run's folder; empty where there is none.
-
-    Raises:
-        RunError: when it can't be read.
-    """
+    """The resolved configuration in a run's folder; empty where there is none, a :class:`RunError` where it can't be read."""
     file = folder / CONFIG_FILE
     if not file.is_file():
         return {}
@@ -92,14 +84,14 @@ def read_patients(folder: str | Path) -> dict[str, Any] | None:
     rows: list[dict[str, Any]] = []
     runtimes: dict[str, None] = {}
     for fold, places in _evaluated_folds(root, settings).items():
-        contents = {seed: _read_rows(place / PATIENTS_FILE) for seed, place in places.items()}
-        runtimes |= {str(content["runtime"]): None for content in contents.values() if content.get("runtime")}
         by_patient: dict[str, dict[int, dict[str, Any]]] = {}
-        for seed, content in contents.items():
+        for seed, place in places.items():
+            content = _read_rows(place / PATIENTS_FILE)
+            runtimes |= {content["runtime"]: None} if content.get("runtime") else {}
             for row in content["patients"]:
-                by_patient.setdefault(str(row["patient"]), {})[seed] = row
-        weights = {seed: content.get("weights") or {} for seed, content in contents.items()}
-        rows += [_over_seeds(fold, of_seeds, weights, settings.get("mri_types")) for of_seeds in by_patient.values()]
+                known = {**row, "weights": content.get("weights") or {}}
+                by_patient.setdefault(str(row["patient"]), {})[seed] = known
+        rows += [_over_seeds(fold, of_seeds, settings.get("mri_types")) for of_seeds in by_patient.values()]
     return {"weights": {}, "runtime": ", ".join(runtimes) or None, "patients": rows} if rows else None
 
 
@@ -132,12 +124,7 @@ def _evaluated_folds(root: Path, settings: Mapping[str, Any]) -> dict[int, dict[
     return {fold: {seed: places[seed] for seed in asked("seeds", list(places))} for fold, places in folds.items()}
 
 
-def _over_seeds(
-    fold: int,
-    rows: Mapping[int, Mapping[str, Any]],
-    weights: Mapping[int, Mapping[str, Any]],
-    mri_types: Sequence[str] | None,
-) -> dict[str, Any]:
+def _over_seeds(fold: int, rows: Mapping[int, Mapping[str, Any]], mri_types: Sequence[str] | None) -> dict[str, Any]:
     """One row of a patient's rows by seed; modalities count alike, and so do the seeds of each."""
     first = next(iter(rows.values()))
     series = {
@@ -154,7 +141,7 @@ def _over_seeds(
         "used": list(used),
     }
     merged |= {key: first[key] for key in ("label", "reason") if key in first and (key != "reason" or not used)}
-    files = {mri_type: [weights[seed].get(mri_type) for seed in rows] for mri_type in series}
+    files = {mri_type: [row["weights"].get(mri_type) for row in rows.values()] for mri_type in series}
     files = {mri_type: of_seeds for mri_type, of_seeds in files.items() if all(of_seeds)}
     return {**merged, "fold": fold, "seeds": list(rows), "weights": files, "series": series}
 

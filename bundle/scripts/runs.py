@@ -6,11 +6,11 @@ A run that replaces another is written into a hidden folder beside it, and takes
 from __future__ import annotations
 
 import hashlib
-import inspect
 import json
 import logging
 import os
 import shutil
+import traceback
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -198,11 +198,9 @@ def running_config(as_written: bool = False) -> dict[str, Any] | None:
     MONAI gives expressions no handle on their own configuration, and evaluates what they refer to, so it is looked for among the
     callers. With ``as_written``, for a configuration that hands parts on to others, values that were typed stay expressions.
     """
-    frame = inspect.currentframe()
-    while frame is not None:
+    for frame, _ in traceback.walk_stack(None):
         parser = frame.f_locals.get("self")
         if isinstance(parser, ConfigParser):
             content = {key: value for key, value in parser.get().items() if key != parser.meta_key}
             return content if as_written else as_typed(content)
-        frame = frame.f_back
     return None

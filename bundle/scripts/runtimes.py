@@ -173,7 +173,11 @@ class Runtime:
         with contextlib.redirect_stdout(sys.stderr):
             model = openvino.convert_model(fold_constants(network), example_input=example, input=list(example.shape))
             if self.precision == "int8":
-                model = _quantised(model, image_size, masked)
+                import nncf
+
+                images = calibration_images(image_size, masked)
+                data = nncf.Dataset([image[None] for image in images])
+                model = nncf.quantize(model, data, subset_size=len(images), preset=nncf.QuantizationPreset.MIXED)
         with tempfile.TemporaryDirectory(dir=file.parent, prefix=f".{file.stem}.") as folder:
             made = Path(folder) / file.name
             openvino.save_model(model, str(made), compress_to_fp16=False)
@@ -261,12 +265,3 @@ def calibration_images(image_size: int, masked: bool) -> np.ndarray:
     slices = torch.cat([images[:, None], masks], dim=1) if masked else images[:, None].expand(-1, 3, -1, -1)
     resized = nn.functional.interpolate(slices, size=(image_size, image_size), mode="bilinear")
     return normalise(resized).numpy()
-
-
-def _quantised(model: Any, image_size: int, masked: bool) -> Any:
-    """An OpenVINO model with 8-bit convolutions, their ranges set by the calibration slices."""
-    import nncf
-
-    images = calibration_images(image_size, masked)
-    data = nncf.Dataset([image[None] for image in images])
-    return nncf.quantize(model, data, subset_size=len(images), preset=nncf.QuantizationPreset.MIXED)

@@ -179,6 +179,7 @@ def test_other_weights_are_refused(install, bundle, segmenter, tmp_path):
 # Jobs of the bundle as it is laid
 
 
+@pytest.mark.slow
 def test_annotated_volumes_train_the_weights(install, bundle, segmenter, tmp_path):
     """As MONAI Label runs it: in a process of its own, with volumes as data."""
     file = install.lay_weights(bundle, segmenter)

@@ -19,6 +19,7 @@ from scripts.networks import BiLSTMNFNet
 from scripts.prepared import PreparedSeries
 from scripts.weights import save_weights
 
+pytestmark = pytest.mark.slow
 SEGMENTER = {"encoder_name": "tu-test_efficientnet", "decoder_channels": [16, 8, 8, 4, 4], "image_size": 32}
 CLASSIFIER = {"backbone": "test_efficientnet", "image_size": 32, "sequence_length": 6, "stride": 3, "hidden_size": 4}
 
@@ -56,7 +57,9 @@ def both(cohort, tmp_path_factory):
         published.predict(
             studies, folder / "published", masks=folder / "published" / "masks", workers=1, **files, **settings
         )
-        radiogenomics.predict(studies, folder / "ours", num_workers=0, runtime="eager", amp=False, **files, **settings)
+        radiogenomics.predict(
+            studies, folder / "ours", num_workers=0, runtime="eager", amp=False, report=False, **files, **settings
+        )
         folders[task] = (folder / "published", folder / "ours")
     return folders
 

@@ -121,7 +121,7 @@ def test_large_files_arrive_where_they_are_looked_for(released, tmp_path, alread
         assert weights.read_weights(tmp_path / file["path"])[0]["clf_head.bias"] == number
     folder = tmp_path / "models" / "released"
     assert weights.find_segmenter(None, tmp_path / "models") == str(folder / weights.RELEASED_SEGMENTER)
-    found = weights.find_classifiers(None, tmp_path / "models", required=True)
+    found = weights.find_classifiers(None, tmp_path / "models")
     assert found.pop("FLAIR") == str(tmp_path / "models" / "model.pt")
     assert found == {
         mri_type: str(folder / weights.RELEASED_CLASSIFIER.format(mri_type=mri_type))

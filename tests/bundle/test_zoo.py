@@ -15,6 +15,8 @@ from monai.bundle.properties import InferProperties, MetaProperties
 from scripts import weights
 from scripts.networks import BiLSTMNFNet, build_segmenter
 
+pytestmark = pytest.mark.slow
+
 SCHEMA = Path(__file__).resolve().parents[1] / "data" / "meta_schema.json"
 NAME = "brats_mri_radiogenomics"
 SEGMENTATION = "brats_mri_slice_segmentation"
@@ -67,7 +69,6 @@ def test_the_zoo_finds_its_properties(brought):
     assert workflow.check_properties() == []
 
 
-@pytest.mark.slow
 def test_the_zoo_gets_tensors_of_the_shapes_that_are_declared(brought):
     """Before there are weights too: for other checks the zoo makes some of its own from the definition of the network."""
     folder, weights_file = brought
@@ -81,7 +82,6 @@ def test_the_zoo_gets_tensors_of_the_shapes_that_are_declared(brought):
     )
 
 
-@pytest.mark.slow
 def test_the_zoo_exports_it(brought):
     """With nothing but the place of the weights: scripted, and without the key of a state dict."""
     folder, weights_file = brought

@@ -43,6 +43,7 @@ from tests.custom_transforms.stacks import (
 # --- DICOM: geometry --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ORIENTATIONS)
 def test_geometry_equals_itk(write_series, tmp_path, name):
     write_series(planes(7), orientation=ORIENTATIONS[name], step=3.3, spacing=(0.7, 1.2))

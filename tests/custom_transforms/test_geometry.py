@@ -34,6 +34,7 @@ from tests.custom_transforms.stacks import (
 # --- SliceGeometry ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @given(
     which=st.sampled_from(SIGNED_PERMUTATIONS),
     spacing=st.tuples(*[st.floats(0.3, 6)] * 3),

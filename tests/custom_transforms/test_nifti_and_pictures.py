@@ -98,7 +98,7 @@ def header_of(shape: tuple[int, ...], dtype: Any = np.int16) -> bytes:
         (
             (2000, 2000, 2000),
             np.int16,
-            r"declares 2000 x 2000 x 2000 voxels, expected at most 4096 a side and 100,000,000",
+            r"declares 2000 x 2000 x 2000 voxels, expected at most 4096 per side and 100,000,000",
         ),
         ((30000, 4, 4), np.int16, r"declares 30000 x 4 x 4 voxels"),
     ],
@@ -132,7 +132,7 @@ def test_a_well_packed_volume_is_read(tmp_path):
     ("size", "message"),
     [
         ((9000, 9000), r"Image-1.png: the header declares 9000 x 9000 voxels, expected at most 4096"),
-        ((60000, 60000), r"Image-1.png is no slice of a brain \(.*3600000000 pixels.*\). Remove it"),
+        ((60000, 60000), r"Image-1.png is not a slice of a brain \(.*3600000000 pixels.*\). Remove it"),
     ],
 )
 def test_huge_pictures_are_refused_before_they_are_unpacked(tmp_path, size, message):
@@ -147,7 +147,7 @@ def test_truncated_pictures_are_named(tmp_path, suffix):
     content = cv2.imencode(f".{suffix}", (2 * x + y).astype(np.uint8))[1].tobytes()
     for number in (1, 2):
         (tmp_path / f"Image-{number}.{suffix}").write_bytes(content[: len(content) * number * 4 // 10])
-    with pytest.raises(SeriesError, match=rf"Image-1.{suffix} is no readable picture"):
+    with pytest.raises(SeriesError, match=rf"Image-1.{suffix} is not a readable picture"):
         read(tmp_path)
 
 
@@ -206,5 +206,5 @@ def test_pictures_that_are_refused(tmp_path):
     with pytest.raises(SeriesError, match="found one picture"):
         read(tmp_path / "a" / "Image-1.png")
     (tmp_path / "a" / "Image-2.png").write_bytes(b"")
-    with pytest.raises(SeriesError, match=r"Image-2.png is no readable picture"):
+    with pytest.raises(SeriesError, match=r"Image-2.png is not a readable picture"):
         read(tmp_path / "a")

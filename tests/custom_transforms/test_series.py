@@ -142,6 +142,7 @@ def head(scalp: bool, spacing: tuple[float, ...] = (1, 1, 1)) -> np.ndarray:
     return values.clip(0, None).round().astype(np.float32)
 
 
+@pytest.mark.slow
 def test_real_series_are_said_to_have_their_skull_only_where_they_do(real_data: Path, tmp_path):
     for file in (real_data / "raw" / "06692" / "export").iterdir():
         folder = tmp_path / str(pydicom.dcmread(file, stop_before_pixels=True).SeriesInstanceUID)
@@ -223,6 +224,7 @@ def test_verify_suffix(tmp_path):
 # --- real -------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("mri_type", "shape", "spacing"),
     [

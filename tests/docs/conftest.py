@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -69,43 +66,6 @@ def whole_project(tmp_path_factory):
         min_tumor_ratio=-1, num_workers=0,
     )  # fmt: skip
     return folder
-
-
-@pytest.fixture(scope="session")
-def workspaces(tmp_path_factory):
-    """Folders in which the blocks of one document run one after the other, by document."""
-    made: dict[tuple[str, str], Path] = {}
-
-    def place(project: Path, document: str) -> Path:
-        if (str(project), document) not in made:
-            folder = tmp_path_factory.mktemp("workspace") / "work"
-            shutil.copytree(project, folder, symlinks=True, ignore=shutil.ignore_patterns("phantoms", "bundle"))
-            (folder / "bundle").symlink_to(project / "bundle")
-            (folder / "brats_mri_radiogenomics").symlink_to(project / "bundle")
-            root = project / "bundle"
-            if "segmentation_bundle" in document:
-                root = folder / "brats_mri_slice_segmentation"
-                build = [sys.executable, str(project / "tools" / "build_bundle.py"), "--output", str(folder / "dist")]
-                subprocess.run(build, check=True, capture_output=True)
-                shutil.unpack_archive(next((folder / "dist").glob(f"{root.name}*.zip")), folder)
-            for name in ("configs", "models", "scripts"):  # the cards' commands start in the bundle's own folder
-                (folder / name).symlink_to(root / name)
-            made[str(project), document] = folder
-        return made[str(project), document]
-
-    return place
-
-
-@pytest.fixture(scope="session")
-def environment():
-    """A function for the variables of a command in a workspace: the copied code is the installed one."""
-
-    def of(workspace: Path) -> dict[str, str]:
-        kept = {key: value for key, value in os.environ.items() if not key.startswith(("MAKE", "MFLAGS", "PYTHON"))}
-        programs = os.pathsep.join((str(Path(sys.executable).parent), kept["PATH"]))
-        return {**kept, "PATH": programs, "PYTHONPATH": str(workspace / "installed"), "VENV": sys.prefix}
-
-    return of
 
 
 def _copy_code(folder: Path) -> None:

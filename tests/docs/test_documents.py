@@ -15,10 +15,12 @@ from __future__ import annotations
 
 import ast
 import inspect
+import os
 import re
 import shlex
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -73,14 +75,14 @@ def blocks(document: Path) -> Iterator[Block]:
 BLOCKS = [block for document in DOCUMENTS for block in blocks(document)]
 
 
-def marked(*marks: str):
-    """Those blocks as parameters of a test."""
-    chosen = [block for block in BLOCKS if block.mark.split(": ")[0] in marks or block.mark in marks]
-    parameters = [
-        pytest.param(one, id=f"{one.document}:{one.line}", marks=pytest.mark.xdist_group(one.document))
-        for one in chosen
-    ]
-    return pytest.mark.parametrize("block", parameters)
+def marked(*marks: str) -> list[Block]:
+    """Those blocks, marked as they are or for a reason that follows."""
+    return [block for block in BLOCKS if block.mark.split(": ")[0] in marks or block.mark in marks]
+
+
+def documents(mark: str):
+    """Documents with such blocks as parameters of a test: blocks of one document may need what earlier ones wrote."""
+    return pytest.mark.parametrize("document", list(dict.fromkeys(block.document for block in marked(mark))))
 
 
 def test_every_block_is_marked():
@@ -96,6 +98,29 @@ def test_every_block_is_marked():
 # Blocks that run
 
 
+def place(project: Path, document: str, folder: Path) -> Path:
+    """Make the folder in which the blocks of a document run."""
+    shutil.copytree(project, folder, symlinks=True, ignore=shutil.ignore_patterns("phantoms", "bundle"))
+    (folder / "bundle").symlink_to(project / "bundle")
+    (folder / "brats_mri_radiogenomics").symlink_to(project / "bundle")
+    root = project / "bundle"
+    if "segmentation_bundle" in document:
+        root = folder / "brats_mri_slice_segmentation"
+        build = [sys.executable, str(project / "tools" / "build_bundle.py"), "--output", str(folder / "dist")]
+        subprocess.run(build, check=True, capture_output=True)
+        shutil.unpack_archive(next((folder / "dist").glob(f"{root.name}*.zip")), folder)
+    for name in ("configs", "models", "scripts"):  # the cards' commands start in the bundle's own folder
+        (folder / name).symlink_to(root / name)
+    return folder
+
+
+def environment(workspace: Path) -> dict[str, str]:
+    """Variables of a command in a workspace: the copied code is the installed one."""
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(("MAKE", "MFLAGS", "PYTHON"))}
+    programs = os.pathsep.join((str(Path(sys.executable).parent), kept["PATH"]))
+    return {**kept, "PATH": programs, "PYTHONPATH": str(workspace / "installed"), "VENV": sys.prefix}
+
+
 def run(block: Block, workspace: Path, environment: dict[str, str]) -> None:
     """Run a block; what it writes is removed before, so that blocks may write to the same place."""
     written = r"--(?:output|output_dir|preview)[ =](\S+)|build_datalist\('[^']+', '([^']+)'\)"
@@ -108,20 +133,27 @@ def run(block: Block, workspace: Path, environment: dict[str, str]) -> None:
     done = subprocess.run(
         [*words, block.text], cwd=workspace, env=environment, capture_output=True, text=True, timeout=900, check=False
     )
-    assert done.returncode == 0, f"{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
+    assert done.returncode == 0, f"{block.document}:{block.line}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
 
 
-@marked("run: quick")
-def test_quick_block(block, quick_project, workspaces, environment):
-    workspace = workspaces(quick_project, block.document)
-    run(block, workspace, environment(workspace))
+def run_document(document: str, mark: str, project: Path, folder: Path) -> None:
+    """Run the blocks of a document that have this mark, one after the other in a workspace of its own."""
+    workspace = place(project, document, folder / "work")
+    for block in marked(mark):
+        if block.document == document:
+            run(block, workspace, environment(workspace))
+
+
+@pytest.mark.slow
+@documents("run: quick")
+def test_quick_blocks(document, quick_project, tmp_path):
+    run_document(document, "run: quick", quick_project, tmp_path)
 
 
 @pytest.mark.docs
-@marked("run: slow")
-def test_slow_block(block, whole_project, workspaces, environment):
-    workspace = workspaces(whole_project, block.document)
-    run(block, workspace, environment(workspace))
+@documents("run: slow")
+def test_slow_blocks(document, whole_project, tmp_path):
+    run_document(document, "run: slow", whole_project, tmp_path)
 
 
 # Blocks that are checked
@@ -258,7 +290,11 @@ def check(words: list[str]) -> None:
         assert name in FOREIGN, f"{name}: not known to this test"
 
 
-@marked("check", "run: slow")  # slow ones too: a name that is gone shows at once
+@pytest.mark.parametrize(
+    "block",
+    marked("check", "run: slow"),  # slow ones too: a name that is gone shows at once
+    ids=lambda block: f"{block.document}:{block.line}",
+)
 def test_checked_block(block):
     if block.language == "yaml":
         assert list(yaml.safe_load_all(block.text))

@@ -107,7 +107,8 @@ def train_classifiers(cohort, output, mri_types=TRAINED, **rest):
 
 
 def predict(folder, output, segmenter, classifier, **rest):
-    return radiogenomics.predict(folder, output, segmenter=segmenter, classifier=classifier, **{**KEEP_ALL, **rest})
+    settings = {**KEEP_ALL, "report": False, **rest}
+    return radiogenomics.predict(folder, output, segmenter=segmenter, classifier=classifier, **settings)
 
 
 def overflowing(file, target):

@@ -338,7 +338,7 @@ def test_a_leak_in_a_finished_run_is_found(finished, cohort, segmenter, tmp_path
     [
         ({"stages": "both"}, "expected some of segmentation,classification"),
         ({"folds": 0}, "fold 0 alone"),
-        ({"folds": [0, 7]}, r"folds \[0, 7\] are asked for, it has \[0, 1, 2\]"),
+        ({"folds": [0, 7]}, r"folds \[0, 7\] are requested, but it has \[0, 1, 2\]"),
         ({"segmenter": None}, "--segmenter"),
         ({"seeds": []}, "--seeds"),
         ({"selection": "best"}, "expected one of inner, outer"),

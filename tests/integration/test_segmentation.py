@@ -33,7 +33,8 @@ def segmented(cohort, hospital, segmenter):
 
 
 def test_segmentation_leaves_masks_and_volumes_and_nothing_else(hospital, prediction, segmented):
-    assert {path.name for path in segmented.iterdir()} == {"masks", "volumes.csv", "resolved_config.yaml"}
+    written = {"masks", "volumes.csv", "studies.csv", "studies.json", "resolved_config.yaml"}
+    assert {path.name for path in segmented.iterdir()} == written
     masks = {path.name for path in (segmented / "masks").iterdir()}
     assert masks == {path.name for path in (prediction[0] / "masks").iterdir()}
     for name in masks:

@@ -169,10 +169,11 @@ def test_loss_of_the_whole_batch(monkeypatch):
         return tuple(shared[rank, mine.calls - 1] for rank in range(2))
 
     monkeypatch.setattr(distributed, "all_gather", all_gather)
+    monkeypatch.setattr(distributed.idist, "get_world_size", lambda: 2)
 
     def process(rank):
         mine.rank, mine.calls = rank, 0
-        losses[rank] = distributed.WholeBatchLoss(ratio)(leaves[rank], label[rank])
+        losses[rank] = distributed.whole_batch(ratio)(leaves[rank], label[rank])
 
     threads = [threading.Thread(target=process, args=(rank,)) for rank in range(2)]
     for thread in threads:

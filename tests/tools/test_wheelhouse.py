@@ -71,6 +71,7 @@ def test_markers_are_those_of_the_other_machine(wheelhouse):
     assert wheelhouse.environment(None, None) == {}
 
 
+@pytest.mark.slow
 def test_a_failed_collection_leaves_what_was_there(wheelhouse, tmp_path):
     """No wheel of anything is for that platform."""
     program = tmp_path / "tools" / "wheelhouse.py"

@@ -17,13 +17,10 @@ from custom_transforms.series import SKULL
 
 from ..files import written_whole
 from ..masks import save_label_map
-from ..outputs import inside
+from ..outputs import BRAIN_SUFFIX, inside
 from .extraction import BrainMask, check_method, extract_brain, method_for
 
 logger = logging.getLogger(__name__)
-
-BRAIN_SUFFIX = "_brain.nii.gz"
-"""Ends the names of the brain's masks beside those of the tumour."""
 
 
 def settings(method: str) -> dict[str, Any]:
@@ -45,7 +42,8 @@ class StripSkull(Transform):
     those of which it can't be told, with a warning. The brain is looked for in all series of the patient that show the skull at once, for
     the mask of one serves the others.
 
-    Expects ``image`` ``(1, X, Y, Z)`` as it was read, ``patient``, ``mri_type`` and ``study``, the paths of the patient's series by modality.
+    Expects ``image`` ``(1, X, Y, Z)`` as it was read; ``patient``, ``mri_type`` and ``study``, the paths of the patient's series by modality,
+    where they are known.
 
     Args:
         method: auto, deepbet, hd-bet, synthstrip, never (such series are used as they are, with a warning), or a folder of masks.
@@ -85,11 +83,12 @@ class StripSkull(Transform):
 
     def _mask(self, data: Mapping[str, Any]) -> BrainMask:
         """The brain in a series, which is looked for once a patient."""
-        patient, mri_type = data["patient"], data["mri_type"]
+        patient = data.get("patient", str(data["image"].meta["filename_or_obj"]))
+        mri_type = data.get("mri_type", "series")
         if self._patient != patient:
             method = method_for(self.method, f"patient {patient}: {mri_type}")
             series = {mri_type: (np.asarray(data["image"][0]), np.asarray(data["image"].affine, dtype=float))}
-            series |= _read_others(data["study"], mri_type)
+            series |= _read_others(data.get("study", {}), mri_type)
             self._masks, self._patient = extract_brain(series, method, patient), patient
             if self.masks_dir is not None:
                 for name, (_, affine) in series.items():

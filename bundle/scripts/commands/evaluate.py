@@ -90,8 +90,7 @@ def crossvalidate(
 
 
 def _metrics(output: str | Path) -> dict[str, Any]:
-    metrics: dict[str, Any] = json.loads((Path(output) / "metrics.json").read_text(encoding="utf-8"))
-    return metrics
+    return json.loads((Path(output) / "metrics.json").read_text(encoding="utf-8"))
 
 
 def _numbers(name: str, values: int | Sequence[int]) -> list[int]:
@@ -128,8 +127,7 @@ def explain(
         checks.number(1, whole=True)("limit", limit)
     checks.device("device", device)
     explain_run = bundle_module("explain.run").explain_run
-    found: dict[str, Any] = explain_run(Path(run), None, asked, classified, limit, device=device)
-    return found
+    return explain_run(Path(run), None, asked, classified, limit, device=device)
 
 
 def card(run: str | Path, output: str | Path | None = None, overwrite: bool = False) -> Path:
@@ -141,5 +139,4 @@ def card(run: str | Path, output: str | Path | None = None, overwrite: bool = Fa
         overwrite: replace the file.
     """
     require_run(run, output)
-    file: Path = bundle_module("report.card").fill(run, output, overwrite)
-    return file
+    return bundle_module("report.card").fill(run, output, overwrite)

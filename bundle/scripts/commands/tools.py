@@ -56,7 +56,7 @@ def doctor(segmenter: str | Path | None = None, classifier: str | Path | None = 
         "devices": {name: f"fast bfloat16: {inferers.has_fast_bf16(torch.device(name))}" for name in devices},
         "bundle": str(BUNDLE_ROOT),
         "weights": {name: file or "none" for name, file in found.items()},
-        "tried": {file: told or "can't be used, see problems" for file, told in tried.items()},
+        "tried": {file: result or "can't be used, see problems" for file, result in tried.items()},
         "to get weights": weights.GET_WEIGHTS,
         "use": "Research use only. Not for diagnosis.",
         **({"problems": problems} if problems else {}),
@@ -101,8 +101,7 @@ def export(
     checks.one_of(list(checks.SUFFIXES))("format", format)
     checks.file("weights file", checks.GET_WEIGHTS)("weights", weights)
     checks.output_file("output", output)
-    file: Path = bundle_module("exports").export(what, format, weights, output, overwrite)
-    return file
+    return bundle_module("exports").export(what, format, weights, output, overwrite)
 
 
 def phantom(output: str | Path | None = None, preview: str | Path | None = None, **overrides: Any) -> Path:
@@ -139,5 +138,4 @@ def demo(output: str | Path = "demo", signal: float = 1.0, overwrite: bool = Fal
     checks.output("output", output)
     checks.number(0, 1)("signal", signal)
     checks.flag("overwrite", overwrite)
-    folder: Path = bundle_module("demo").run(Path(output).resolve(), signal, overwrite)
-    return folder
+    return bundle_module("demo").run(Path(output).resolve(), signal, overwrite)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from .running import bundle_module, full_path, named_series, require_run, run_co
 def studies(
     input: str | Path | None = None,
     output: str | Path | None = None,
+    skull: bool = True,
     rules: str | Path | None = None,
     patient: str | None = None,
     FLAIR: str | Path | None = None,
@@ -22,11 +25,12 @@ def studies(
 ) -> str:
     """Show which patient has which modality from which series, why other series were left out, and what may go wrong.
 
-    Reads headers alone and computes nothing. Takes the same input as predict and segment.
+    Takes the same input as predict and segment, and computes nothing.
 
     Args:
         input: folder or zip file of studies: DICOM as exported, or NIfTI files that are called by their modality.
         output: folder for studies.csv and studies.json; nothing is written by default.
+        skull: look for the skull in the voxels of each series, about a second each; else headers alone are read.
         rules: YAML file of rules by which DICOM series are sorted; by default configs/modality_rules.yaml, which says how.
         patient: the one whose series the next options name.
         FLAIR: a file or folder, or the number, description or UID of a series in input; the same for T1w, T1wCE, T2w.
@@ -40,9 +44,12 @@ def studies(
     entries = bundle_module("studies.folders").find_studies(
         full_path(input), full_path(rules), named=named, patient=patient if patient is None else str(patient)
     )
+    from tqdm import tqdm
+
     table = bundle_module("studies.table")
-    for entry in entries:
-        table.describe(entry)
+    checks.flag("skull", skull)
+    for entry in tqdm(entries, desc="studies", unit="patient", disable=len(entries) < 2):
+        table.describe(entry, skull)
     if output is not None:
         checks.output("output", output)
         table.write_studies(entries, output)
@@ -70,6 +77,7 @@ def predict(
     exact: bool = False,
     dicom: bool = False,
     deidentify: bool = False,
+    report: bool | None = None,
     overwrite: bool = False,
     brain: str | Path | None = None,
     rules: str | Path | None = None,
@@ -105,6 +113,7 @@ def predict(
         exact: compute in float32.
         dicom: write dicom/<patient>/<mri_type>_seg.dcm (DICOM SEG) and report_sr.dcm (DICOM SR) for DICOM series as well.
         deidentify: leave names, dates and the like out of the DICOM output; the UIDs of the series stay.
+        report: write report/report.html, web pages of the results, as well; by default where its packages are installed.
         overwrite: replace the results of an earlier prediction in output.
         brain: how the brain is found in series that show the skull: auto (the first of these that is installed), deepbet, hd-bet, synthstrip,
             a folder of masks (<patient>_<mri_type>_brain.nii.gz), or never, which uses such series as they are.
@@ -117,7 +126,12 @@ def predict(
         overrides: further settings of configs/inference.yaml.
     """
     options = locals()
+    if options.pop("report") is not None:
+        checks.flag("report", report)
     run_command("inference", options, **_precision(options.pop("fast"), options.pop("exact")))
+    pages = all(importlib.util.find_spec(name) for name in ("jinja2", "matplotlib"))
+    if report or (report is None and pages and int(os.environ.get("RANK") or 0) == 0):
+        bundle_module("report.pages").write_report(str(output), None, True)
     return Path(str(output))
 
 
@@ -210,7 +224,6 @@ def report(
         The first page; open it in a browser.
     """
     require_run(run, output)
-    page: Path = bundle_module("report.pages").write_report(
+    return bundle_module("report.pages").write_report(
         str(run), None if output is None else str(output), overwrite, images
     )
-    return page

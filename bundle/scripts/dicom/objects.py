@@ -69,7 +69,7 @@ def require(dicom: bool = True, deidentify: bool = False) -> None:
         if not isinstance(value, bool):  # the command line makes a string of `true`, and any string would count as true
             raise ValueError(f"{name} is {value!r}, expected True or False")
     if deidentify and not dicom:
-        raise ValueError("deidentify is for DICOM output, which is not asked for; add --dicom")
+        raise ValueError("deidentify is True without DICOM output; add --dicom")
     if dicom and find_spec("highdicom") is None:
         raise ImportError("DICOM is written with highdicom: pip install 'brats-mri-radiogenomics[dicom]'")
 
@@ -78,15 +78,15 @@ def read_headers(series_dir: str | Path) -> DicomSlices:
     """The headers of a series.
 
     Raises:
-        DicomError: when it is no DICOM, or one of its files has no UIDs to refer to.
+        DicomError: when it is not DICOM, or one of its files has no UIDs to refer to.
     """
     slices = dicom_slices(series_dir)
     if slices is None:
-        raise DicomError(f"{series_dir}: no DICOM files, to which a DICOM object could refer; pass a DICOM series")
+        raise DicomError(f"{series_dir}: no DICOM files, to which a SEG or SR must refer; pass a DICOM series")
     for header in slices.headers:
         if header is not None and (missing := [keyword for keyword in _LINKS if not header.get(keyword)]):
             raise DicomError(
-                f"{series_dir}: a file has no {', '.join(missing)}, to which a DICOM object could refer; export the series again"
+                f"{series_dir}: a file has no {', '.join(missing)}, to which a SEG or SR must refer; export the series again"
             )
     return slices
 
@@ -178,10 +178,8 @@ def _thickness(header: Dataset) -> float | None:
         *header.get("SharedFunctionalGroupsSequence", ()),
         *header.get("PerFrameFunctionalGroupsSequence", ())[:1],
     ]
-    for item in (header, *(item for group in groups for item in group.get("PixelMeasuresSequence", ()))):
-        if item.get("SliceThickness"):
-            return float(item.SliceThickness)
-    return None
+    places = [header, *(item for group in groups for item in group.get("PixelMeasuresSequence", ()))]
+    return next((float(item.SliceThickness) for item in places if item.get("SliceThickness")), None)
 
 
 def _number(value: float) -> Any:
@@ -237,6 +235,7 @@ def making(failure: str) -> Iterator[None]:
 def finish(made: Dataset, path: Path, deidentify: bool) -> Path:
     """Write an object, whole or not at all; if it is deidentified, without times and with the statement that it is."""
     if deidentify:
+        from highdicom.sr import CodedConcept
 
         def forget(dataset: Dataset, element: pydicom.DataElement) -> None:
             if element.VR in ("DA", "TM", "DT"):
@@ -247,15 +246,9 @@ def finish(made: Dataset, path: Path, deidentify: bool) -> Path:
         made.LongitudinalTemporalInformationModified = "REMOVED"
         made.DeidentificationMethod = "Patient, study, equipment, times of source not copied; UIDs kept"
         made.DeidentificationMethodCodeSequence = [
-            _item(Code("113100", "DCM", "Basic Application Confidentiality Profile")),
-            _item(Code("113110", "DCM", "Retain UIDs Option")),
+            CodedConcept("113100", "DCM", "Basic Application Confidentiality Profile"),
+            CodedConcept("113110", "DCM", "Retain UIDs Option"),
         ]
     with written_whole(path) as temporary:
         made.save_as(temporary, enforce_file_format=True)
     return path
-
-
-def _item(code: Code) -> Dataset:
-    item = Dataset()
-    item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = code.value, code.scheme_designator, code.meaning
-    return item

@@ -65,7 +65,7 @@ def write_dicom(
             written[patient] = [Path(os.path.relpath(file, output_dir)).as_posix() for file in files]
     parts = distributed.gather((written, left_out))
     for name, reason in sorted((name, reason) for _, part in parts for name, reason in part.items()):
-        logger.warning("%s: no DICOM is written: %s", name, reason)
+        logger.warning("%s: no DICOM written: %s", name, reason)
     everything = {patient: files for part, _ in parts for patient, files in part.items()}
     result = {entry["patient"]: everything[entry["patient"]] for entry in entries if entry["patient"] in everything}
     logger.info("%s: %d DICOM files of %d patients", output_dir, sum(map(len, result.values())), len(result))
@@ -91,7 +91,7 @@ def _write_patient(
             continue
         try:
             if dicom_slices(entry[mri_type]) is None:
-                left_out[name] = f"{entry[mri_type]} is no DICOM"
+                left_out[name] = f"{entry[mri_type]} is not DICOM"
                 continue
         except SeriesError as error:  # changed since it was segmented
             left_out[name] = str(error)

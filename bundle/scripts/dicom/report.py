@@ -62,11 +62,10 @@ def write_report(
     """
     require()
     from highdicom import sr
-    from highdicom.coding_schemes import CodingSchemeIdentificationItem
 
-    patient, software = patient_row["patient"], objects.software()
+    patient = patient_row["patient"]
     if not study:
-        raise DicomError(f"patient {patient}: no DICOM series, to which a report could refer")
+        raise DicomError(f"patient {patient}: no DICOM series that a report could refer to")
     evidence: list[Dataset] = []
     groups: list[Any] = []
     comments = [RESEARCH_ONLY]
@@ -75,7 +74,7 @@ def write_report(
         made = _read_segmentation(segmentations[mri_type]) if mri_type in segmentations else None
         evidence += [*references, *([made] if made is not None else [])]
         if made is None:
-            comments.append(f"{mri_type}: no segmentation is stored, for {facts['reason']}.")
+            comments.append(f"{mri_type}: no segmentation is stored: {facts['reason']}.")
         groups += _volume_groups(mri_type, facts, references[0], made)
     probability, comment = _probability(patient_row)
     comments += [comment] if comment else []
@@ -84,14 +83,7 @@ def write_report(
             evidence,
             _content([*groups, *probability], comments),
             is_complete=True,
-            coding_schemes=[
-                CodingSchemeIdentificationItem(
-                    CODING_SCHEME,
-                    name=f"Codes of {software['manufacturer_model_name']}",
-                    version=software["software_versions"],
-                    responsible_organization=software["manufacturer"],
-                )
-            ],
+            coding_schemes=[_coding_scheme()],
             **objects.of_new_object(SERIES_NUMBER, "Tumour volumes, MGMT"),
         )
     return objects.finish(report, Path(path), deidentify)
@@ -107,6 +99,18 @@ def _read_segmentation(file: str | Path) -> Dataset:
         for frame in made.PerFrameFunctionalGroupsSequence:
             frame.SegmentIdentificationSequence = alone
     return made
+
+
+def _coding_scheme() -> Any:
+    from highdicom.coding_schemes import CodingSchemeIdentificationItem
+
+    software = objects.software()
+    return CodingSchemeIdentificationItem(
+        CODING_SCHEME,
+        name=f"Codes of {software['manufacturer_model_name']}",
+        version=software["software_versions"],
+        responsible_organization=software["manufacturer"],
+    )
 
 
 def _algorithm() -> Any:

@@ -49,7 +49,9 @@ class Cohort:
         if wrong := [(patient, labels[i]) for patient, i in place.items() if labels[i] not in (0, 1)]:
             raise ValueError(f"patient {wrong[0][0]}: label {wrong[0][1]}, expected 0 or 1")
         if len(set(folds)) < 2:
-            raise ValueError(f"folds {sorted(set(folds))}: expected at least two, for each is judged by the others")
+            raise ValueError(
+                f"folds {sorted(set(folds))}: expected at least two; each is evaluated with what was fitted on the others"
+            )
         tables = {name: np.full((len(patients), len(members)), NAN) for name in _MOST}
         seen = set()
         for row in rows:

@@ -66,7 +66,7 @@ class CrossValidation:
             started = time.monotonic()
             step()
             state["seconds"][title] = round(time.monotonic() - started, 1)
-            _write_json(state, self.folder / STATE_FILE)
+            distributed.by_first(write_json)(state, self.folder / STATE_FILE)
         return self._finish(state)
 
     def check(self, overwrite: bool = False) -> None:
@@ -212,8 +212,3 @@ class CrossValidation:
 def settings_of(config: Mapping[str, Any] | None) -> dict[str, dict[str, Any]]:
     """What a configuration says of others, unresolved: components and references in it are theirs."""
     return {job: dict((config or {}).get(job) or {}) for job in JOBS}
-
-
-@distributed.by_first
-def _write_json(content: Any, file: Path) -> None:
-    write_json(content, file)

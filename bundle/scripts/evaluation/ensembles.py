@@ -53,17 +53,12 @@ def ranks_within_folds(scores: np.ndarray, folds: np.ndarray) -> np.ndarray:
 
 
 def cross_fitted(labels: np.ndarray, features: np.ndarray, folds: np.ndarray) -> np.ndarray:
-    """Probabilities by logistic regression on standardised features, of each fold by that of the others' patients.
+    """Probabilities ``(N,)`` by logistic regression on standardised features ``(N, F)``, of each fold by that of the others' patients.
 
     No label of a fold, a patient's own among them, has a part in the fit that predicts the fold.
 
-    Args:
-        labels: 0 or 1 of each patient ``(N,)``.
-        features: ``(N, F)``, finite.
-        folds: of each patient ``(N,)``.
-
     Raises:
-        ValueError: for a single fold, or where the patients of the other folds all have the same label.
+        ValueError: where the patients of the other folds all have the same label.
     """
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import LeaveOneGroupOut, cross_val_predict

@@ -22,11 +22,7 @@ REMEDY = "Remove one of the two from the data list, or give both the same 'group
 
 
 def check(plan: Plan, stages: Sequence[str] | None = None) -> dict[str, int]:
-    """Refuse to train where a person is on both sides of a split of either stage, or trains stage 1 and is in Task 2.
-
-    Args:
-        plan: of the cross-validation.
-        stages: whose splits are looked at; all by default.
+    """Refuse to train where a person is on both sides of a split of the ``stages`` (all), or trains stage 1 and is in Task 2.
 
     Returns:
         Number of patients compared, by split.

@@ -94,7 +94,7 @@ def identities(
             owners[row["person"]].add(row["patient"])
     for mark, patients in owners.items():
         if len(patients) > PLACEHOLDER:
-            logger.warning("%d patients have the same DICOM PatientID: it is taken for a placeholder", len(patients))
+            logger.warning("%d patients have the same DICOM PatientID: it is taken as a placeholder", len(patients))
             continue
         for patient in patients:
             found[patient]["DICOM PatientID"].add(mark)
@@ -118,19 +118,10 @@ def find_leaks(first: Identities, second: Identities) -> dict[tuple[str, str], l
 
 
 def refuse_leaks(first: Identities, second: Identities, sides: Sequence[str], remedy: str) -> int:
-    """Raise where a person is on both sides.
-
-    Args:
-        first: identities of the one side.
-        second: those of the other.
-        sides: what the two are, for the message.
-        remedy: what to do.
-
-    Returns:
-        The number of patients compared.
+    """Raise where a person is on both sides, ``sides`` being their names in the message; the number of patients compared.
 
     Raises:
-        LeakError: naming the pairs and the evidence.
+        LeakError: naming the pairs, the evidence, and the ``remedy``.
     """
     leaks = [
         f"{one if one == other else f'{one} and {other}'} ({', '.join(evidence)})"
@@ -181,13 +172,9 @@ def trained(patients: Iterable[str], settings: Mapping[str, Any]) -> dict[str, s
 def refuse_trained(
     patients: Iterable[str], settings: Mapping[str, Any], file: str | Path, namesakes: bool = False
 ) -> None:
-    """Raise where patients who are held out trained the weights.
+    """Raise where patients who are held out trained the weights in a file with these settings.
 
-    Args:
-        patients: who are held out.
-        settings: of the weights file.
-        file: with the weights.
-        namesakes: they are other persons with the same names, as phantoms may be; the log says so then.
+    With ``namesakes`` they are different persons with the same names, as phantoms may be; then the log says so.
 
     Raises:
         LeakError: naming the patients.
@@ -198,12 +185,12 @@ def refuse_trained(
     names = ", ".join(_shown(found))
     if namesakes:
         logger.warning(
-            "%s: trained on patients with the names of %s; taken for other persons (--namesakes)", file, names
+            "%s: trained on patients with the names of %s; treated as different persons (--namesakes)", file, names
         )
         return
     raise LeakError(
         f"{file}: was trained on {len(found)} of the patients that it is to be evaluated on: {names}. Leave them out of the data list; or, "
-        "if they are other persons with the same names, add --namesakes True"
+        "if they are different persons with the same names, add --namesakes True"
     )
 
 
@@ -218,7 +205,7 @@ def name_trained(
     if found:
         logger.warning(
             "%s: was trained on %d of these patients: %s. Their masks are better than those of new patients: leave them out of "
-            "figures that should hold for new patients; or, if they are other persons with the same names, add --namesakes True",
+            "figures that should hold for new patients; or, if they are different persons with the same names, add --namesakes True",
             file,
             len(found),
             ", ".join(_shown(found)),

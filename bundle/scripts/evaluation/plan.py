@@ -20,19 +20,11 @@ class Plan:
     Args:
         output_dir: folder of the run.
         datalist: data list of Task 2; needed for stage 2, and to keep its patients out of stage 1.
-        dataset_dir: folder that its paths are relative to; None: the one it names.
         segmentation_datalist: data list of Task 1; needed for stage 1.
-        segmentation_dataset_dir: folder that its paths are relative to.
-        segmenter: weights for the masks of stage 2; None: those of stage 1's first fold.
-        stages: which are cross-validated.
-        folds: that are held out, one after the other; None: all of the data lists.
-        selection: where the epoch whose weights are kept is chosen: ``inner``, on the next fold, which does not train; ``outer``, on
-            the held-out fold itself, as the method does, which flatters the figures.
-        seeds: of the trainings of stage 2; stage 1 uses the first.
-        mri_types: modalities to train classifiers for.
         settings: values that differ from the configurations' own, by configuration.
         common: values for all configurations that know them: ``device``, ``num_workers``, …
-        prepared_dir: folder for prepared series; None: one in ``output_dir``.
+
+    ``configs/crossvalidate.yaml`` explains the others.
 
     Raises:
         ValueError: for a missing or unknown setting.
@@ -75,33 +67,23 @@ class Plan:
             raise ValueError(
                 "stage 1 needs the data list of Task 1, and none is given; add --segmentation_datalist FILE"
             )
-        self.segmenter = segmenter or self._own_segmenter(folds)
         if selection not in SELECTIONS:
             raise ValueError(f"selection {selection!r}: expected one of {', '.join(SELECTIONS)}")
         self.selection = selection
-        self.folds = {
-            "classification": _folds(datalist, folds) if "classification" in self.stages else [],
-            "segmentation": _folds(segmentation_datalist, folds) if "segmentation" in self.stages else [],
-        }
-        for stage in self.stages:
-            self._check_folds_suffice(stage)
-
-    def _own_segmenter(self, folds: Sequence[int] | None) -> Path:
-        """The weights of stage 1's first fold, which this run trains."""
-        if "segmentation" in self.stages:
-            return self.segmentation_run(_folds(self.segmentation_datalist, folds)[0]) / "segmentation.pt"
-        raise ValueError(
-            "stage 2 needs segmentation weights, and none are given; add --segmenter FILE, or cross-validate stage 1 as well "
-            "(--stages segmentation,classification)"
-        )
-
-    def _check_folds_suffice(self, stage: str) -> None:
-        if self.selection == "inner" and (count := len(self.all_folds(stage))) < 3:
+        self.folds = {stage: _folds(self.datalist_of(stage), folds) if stage in self.stages else [] for stage in STAGES}
+        if segmenter is None and "segmentation" not in self.stages:
             raise ValueError(
-                f"{self.datalist_of(stage)}: {count} folds leave nothing to train on beside the held-out fold and "
-                "the one that the epoch is chosen on; build it with `radiogenomics datalist --folds 5`, or choose the epoch on "
-                "the held-out fold, which flatters the figures (--selection outer)"
+                "stage 2 needs segmentation weights, and none are given; add --segmenter FILE, or cross-validate stage 1 as well "
+                "(--stages segmentation,classification)"
             )
+        self.segmenter = segmenter or self.segmentation_run(self.folds["segmentation"][0]) / "segmentation.pt"
+        for stage in self.stages:
+            if selection == "inner" and (count := len(self.all_folds(stage))) < 3:
+                raise ValueError(
+                    f"{self.datalist_of(stage)}: {count} folds leave nothing to train on besides the held-out fold and "
+                    "the one on which the epoch is chosen; build it with `radiogenomics datalist --folds 5`, or choose the epoch on "
+                    "the held-out fold, which flatters the figures (--selection outer)"
+                )
 
     def datalist_of(self, stage: str) -> str:
         """The data list of a stage."""
@@ -159,9 +141,9 @@ def _known(name: str, values: Sequence[str], known: Sequence[str]) -> list[str]:
     return [value for value in known if value in values]
 
 
-def _folds(datalist: str | Path | None, folds: Sequence[int] | None) -> list[int]:
+def _folds(datalist: str, folds: Sequence[int] | None) -> list[int]:
     """The folds of a data list, or those asked for, all of which it must have."""
-    lists = load_datalist(datalist)  # type: ignore[arg-type]
+    lists = load_datalist(datalist)
     there = sorted({entry["fold"] for entry in lists["training"] if "fold" in entry})
     wanted = there if folds is None else list(dict.fromkeys(folds))
     missing = [fold for fold in wanted if fold not in there]
@@ -173,6 +155,6 @@ def _folds(datalist: str | Path | None, folds: Sequence[int] | None) -> list[int
     if missing or not wanted or lists["validation"]:
         reason = "it has a validation section instead" if lists["validation"] else f"it has {there}"
         raise ValueError(
-            f"{datalist}: folds {wanted} are asked for, {reason}; build it with `radiogenomics datalist --folds K`"
+            f"{datalist}: folds {wanted} are requested, but {reason}; build it with `radiogenomics datalist --folds K`"
         )
     return wanted

@@ -18,12 +18,7 @@ def bootstrap_interval(
 ) -> tuple[float, float]:
     """Percentile interval of a score by a bootstrap over patients, stratified by label; NaN where it is not defined.
 
-    Args:
-        labels: 0 or 1 of each patient.
-        probabilities: of label 1.
-        score: ``"auc"``, ``"pr_auc"``, ``"brier"`` or ``"log_loss"``.
-        resamples: number of bootstrap samples.
-        seed: of the resampling.
+    ``score`` is ``"auc"``, ``"pr_auc"``, ``"brier"`` or ``"log_loss"``.
 
     Raises:
         ValueError: see :func:`~scripts.evaluation.scores.checked`.
@@ -81,13 +76,6 @@ def roc_curve_band(
     """ROC curve at evenly spaced false positive rates, with a pointwise band by a bootstrap stratified by label.
 
     The band is of 95 % at each point; the whole curve is in it less often.
-
-    Args:
-        labels: 0 or 1 of each patient.
-        scores: higher for label 1.
-        resamples: number of bootstrap samples.
-        seed: of the resampling.
-        points: of the grid from 0 to 1.
 
     Returns:
         ``fpr``, ``tpr``, ``low`` and ``high`` ``(points,)``; NaN but for ``fpr`` where a label is missing.
@@ -148,17 +136,9 @@ def agreement_interval(
 ) -> tuple[float, float] | None:
     """How far the mean of a patient's probabilities scatters with modalities, sequences, and members of an ensemble.
 
-    Percentiles of a bootstrap in stages: modalities are drawn with replacement, and sequences and members within each. It says
-    how far they agree, not how often they are right.
-
-    Args:
-        modalities: probabilities ``(sequences, members)`` of each.
-        level: of the interval.
-        resamples: number of bootstrap samples.
-        seed: of the resampling.
-
-    Returns:
-        Low and high; None for a single value.
+    Percentiles of a bootstrap in stages: modalities, of which each has probabilities ``(sequences, members)``, are drawn with
+    replacement, and sequences and members within each. It says how far they agree, not how often they are right; None for a
+    single value.
     """
     tables = [values for values in modalities if values.size]
     if sum(values.size for values in tables) < 2:

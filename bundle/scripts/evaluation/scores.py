@@ -141,17 +141,11 @@ def _placements(labels: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.
 
 
 def delong_interval(labels: Labels, scores: Values) -> Estimate:
-    """ROC AUC with DeLong's interval, from midranks in O(N log N).
+    """ROC AUC with DeLong's interval, from midranks in O(N log N); scores are higher for label 1.
 
     The interval is symmetric on the scale of the AUC and clipped to 0 and 1. Around an AUC of exactly 0 or 1, where the variance
-    vanishes, it has no width; for few patients and AUCs close to 1 it is too narrow.
-
-    Args:
-        labels: 0 or 1 of each patient.
-        scores: higher for label 1.
-
-    Returns:
-        AUC and interval; NaN where a label is missing, and bounds of NaN where it has only one patient.
+    vanishes, it has no width; for few patients and AUCs close to 1 it is too narrow. The AUC is NaN where a label is missing,
+    bounds are NaN where it has only one patient.
 
     Raises:
         ValueError: see :func:`checked`.
@@ -209,12 +203,7 @@ def calibration_curve(
 ) -> list[CalibrationBin]:
     """Mean probability and share of label 1, bin by bin; bins without patients are left out.
 
-    Args:
-        labels: 0 or 1 of each patient.
-        probabilities: of label 1.
-        bins: number of them.
-        equal: ``"width"``: bins divide 0 to 1 evenly; ``"mass"``: they divide the patients evenly, but equal probabilities stay
-            together.
+    ``equal`` bins have the same ``"width"``, dividing 0 to 1, or ``"mass"``, dividing the patients; equal probabilities stay together.
 
     Raises:
         ValueError: see :func:`checked`.

@@ -13,15 +13,9 @@ from .scores import NAN, Estimate, Labels, Values, checked, wilson_interval
 def sensitivity_specificity(
     labels: Labels, probabilities: Values, threshold: float | np.ndarray
 ) -> tuple[Estimate, Estimate]:
-    """Sensitivity and specificity of calling label 1 from a threshold on, with Wilson's intervals.
+    """Sensitivity and specificity of calling label 1 from a threshold on, with Wilson's intervals; NaN without patients of the label.
 
-    Args:
-        labels: 0 or 1 of each patient.
-        probabilities: of label 1.
-        threshold: of all patients, or of each ``(N,)``; patients whose threshold is NaN are left out.
-
-    Returns:
-        Both; NaN without patients of the label.
+    The threshold is that of all patients, or of each ``(N,)``; patients whose threshold is NaN are left out.
     """
     truth, chance = checked(labels, probabilities)
     there = ~np.isnan(threshold)
@@ -69,10 +63,7 @@ def thresholds_of_other_folds(labels: np.ndarray, probabilities: np.ndarray, fol
 def decision_curve(labels: Labels, probabilities: Values, thresholds: np.ndarray) -> dict[str, np.ndarray]:
     """Net benefit per patient of treating by the model, of treating all, and of treating none.
 
-    Args:
-        labels: 0 or 1 of each patient.
-        probabilities: of label 1; the model treats from the threshold on.
-        thresholds: probabilities at which treating is worth its harm, from 0 to below 1.
+    The model treats from a threshold on: the probability at which treating is worth its harm, from 0 to below 1.
 
     Returns:
         ``threshold``, ``model``, ``all`` and ``none`` ``(T,)``; model and all NaN without patients.

@@ -83,14 +83,8 @@ class VolumeOverlap:
 def volume_scores(pred: np.ndarray, label: np.ndarray, spacing: np.ndarray) -> dict[str, float | None]:
     """Scores of a region's masks ``(X, Y, Z)`` bool, predicted and true; None where not defined.
 
-    Args:
-        pred: predicted.
-        label: true.
-        spacing: mm between voxels along the three axes.
-
-    Returns:
-        ``dice``, ``iou``, ``volume_error`` as a share of the true volume, and ``hd95_mm``, the larger of both 95th percentiles of
-        distances from surface to surface (Hausdorff), where both have the region.
+    They are ``dice``, ``iou``, ``volume_error`` as a share of the true volume, and ``hd95_mm``, the larger of both 95th percentiles of
+    distances from surface to surface (Hausdorff), where both have the region; ``spacing`` is mm between voxels along the axes.
     """
     both, found, true = (int(np.count_nonzero(part)) for part in (pred & label, pred, label))
     distance = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,7 +20,6 @@ from ..run_folder import (
     PATIENTS_FILE,
     chance_of,
     classifier_of,
-    is_crossvalidation,
     prepared_dir,
     prepared_places,
     read_patients,
@@ -67,9 +67,8 @@ def explain_run(
         device: where the networks run.
 
     Returns:
-        Rows by ``"<patient>/<mri_type>"``, in this order, also in ``explanations/index.json``: ``{"file", "probability",
-        "predicted", "maps_change"}``, where ``predicted`` is the probability in ``patients.json``, or ``{"reason"}`` of a series
-        without a prediction, or ``{"error"}``.
+        Rows by ``"<patient>/<mri_type>"``, also in ``explanations/index.json``: ``{"file", "probability", "maps_change",
+        "predicted"}``, the last as in ``patients.json``; ``{"reason"}`` of a series without a prediction; or ``{"error"}``.
 
     Raises:
         FileNotFoundError: when the run is not finished.
@@ -94,16 +93,12 @@ def explain_run(
         classifier = Classifier(weights_file, device)
         for one in series:
             try:
-                file = index.get(one.name, {}).get("file")
-                if file is None:
+                if "file" not in index.get(one.name, {}):
                     raise PreparedError(f"{prepared}: no {one.name}; prepare it again")
-                found = _explained(file, classifier, zoom, batch_size, output)
-                results[one.name] = {**found, "predicted": one.predicted}
+                results[one.name] = _explained(one, index[one.name]["file"], classifier, zoom, batch_size, output)
             except Exception as error:
                 logger.warning("%s: %s", one.name, error)
                 results[one.name] = {"error": f"{type(error).__name__}: {error}"}
-                continue
-            _compare(one, found["probability"])
     write_json({"note": RESEARCH_ONLY, "series": results}, output / "index.json")
     failed = sum("error" in row for row in results.values())
     logger.info("%s: %d series, %d failed. %s", output, len(results), failed, RESEARCH_ONLY)
@@ -142,52 +137,40 @@ def _asked(
     return found
 
 
-def _compare(asked: _Asked, probability: float) -> None:
-    """Warn where a prediction was made with other weights, or in another way."""
-    if asked.predicted is not None and abs(asked.predicted - probability) > PREDICTION_TOLERANCE:
-        logger.warning(
-            "%s: probability %.3f here, but %.3f in the prediction; was it made with %s?",
-            asked.name, probability, asked.predicted, asked.weights,
-        )  # fmt: skip
-
-
-def _explained(file: str | Path, classifier: Classifier, zoom: float, batch_size: int, output: Path) -> dict[str, Any]:
+def _explained(
+    one: _Asked, file: str | Path, classifier: Classifier, zoom: float, batch_size: int, output: Path
+) -> dict[str, Any]:
     """Explain a series unless that is done; the row of its explanation."""
     series = PreparedSeries(file)
     target = inside(output, f"{series.info['patient']}_{series.info['mri_type']}.json")
-    explanation = _stored(target, classifier.made_with(series, zoom)["fingerprint"])
-    if explanation is None:
+    explanation = None
+    with suppress(ValueError):  # none, half of one, or another program's
+        explanation = Explanation.load(target)
+    if explanation is None or explanation.made_with["fingerprint"] != classifier.made_with(series, zoom)["fingerprint"]:
         explanation = explain(file, classifier, zoom, batch_size)
         explanation.save(output)
+    probability = explanation.probability
+    if one.predicted is not None and abs(one.predicted - probability) > PREDICTION_TOLERANCE:
+        logger.warning(
+            "%s: probability %.3f here, but %.3f in the prediction; was it made with %s?",
+            one.name, probability, one.predicted, one.weights,
+        )  # fmt: skip
     return {
         "file": target.name,
-        "probability": explanation.probability,
+        "probability": probability,
         "maps_change": explanation.randomisation["maps_change"],
+        "predicted": one.predicted,
     }
-
-
-def _stored(file: Path, expected: str) -> Explanation | None:
-    """The explanation in a file; None where none of this fingerprint is."""
-    try:
-        explanation = Explanation.load(file)
-    except ValueError:  # none, half of one, or another program's
-        return None
-    return explanation if explanation.made_with["fingerprint"] == expected else None
 
 
 def _patients(folder: Path) -> dict[str, Any]:
     content = read_patients(folder)
-    if content is not None:
-        return content
-    if is_crossvalidation(folder):
+    if content is None:
         raise FileNotFoundError(
-            f"{folder}: no fold has {PATIENTS_FILE} of all its seeds; wait until the cross-validation has evaluated a fold, or, where "
-            "an earlier version did, evaluate it again (`radiogenomics evaluate classification --overwrite`)"
+            f"{folder / PATIENTS_FILE}: no such file; name the folder of a finished prediction (`radiogenomics predict`), an "
+            "evaluation of stage 2, or a cross-validation that has evaluated a fold"
         )
-    raise FileNotFoundError(
-        f"{folder / PATIENTS_FILE}: no such file; name the folder of a finished prediction (`radiogenomics predict`), an "
-        "evaluation of stage 2, or a cross-validation"
-    )
+    return content
 
 
 def _zoom(prepared_dir: Path) -> float:

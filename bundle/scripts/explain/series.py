@@ -46,18 +46,10 @@ def encode(classifier: BiLSTMNFNet, slices: torch.Tensor, inferer: SequenceClass
     """Each slice of a series once through the backbone, in float32.
 
     Args:
-        classifier: plain torch network.
+        classifier: plain torch network; a compiled one has no gradients.
         slices: the series' kept slices ``(K, 3, H, W)`` [image, WT, ET] in 0…255, one at least.
         inferer: that of the prediction; its ``amp`` and ``flips`` play no part.
-
-    Raises:
-        TypeError: for a compiled network, which has no gradients.
     """
-    if not hasattr(getattr(classifier, "backbone", None), "forward_features"):
-        raise TypeError(
-            f"{type(classifier).__name__} has no timm backbone in plain torch, which gradients need; load the classifier "
-            "with weights.load_classifiers, and not through runtimes.Runtime"
-        )
 
     with eval_mode(classifier):
         black = slices.new_zeros((1, 3, inferer.image_size, inferer.image_size))

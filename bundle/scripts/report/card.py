@@ -12,28 +12,19 @@ from pathlib import Path
 from typing import Any
 
 from ..environment import BUNDLE_ROOT
-from ..files import written_whole
 from ..run_folder import read_config
-from .pages import TEMPLATES, jinja_environment
+from .pages import TEMPLATES, jinja_environment, write_page
 from .run import made_of_phantoms
 
 CARD = "MODEL_CARD.md"
 
 
 def fill(run: str | Path, output: str | Path | None = None, overwrite: bool = False) -> Path:
-    """Write the card of the models of a run.
-
-    Args:
-        run: folder of a cross-validation or of an evaluation, with its ``metrics.json``.
-        output: file to write; ``MODEL_CARD.md`` in the folder by default.
-        overwrite: replace the file.
-
-    Returns:
-        The file.
+    """Write the card of the models of a cross-validation or an evaluation: ``output``, or ``MODEL_CARD.md`` in its folder.
 
     Raises:
         FileNotFoundError: when the folder holds no metrics.
-        FileExistsError: when the file exists.
+        FileExistsError: when the file exists and is not to be replaced.
         ValueError: when the metrics are of no evaluation.
         ImportError: when Jinja2 is not installed.
     """
@@ -48,17 +39,12 @@ def fill(run: str | Path, output: str | Path | None = None, overwrite: bool = Fa
         raise FileExistsError(f"{target} exists; give another name (--output) or --overwrite")
     metrics = json.loads(metrics_file.read_text(encoding="utf-8"))
     text = rendered(metrics, read_config(folder))
-    with written_whole(target) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    write_page(target, text)
     return target
 
 
 def rendered(metrics: Mapping[str, Any], config: Mapping[str, Any]) -> str:
-    """The card of a run, in Markdown.
-
-    Args:
-        metrics: content of its ``metrics.json``.
-        config: its resolved configuration.
+    """The card of a run in Markdown, from the content of its ``metrics.json`` and its resolved configuration.
 
     Raises:
         ValueError: when the metrics are of no evaluation.

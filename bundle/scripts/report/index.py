@@ -3,57 +3,66 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from ..modalities import MRI_TYPES
 from ..run_folder import failures_of
-from .figures import named
 from .groups import Group
 from .tables import Cell, as_number, cell, head, with_interval
 
 
 @dataclass(frozen=True)
 class Index:
-    """The index of the patients."""
+    """The index of the patients: heads, rows as the page shows them, and the same with full digits for CSV and JSON."""
 
-    columns: list[str]  # heads
-    # ``cells``, ``probability`` ("" for none) and whether something ``failed``, by which a reader filters
-    rows: list[dict[str, Any]] = field(default_factory=list)
-    records: list[dict[str, Any]] = field(default_factory=list)  # the same with full digits, for CSV and JSON
+    columns: list[str]
+    rows: list[
+        dict[str, Any]
+    ]  # `cells`, `probability` ("" for none) and whether something `failed`, by which a reader filters
+    records: list[dict[str, Any]]
 
-    def add(self, cells: list[Cell], record: dict[str, Any], probability: float | None, failed: bool) -> None:
-        """Add a row."""
-        self.rows.append({"cells": cells, "probability": "" if probability is None else probability, "failed": failed})
-        self.records.append(record)
+
+def _index(
+    records: Sequence[dict[str, Any]], main: str | None, failed: Sequence[bool], links: Mapping[str, str]
+) -> Index:
+    """The index of records; ``main`` is the key of the probability that a reader filters by."""
+    rows = []
+    for record, bad in zip(records, failed, strict=True):
+        cells = [_cell(key, record, links) for key in record if key != "interval"]
+        chance = None if main is None else record[main]
+        rows.append({"cells": cells, "probability": "" if chance is None else chance, "failed": bad})
+    columns = [head(key) for key in records[0] if key != "interval"] if records else []
+    return Index(columns, rows, list(records))
+
+
+def _cell(key: str, record: Mapping[str, Any], links: Mapping[str, str]) -> Cell:
+    value = record[key]
+    if key == "patient":
+        return Cell(str(value), str(value), links.get(value))
+    if key == "probability":
+        return Cell(with_interval(value, record.get("interval")), value)
+    if key in ("dice", "iou"):
+        return cell(as_number(value))
+    return cell(value or None) if key == "fold" else cell(value)
 
 
 def prediction_index(rows: Sequence[Mapping[str, Any]], links: Mapping[str, str]) -> Index:
     """The index of a prediction, from the patients in ``patients.json`` and the links to their pages."""
     names = [name for name in MRI_TYPES if any(name in (row.get("series") or {}) for row in rows)]
     labelled = any(row.get("label") is not None for row in rows)
-    index = Index(["patient", "probability", *(["label"] if labelled else []), *names, "slices used", "remark"])
-    for row in rows:
+    records = []
+    failures = [failures_of(row) for row in rows]
+    for row, problems in zip(rows, failures, strict=True):
         series = row.get("series") or {}
-        failures = failures_of(row)
-        remark = str(row.get("reason") or "") or "; ".join(f"{item['series']}: {item['text']}" for item in failures)
-        kept = sum(int(facts.get("kept") or 0) for facts in series.values())
-        chances = [series.get(name, {}).get("probability") for name in names]
-        interval = row.get("agreement_interval")
-        cells = [
-            Cell(str(row["patient"]), str(row["patient"]), links.get(row["patient"])),
-            Cell(with_interval(row["probability"], interval), row["probability"]),
-            *([cell(row.get("label"))] if labelled else []),
-            *map(cell, chances),
-            cell(kept),
-            Cell(remark, remark.lower() or None),
-        ]
         record = {"patient": row["patient"], "probability": row["probability"]}
-        record |= {"interval": interval} if interval else {}
+        record |= {"interval": row["agreement_interval"]} if row.get("agreement_interval") else {}
         record |= {"label": row.get("label")} if labelled else {}
-        record |= {**dict(zip(names, chances, strict=True)), "slices_used": kept, "remark": remark}
-        index.add(cells, record, row["probability"], bool(failures))
-    return index
+        record |= {name: series.get(name, {}).get("probability") for name in names}
+        record["slices_used"] = sum(int(facts.get("kept") or 0) for facts in series.values())
+        record["remark"] = row.get("reason") or "; ".join(f"{item['series']}: {item['text']}" for item in problems)
+        records.append(record)
+    return _index(records, "probability", list(map(bool, failures)), links)
 
 
 def evaluation_index(groups: Sequence[Group], rows: Sequence[Mapping[str, Any]], links: Mapping[str, str]) -> Index:
@@ -78,27 +87,17 @@ def evaluation_index(groups: Sequence[Group], rows: Sequence[Mapping[str, Any]],
             known[row["patient"]] = int(row["label"]), "" if row.get("fold") is None else str(row["fold"])
     problems = {row["patient"] for row in rows if failures_of(row)}
     with_folds = any(fold for _, fold in known.values())
-    index = Index(["patient", "label", *(["fold"] if with_folds else []), *map(named, names), "absolute error"])
+    records = []
     for patient, values in chances.items():
-        main, (label, fold) = values.get(names[0]), known[patient]
-        wrong = None if main is None else abs(label - main)
-        cells = [
-            Cell(patient, patient, links.get(patient)),
-            cell(label),
-            *([cell(fold or None)] if with_folds else []),
-            *(cell(values.get(name)) for name in names),
-            cell(wrong),
-        ]
+        label, fold = known[patient]
         record = {"patient": patient, "label": label, **({"fold": fold} if with_folds else {})}
-        record |= {**{name: values.get(name) for name in names}, "absolute_error": wrong}
-        index.add(cells, record, main, main is None or patient in problems)
-    return index
+        record |= {name: values.get(name) for name in names}
+        main = values.get(names[0])
+        records.append({**record, "absolute_error": None if main is None else abs(label - main)})
+    failed = [record[names[0]] is None or record["patient"] in problems for record in records]
+    return _index(records, names[0], failed, links)
 
 
 def overlap_index(rows: Sequence[Mapping[str, str]]) -> Index:
     """The index of an evaluation of stage 1: the rows of its ``overlap.csv``."""
-    index = Index([head(key) for key in rows[0]])
-    for row in rows:
-        values = {key: as_number(text) if key in ("dice", "iou") else text for key, text in row.items()}
-        index.add(list(map(cell, values.values())), dict(row), None, not row["dice"])
-    return index
+    return _index(list(map(dict, rows)), None, [not row["dice"] for row in rows], {})

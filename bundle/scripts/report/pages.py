@@ -56,7 +56,7 @@ def write_report(
         The first page.
 
     Raises:
-        ReportError: when there is nothing to report.
+        RunError: when there is nothing to report.
         FileExistsError: when the place holds a report that is not to be replaced, or anything else.
         ImportError: when Jinja2 or matplotlib is not installed.
     """
@@ -72,9 +72,9 @@ def write_report(
         back = f"../../{quote(page.name)}" if is_page else f"../{PAGE}"
         content = _render(found, jinja, Writer(staging), base, back, images)
         if not is_page:
-            _write_page(staging / PAGE, content)
+            write_page(staging / PAGE, content)
     if is_page:
-        _write_page(page, content)
+        write_page(page, content)
     logger.info("%s: open it in a browser. %s", page, RESEARCH_ONLY)
     return page
 
@@ -90,14 +90,15 @@ def _may_be_written(page: Path, folder: Path, overwrite: bool) -> None:
         beginning = path.read_text(encoding="utf-8", errors="replace")[:2000] if path.is_file() else ""
         ours = f'content="{GENERATOR}"' in beginning if path == page else path.is_dir() and set(inside) <= set(PARTS)
         if not ours:
-            raise FileExistsError(f"{path} exists and is no report; name another place (--output)")
+            raise FileExistsError(f"{path} exists and is not a report; name another place (--output)")
     if there and not overwrite:
         raise FileExistsError(
             f"{page.parent if inside else page} holds a report; replace it (--overwrite) or name another place (--output)"
         )
 
 
-def _write_page(file: Path, content: str) -> None:
+def write_page(file: Path, content: str) -> None:
+    """Write a text file, whole or not at all."""
     with written_whole(file) as temporary:
         temporary.write_text(content, encoding="utf-8")
 
@@ -134,13 +135,7 @@ def jinja_environment() -> Environment:
 def _render(run: Run, jinja: Environment, writer: Writer, base: str, back: str, images: bool) -> str:
     """The first page; patients' pages, figures and tables are written on the way.
 
-    Args:
-        run: what is reported.
-        jinja: the templates.
-        writer: of figures and tables.
-        base: the report's folder, seen from the first page.
-        back: the first page, seen from a patient's.
-        images: show the patients' slices.
+    ``base`` is the report's folder, seen from the first page; ``back`` the first page, seen from a patient's.
     """
     phantom = PHANTOM if is_phantom(run) else ""
     title = f"{run.title}: {run.folder.name}"
@@ -176,11 +171,10 @@ def _patients(run: Run, jinja: Environment, writer: Writer, images: bool, common
     """Write the patients' pages; what the first page shows of the patients.
 
     Returns:
-        ``index``, ``prediction_figures``, ``patients`` (those on the first page), ``failures`` and ``without_page``, the number of
-        patients whose evaluation wrote no ``patients.json``.
+        ``index``, ``prediction_figures``, ``patients`` (those on the first page) and ``failures``.
     """
     found: dict[str, Any] = {
-        "index": None, "prediction_figures": [], "patients": [], "failures": None, "without_page": 0,
+        "index": None, "prediction_figures": [], "patients": [], "failures": None,
     }  # fmt: skip
     if run.shown is None:
         return found
@@ -191,8 +185,6 @@ def _patients(run: Run, jinja: Environment, writer: Writer, images: bool, common
     if (index := _index(part, rows, links)) is not None:
         files = writer.table(Table("Patients", [], [], index.records))["files"]
         found["index"] = {"columns": index.columns, "rows": index.rows, "files": files}
-        if part is not None and part.predictions:
-            found["without_page"] = len(index.rows) - len(links)
     if part is None and len(rows) > 1:
         drawn = draw_probabilities([row["probability"] for row in rows], [not row.get("used") for row in rows])
         found["prediction_figures"].append(writer.figure(drawn, "patients_by_probability"))
@@ -202,7 +194,7 @@ def _patients(run: Run, jinja: Environment, writer: Writer, images: bool, common
         name = names[row["patient"]]
         shown = show_patient(row, name, sources, content.get("weights") or {}, writer)
         text = page.render(title=f"Patient {row['patient']}", subtitle="", base="../", found=shown, **common)
-        _write_page(writer.folder / "patients" / f"{name}.html", text)
+        write_page(writer.folder / "patients" / f"{name}.html", text)
         if len(rows) <= EMBEDDED_PATIENTS:
             found["patients"].append({**shown, "link": links[row["patient"]]})
         elif (place + 1) % 50 == 0:

@@ -13,12 +13,16 @@ import numpy as np
 
 from custom_transforms import ChunkSlices
 
+from ..checks import as_typed
 from ..datalists import select
 from ..modalities import MRI_TYPES
+from ..outputs import BRAIN_SUFFIX
 from ..prepared import PreparedError, PreparedSeries
 from ..run_folder import failures_of, plain_settings, prepared_dir, prepared_places, read_config, read_object
+from ..studies.table import read_studies_file
+from .brain import draw_brain
 from .figures import draw_sequences
-from .tables import Table, table_of_records, with_interval
+from .tables import Table, selection_table, table_of_records, with_interval
 from .viewer import SheetError, read_heat, read_source, series_sheets
 from .writer import Writer
 
@@ -36,12 +40,15 @@ class Sources:
     prepared: dict[str, Path]  # ``file`` of every prepared series by ``"<patient>/<mri_type>"``
     studies: dict[str, dict[str, str]]  # paths of the series by modality, by patient
     explanations: Path  # folder of heat maps
+    masks: Path  # folder of masks
+    found: dict[str, dict[str, Any]]  # what ``studies.json`` tells, by patient
     missing: str = ""  # why there are no prepared series or no studies, "" where there are
 
 
 def find_sources(folder: Path) -> Sources:
     """The prepared series, studies and heat maps of a run's patients, as far as they are still there."""
-    settings = plain_settings(read_config(folder))
+    config = read_config(folder)
+    settings = plain_settings(config)
     prepared, place = {}, prepared_dir(folder)
     missing = ""
     if place is None:
@@ -51,11 +58,13 @@ def find_sources(folder: Path) -> Sources:
         prepared = {name: place / row["file"] for name, row in rows.items() if "file" in row}
     studies: dict[str, dict[str, str]] = {}
     try:
-        entries = select(settings.get("dataset_dir"), settings.get("datalist"), settings.get("section"))
+        given = {key: settings.get(key) for key in ("dataset_dir", "datalist", "section", "rules", "patient")}
+        entries = select(**given, named=as_typed(config.get("named")), deidentify=bool(config.get("deidentify")))
         studies = {entry["patient"]: {key: entry[key] for key in MRI_TYPES if key in entry} for entry in entries}
     except (ValueError, OSError) as error:
         logger.info("the studies are no longer there, only the slices that were used are shown: %s", error)
-    return Sources(prepared, studies, folder / "explanations", missing)
+    found = read_studies_file(folder)
+    return Sources(prepared, studies, folder / "explanations", folder / "masks", found, missing)
 
 
 def failure_lines(row: Mapping[str, Any]) -> list[str]:
@@ -138,7 +147,15 @@ def show_patient(
         figure = writer.figure(drawn, f"sequences_{name}", caption)
     views: list[dict[str, Any]] = []
     notes: list[str] = []
+    selection = brain = None
     if sources:
+        if study := sources.found.get(row["patient"]):
+            selection = writer.table(selection_table(study["series"]), f"studies_{name}")
+        masks = {mri_type: sources.masks / f"{row['patient']}_{mri_type}{BRAIN_SUFFIX}" for mri_type in MRI_TYPES}
+        masks = {mri_type: file for mri_type, file in masks.items() if file.is_file()}
+        if masks and (outlined := draw_brain(sources.studies.get(row["patient"], {}), masks)):
+            caption = "Series that showed the skull: what was taken for the brain, and segmented. Look whether it leaves out a part of the tumour."
+            brain = writer.figure(outlined, f"brain_{name}", caption)
         views, notes = patient_views(row, sources, row.get("weights") or weights, sequences)
         of = f" by the models of seed {seeds[0]}" if several else ""
         if changes := explanation_table(row["patient"], sequences, sources.explanations, of):
@@ -155,6 +172,8 @@ def show_patient(
         **writer.table(series_table(row), f"series_{name}"),
         "figure": figure,
         "explanation": explanation,
+        "selection": selection,
+        "brain": brain,
         "views": views,
         "has_heat": any(view["heat_sheet"] for view in views),
         "notes": notes,

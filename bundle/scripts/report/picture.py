@@ -41,9 +41,8 @@ def write_picture(run: str | Path, true_masks: str | Path, output: str | Path, p
         patients: number of patients whose masks are shown.
 
     Raises:
-        ImportError: when matplotlib is not installed.
         FileNotFoundError: when a label map is missing.
-        ReportError: when the folder holds no run.
+        RunError: when the folder holds no run.
         SheetError: when masks belong to another series.
     """
     figure = draw_picture(read_run(run), Path(true_masks), patients)

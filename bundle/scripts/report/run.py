@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import UserError
 from ..files import read_csv
 from ..modalities import MRI_TYPES
 from ..run_folder import (
@@ -35,10 +34,6 @@ LOOKED_FOR = {
     "history.csv": "a training run",
 }
 _NOT_RUNS = {"prepared", "masks", "phantom", "explanations", *PARTS}
-
-
-class ReportError(UserError):
-    """A folder of which no report can be made."""
 
 
 @dataclass(frozen=True)
@@ -120,31 +115,19 @@ def read_run(folder: str | Path) -> Run:
     """What lies in a run's folder.
 
     Raises:
-        ReportError: when it is missing, holds nothing known, or a file in it can't be read.
+        RunError: when it is missing, holds nothing known, or a file in it can't be read.
     """
     root = Path(folder).resolve()
     if not root.is_dir():
-        raise ReportError(f"{folder}: no such folder; name that of a training, an evaluation or a prediction")
-    try:
-        run = _read_run(root)
-    except RunError as error:
-        raise ReportError(str(error)) from error
-    if run.prediction is None and not run.parts:
-        looked = ", ".join(f"{name} ({what})" for name, what in LOOKED_FOR.items())
-        raise ReportError(f"{folder}: holds no run; looked for {looked}")
-    return run
-
-
-def _read_run(root: Path) -> Run:
+        raise RunError(f"{folder}: no such folder; name that of a training, an evaluation or a prediction")
     evaluated = (root / PREDICTIONS_FILE).is_file()
     # a demo's prediction is in a folder of its own
     places = [place for place in (root, root / "prediction") if (place / "patients.json").is_file() and not evaluated]
     predicted = places[0] if places else root
     prediction = read_patients(predicted) if places else None
     places = [root]
-    if (
-        not evaluated and not (root / "overlap.csv").is_file()
-    ):  # else evaluations below are its parts, folds for example
+    # else evaluations below are its parts, folds for example
+    if not evaluated and not (root / "overlap.csv").is_file():
         places += sorted(path for path in root.iterdir() if path.is_dir() and path.name not in _NOT_RUNS)
     evaluations = [found for place in places if (found := _read_evaluation(place, root)) is not None]
     trainings = []
@@ -152,6 +135,9 @@ def _read_run(root: Path) -> Run:
         folders[:] = sorted(name for name in folders if name not in _NOT_RUNS and not name.startswith("."))
         if "history.csv" in names:
             trainings.append(_read_training(Path(place) / "history.csv", root))
+    if prediction is None and not evaluations and not trainings:
+        looked = ", ".join(f"{name} ({what})" for name, what in LOOKED_FOR.items())
+        raise RunError(f"{folder}: no run found; looked for {looked}")
     return Run(root, read_config(root) or read_config(predicted), predicted, prediction, evaluations, trainings)
 
 
@@ -161,7 +147,7 @@ def _read_training(file: Path, root: Path) -> Training:
         history = {key: np.array([float(row[key] or "nan") for row in rows]) for key in rows[0]}
         history["epoch"]
     except (IndexError, KeyError, TypeError, ValueError) as error:
-        raise ReportError(
+        raise RunError(
             f"{file}: {error!r} in the history of a training, expected a column epoch and numbers; train again"
         ) from error
     name = file.parent.relative_to(root).as_posix()

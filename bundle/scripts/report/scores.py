@@ -14,7 +14,7 @@ from ..run_folder import failures_of
 from .curves import draw_calibration, draw_decision, draw_roc
 from .figures import draw_overlap, draw_strips
 from .groups import Group, groups_of
-from .run import Evaluation, Run, Training
+from .run import Evaluation, Run
 from .tables import Table, as_number, head, number, sentence, table_of_records, tables_of, with_interval
 from .training import best_epoch
 from .writer import Writer
@@ -91,8 +91,10 @@ def tiles_of(run: Run) -> list[dict[str, str]]:
     found = _of_prediction((run.prediction or {}).get("patients", []))
     for part in run.evaluations:
         found += _of_evaluation(part)
-    if not found:
-        found = [_of_training(training) for training in run.trainings[:4]]
+    for training in run.trainings[:4] if not found else ():
+        epoch, by = best_epoch(training.history, training.score)
+        best = training.history[by][training.history["epoch"] == epoch][0] if by else np.nan
+        found.append((number(float(best)), f"{head(by)} in epoch {epoch}, {training.name}"))
     return [{"value": value, "name": name} for value, name in found]
 
 
@@ -124,9 +126,3 @@ def _of_evaluation(part: Evaluation) -> list[tuple[str, str]]:
         if np.isfinite(dice).any():
             found.append((number(float(np.nanmean(dice))), f"{region} Dice, mean of {count} patients"))
     return found
-
-
-def _of_training(training: Training) -> tuple[str, str]:
-    epoch, by = best_epoch(training.history, training.score)
-    best = training.history[by][training.history["epoch"] == epoch][0] if by else np.nan
-    return number(float(best)), f"{head(by)} in epoch {epoch}, {training.name}"

@@ -75,5 +75,5 @@ def settings_table(settings: Mapping[str, Mapping[str, Any]]) -> Table:
         return Cell(repr(value) if isinstance(value, float) else shown(value), None if value is None else str(value))
 
     rows = [list(map(one, record.values())) for record in records]
-    note = "Values as they were resolved; expressions stand in the configuration below."
+    note = "Resolved values; the expressions are in the configuration below."
     return Table("Settings", list(records[0]) if records else [], rows, records, note)

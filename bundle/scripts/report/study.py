@@ -8,21 +8,21 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..files import RESEARCH_ONLY, written_whole
+from ..files import RESEARCH_ONLY
 from ..masks import REGIONS, claimed, region_volumes
 from ..modalities import ENHANCING_ON, MRI_TYPES
 from ..outputs import inside
 from ..preparation import read_index
 from ..prepared import PreparedSeries
-from .pages import jinja_environment
+from .pages import jinja_environment, write_page
 from .patient import failure_lines
-from .tables import Table, table_of_records, with_interval
+from .tables import selection_table, table_of_records, with_interval
 from .viewer import SheetError, largest_tumour, read_source
 
 logger = logging.getLogger(__name__)
 
 SUMMARY = "summary.html"
-PHANTOM = "By its headers a phantom, not a patient."
+PHANTOM = "According to its headers a phantom, not a patient."
 
 
 def write_summaries(
@@ -56,8 +56,7 @@ def write_summaries(
         found = _page(entry, rows.get(patient, {}), index, enhancing_on)
         common = {"title": f"Study {patient}", "subtitle": "", "phantom": PHANTOM if entry["study"]["phantom"] else ""}
         target = inside(output_dir, patient, SUMMARY)
-        with written_whole(target) as temporary:
-            temporary.write_text(jinja.get_template(SUMMARY).render(**common, found=found), encoding="utf-8")
+        write_page(target, jinja.get_template(SUMMARY).render(**common, found=found))
         written[patient] = f"{patient}/{SUMMARY}"
     logger.info("%s: a summary of each of %d studies. %s", output_dir, len(written), RESEARCH_ONLY)
     return written
@@ -69,14 +68,7 @@ def _page(
     index: Mapping[str, Mapping[str, Any]],
     enhancing_on: Sequence[str],
 ) -> dict[str, Any]:
-    """What the page of a study shows.
-
-    Args:
-        entry: from :func:`scripts.studies.folders.find_studies`.
-        row: of ``patients.json``.
-        index: of the prepared series.
-        enhancing_on: modalities in which enhancing tumour is claimed.
-    """
+    """What the page of a study shows, an entry of :func:`scripts.studies.folders.find_studies` with its ``row`` of ``patients.json``."""
     pictures, notes, records = [], [], []
     chosen = {one["modality"]: one["description"] for one in entry["study"]["series"] if one["chosen"]}
     for mri_type in MRI_TYPES:
@@ -109,18 +101,3 @@ def _page(
         "pictures": pictures,
         "notes": notes,
     }
-
-
-def selection_table(series: Sequence[Mapping[str, Any]]) -> Table:
-    """The series of a study, chosen or not, and why."""
-    same = ("number", "description", "plane", "slices")
-    records = [
-        {
-            **{key: one[key] for key in same},
-            "mm apart": one["spacing"],
-            "chosen": one["modality"] if one["chosen"] else None,
-            "why": one["reason"],
-        }
-        for one in series
-    ]
-    return table_of_records("Series of the study", records)

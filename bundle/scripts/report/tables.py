@@ -252,3 +252,18 @@ def _finite(value: Any) -> Any:
     if _is_sequence(value):
         return [_finite(inner) for inner in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def selection_table(series: Sequence[Mapping[str, Any]]) -> Table:
+    """The series of a study, chosen or not, and why."""
+    same = ("number", "description", "plane", "slices")
+    records = [
+        {
+            **{key: one[key] for key in same},
+            "mm apart": one["spacing"],
+            "chosen": one["modality"] if one["chosen"] else None,
+            "why": one["reason"],
+        }
+        for one in series
+    ]
+    return table_of_records("Series of the study", records)

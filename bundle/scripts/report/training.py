@@ -50,4 +50,4 @@ def training_table(runs: Sequence[Training]) -> Table:
         scores = {key: float(values[row]) for key, values in run.history.items() if key not in ("epoch", "lr")}
         count = len(run.history["epoch"])
         records.append({"run": run.name, "epochs": count, "best_epoch": epoch, "chosen_by": head(by), **scores})
-    return table_of_records("Training runs", records, "Figures in the epoch whose weights were kept.")
+    return table_of_records("Training runs", records, "Scores in the epoch whose weights were kept.")

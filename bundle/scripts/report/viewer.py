@@ -37,18 +37,14 @@ class SheetError(UserError):
 def orientation_letters(stack_affine: np.ndarray) -> dict[str, str]:
     """Which sides of the patient a displayed slice's edges show: R, L, A, P, S, I, two letters where it is oblique.
 
-    Args:
-        stack_affine: 4 x 4, from (column, row, slice) index to RAS position in mm.
-
-    Returns:
-        Letters by ``left``, ``right``, ``top``, ``bottom``.
+    ``stack_affine`` (4, 4) is from (column, row, slice) index to RAS mm; letters are by ``left``, ``right``, ``top``, ``bottom``.
     """
     names = ("R", "L"), ("A", "P"), ("S", "I")  # of the positive and the negative direction of each axis
 
     def towards(direction: np.ndarray) -> str:
         unit = direction / np.linalg.norm(direction)
         order = [axis for axis in np.argsort(-np.abs(unit)) if abs(unit[axis]) > 0.35][:2]
-        return "".join(names[axis][0 if unit[axis] > 0 else 1] for axis in order)
+        return "".join(names[axis][int(unit[axis] < 0)] for axis in order)
 
     column, row = stack_affine[:3, 0], stack_affine[:3, 1]
     return {"left": towards(-column), "right": towards(column), "top": towards(-row), "bottom": towards(row)}
@@ -126,6 +122,7 @@ def series_sheets(
     if not len(images):
         return None
     masks = nested(series.masks())
+    areas = masks.sum((2, 3)).T.tolist()
     box = _head(images, masks[chosen])
     spacing = geometry.pixel_spacing if geometry else (1.0, 1.0)
     view: dict[str, Any] = {
@@ -138,10 +135,11 @@ def series_sheets(
         "step": step,
         "full": full is not None,
         "kept": sorted(kept),
-        "wt": masks[:, 0].sum((1, 2)).tolist(),
-        "et": masks[:, 1].sum((1, 2)).tolist(),
+        "wt": areas[0],
+        "et": areas[1],
         "sequences": list(sequences),
-        "start": _first_shown(chosen, masks[:, 0], kept),
+        # opened at the largest tumour among kept slices, else among all
+        "start": max(range(len(chosen)), key=lambda place: (chosen[place] in kept, areas[0][chosen[place]])),
     }
     return view | _sheets(
         images, masks[chosen], [heat.get(index) for index in chosen] if heat else [], box, spacing, most_bytes
@@ -173,11 +171,7 @@ def _sheets(
 
 
 def largest_tumour(series: PreparedSeries, full: np.ndarray) -> dict[str, Any] | None:
-    """The slice of a series with the largest tumour as a picture, its masks drawn on it.
-
-    Args:
-        series: the prepared series.
-        full: ``(N, H, W)`` uint8, all its slices.
+    """The slice of a series with the largest tumour as a picture, its masks drawn on it; ``full`` ``(N, H, W)`` uint8 are all slices.
 
     Returns:
         ``picture`` (data URI, square pixels), ``slice`` (index from 0), ``slices``, ``plane``, ``area`` of WT in cm2, and the
@@ -190,12 +184,12 @@ def largest_tumour(series: PreparedSeries, full: np.ndarray) -> dict[str, Any] |
     index = int(areas.argmax())
     box = _head(full, masks)
     spacing = geometry.pixel_spacing
-    height, width = ((part.stop - part.start) * float(mm) for part, mm in zip(box, spacing, strict=True))
+    height, width = _extent(box, spacing)
     pixel = max(height, width) / PICTURE_SIDE
     size = max(round(width / pixel), 1), max(round(height / pixel), 1)
     picture = cv2.cvtColor(cv2.resize(full[index][box], size, interpolation=cv2.INTER_CUBIC), cv2.COLOR_GRAY2BGR)
-    for region, colour in enumerate((WT_COLOUR, ET_COLOUR)):
-        painted = _painted(masks[index, region][box], size, colour)
+    for mask, colour in zip(masks[index], (WT_COLOUR, ET_COLOUR), strict=True):
+        painted = _painted(mask[box], size, colour)
         share = painted[..., 3:].astype(np.float32) / 255
         picture = np.rint(picture * (1 - share) + painted[..., :3] * share).astype(np.uint8)
     return {
@@ -206,12 +200,6 @@ def largest_tumour(series: PreparedSeries, full: np.ndarray) -> dict[str, Any] |
         "area": float(areas[index]) * spacing[0] * spacing[1] / 100,
         "letters": orientation_letters(geometry.stack_affine),
     }
-
-
-def _first_shown(chosen: Sequence[int], wt: np.ndarray, kept: set[int]) -> int:
-    """Place in the sheet of the slice that the viewer opens with: the largest tumour among kept slices, else among all."""
-    area = wt.sum((1, 2))
-    return int(max(range(len(chosen)), key=lambda place: (chosen[place] in kept, area[chosen[place]])))
 
 
 def _head(images: np.ndarray, masks: np.ndarray) -> tuple[slice, slice]:
@@ -228,20 +216,24 @@ def _head(images: np.ndarray, masks: np.ndarray) -> tuple[slice, slice]:
 
 def _tile_size(box: tuple[slice, slice], spacing: Sequence[float], side: int) -> tuple[int, int]:
     """Height and width in square pixels, the longer one at most ``side`` and no finer than the series."""
-    height, width = ((part.stop - part.start) * float(mm) for part, mm in zip(box, spacing, strict=True))
+    height, width = _extent(box, spacing)
     pixel = max(min(spacing), max(height, width) / side)
     return max(round(height / pixel), 1), max(round(width / pixel), 1)
 
 
+def _extent(box: tuple[slice, slice], spacing: Sequence[float]) -> tuple[float, float]:
+    """Height and width of a box in mm."""
+    height, width = ((part.stop - part.start) * float(mm) for part, mm in zip(box, spacing, strict=True))
+    return height, width
+
+
 def _sheet(tiles: Sequence[np.ndarray], columns: int) -> np.ndarray:
     """Tiles side by side, row by row."""
-    height, width = tiles[0].shape[:2]
-    rows = -(-len(tiles) // columns)
-    sheet = np.zeros((rows * height, columns * width, *tiles[0].shape[2:]), np.uint8)
-    for place, tile in enumerate(tiles):
-        y, x = place // columns * height, place % columns * width
-        sheet[y : y + height, x : x + width] = tile
-    return sheet
+    (height, width, *channels), rows = tiles[0].shape, -(-len(tiles) // columns)
+    sheet = np.zeros((rows * columns, height, width, *channels), np.uint8)
+    sheet[: len(tiles)] = tiles
+    sheet = sheet.reshape(rows, columns, height, width, *channels).swapaxes(1, 2)
+    return sheet.reshape(rows * height, columns * width, *channels)
 
 
 def _painted(mask: np.ndarray, size: tuple[int, int], colour: tuple[int, int, int]) -> np.ndarray:
@@ -267,8 +259,6 @@ def _warm(
 
 def _uri(picture: np.ndarray, ending: str, quality: int | None = None) -> str:
     options = [] if quality is None else [cv2.IMWRITE_JPEG_QUALITY, quality]
-    done, data = cv2.imencode(ending, picture, options)
-    if not done:
-        raise SheetError(f"a picture of shape {picture.shape} could not be written as {ending}")
+    data = cv2.imencode(ending, picture, options)[1]
     kind = {".jpg": "jpeg", ".png": "png"}[ending]
     return f"data:image/{kind};base64,{base64.b64encode(data.tobytes()).decode()}"

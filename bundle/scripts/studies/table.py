@@ -29,15 +29,32 @@ _FOLLOW_UP = re.compile(
 )
 
 
-def describe(entry: Mapping[str, Any]) -> None:
-    """Fill in plane, slices and spacing of the chosen series that are known by their names alone, from headers."""
+def describe(entry: Mapping[str, Any], skull: bool = True) -> None:
+    """Fill in what names do not tell of the chosen series: plane, slices and spacing from headers, the skull from voxels.
+
+    Args:
+        entry: from :func:`~scripts.studies.folders.find_studies`.
+        skull: read the voxels as well.
+    """
     for row in entry["study"]["series"]:
-        if not row["chosen"] or row["slices"] is not None or row["modality"] not in MRI_TYPES:
+        if not row["chosen"] or row["modality"] not in MRI_TYPES:
             continue
         try:
-            row |= _from_headers(row["files"])
-        except Exception as error:  # whoever reads the pixels says more
-            row["remark"] = f"can't be read: {error}"
+            row |= _from_headers(row["files"]) if row["slices"] is None else {}
+            row |= _from_voxels(row["files"]) if skull else {}
+        except Exception as error:  # whatever is wrong with the file: the others go on
+            row["remark"] = str(error)
+
+
+def _from_voxels(files: str | Sequence[str]) -> dict[str, Any]:
+    from custom_transforms import SeriesReader
+
+    _, meta = SeriesReader().get_data(files)
+    told = {
+        "skull": "shows the skull: predict and segment remove it (--brain)",
+        "unclear": "it is not clear whether it shows the skull",
+    }
+    return {"skull": meta["skull"], "remark": "; ".join(filter(None, [told.get(meta["skull"], "")]))}
 
 
 def _from_headers(files: str | Sequence[str]) -> dict[str, Any]:
@@ -89,7 +106,6 @@ def remarks(entry: Mapping[str, Any]) -> list[str]:
             )
         if row.get("region") and not _HEAD.search(row["region"]):
             told.append(f"{name}: its header names the {row['region']}; expected a scan of the head")
-        told += [f"{name}: {row['remark']}"] if row.get("remark") else []
     words = " ".join(
         [study.get("description", ""), *(row.get("about") or row["description"] for row in chosen.values())]
     )

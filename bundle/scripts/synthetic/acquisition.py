@@ -64,12 +64,7 @@ def acquire(
 ) -> np.ndarray:
     """Blur, overshoot, ghosts, bias field, noise and gamma on a slice (H, W), 1 at the white level.
 
-    Args:
-        image: the slice.
-        pixel: height and width of a pixel, mm.
-        blurred: standard deviation of the blur along rows' and columns' order, mm.
-        ranges: what is drawn.
-        rng: where it comes from.
+    ``pixel`` is the height and width of a pixel, ``blurred`` the standard deviation of the blur along rows' and columns' order, mm.
     """
     sigma = [side / step for side, step in zip(blurred, pixel, strict=True)]
     if max(sigma) > 0.2:

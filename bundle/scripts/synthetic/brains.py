@@ -87,11 +87,7 @@ class RandomFields:
     """Smooth random fields of unit variance on a grid: cubic B-splines over a lattice of normal coefficients.
 
     The lattice is fixed in mm, so that a patient is the same at every voxel size (free-form deformation: Rueckert et
-    al., IEEE TMI 18, 1999).
-
-    Args:
-        rng: where the coefficients come from.
-        axes: per axis, voxel centres in mm from the centre of the field of view.
+    al., IEEE TMI 18, 1999). ``axes`` are the voxel centres along each, in mm from the centre of the field of view.
     """
 
     def __init__(self, rng: np.random.Generator, axes: Sequence[np.ndarray]) -> None:
@@ -135,12 +131,8 @@ def _spline(positions: np.ndarray, lattice: float) -> tuple[np.ndarray, np.ndarr
 class SliceFields(RandomFields):
     """The same fields on the grid of a slice, to rounding: fast there, and without the threads of a linear algebra library.
 
-    Those of several processes would wait for each other, and how many there are could change the last digit.
-
-    Args:
-        rng: where the coefficients come from.
-        axes: per axis, voxel centres in mm from the centre of the field of view.
-        normal: number of the axis along the slice's normal, which has few voxels.
+    Those of several processes would wait for each other, and how many there are could change the last digit. ``normal`` is the
+    number of the axis along the slice's normal, which has few voxels.
     """
 
     def __init__(self, rng: np.random.Generator, axes: Sequence[np.ndarray], normal: int) -> None:

@@ -274,4 +274,4 @@ def _write_jpg_series(folder: Path, mri_type: str, series: PhantomSeries) -> Non
     for k, number in enumerate(file_numbers(mri_type, grey.shape[2])):
         path = folder / f"Image-{number}.jpg"
         if not cv2.imwrite(str(path), np.ascontiguousarray(grey[:, :, k].T), [cv2.IMWRITE_JPEG_QUALITY, 95]):
-            raise OSError(f"{path}: OpenCV wrote no picture; is the disk full?")
+            raise OSError(f"{path}: OpenCV could not write the picture; is the disk full?")

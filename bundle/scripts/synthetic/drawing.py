@@ -207,7 +207,7 @@ def write_contact_sheet(draw: DrawSlice, file: str | Path, overwrite: bool = Fal
         cv2.putText(sheet, row, (4, index * draw.image_size + 14), font, 0.4, grey, 1, cv2.LINE_AA)
     with written_whole(path) as temporary:
         if not cv2.imwrite(str(temporary), np.vstack([title, sheet])):
-            raise OSError(f"{path}: OpenCV wrote no picture; is the disk full?")
+            raise OSError(f"{path}: OpenCV could not write the picture; is the disk full?")
     return path
 
 

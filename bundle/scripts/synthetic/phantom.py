@@ -11,7 +11,7 @@ Atlas: Fonov et al., NeuroImage 54 (2011), ICBM 2009a nonlinear symmetric.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import nibabel as nib
@@ -144,20 +144,33 @@ def make_patient(
         seg[shares[name] > 0.5] = value
     # Vessels run where the outer fluid is; they keep "brightest in T1wCE" from meaning "tumour".
     in_vessels = np.clip(random_fields.draw(6) - 1.2, 0, 1) * csf * soft_step(8 - depth, 3)
+    normal = {"csf": csf, "grey": grey, "white": white, "texture": texture}
+    volumes = _painted(normal, in_vessels, shares, trait, rng, random_fields)
+    # Voxel noise comes last: all that is drawn before is the same at every voxel size.
+    volumes = {mri_type: _acquired(volume, brain, rng) for mri_type, volume in volumes.items()}
+    return PhantomPatient(number, label, volumes, seg * brain, affine)
+
+
+def _painted(
+    tissues: Mapping[str, np.ndarray],
+    in_vessels: np.ndarray,
+    shares: Mapping[str, np.ndarray],
+    trait: float,
+    rng: np.random.Generator,
+    random_fields: RandomFields,
+) -> dict[str, np.ndarray]:
+    """The four volumes without noise: tissues added up, vessels and then the tumour's ``shares`` laid over them."""
     mottle = random_fields.draw(7)
     volumes = {}
     for mri_type, contrast in CONTRASTS.items():
         values = [between(value, trait) if isinstance(value, tuple) else value for value in contrast]
         drawn = {name: value * math.exp(rng.normal(0, 0.04)) for name, value in zip(TISSUES, values, strict=True)}
-        volume = drawn["csf"] * csf + drawn["grey"] * grey + drawn["white"] * white + drawn["texture"] * texture
+        volume = np.asarray(sum(drawn[name] * tissue for name, tissue in tissues.items()))
         volume += in_vessels * (drawn["vessels"] - volume)
         for name, share in shares.items():
             volume += share * (drawn[name] * (1 + 0.08 * mottle) - volume)
-        volume *= np.exp(0.06 * random_fields.draw(90))
-        volumes[mri_type] = volume
-    # Voxel noise comes last: all that is drawn before is the same at every voxel size.
-    volumes = {mri_type: _acquired(volume, brain, rng) for mri_type, volume in volumes.items()}
-    return PhantomPatient(number, label, volumes, seg * brain, affine)
+        volumes[mri_type] = volume * np.exp(0.06 * random_fields.draw(90))
+    return volumes
 
 
 def _deformed(

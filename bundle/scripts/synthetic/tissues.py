@@ -64,17 +64,12 @@ def folding_noise() -> torch.Tensor:
 
 
 def cut_tissues(brain: Brain, cut: Cut, seed: Sequence[int]) -> dict[str, np.ndarray]:
-    """What a slice of a brain holds.
-
-    Args:
-        brain: from :func:`draw_brain`.
-        cut: where it lies.
-        seed: of the brain; its random fields come from it.
+    """What a slice of a brain holds, float32 (H, W) each; the brain's random fields come from its ``seed``.
 
     Returns:
-        float32 (H, W) each: the weights of ``TISSUES``, to be laid over each other in this order, ``texture``, ``mottle``, ``depth``
-        (mm), ``low`` (mm above the tentorium), ``nuclei`` and ``stem`` (where ``PARTS`` are), ``shades`` (a smooth field), ``WT`` and ``ET``
-        (share of the slice's thickness).
+        The weights of ``TISSUES``, to be laid over each other in this order, ``texture``, ``mottle``, ``depth`` (mm), ``low`` (mm above the
+        tentorium), ``nuclei`` and ``stem`` (where ``PARTS`` are), ``shades`` (a smooth field), ``WT`` and ``ET`` (share of the slice's
+        thickness).
     """
     drawn = SliceFields(np.random.default_rng([*seed, 1]), cut.axes, AXES[cut.plane][0])
     points, shapes = _mapped(brain, cut, drawn)

@@ -170,7 +170,7 @@ def test_report_of_an_empty_segmentation(series):
     report = highdicom.sr.srread(sr)
     assert [measured(report, f"{name} in T2w")[0] for name in ("WT", "ET")] == [0, 0]
     comments = [item.TextValue for item in items(report, "Comment")]
-    assert "T2w: no segmentation is stored, for no tumour was found." in comments
+    assert "T2w: no segmentation is stored: no tumour was found." in comments
     # a cohort's prior is no measurement
     assert any("No probability of MGMT promoter methylation" in text for text in comments)
     assert not [item for item in items(report) if "MGMT-P" in item.ConceptNameCodeSequence[0].CodeValue]

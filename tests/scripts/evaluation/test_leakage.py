@@ -107,7 +107,7 @@ def test_weights_are_not_evaluated_on_whom_they_were_trained_on(caplog):
     ):
         leakage.refuse_trained(["00003", "00002"], SHIPPED, "file.pt")
     leakage.refuse_trained(["00003", "00002"], SHIPPED, "file.pt", namesakes=True)
-    assert "taken for other persons" in caplog.text
+    assert "treated as different persons" in caplog.text
     caplog.clear()
     assert leakage.name_trained(["00003", "00002"], SHIPPED, "file.pt") == ["00002"]
     assert "was trained on 1 of these patients: 00002" in caplog.text

@@ -304,10 +304,6 @@ def test_constant_maps_tell_nothing(colour_slices):
 
 @pytest.mark.parametrize("function", [grad_cam, occlusion_by_region, occlusion_by_slice, randomisation_check])
 def test_what_can_not_be_explained_is_refused(network, function, colour_slices):
-    compiled = nn.Module()
-    compiled.backbone = nn.Identity()
-    with pytest.raises(TypeError, match=r"load_classifiers"):
-        function(encoded(compiled, colour_slices(2), SIZE))
     with pytest.raises(ValueError, match="a sequence has 5 slices, the classifier was made for 4"):
         function(encoded(network, colour_slices(2), chunks=ChunkSlices(5, 2)))
 

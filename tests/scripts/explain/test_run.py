@@ -276,11 +276,3 @@ def test_a_cross_validation_is_explained_with_models_that_did_not_see_the_patien
     assert "in the prediction" not in caplog.text  # compared with that model, not with the mean over seeds
     assert list(explain_run(folds, patients=["2"])) == ["2/FLAIR"]
     assert list(explain_run(folds, limit=1)) == ["1/FLAIR"]
-
-
-@pytest.mark.slow
-def test_an_earlier_cross_validation_is_told_to_be_evaluated_again(folds):
-    for file in folds.glob("classification/seed8/fold*/evaluation/patients.json"):
-        file.unlink()
-    with pytest.raises(FileNotFoundError, match=r"evaluate it again"):
-        explain_run(folds)

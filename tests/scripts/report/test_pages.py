@@ -21,7 +21,8 @@ from scripts.report import pages
 from scripts.report.groups import groups_of
 from scripts.report.pages import write_report
 from scripts.report.patient import sequence_spans
-from scripts.report.run import NOT_FINISHED, ReportError, is_phantom, read_run
+from scripts.report.run import NOT_FINISHED, is_phantom, read_run
+from scripts.run_folder import RunError
 
 
 def text_of(page):
@@ -39,16 +40,16 @@ def test_sequences_lie_on_the_slices_they_were_made_of():
 
 
 def test_unknown_folder_says_what_was_looked_for(tmp_path):
-    with pytest.raises(ReportError, match=r"patients\.json .*metrics\.json .*history\.csv"):
+    with pytest.raises(RunError, match=r"patients\.json .*metrics\.json .*history\.csv"):
         write_report(tmp_path)
-    with pytest.raises(ReportError, match="no such folder"):
+    with pytest.raises(RunError, match="no such folder"):
         write_report(tmp_path / "missing")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_broken_files_are_named(tmp_path):
     (tmp_path / "metrics.json").write_text("{")
-    with pytest.raises(ReportError, match=r"metrics\.json: can't be read"):
+    with pytest.raises(RunError, match=r"metrics\.json: can't be read"):
         write_report(tmp_path)
 
 
@@ -201,21 +202,10 @@ def test_a_cross_validation_on_its_way(folds):
     assert (page.parent / "patients" / "00002.html").is_file()
 
 
-@pytest.mark.slow
-def test_folds_that_an_earlier_version_evaluated_have_no_pages(folds, made_up):
-    (folds / "classification" / "seed68" / "fold1" / "evaluation" / "patients.json").unlink()
-    page = write_report(folds)
-    assert "Patients without a page: 1." in text_of(page)
-    assert set(index_of(page)) == set(made_up.held_out)
-    assert not (page.parent / "patients" / "00002.html").exists()
-    assert 'href="patients/00002.html"' not in page.read_text()
-    assert 'href="patients/00001.html"' in page.read_text()
-
-
 def test_details_that_are_none_are_named(folds):
     file = folds / "classification" / "seed68" / "fold1" / "evaluation" / "patients.json"
     file.write_text('{"patients": 3}')
-    with pytest.raises(ReportError, match=r"fold1.evaluation.patients\.json: holds no list of patients"):
+    with pytest.raises(RunError, match=r"fold1.evaluation.patients\.json: holds no list of patients"):
         write_report(folds)
 
 
@@ -311,7 +301,7 @@ def test_what_is_no_report_is_never_replaced(training, tmp_path, name):
         (tmp_path / name / "thesis.txt").write_text("years of work")
     else:
         (tmp_path / name).write_text("years of work")
-    with pytest.raises(FileExistsError, match="is no report"):
+    with pytest.raises(FileExistsError, match="is not a report"):
         write_report(training, tmp_path / name, overwrite=True)
     assert "years of work" in ((tmp_path / name / "thesis.txt") if name == "out" else tmp_path / name).read_text()
 

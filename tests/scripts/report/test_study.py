@@ -60,20 +60,20 @@ def prediction(tmp_path, volume):
 
 
 def study(name, chosen, phantom=False):
+    """An entry of the data list, without the place of its series."""
     row = {
         "number": 3, "description": "AX <FLAIR>", "plane": "axial", "slices": 6, "spacing": 4.0, "taken": "", "uid": "1.2",
         "modality": "FLAIR", "chosen": chosen, "reason": "by its description" if chosen else "too few slices",
     }  # fmt: skip
-    found = {"FLAIR": {"description": "AX <FLAIR>", "uid": "1.2"}} if chosen else {}
-    return {"patient": name, "study": "1", "date": "2020", "phantom": phantom, "chosen": found, "series": [row]}
+    return {"patient": name, "study": {"uid": "1", "date": "2020", "phantom": phantom, "series": [row]}}
 
 
 @pytest.fixture
 def write(prediction, tmp_path):
-    def write(*facts, source="FLAIR.nii.gz"):
-        entries = [{"patient": "P_2020", "FLAIR": str(tmp_path / source)}]
-        write_summaries(prediction, facts, entries, tmp_path / "out")
-        return [(tmp_path / "out" / one["patient"] / "summary.html").read_text() for one in facts]
+    def write(*studies, source="FLAIR.nii.gz"):
+        entries = [{**one, "FLAIR": str(tmp_path / source)} if one["patient"] == "P_2020" else one for one in studies]
+        write_summaries(prediction, entries, tmp_path / "out")
+        return [(tmp_path / "out" / one["patient"] / "summary.html").read_text() for one in studies]
 
     return write
 
@@ -110,7 +110,7 @@ def test_a_study_without_a_usable_series_gets_a_page_that_says_so(write):
 
 
 def test_a_phantom_is_called_one(write):
-    assert "By its headers a phantom, not a patient." in write(study("P_2020", True, phantom=True))[0]
+    assert "According to its headers a phantom, not a patient." in write(study("P_2020", True, phantom=True))[0]
 
 
 def test_a_source_that_is_gone_costs_only_the_picture(write):

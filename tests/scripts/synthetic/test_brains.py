@@ -14,6 +14,8 @@ from scripts.synthetic.brains import (
     label_map_brains,
 )
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("normal", [0, 1, 2])
 def test_fields_of_a_slice_are_those_of_the_volume(normal):

@@ -23,6 +23,8 @@ from scripts.synthetic.drawing import DrawSlice, slice_items, write_contact_shee
 from scripts.synthetic.randomisation import Randomisation
 from scripts.synthetic.tissues import TISSUES, Cut, cut_tissues
 
+pytestmark = pytest.mark.slow
+
 CONFIG = Path(__file__).resolve().parents[3] / "bundle" / "configs" / "pretrain_segmentation.yaml"
 SETTINGS = {key: value for key, value in yaml.safe_load(CONFIG.read_text())["ranges"].items() if key != "_target_"}
 RANGES = Randomisation(**SETTINGS)
@@ -270,7 +272,6 @@ def test_brains_of_label_maps(tmp_path, write_label_map):
     assert not same(items[2], DrawSlice(RANGES, SIZE)(2))
 
 
-@pytest.mark.slow
 def test_label_maps_by_the_command(tmp_path, write_label_map):
     write_label_map(tmp_path)
     settings = {"image_size": 32, "ranges#tumour_free_brains": 0}
@@ -286,7 +287,6 @@ def test_label_maps_by_the_command(tmp_path, write_label_map):
 # The picture
 
 
-@pytest.mark.slow
 def test_contact_sheet(tmp_path):
     file = tmp_path / "sheets" / "sheet.png"
     settings = {"image_size": 64, "seed": 5}
