@@ -7,10 +7,13 @@ rigidly first. What comes out is compared with the coarse mask that each series 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
+import torch
 
 from custom_transforms.skull import shown
 
@@ -37,8 +40,6 @@ SAME_PLACE = 2.0  # mm apart at most
 
 Series = tuple[np.ndarray, np.ndarray]
 """A volume ``(X, Y, Z)`` and its 4 x 4 affine, voxel index to RAS mm."""
-_Found = tuple[np.ndarray, str, RigidTransform | None, tuple[str, ...]]
-"""What a :class:`BrainMask` has, on the canonical grid."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,9 @@ def check_method(method: str) -> None:
     brain("brain", method)
 
 
-def extract_brain(series: Mapping[str, Series], method: str = "auto", patient: str = "") -> dict[str, BrainMask]:
+def extract_brain(
+    series: Mapping[str, Series], method: str = "auto", patient: str = ""
+) -> dict[str, BrainMask | UserError]:
     """Find the brain in series that show the head.
 
     Args:
@@ -98,48 +101,73 @@ def extract_brain(series: Mapping[str, Series], method: str = "auto", patient: s
         patient: as the data list names the patient.
 
     Returns:
-        by modality; nothing for ``never``.
+        by modality the mask, or why there is none, in words for the user; nothing for ``never``.
 
     Raises:
-        UserError: when there is no way to find it, or what was found is no brain; the message names patient, series and remedy.
+        UserError: when there is no way to find the brain, or deepbet found it in no series; the message names patient, series and
+            remedy.
     """
-    what = f"patient {patient}: {some(series)}"
-    chosen = method_for(method, what)
+    chosen = method_for(method, f"patient {patient}: {some(series)}")
     if chosen == "never" or not series:
         return {}
     if chosen == "deepbet":
-        return _by_deepbet(series, patient)
-    masks = {}
-    for mri_type, (volume, affine) in series.items():
-        if chosen in programs.COMMANDS:
-            mask = programs.program_mask(volume, affine, chosen, f"patient {patient}: {mri_type}")
-            source = f"found by {programs.COMMANDS[chosen]}"
-            _require(mask, affine, f"patient {patient}: {mri_type}", source)
-        else:
-            mask, file = own_mask(chosen, patient, mri_type, volume, affine)
-            source = f"from {file}"
-        trouble = _trouble(mask, volume, affine)
-        warnings = (f"its mask {source} {trouble}; look at it",) if trouble else ()
-        masks[mri_type] = BrainMask(mask, source, millilitres(mask, affine), None, warnings)
-    return _logged(masks, patient)
+        found = _by_deepbet(series, patient)
+    else:
+        found = {
+            mri_type: _answer(_given, *one, chosen, patient, mri_type) for mri_type, one in series.items()
+        }  # fmt: skip
+    for mri_type, mask in found.items():
+        if isinstance(mask, BrainMask):
+            moved = mask.transform
+            told = f"; the head moved {moved.shift:.0f} mm and {moved.angle:.0f}° in between" if moved else ""
+            logger.info("patient %s: %s: brain of %.0f ml, %s%s", patient, mri_type, mask.volume, mask.source, told)
+    return found
 
 
-def _by_deepbet(series: Mapping[str, Series], patient: str) -> dict[str, BrainMask]:
+def _answer(find: Callable[..., BrainMask], *arguments: Any) -> BrainMask | UserError:
+    """What is found, or the error: other series go on."""
+    try:
+        return find(*arguments)
+    except UserError as error:
+        return error
+
+
+def _given(volume: np.ndarray, affine: np.ndarray, method: str, patient: str, mri_type: str) -> BrainMask:
+    """The mask of another program, or from a folder."""
+    what = f"patient {patient}: {mri_type}"
+    if method in programs.COMMANDS:
+        mask = programs.program_mask(volume, affine, method, what)
+        source = f"found by {programs.COMMANDS[method]}"
+    else:
+        mask, file = own_mask(method, patient, mri_type, volume, affine)
+        source = f"from {file}"
+    if not mask.any():
+        raise UserError(f"{what}: the mask {source} is empty, expected a brain's; choose another way with --brain")
+    trouble = _trouble(mask, volume, affine)
+    warnings = (f"its mask {source} {trouble}; look at it",) if trouble else ()
+    return BrainMask(mask, source, millilitres(mask, affine), None, warnings)
+
+
+def _by_deepbet(series: Mapping[str, Series], patient: str) -> dict[str, BrainMask | UserError]:
     turned = {}
-    for mri_type, one in series.items():
-        volume, affine = canonical(*one)
+    for mri_type, stored in series.items():
+        volume, affine = canonical(*stored)
         turned[mri_type] = volume, steady(affine)
     coarse = {mri_type: deepbet.coarse_mask(volume) for mri_type, (volume, _) in turned.items()}
     best, mask = _reference(turned, coarse, patient)
-    found: dict[str, _Found] = {best: (mask, f"found by deepbet on {best}", None, ())}
-    for mri_type, one in turned.items():
-        if mri_type != best:
-            found[mri_type] = _elsewhere(one, coarse[mri_type], mask, turned[best], (patient, mri_type, best))
-    masks = {}
-    for mri_type, (_, affine) in series.items():
-        mask, source, transform, warnings = found[mri_type]
-        masks[mri_type] = BrainMask(as_stored(mask, affine), source, millilitres(mask, affine), transform, warnings)
-    return _logged(masks, patient)
+    transforms = _transforms(turned, coarse, best, mask)
+    found: dict[str, BrainMask | UserError] = {
+        mri_type: BrainMask(mask, f"found by deepbet on {best}", millilitres(mask, turned[best][1]))
+        if mri_type == best
+        else _answer(
+            _elsewhere, one, coarse[mri_type], mask, turned[best], transforms.get(mri_type), (patient, mri_type, best)
+        )
+        for mri_type, one in turned.items()
+    }
+    for mri_type, brain_mask in found.items():
+        if isinstance(brain_mask, BrainMask):
+            found[mri_type] = replace(brain_mask, mask=as_stored(brain_mask.mask, series[mri_type][1]))
+    return found
 
 
 def _reference(turned: Mapping[str, Series], coarse: Mapping[str, np.ndarray], patient: str) -> tuple[str, np.ndarray]:
@@ -161,17 +189,37 @@ def _reference(turned: Mapping[str, Series], coarse: Mapping[str, np.ndarray], p
     )
 
 
+def _transforms(
+    turned: Mapping[str, Series], coarse: Mapping[str, np.ndarray], best: str, mask: np.ndarray
+) -> dict[str, RigidTransform]:
+    """How the head lies in the best series, seen from the others; begins where the middles of the brains meet."""
+    others = [name for name in turned if name != best and (coarse[name] > 0.5).any()]
+    if not others or not registration.is_installed():
+        return {}
+    middle = centre(mask, turned[best][1])
+
+    def register(name: str) -> RigidTransform:
+        start = np.eye(4)
+        start[:3, 3] = middle - centre(coarse[name] > 0.5, turned[name][1])
+        return registration.register(turned[best], turned[name], start=start)
+
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:  # each is the work of one thread
+        return dict(zip(others, pool.map(register, others), strict=True))
+
+
 def _elsewhere(
-    one: Series, coarse: np.ndarray, mask: np.ndarray, reference: Series, names: tuple[str, str, str]
-) -> _Found:
-    """The brain in another series than the one in which it was found: mask, source, transform, warnings."""
+    one: Series,
+    coarse: np.ndarray,
+    mask: np.ndarray,
+    reference: Series,
+    transform: RigidTransform | None,
+    names: tuple[str, str, str],
+) -> BrainMask:
+    """The brain in another series than the one in which it was found."""
     patient, mri_type, best = names
     volume, affine = one
     rough = coarse > 0.5
-    if registration.is_installed() and rough.any():
-        start = np.eye(4)
-        start[:3, 3] = centre(mask, reference[1]) - centre(rough, affine)
-        transform = registration.register(reference, one, start=start)
+    if transform is not None:
         border = registration.depth(mask, reference[1])
         inside = carried(border, reference[1], volume.shape, affine, transform.matrix)
         # where the reference does not reach, the series itself must do
@@ -183,7 +231,8 @@ def _elsewhere(
             and transform.apart(registration.register(reference, one), rough, affine) < SAME_PLACE
         )
         if sure and not _trouble(moved, volume, affine):
-            return moved, f"found by deepbet on {best}, and carried over", transform, ()
+            source = f"found by deepbet on {best}, and carried over"
+            return BrainMask(moved, source, millilitres(moved, affine), transform)
     own = deepbet.fine_mask(volume, coarse)
     trouble = _trouble(own, volume, affine)
     if trouble:
@@ -191,7 +240,7 @@ def _elsewhere(
             f"patient {patient}: {mri_type}: the brain found in {best} does not fit, and what deepbet finds here {trouble}. "
             "Give your own masks with --brain FOLDER, or leave the series out"
         )
-    return own, f"found by deepbet on {mri_type}", None, ()
+    return BrainMask(own, f"found by deepbet on {mri_type}", millilitres(own, affine))
 
 
 def _trouble(mask: np.ndarray, volume: np.ndarray, affine: np.ndarray) -> str:
@@ -219,21 +268,6 @@ def _is_cut(mask: np.ndarray, affine: np.ndarray) -> bool:
         if any(np.count_nonzero(mask.take(end, axis)) * area > CUT for end in (0, -1)):
             return True
     return False
-
-
-def _require(mask: np.ndarray, affine: np.ndarray, what: str, source: str) -> None:
-    if not mask.any():
-        raise UserError(f"{what}: the mask {source} is empty, expected a brain's; choose another way with --brain")
-
-
-def _logged(masks: dict[str, BrainMask], patient: str) -> dict[str, BrainMask]:
-    for mri_type, one in masks.items():
-        moved = one.transform
-        told = f"; the head moved {moved.shift:.0f} mm and {moved.angle:.0f}° in between" if moved else ""
-        logger.info("patient %s: %s: brain of %.0f ml, %s%s", patient, mri_type, one.volume, one.source, told)
-        for warning in one.warnings:
-            logger.warning("patient %s: %s: %s", patient, mri_type, warning)
-    return masks
 
 
 def _no_way(what: str) -> str:

@@ -15,6 +15,7 @@ from monai.transforms import Transform
 from custom_transforms import SeriesReader
 from custom_transforms.series import SKULL
 
+from ..errors import UserError
 from ..files import written_whole
 from ..masks import save_label_map
 from ..outputs import BRAIN_SUFFIX, inside
@@ -53,7 +54,7 @@ class StripSkull(Transform):
     def __init__(self, method: str = "auto", masks_dir: str | Path | None = None) -> None:
         self.method, self.masks_dir = method, masks_dir
         self._patient: str | None = None
-        self._masks: dict[str, BrainMask] = {}
+        self._masks: dict[str, BrainMask | UserError] = {}
 
     def __call__(self, data: Mapping[str, Any]) -> dict[str, Any]:
         """The item, its ``warnings`` included, with the brain alone.
@@ -93,9 +94,14 @@ class StripSkull(Transform):
             if self.masks_dir is not None:
                 for name, (_, affine) in series.items():
                     self._write(patient, name, self._masks[name], affine)
-        return self._masks[mri_type]
+        found = self._masks[mri_type]
+        if isinstance(found, UserError):
+            raise found
+        return found
 
-    def _write(self, patient: str, mri_type: str, found: BrainMask, affine: np.ndarray) -> None:
+    def _write(self, patient: str, mri_type: str, found: BrainMask | UserError, affine: np.ndarray) -> None:
+        if isinstance(found, UserError):
+            return
         file = inside(self.masks_dir or "", f"{patient}_{mri_type}{BRAIN_SUFFIX}")
         save_label_map(found.mask.astype(np.uint8), affine, file)
         if found.transform is not None:
