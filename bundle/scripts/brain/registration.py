@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import importlib.util
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..errors import UserError
+from ..files import written_whole
+from ..outputs import inside
 from .grids import canonical, carried
 
 _LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -97,6 +100,14 @@ def register(
     matrix[:3, :3] = turn = np.array(transform.GetMatrix()).reshape(3, 3)
     matrix[:3, 3] = np.array(transform.GetTranslation()) + centre - turn @ centre
     return RigidTransform.of(_LPS @ matrix @ _LPS, middle)
+
+
+def write_transform(
+    transform: RigidTransform, folder: str | Path, patient: str, mri_type: str, fixed: str, moving: str
+) -> None:
+    """Write ``<patient>_<mri_type>_transform.txt``: the 4 x 4 matrix, with a line that says between which series it leads."""
+    with written_whole(inside(folder, f"{patient}_{mri_type}_transform.txt")) as temporary:
+        np.savetxt(temporary, transform.matrix, header=f"RAS mm in {moving} = matrix @ RAS mm in {fixed}")
 
 
 def resampled(
