@@ -17,7 +17,7 @@ from custom_transforms.skull import shown
 from ..checks import brain
 from ..errors import UserError, some
 from . import deepbet, programs, registration
-from .grids import as_stored, canonical, carried, centre, dice, filled, largest_piece, millilitres
+from .grids import as_stored, canonical, carried, centre, dice, filled, largest_piece, millilitres, steady
 from .own_masks import own_mask
 from .registration import RigidTransform
 
@@ -31,7 +31,9 @@ CUT = 15.0  # cm² of brain on a face of the volume: more, and the brain goes on
 LARGEST_PART = 0.9  # least share of a mask in its largest piece, before the others are dropped
 INSIDE = 0.95  # least share of a mask within what the slices show
 COVERED = 0.7  # of the volume found in the best covered series: a series with less is no reference
-AGREEMENT = 0.9  # least Dice of a carried mask and the coarse one of the series itself
+AGREEMENT = 0.9  # Dice of a carried mask and the coarse one of the series itself from which on the carried one is taken
+LEAST_AGREEMENT = 0.6  # the same, where two registrations put the brain
+SAME_PLACE = 2.0  # mm apart at most
 
 Series = tuple[np.ndarray, np.ndarray]
 """A volume ``(X, Y, Z)`` and its 4 x 4 affine, voxel index to RAS mm."""
@@ -123,7 +125,10 @@ def extract_brain(series: Mapping[str, Series], method: str = "auto", patient: s
 
 
 def _by_deepbet(series: Mapping[str, Series], patient: str) -> dict[str, BrainMask]:
-    turned = {mri_type: canonical(*one) for mri_type, one in series.items()}
+    turned = {}
+    for mri_type, one in series.items():
+        volume, affine = canonical(*one)
+        turned[mri_type] = volume, steady(affine)
     coarse = {mri_type: deepbet.coarse_mask(volume) for mri_type, (volume, _) in turned.items()}
     best, mask = _reference(turned, coarse, patient)
     found: dict[str, _Found] = {best: (mask, f"found by deepbet on {best}", None, ())}
@@ -133,8 +138,7 @@ def _by_deepbet(series: Mapping[str, Series], patient: str) -> dict[str, BrainMa
     masks = {}
     for mri_type, (_, affine) in series.items():
         mask, source, transform, warnings = found[mri_type]
-        volume = millilitres(mask, affine)
-        masks[mri_type] = BrainMask(as_stored(mask, affine), source, volume, transform, warnings)
+        masks[mri_type] = BrainMask(as_stored(mask, affine), source, millilitres(mask, affine), transform, warnings)
     return _logged(masks, patient)
 
 
@@ -168,10 +172,17 @@ def _elsewhere(
         start = np.eye(4)
         start[:3, 3] = centre(mask, reference[1]) - centre(rough, affine)
         transform = registration.register(reference, one, start=start)
-        share = carried(mask, reference[1], volume.shape, affine, transform.matrix)
+        border = registration.depth(mask, reference[1])
+        inside = carried(border, reference[1], volume.shape, affine, transform.matrix)
         # where the reference does not reach, the series itself must do
-        moved = filled(largest_piece(np.where(np.isnan(share), coarse, share) > 0.5))
-        if dice(moved, rough) >= AGREEMENT and not _trouble(moved, volume, affine):
+        moved = filled(largest_piece(np.where(np.isnan(inside), rough, inside > 0)))
+        agreement = dice(moved, rough)
+        sure = agreement >= AGREEMENT or (
+            # of a part of a head the coarse mask may be wrong: registering anew from elsewhere tells
+            agreement >= LEAST_AGREEMENT
+            and transform.apart(registration.register(reference, one), rough, affine) < SAME_PLACE
+        )
+        if sure and not _trouble(moved, volume, affine):
             return moved, f"found by deepbet on {best}, and carried over", transform, ()
     own = deepbet.fine_mask(volume, coarse)
     trouble = _trouble(own, volume, affine)

@@ -26,6 +26,13 @@ def canonical(volume: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np.nd
     return turned, np.asarray(affine @ inv_ornt_aff(turn, volume.shape))
 
 
+def steady(affine: np.ndarray) -> np.ndarray:
+    """An affine without the digits in which the headers of a series differ between DICOM and NIfTI; 0.03 mm are lost at most."""
+    rounded = np.round(affine, 4)
+    rounded[:3, 3] = np.round(affine[:3, 3], 2)
+    return rounded
+
+
 def as_stored(volume: np.ndarray, affine: np.ndarray) -> np.ndarray:
     """A canonical volume in the axes of the affine that :func:`canonical` was given."""
     return np.ascontiguousarray(apply_orientation(volume, ornt_transform(_RAS, io_orientation(affine))))

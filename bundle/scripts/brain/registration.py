@@ -15,7 +15,7 @@ import numpy as np
 from ..errors import UserError
 from ..files import written_whole
 from ..outputs import inside
-from .grids import canonical, carried
+from .grids import canonical, carried, steady
 
 _LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 BINS = 32
@@ -48,6 +48,12 @@ class RigidTransform:
         moved = matrix[:3, :3] @ middle + matrix[:3, 3]
         angle = float(np.degrees(np.arccos(np.clip(cosine, -1, 1))))
         return cls(matrix, angle, float(np.linalg.norm(moved - middle)))
+
+    def apart(self, other: RigidTransform, mask: np.ndarray, affine: np.ndarray) -> float:
+        """Mean distance in mm between where the two put the voxels of a mask ``(X, Y, Z)`` in the fixed series."""
+        points = np.argwhere(mask)[::50] @ affine[:3, :3].T + affine[:3, 3]
+        difference = self.matrix - other.matrix
+        return float(np.linalg.norm(points @ difference[:3, :3].T + difference[:3, 3], axis=1).mean())
 
 
 def is_installed() -> bool:
@@ -150,6 +156,29 @@ def _shrunk(sitk: Any, image: Any, pixel: float) -> Any:
     return sitk.BinShrink(image, [max(1, round(pixel / side)) for side in image.GetSpacing()])
 
 
+def depth(mask: np.ndarray, affine: np.ndarray) -> np.ndarray:
+    """Distance from the border of a mask ``(X, Y, Z)``, mm, positive inside, float32; what is carried of it has a smooth border.
+
+    Args:
+        mask: voxels of any shape, thick slices too.
+        affine: 4 x 4, RAS mm.
+    """
+    import SimpleITK as sitk
+
+    sides = []
+    for inside in (
+        mask > 0,
+        mask == 0,
+    ):  # each is measured to the outermost voxels of the mask; the border lies between the two
+        image = sitk.GetImageFromArray(np.ascontiguousarray(inside.T, dtype=np.uint8))
+        image.SetSpacing(np.linalg.norm(affine[:3, :3], axis=0).tolist())
+        distance = sitk.SignedMaurerDistanceMap(
+            image, insideIsPositive=True, squaredDistance=False, useImageSpacing=True
+        )
+        sides.append(sitk.GetArrayFromImage(distance).T)
+    return np.asarray((sides[0] - sides[1]) / 2)
+
+
 def _middle(fixed: tuple[np.ndarray, np.ndarray], mask: np.ndarray | None) -> np.ndarray:
     index = (np.array(fixed[0].shape) - 1) / 2 if mask is None else np.argwhere(mask).mean(0)
     return np.asarray(fixed[1][:3, :3] @ index + fixed[1][:3, 3])
@@ -158,12 +187,11 @@ def _middle(fixed: tuple[np.ndarray, np.ndarray], mask: np.ndarray | None) -> np
 def _image(sitk: Any, volume: np.ndarray, affine: np.ndarray) -> Any:
     """SimpleITK's image of a volume, in canonical axes so that results don't depend on how it is stored."""
     volume, affine = canonical(volume, affine)
-    lps = _LPS @ affine
+    lps = _LPS @ steady(affine)
     spacing = np.linalg.norm(lps[:3, :3], axis=0)
     left, _, right = np.linalg.svd(lps[:3, :3] / spacing)  # the nearest rotation: headers round
     image = sitk.GetImageFromArray(np.ascontiguousarray(volume.T, dtype=np.float32))
     image.SetSpacing(spacing.tolist())
-    # headers of one series in two formats differ in the seventh digit
-    image.SetDirection(np.round(left @ right, 5).ravel().tolist())
-    image.SetOrigin(np.round(lps[:3, 3], 3).tolist())
+    image.SetDirection((left @ right).ravel().tolist())
+    image.SetOrigin(lps[:3, 3].tolist())
     return image

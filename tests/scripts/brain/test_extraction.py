@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from custom_transforms import has_skull
-from scripts.brain import deepbet, extract_brain, extraction, method_for, programs, registration
+from scripts.brain import RigidTransform, deepbet, extract_brain, extraction, method_for, programs, registration
 from scripts.brain.grids import as_stored, canonical, dice, millilitres
 from scripts.checks import BRAIN_METHODS
 from scripts.errors import UserError
@@ -100,16 +100,28 @@ def test_the_mask_is_carried_to_where_the_patient_moved(patient, monkeypatch):
 def test_a_mask_that_does_not_fit_is_replaced_by_the_series_own(head, monkeypatch):
     volume, affine, brain = head
     other = volume * 2
-    elsewhere = np.roll(brain, 7, 1)
-    brains = {
-        float(volume.max()): canonical(brain, affine)[0],
-        float(other.max()): canonical(elsewhere, affine)[0],
-    }
+    brains = {float(one.max()): canonical(brain, affine)[0] for one in (volume, other)}
     as_deepbet(monkeypatch, brains)
+    wrong = np.eye(4)
+    wrong[1, 3] = 60
+    monkeypatch.setattr(registration, "is_installed", lambda: True)
+    monkeypatch.setattr(registration, "register", lambda *_, **__: RigidTransform(wrong, 0, 60))
+    monkeypatch.setattr(registration, "depth", lambda mask, affine: np.where(mask, 1.0, -1))
     found = extract_brain({"T1w": (volume, affine), "T2w": (other, affine)})
-    np.testing.assert_array_equal(found["T2w"].mask, elsewhere)
+    np.testing.assert_array_equal(found["T2w"].mask, brain)
     assert found["T2w"].source == "found by deepbet on T2w"
     assert found["T2w"].transform is None
+
+
+@needs_registration
+def test_a_mask_is_carried_where_two_registrations_agree_though_the_series_own_is_poor(head, monkeypatch):
+    volume, affine, brain = head
+    other = volume * 2
+    poor = np.roll(brain, 7, 1)
+    brains = {float(volume.max()): canonical(brain, affine)[0], float(other.max()): canonical(poor, affine)[0]}
+    as_deepbet(monkeypatch, brains)
+    found = extract_brain({"T1w": (volume, affine), "T2w": (other, affine)})
+    assert dice(found["T2w"].mask, brain) > 0.99
 
 
 def test_the_best_covered_series_leads(head, monkeypatch):
@@ -146,6 +158,7 @@ def test_what_is_no_brain_is_refused(head, monkeypatch, change, said):
         extract_brain({"T1w": (volume, affine)}, patient="7")
 
 
+@pytest.mark.slow
 @needs_deepbet
 def test_deepbet_finds_nothing_where_nothing_is():
     volume = np.zeros((40, 40, 20), "f4")
@@ -280,9 +293,11 @@ def test_real_series_are_stripped_after_it(real_head, real_brains):
 
 
 @pytest.mark.slow
-def test_the_order_and_the_orientation_of_real_series_change_nothing(real_head, real_brains):
+def test_the_order_the_orientation_and_rounded_headers_of_real_series_change_nothing(real_head, real_brains):
     turned = {mri_type: canonical(*one) for mri_type, one in reversed(real_head.series.items())}
-    found = extract_brain(turned)
+    found = extract_brain(
+        {name: (volume, affine.astype("f4").astype("f8")) for name, (volume, affine) in turned.items()}
+    )
     for mri_type, brain in found.items():
         stored = as_stored(brain.mask, real_head.series[mri_type][1])
         np.testing.assert_array_equal(stored, real_brains[0][mri_type].mask)

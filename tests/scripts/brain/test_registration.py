@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from scripts.brain import register, registration, resampled
+from scripts.brain import RigidTransform, register, registration, resampled
 from scripts.brain.grids import canonical, centre
 from scripts.errors import UserError
 from scripts.synthetic.brains import rotation
@@ -22,11 +22,9 @@ def motion(degrees, shift, middle):
     return matrix
 
 
-def apart(first, second, mask, affine):
+def apart(found, planted, mask, affine):
     """Mean distance in mm between where two transforms put the voxels of a brain."""
-    points = np.argwhere(mask)[::53] @ affine[:3, :3].T + affine[:3, 3]
-    difference = first - second
-    return np.linalg.norm(points @ difference[:3, :3].T + difference[:3, 3], axis=1).mean()
+    return found.apart(RigidTransform(planted, 0, 0), mask, affine)
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +37,7 @@ def test_planted_motion_is_found_between_modalities(heads, patient):
     planted = motion(*MOTIONS[2], centre(brain, patient.affine))
     moving = (heads["FLAIR"], planted @ patient.affine)
     found = register(moving, (heads["T1w"], patient.affine))
-    assert apart(found.matrix, planted, brain, patient.affine) < 0.5
+    assert apart(found, planted, brain, patient.affine) < 0.5
     assert found.angle == pytest.approx(5, abs=0.5)
     aligned = resampled(moving, (heads["T1w"], patient.affine), found)
     assert np.corrcoef(aligned[brain], patient.volumes["FLAIR"][brain])[0, 1] > 0.97
@@ -61,6 +59,19 @@ def test_without_simpleitk_the_error_names_the_remedy(monkeypatch):
         register(one, one)
 
 
+def test_depth_is_that_of_scipy():
+    """SciPy measures to the nearest voxel on the other side, beyond the border."""
+    ndimage = pytest.importorskip("scipy.ndimage")
+    mask = np.zeros((20, 18, 8), bool)
+    mask[4:15, 3:12, 2:6] = True
+    mask[15:18, 5, 3] = True
+    sides = (1.0, 0.5, 4.0)
+    inside, outside = (ndimage.distance_transform_edt(part, sampling=sides) for part in (mask, ~mask))
+    found = registration.depth(mask, np.diag([*sides, 1]))
+    np.testing.assert_array_equal(found > 0, mask)
+    assert np.corrcoef(found.ravel(), (inside - outside).ravel())[0, 1] > 0.98
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("degrees", "shift"), MOTIONS)
 @pytest.mark.parametrize(("moving", "fixed"), [("T1w", "T1wCE"), ("T2w", "FLAIR"), ("T1w", "FLAIR")])
@@ -70,7 +81,7 @@ def test_motion_planted_in_a_real_case_is_found_to_a_millimetre(real_head, degre
     brain, where = real_head.masks[fixed], real_head.series[fixed][1]
     planted = motion(degrees, shift, centre(brain, where))
     before = register((volume, affine), real_head.series[fixed]).matrix
-    found = register((volume, planted @ affine), real_head.series[fixed]).matrix
+    found = register((volume, planted @ affine), real_head.series[fixed])
     assert apart(found, planted @ before, brain, where) < 1
 
 
@@ -80,5 +91,5 @@ def test_motion_planted_in_one_real_series_is_found_to_a_tenth(real_head):
     brain = real_head.masks["T1w"]
     for degrees, shift in MOTIONS:
         planted = motion(degrees, shift, centre(brain, affine))
-        found = register((volume, planted @ affine), (volume, affine)).matrix
+        found = register((volume, planted @ affine), (volume, affine))
         assert apart(found, planted, brain, affine) < 0.1
