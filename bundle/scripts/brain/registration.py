@@ -166,11 +166,9 @@ def depth(mask: np.ndarray, affine: np.ndarray) -> np.ndarray:
     import SimpleITK as sitk
 
     sides = []
-    for inside in (
-        mask > 0,
-        mask == 0,
-    ):  # each is measured to the outermost voxels of the mask; the border lies between the two
-        image = sitk.GetImageFromArray(np.ascontiguousarray(inside.T, dtype=np.uint8))
+    # each is measured to the outermost voxels of the mask; the border lies between the two
+    for part in (mask > 0, mask == 0):
+        image = sitk.GetImageFromArray(np.ascontiguousarray(part.T, dtype=np.uint8))
         image.SetSpacing(np.linalg.norm(affine[:3, :3], axis=0).tolist())
         distance = sitk.SignedMaurerDistanceMap(
             image, insideIsPositive=True, squaredDistance=False, useImageSpacing=True
