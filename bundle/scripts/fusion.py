@@ -20,6 +20,7 @@ from monai.transforms import SpatialResample
 
 from custom_transforms.planes import DISPLAY_AXCODES
 
+from .brain import registration
 from .checks import one_of, some_of
 from .datalists import MRI_TYPES
 from .files import write_json
@@ -108,6 +109,8 @@ class FuseSeries:
         weights: how much each modality's probability of ``WT`` and of ``ET`` counts, ``{"WT": {"FLAIR": 1, …}, "ET": …}``.
         threshold: probability from which a voxel is tumour.
         configuration: all else that changes the result.
+        register: align the other series of a patient with the first, between which the patient may have moved. The transforms are written
+            beside the mask, ``masks/<patient>_<mri_type>_transform.txt``.
     """
 
     def __init__(
@@ -116,6 +119,7 @@ class FuseSeries:
         weights: Mapping[str, Mapping[str, float]],
         threshold: float = 0.5,
         configuration: Mapping[str, Any] | None = None,
+        register: bool = False,
     ) -> None:
         if set(weights) != set(REGIONS) or any(value < 0 for those in weights.values() for value in those.values()):
             raise ValueError(
@@ -124,7 +128,8 @@ class FuseSeries:
         if not 0 < threshold < 1:
             raise ValueError(f"threshold is {threshold}, expected a probability between 0 and 1")
         self.output_dir, self.weights, self.threshold = Path(output_dir), weights, threshold
-        self.configuration = {**(configuration or {}), "weights": weights, "threshold": threshold}
+        self.register = register
+        self.configuration = {**(configuration or {}), "weights": weights, "threshold": threshold, "register": register}
         self.rows: list[dict[str, Any]] = []
         self._left: dict[str, list[str]] = {}  # modalities by patient
         self._fingerprints: dict[str, str] = {}
@@ -193,7 +198,7 @@ class FuseSeries:
         factors = torch.tensor([float(self.weights[region].get(item["mri_type"], 0)) for region in REGIONS])
         there = torch.ones_like(probabilities)
         weighted = torch.cat([probabilities, there]) * factors.repeat(2)[:, None, None, None]
-        series = MetaTensor(weighted, affine=item["image"].affine)
+        series = MetaTensor(weighted, affine=self._aligned(item))
         if self._sums is None:  # the reference, whose grid as it was read the mask gets
             self._affine = torch.as_tensor(np.asarray(item["image"].meta["original_affine"], dtype=float))
             self._shape = tuple(int(side) for side in item["image"].meta["spatial_shape"])
@@ -201,6 +206,27 @@ class FuseSeries:
         on_grid = cast(MetaTensor, resample(series, dst_affine=self._affine, spatial_size=self._shape)).as_tensor()
         self._sums = on_grid if self._sums is None else self._sums + on_grid
         self._used.append(item["mri_type"])
+
+    def _aligned(self, item: Mapping[str, Any]) -> torch.Tensor:
+        """The affine of a series in the scanner's coordinates of the patient's first one."""
+        affine: torch.Tensor = item["image"].affine
+        if not self.register:
+            return affine
+        moving = item["image"].as_tensor()[0].cpu().numpy(), affine.cpu().numpy()
+        if self._sums is None:
+            self._first, self._name = moving, item["mri_type"]
+            return affine
+        transform = registration.register(moving, self._first)
+        names = item["patient"], item["mri_type"], self._name, item["mri_type"]
+        registration.write_transform(transform, self.output_dir / "masks", *names)
+        logger.info(
+            "patient %s: %s: the head moved %.1f mm and %.1f°",
+            item["patient"],
+            item["mri_type"],
+            transform.shift,
+            transform.angle,
+        )
+        return torch.from_numpy(np.linalg.inv(transform.matrix)).to(affine) @ affine
 
     def _finish(self, patient: str) -> dict[str, Any]:
         """Write the mask of a patient; its row."""

@@ -13,12 +13,13 @@ import torch
 from ignite.engine import Engine, Events
 
 from . import distributed
-from .datalists import MRI_TYPES, lookup
 from .errors import some
 from .files import RESEARCH_ONLY, is_formula, write_csv, write_json
+from .identifiers import lookup
 from .inferers import is_finite, not_finite
 from .listing import show_patients
 from .metrics import PatientProbabilities
+from .modalities import MRI_TYPES
 from .preparation import fingerprint, read_index
 from .prepared import PreparedSeries
 from .run_folder import NOT_ASKED, PATIENTS_FILE

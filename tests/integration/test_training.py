@@ -13,6 +13,7 @@ pytest.importorskip("nilearn", reason="the phantom cohort needs the extra [phant
 
 import radiogenomics
 from scripts import datalists, handlers, weights
+from scripts.identifiers import patient_number
 from scripts.preparation import read_index
 from scripts.prepared import PreparedSeries
 from scripts.weights import read_weights
@@ -78,7 +79,7 @@ def test_training_of_the_segmenter_leaves_what_it_should(cohort, segmentation):
 
 def test_patients_of_task_2_do_not_train_the_segmenter(cohort, prepared_slices, caplog):
     both = {one["patient"] for one in json.loads((cohort / "task1.json").read_text())["training"]}
-    both = [name for name in both if datalists.patient_number(name) == 4]
+    both = [name for name in both if patient_number(name) == 4]
     caplog.set_level(logging.INFO)
     with killed(handlers.EpochSeed, 0):
         radiogenomics.train(

@@ -16,6 +16,8 @@ from torch import nn
 from scripts.files import read_csv
 from scripts.fusion import FuseSeries, VolumeSegmenter, series_items
 from scripts.inferers import SliceSegmenter, normalise
+from scripts.synthetic.brains import rotation
+from scripts.synthetic.phantom import make_patient
 
 WEIGHTS = {"WT": {"FLAIR": 1.0, "T2w": 1.0, "T1w": 0.5, "T1wCE": 0.5}, "ET": {"T1wCE": 1.0}}
 
@@ -246,3 +248,31 @@ def test_items_begin_with_the_reference():
 def test_bad_settings_are_told(tmp_path, weights, threshold, told):
     with pytest.raises(ValueError, match=told):
         FuseSeries(tmp_path, weights, threshold)
+
+
+def test_series_between_which_the_patient_moved_are_aligned_where_asked(tmp_path):
+    pytest.importorskip("SimpleITK")
+    patient = make_patient(1, 1, spacing=2.0, shape=(100, 110, 90))
+    planted = np.eye(4)
+    planted[:3, :3] = rotation(np.array([0, 0, 5]))
+    planted[:3, 3] = 8, 0, 0
+    found, wanted = torch.from_numpy(np.stack([patient.seg > 0, patient.seg == 4]).astype(np.float32)), patient.seg > 0
+    overlaps = {}
+    for register in (False, True):
+        parts = []
+        for mri_type, affine in (("FLAIR", patient.affine), ("T2w", planted @ patient.affine)):
+            item, probabilities = series(mri_type, found, affine)
+            image = Orientation("RAS", labels=None)(MetaTensor(patient.volumes[mri_type][None], affine=affine))
+            image.meta |= {key: item["image"].meta[key] for key in ("original_affine", "spatial_shape")}
+            parts.append(({**item, "image": image}, probabilities))
+        folder = tmp_path / str(register)
+        folder.mkdir()
+        fused(
+            folder, parts, weights={"WT": {"FLAIR": 1, "T2w": 1}, "ET": {"FLAIR": 0}}, threshold=0.9, register=register
+        )
+        mask = np.asarray(nib.load(folder / "masks" / "00001.nii.gz").dataobj) > 0
+        overlaps[register] = 2 * (mask & wanted).sum() / (mask.sum() + wanted.sum())
+    assert overlaps[True] > overlaps[False] + 0.1
+    matrix = np.loadtxt(tmp_path / "True" / "masks" / "00001_T2w_transform.txt")
+    corners = np.array([[x, y, z, 1] for x in (-60, 60) for y in (-70, 70) for z in (-50, 50)]).T
+    assert np.abs((matrix - planted) @ corners).max() < 2

@@ -17,6 +17,7 @@ import torch
 
 from custom_transforms.skull import shown
 
+from .. import memory
 from ..checks import brain
 from ..errors import UserError, some
 from . import deepbet, programs, registration
@@ -167,6 +168,7 @@ def _by_deepbet(series: Mapping[str, Series], patient: str) -> dict[str, BrainMa
     for mri_type, brain_mask in found.items():
         if isinstance(brain_mask, BrainMask):
             found[mri_type] = replace(brain_mask, mask=as_stored(brain_mask.mask, series[mri_type][1]))
+    memory.release()  # the fine network's gigabyte
     return found
 
 

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import importlib.util
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..errors import UserError
+from ..files import written_whole
+from ..outputs import inside
 from .grids import canonical, carried, steady
 
 _LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -105,6 +108,14 @@ def register(
     return RigidTransform.of(_LPS @ matrix @ _LPS, middle)
 
 
+def write_transform(
+    transform: RigidTransform, folder: str | Path, patient: str, mri_type: str, fixed: str, moving: str
+) -> None:
+    """Write ``<patient>_<mri_type>_transform.txt``: the 4 x 4 matrix, with a line that says between which series it leads."""
+    with written_whole(inside(folder, f"{patient}_{mri_type}_transform.txt")) as temporary:
+        np.savetxt(temporary, transform.matrix, header=f"RAS mm in {moving} = matrix @ RAS mm in {fixed}")
+
+
 def resampled(
     moving: tuple[np.ndarray, np.ndarray], fixed: tuple[np.ndarray, np.ndarray], transform: RigidTransform
 ) -> np.ndarray:
@@ -155,11 +166,9 @@ def depth(mask: np.ndarray, affine: np.ndarray) -> np.ndarray:
     import SimpleITK as sitk
 
     sides = []
-    for inside in (
-        mask > 0,
-        mask == 0,
-    ):  # each is measured to the outermost voxels of the mask; the border lies between the two
-        image = sitk.GetImageFromArray(np.ascontiguousarray(inside.T, dtype=np.uint8))
+    # each is measured to the outermost voxels of the mask; the border lies between the two
+    for part in (mask > 0, mask == 0):
+        image = sitk.GetImageFromArray(np.ascontiguousarray(part.T, dtype=np.uint8))
         image.SetSpacing(np.linalg.norm(affine[:3, :3], axis=0).tolist())
         distance = sitk.SignedMaurerDistanceMap(
             image, insideIsPositive=True, squaredDistance=False, useImageSpacing=True

@@ -16,10 +16,10 @@ from custom_transforms import SeriesReader
 from custom_transforms.series import SKULL
 
 from ..errors import UserError
-from ..files import written_whole
 from ..masks import save_label_map
 from ..outputs import BRAIN_SUFFIX, inside
 from .extraction import BrainMask, check_method, extract_brain, method_for
+from .registration import write_transform
 
 logger = logging.getLogger(__name__)
 
@@ -105,10 +105,7 @@ class StripSkull(Transform):
         file = inside(self.masks_dir or "", f"{patient}_{mri_type}{BRAIN_SUFFIX}")
         save_label_map(found.mask.astype(np.uint8), affine, file)
         if found.transform is not None:
-            with written_whole(file.with_name(f"{patient}_{mri_type}_transform.txt")) as temporary:
-                np.savetxt(
-                    temporary, found.transform.matrix, header="RAS mm of this series = matrix @ RAS mm of the reference"
-                )
+            write_transform(found.transform, self.masks_dir or "", patient, mri_type, mri_type, "the reference")
 
 
 def _read_others(study: Mapping[str, str | Sequence[str]], mri_type: str) -> dict[str, tuple[np.ndarray, np.ndarray]]:

@@ -140,6 +140,7 @@ def segment(
     output: str | Path | None = None,
     segmenter: str | Path | None = None,
     fuse: bool = False,
+    register: bool = False,
     device: str | None = None,
     batch_size: int | None = None,
     num_workers: int | None = None,
@@ -167,6 +168,7 @@ def segment(
         segmenter: segmentation weights: a file, released, or synthetic; by default those of the bundle.
         fuse: one mask per patient, masks/<patient>.nii.gz, from all series along three planes, on the grid of FLAIR where there is one
             (--reference); about three times the work.
+        register: with fuse, align the series of a patient, who may have moved between them, first.
         device: cpu, cuda, cuda:1, …; a GPU by default where there is one.
         batch_size: slices in one forward pass (16; 4 with torch on a CPU).
         num_workers: processes that read ahead (1).
@@ -187,6 +189,9 @@ def segment(
     options = locals()
     settings = _precision(options.pop("fast"), options.pop("exact"))
     checks.flag("fuse", options.pop("fuse"))
+    checks.flag("register", register)
+    if not fuse and options.pop("register"):
+        raise ValueError("--register aligns the series that --fuse makes one mask of; add --fuse")
     if fuse:
         settings.pop("coarse_step", None)
         run_command("fuse_segmentation", options, **settings)

@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from ..datalists import lookup, person
 from ..errors import UserError
+from ..identifiers import lookup, person
 
 logger = logging.getLogger(__name__)
 
