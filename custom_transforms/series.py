@@ -22,7 +22,6 @@ from .volume import SeriesError, Volume, entries_of, files_of, some
 logger = logging.getLogger(__name__)
 
 SKULL = "it shows the skull"
-SMALLEST_HEAD = 100.0  # mm of the second longest side: smaller volumes are no images of a head
 
 
 class SeriesReader(ImageReader):
@@ -144,8 +143,7 @@ def _as_brain(path: Path, volume: Volume) -> None:
     volume.facts["skull"] = finding.verdict
     if done:
         volume.warnings.append(done)
-    extent = sorted(np.linalg.norm(volume.affine[:3, :3], axis=0) * array.shape)
-    if finding.verdict == "stripped" or extent[1] < SMALLEST_HEAD:
+    if finding.verdict == "stripped" or not finding.seen:
         return
     told = SKULL if finding.verdict == "skull" else "it is not clear whether it shows the skull"
     volume.warnings.append(

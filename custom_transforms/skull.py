@@ -50,6 +50,7 @@ class SkullFinding:
         air_noise: share (0…1) of the air that has another value than the background.
         area: largest slice of what is shown, cm².
         reason: the figures that decided, as part of a sentence.
+        seen: whether enough of a surface shows to tell at all; "unclear" where it does not.
     """
 
     verdict: Literal["skull", "stripped", "unclear"]
@@ -57,6 +58,7 @@ class SkullFinding:
     air_noise: float
     area: float
     reason: str
+    seen: bool = True
 
     def __bool__(self) -> bool:
         raise TypeError("a SkullFinding has three outcomes: ask for its verdict")
@@ -83,7 +85,7 @@ def has_skull(volume: np.ndarray, affine: np.ndarray) -> SkullFinding:
     stack = np.ascontiguousarray(geometry.view(volume)[::step, :: steps[0], :: steps[1]], dtype=np.float32)
     stack, _ = background_to_zero(stack)
     if np.ptp(np.percentile(stack, WINDOW)) <= 0:
-        return SkullFinding("unclear", 0.0, 0.0, 0.0, "almost all of it has one value")
+        return SkullFinding("unclear", 0.0, 0.0, 0.0, "almost all of it has one value", False)
     stack = _scaled(stack)
     heads = np.stack([_silhouette(one) for one in stack])
     areas = heads.sum((1, 2)) * (pixel[0] * pixel[1] / 100)
@@ -98,7 +100,9 @@ def _verdict(layered: float, patches: int, noise: float, air: float, area: float
         f"its largest slice has {area:.0f} cm²"
     )
     if air < LEAST_AIR or patches < FEWEST_PATCHES:
-        return SkullFinding("unclear", layered, noise, area, "it shows too little of the surface of a head or brain")
+        return SkullFinding(
+            "unclear", layered, noise, area, "it shows too little of the surface of a head or brain", False
+        )
     if layered >= LAYERED_SKULL or noise >= NOISE_SKULL:
         return SkullFinding("skull", layered, noise, area, told)
     if layered <= LAYERED_STRIPPED and noise <= NOISE_STRIPPED and area <= LARGEST_BRAIN:
@@ -158,6 +162,8 @@ def _layered(stack: np.ndarray, heads: np.ndarray, areas: np.ndarray, pixel: flo
         near = level < shells
         keys.append(((place * SECTORS + sector) * shells + level)[near])
         values.append(stack[index][rows, columns][near])
+    if not keys:
+        return 0.0, 0
     profiles = _medians(np.concatenate(keys), np.concatenate(values), len(large) * SECTORS * shells)
     profiles = profiles.reshape(-1, shells)
     profiles = profiles[np.isfinite(profiles[:, : int(LAYER_DEPTHS[1] / shell)]).sum(1) > 2]

@@ -110,6 +110,8 @@ def test_what_prediction_needs_is_kept_apart(declared):
         "train",
         "openvino",
         "dicom",
+        "brain",
+        "register",
         "export",
         "compact",
         "flare",

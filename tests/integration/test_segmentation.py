@@ -68,8 +68,9 @@ def test_volumes_are_those_of_the_masks_and_nobody_vanishes(hospital, segmented)
 def test_nobody_vanishes_whose_series_are_not_understood(hospital, segmenter, classifiers, tmp_path, capsys):
     studies, good = tmp_path / "studies", hospital[1]
     shutil.copytree(hospital[0] / good / "FLAIR", studies / good / "FLAIR")
-    shutil.copytree(hospital[0] / good / "FLAIR", studies / "P" / "AX FLAIR")
-    (studies / good / "AX T1").mkdir()
+    for folder in (studies / "P" / "AX FLAIR", studies / good / "AX T1"):
+        folder.mkdir(parents=True)
+        (folder / "Image-1.dcm").write_bytes(b"no DICOM")
     predict(studies, tmp_path / "out", segmenter, classifiers, prior=0.45)
     table = capsys.readouterr().out.splitlines()
     said = "none of its series was understood: found AX FLAIR; expected folders FLAIR, T1w, T1wCE, T2w"
@@ -104,7 +105,13 @@ def test_fused_segmentation_is_one_mask_a_patient_on_the_grid_of_flair(hospital,
         radiogenomics.segment(hospital[0], out, segmenter=segmenter, fuse=True, num_workers=0)
     assert not (out / "volumes.csv").exists()
     radiogenomics.segment(hospital[0], out, segmenter=segmenter, fuse=True, num_workers=0)
-    assert {path.name for path in out.iterdir()} == {"masks", "volumes.csv", "resolved_config.yaml"}
+    assert {path.name for path in out.iterdir()} == {
+        "masks",
+        "volumes.csv",
+        "studies.csv",
+        "studies.json",
+        "resolved_config.yaml",
+    }
     good = hospital[1]
     assert {path.name for path in (out / "masks").iterdir()} == {
         f"{good}.nii.gz", "00902.nii.gz", "BraTS2021_00904.nii.gz",
