@@ -20,6 +20,7 @@ from .scripts.cli import (
     report,
     run_config,
     segment,
+    studies,
     train,
 )
 
@@ -40,5 +41,6 @@ __all__ = [
     "report",
     "run_config",
     "segment",
+    "studies",
     "train",
 ]

@@ -80,11 +80,7 @@ def _from_headers(files: str | Sequence[str]) -> dict[str, Any]:
     studies, _ = read_studies(listed)
     series = [one for study in studies for one in study.series]
     if len(series) != 1:
-        return (
-            {"slices": len(listed)}
-            if not series
-            else {"slices": len(listed), "remark": f"{len(series)} series in one folder"}
-        )
+        return {"slices": len(listed)} | ({"remark": f"{len(series)} series in one folder"} if series else {})
     (one,) = series
     facts = {"plane": one.plane, "slices": one.slices, "spacing": one.spacing and round(one.spacing, 3)}
     return facts | {"number": one.number, "about": one.description, "region": one.region}
@@ -106,6 +102,11 @@ def remarks(entry: Mapping[str, Any]) -> list[str]:
             )
         if row.get("region") and not _HEAD.search(row["region"]):
             told.append(f"{name}: its header names the {row['region']}; expected a scan of the head")
+    of_series: dict[str, list[str]] = {}
+    for name, row in chosen.items():
+        if row.get("remark"):
+            of_series.setdefault(row["remark"], []).append(name)
+    told += [f"{', '.join(names)}: {text}" for text, names in of_series.items()]
     words = " ".join(
         [study.get("description", ""), *(row.get("about") or row["description"] for row in chosen.values())]
     )
