@@ -51,8 +51,8 @@ def _from_voxels(files: str | Sequence[str]) -> dict[str, Any]:
 
     _, meta = SeriesReader().get_data(files)
     told = {
-        "skull": "shows the skull: predict and segment remove it (--brain)",
-        "unclear": "it is not clear whether it shows the skull",
+        "skull": "the skull shows, which predict and segment remove (--brain)",
+        "unclear": "it is not clear whether the skull shows",
     }
     return {"skull": meta["skull"], "remark": "; ".join(filter(None, [told.get(meta["skull"], "")]))}
 
