@@ -38,16 +38,16 @@ def studies(
         T1wCE: as FLAIR.
         T2w: as FLAIR.
     """
+    from tqdm import tqdm
+
+    checks.flag("skull", skull)
     named = named_series(FLAIR=FLAIR, T1w=T1w, T1wCE=T1wCE, T2w=T2w)
     if input is not None:
         checks.studies("input", full_path(input))
     entries = bundle_module("studies.folders").find_studies(
         full_path(input), full_path(rules), named=named, patient=patient if patient is None else str(patient)
     )
-    from tqdm import tqdm
-
     table = bundle_module("studies.table")
-    checks.flag("skull", skull)
     for entry in tqdm(entries, desc="studies", unit="patient", disable=len(entries) < 2):
         table.describe(entry, skull)
     if output is not None:

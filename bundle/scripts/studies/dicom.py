@@ -63,19 +63,16 @@ def item_names(studies: Sequence[DicomStudy], root: Path, deidentify: bool = Fal
     all files lie in; else, or with ``deidentify``, ``study_<checksum>``.
     """
     per_patient = Counter(study.patient for study in studies)
+    marks = [_checksum(f"{study.uid}/{study.patient}") for study in studies]
     wishes = []
-    for study in studies:
-        mark = f"study_{_checksum(f'{study.uid}/{study.patient}')}"
+    for study, mark in zip(studies, marks, strict=True):
         date = study.date if per_patient[study.patient] > 1 else ""
         parts = [_safe(part) for part in (study.patient, date)]
         if not parts[0]:
             parts = [_safe(_folder_of(study, root)), ""]
-        wishes.append(mark if deidentify or not parts[0] else "_".join(filter(None, parts)))
+        wishes.append(f"study_{mark}" if deidentify or not parts[0] else "_".join(filter(None, parts)))
     counts = Counter(wish.lower() for wish in wishes)  # some file systems do not tell A from a
-    return [
-        f"{wish}_{_checksum(f'{study.uid}/{study.patient}')}" if counts[wish.lower()] > 1 else wish
-        for wish, study in zip(wishes, studies, strict=True)
-    ]
+    return [f"{wish}_{mark}" if counts[wish.lower()] > 1 else wish for wish, mark in zip(wishes, marks, strict=True)]
 
 
 def _folder_of(study: DicomStudy, root: Path) -> str:

@@ -12,7 +12,7 @@ from ..environment import BUNDLE_ROOT
 from ..errors import UserError, some
 from ..modalities import MRI_TYPES
 from .archives import unpacked
-from .walk import Walk, has_image
+from .walk import Walk, has_image, named_row
 
 logger = logging.getLogger(__name__)
 
@@ -93,15 +93,16 @@ def _of_files(named: Mapping[str, str | Path], patient: str | None) -> dict[str,
         )
     place = first if first.is_dir() else first.parent
     series = [_row_of_path(name, path) for name, path in paths.items()]
-    study = {"date": "", "uid": "", "phantom": False, "series": series}
-    return _entry(patient or (place.parent if first.is_dir() else place).name or "patient", study, {})
+    return _entry(patient or (place.parent if first.is_dir() else place).name or "patient", _named_study(series), {})
 
 
 def _row_of_path(mri_type: str, path: Path) -> dict[str, Any]:
-    return {
-        "number": None, "description": path.name, "plane": "", "slices": None, "spacing": None, "taken": "", "uid": "",
-        "modality": mri_type, "chosen": True, "reason": "as asked for", "files": str(path),
-    }  # fmt: skip
+    return {**named_row(path, path.name, mri_type), "chosen": True, "reason": "as asked for"}
+
+
+def _named_study(series: list[dict[str, Any]]) -> dict[str, Any]:
+    """The study of series of which no header tells."""
+    return {"date": "", "uid": "", "phantom": False, "series": series}
 
 
 def _resolve(
@@ -111,7 +112,7 @@ def _resolve(
     studies: dict[str, dict[str, Any]] = {}
     for name, rows in walk.rows.items():
         _choose_by_name(rows)
-        studies[name] = {"date": "", "uid": "", "phantom": False, "series": rows}
+        studies[name] = _named_study(rows)
     if walk.dicom:
         from .dicom import read_exported  # pydicom is not loaded where nothing needs it
 
@@ -230,9 +231,8 @@ def _tell_the_rest(walk: Walk, entries: dict[str, dict[str, Any]]) -> None:
             if lacking and paths:
                 entry["warnings"] = [f"not understood: {told}"]
         elif place != walk.root and place not in walk.understood and any(map(has_image, paths)):
-            known = {"date": "", "uid": "", "phantom": False, "series": []}
             entries[place.name] = {
-                "study": known,
+                "study": _named_study([]),
                 **entry,
                 "reason": f"none of its series was understood: found {told}",
             }

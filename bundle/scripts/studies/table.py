@@ -54,7 +54,7 @@ def _from_voxels(files: str | Sequence[str]) -> dict[str, Any]:
         "skull": "the skull shows, which predict and segment remove (--brain)",
         "unclear": "it is not clear whether the skull shows",
     }
-    return {"skull": meta["skull"], "remark": "; ".join(filter(None, [told.get(meta["skull"], "")]))}
+    return {"skull": meta["skull"], "remark": told.get(meta["skull"], "")}
 
 
 def _from_headers(files: str | Sequence[str]) -> dict[str, Any]:

@@ -121,10 +121,7 @@ class Walk:
 
     def _row(self, path: Path, kind: str, version: str) -> dict[str, Any]:
         """What is known of a series by its name."""
-        return {
-            "number": None, "description": path.relative_to(self.root).as_posix(), "plane": "", "slices": None, "spacing": None,
-            "taken": "", "uid": "", "modality": kind, "version": version, "files": str(path),
-        }  # fmt: skip
+        return {**named_row(path, path.relative_to(self.root).as_posix(), kind), "version": version}
 
     def _name_patients(self) -> None:
         """Name the patients of bare files by their folder, with those above it where two are alike; of BIDS with the session."""
@@ -157,6 +154,14 @@ class Walk:
                 self.not_understood(path)
             else:
                 self.dicom.append(path)
+
+
+def named_row(path: Path, description: str, kind: str) -> dict[str, Any]:
+    """The row of a series of which the path alone tells: see :func:`~scripts.studies.folders.find_studies`."""
+    return {
+        "number": None, "description": description, "plane": "", "slices": None, "spacing": None, "taken": "", "uid": "",
+        "modality": kind, "files": str(path),
+    }  # fmt: skip
 
 
 def has_image(path: Path) -> bool:
