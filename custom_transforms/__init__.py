@@ -1,5 +1,6 @@
 """MONAI transforms of the two-stage MGMT method: reading series, slicing, filtering, mask channels, sequences."""
 
+from custom_transforms.central_slices import CentralSlices, CentralSlicesD, CentralSlicesd, CentralSlicesDict
 from custom_transforms.channels import (
     ConcatMaskChannels,
     ConcatMaskChannelsD,
@@ -69,6 +70,10 @@ __all__ = [
     "BratsLabelsToWTETD",
     "BratsLabelsToWTETDict",
     "BratsLabelsToWTETd",
+    "CentralSlices",
+    "CentralSlicesD",
+    "CentralSlicesDict",
+    "CentralSlicesd",
     "ChunkSlices",
     "ChunkSlicesD",
     "ChunkSlicesDict",

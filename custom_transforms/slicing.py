@@ -117,29 +117,38 @@ class SampleSlices(Transform):
 
     Args:
         keep_rate: step as a fraction of the stack's length, 0…1.
+        step: T itself, whatever the stack's length; None goes by ``keep_rate``.
     """
 
     backend = [TransformBackends.TORCH, TransformBackends.NUMPY]  # noqa: RUF012
 
-    def __init__(self, keep_rate: float = 0.1) -> None:
+    def __init__(self, keep_rate: float = 0.1, step: int | None = None) -> None:
         if not 0 <= keep_rate <= 1:
             raise ValueError(f"keep_rate must be between 0 and 1, got {keep_rate}.")
-        self.keep_rate = keep_rate
+        if step is not None and step < 1:
+            raise ValueError(f"step must be at least 1, got {step}.")
+        self.keep_rate, self.step = keep_rate, step
 
     def __call__(self, stack: NdarrayOrTensor) -> NdarrayOrTensor:
         """Return the sampled stack ``(M, ...)`` of a stack ``(N, ...)``; a MetaTensor gives a plain tensor."""
         plain = stack.as_tensor() if isinstance(stack, MetaTensor) else stack
-        return plain[:: max(round(self.keep_rate * len(plain)), 1)]
+        return plain[:: self.step or max(round(self.keep_rate * len(plain)), 1)]
 
 
 class SampleSlicesd(MapTransform):
-    """Dictionary form of :py:class:`SampleSlices`, whose ``keep_rate`` it has: the same slices of every key, stacks of one length."""
+    """Dictionary form of :py:class:`SampleSlices`, whose ``keep_rate`` and ``step`` it has: the same slices of every key, stacks of one length."""
 
     backend = SampleSlices.backend
 
-    def __init__(self, keys: KeysCollection, keep_rate: float = 0.1, allow_missing_keys: bool = False) -> None:
+    def __init__(
+        self,
+        keys: KeysCollection,
+        keep_rate: float = 0.1,
+        step: int | None = None,
+        allow_missing_keys: bool = False,
+    ) -> None:
         super().__init__(keys, allow_missing_keys)
-        self.sampler = SampleSlices(keep_rate)
+        self.sampler = SampleSlices(keep_rate, step)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Replace the stacks by their samples."""

@@ -151,14 +151,20 @@ class LoadSlice(_KeepsOpen):
 
 
 class LoadSeries(Transform):
-    """Read all kept slices of a prepared series as 3-channel images: ``image`` ``(K, 3, H, W)`` uint8."""
+    """Read all kept slices of a prepared series as 3-channel images: ``image`` ``(K, 3, H, W)`` uint8.
 
-    def __init__(self) -> None:
-        self.concat = ConcatMaskChannels()
+    Args:
+        masks: False gives the slices alone, ``(K, H, W)``.
+    """
+
+    def __init__(self, masks: bool = True) -> None:
+        self.concat, self.masks = ConcatMaskChannels(), masks
 
     def __call__(self, item: Mapping[str, Any]) -> dict[str, Any]:
         """The item with ``image``."""
         memory.release()  # of the series before this one
+        if not self.masks:
+            return {**item, "image": torch.from_numpy(PreparedSeries(item["series"]).images())}
         image, masks = PreparedSeries(item["series"]).stacks()
         return {**item, "image": torch.from_numpy(self.concat(image, masks[:, 0], masks[:, 1]))}
 
@@ -168,21 +174,29 @@ class LoadSequence(_KeepsOpen):
 
     The time steps stand in the channels, ``(length * 3, H, W)``, so that MONAI's random spatial transforms do the same to all
     slices of a sequence; :class:`SplitSequence` separates them.
+
+    Args:
+        length: slices in a sequence.
+        masks: False gives the slices alone, ``(length, H, W)``.
     """
 
-    def __init__(self, length: int) -> None:
+    def __init__(self, length: int, masks: bool = True) -> None:
         super().__init__()
-        self.length = length
+        self.length, self.masks = length, masks
 
     def __call__(self, item: Mapping[str, Any]) -> dict[str, Any]:
         """The item with ``image`` uint8 and ``label`` ``(1,)`` float32."""
         image, masks = self.series(item["series"]).stacks(item["start"], item["stop"])
+        label = torch.tensor([float(item["label"])])
+        if not self.masks:
+            stack = np.zeros((self.length, *image.shape[1:]), dtype=np.uint8)
+            stack[: len(image)] = image
+            return {**item, "image": torch.from_numpy(stack), "label": label}
         # what ConcatMaskChannels makes, in one pass over memory
         slices = np.empty((self.length, 3, *image.shape[1:]), dtype=np.uint8)
         slices[: len(image), 0] = image
         np.multiply(masks, 255, out=slices[: len(image), 1:])
         slices[len(image) :] = 0
-        label = torch.tensor([float(item["label"])])
         return {**item, "image": torch.from_numpy(slices).flatten(0, 1), "label": label}
 
 

@@ -16,7 +16,7 @@ from torch import nn
 from .errors import UserError
 
 
-class _Strict(nn.Module):
+class Strict(nn.Module):
     """Loads a state dict, or that of a whole weights file (``model``), strictly, whatever is asked.
 
     Some programs would load what fits and leave the rest random; MONAI's exports hand over all that a weights file holds.
@@ -27,11 +27,11 @@ class _Strict(nn.Module):
         return super().load_state_dict(inner if isinstance(inner, Mapping) else state_dict, strict=True, **kwargs)
 
 
-class StrictUnetPlusPlus(_Strict, smp.UnetPlusPlus):
+class StrictUnetPlusPlus(Strict, smp.UnetPlusPlus):
     """``UnetPlusPlus`` that loads all of its weights or none."""
 
 
-class StrictUnet(_Strict, smp.Unet):
+class StrictUnet(Strict, smp.Unet):
     """``Unet`` that loads all of its weights or none."""
 
 

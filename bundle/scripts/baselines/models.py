@@ -1,0 +1,48 @@
+"""Which models there are beside the method, and their published numbers: ``configs/baseline_models.yaml``. Standard library and PyYAML only."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
+import yaml
+
+from ..environment import BUNDLE_ROOT
+from ..errors import UserError
+
+MODELS_FILE = BUNDLE_ROOT / "configs" / "baseline_models.yaml"
+METHOD = "t4e"
+"""The name of the bundle's own method."""
+
+
+@lru_cache
+def _table() -> dict[str, dict[str, Any]]:
+    table: dict[str, dict[str, Any]] = yaml.safe_load(MODELS_FILE.read_text(encoding="utf-8"))
+    return table
+
+
+def names() -> list[str]:
+    """All models, the method last."""
+    return list(_table())
+
+
+def numbers(model: str | None) -> dict[str, Any]:
+    """The published numbers of a model.
+
+    Raises:
+        UserError: when there is no such model.
+    """
+    if model not in _table():
+        raise UserError(f"--model {model}: expected one of {', '.join(_table())}")
+    return dict(_table()[str(model)])
+
+
+def takes(model: str) -> str:
+    """What a model is shown: ``stack``, ``features`` or ``method``."""
+    return str(numbers(model)["input"])
+
+
+def mri_types_of(model: str, asked: Sequence[str] | None = None) -> list[str]:
+    """The modalities asked for, else those that a model was published with."""
+    return list(asked or numbers(model)["mri_types"])
