@@ -22,6 +22,7 @@ from custom_transforms.filtering import (
     TumorRatioFilterd,
     TumorRatioFilterDict,
 )
+from custom_transforms.fixed_volume import FixedVolume, FixedVolumeD, FixedVolumed, FixedVolumeDict
 from custom_transforms.geometry import (
     AcquisitionSlices,
     AcquisitionSlicesD,
@@ -82,6 +83,10 @@ __all__ = [
     "ContourCountFilterDict",
     "ContourCountFilterd",
     "DicomSlices",
+    "FixedVolume",
+    "FixedVolumeD",
+    "FixedVolumeDict",
+    "FixedVolumed",
     "ForegroundFilter",
     "ForegroundFilterD",
     "ForegroundFilterDict",
