@@ -130,8 +130,9 @@ def assemble_dicom(path: Path, datasets: dict[str, pydicom.Dataset], voi_lut: bo
     _check_pixel_data(path, datasets)
     frames, orientation, positions, warnings = _in_order(path, datasets)
     pixels = _decode(path, frames)
+    shown_range = None
     if voi_lut:
-        pixels, unshown = with_voi_lut(path, frames, pixels)
+        pixels, unshown, shown_range = with_voi_lut(path, frames, pixels)
         warnings += unshown
     if positions is not None:
         frames, pixels, positions, doubled = without_doubles(path, frames, pixels, positions)
@@ -148,7 +149,8 @@ def assemble_dicom(path: Path, datasets: dict[str, pydicom.Dataset], voi_lut: bo
         files[place] = frame.name
     affine, assumed = dicom_affine(frames, orientation, positions, int(grid[-1]))
     warnings += uneven + assumed
-    return Volume(np.ascontiguousarray(volume.transpose(2, 1, 0)), affine, files, warnings, _facts(frames[0].dataset))
+    facts = _facts(frames[0].dataset)
+    return Volume(np.ascontiguousarray(volume.transpose(2, 1, 0)), affine, files, warnings, facts, shown_range)
 
 
 def _in_order(

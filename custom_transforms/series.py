@@ -76,7 +76,8 @@ class SeriesReader(ImageReader):
         voi_lut: apply each DICOM file's window (WindowCenter, WindowWidth, VOILUTFunction) or table (VOILUTSequence) after its
             rescaling and before MONOCHROME1 is inverted: grey values as viewers show them. Of several the first; a table before a
             window. Scanners write a window for each slice, after which slices can't be compared with each other: this is
-            for looking at them. Files without one stay as they are, with a warning; NIfTI files and pictures have none.
+            for looking at them. Files without one stay as they are, with a warning; NIfTI files and pictures have none. ``meta["shown_range"]`` has the values of
+            black and white, and is empty where not all slices share them.
     """
 
     def __init__(self, labels: bool = False, voi_lut: bool = False) -> None:
@@ -131,6 +132,8 @@ class SeriesReader(ImageReader):
             "patient_id": volume.facts.get("patient_id", ""),
             "scanner": volume.facts.get("scanner", ""),
         }
+        if self.voi_lut:
+            meta["shown_range"] = list(volume.shown_range or [])
         return volume.array, {str(key): value for key, value in meta.items()}
 
 

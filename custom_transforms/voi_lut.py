@@ -19,12 +19,9 @@ except ImportError:  # before pydicom 3
 _LUT = ("WindowCenter", "WindowWidth", "VOILUTFunction", "VOILUTSequence")
 
 
-def has_voi_lut(frame: Frame) -> bool:
-    """Whether a slice's header has a window or a table of grey values."""
-    return _is_usable(_voi_lut_of(frame))
-
-
-def with_voi_lut(path: Path, frames: list[Frame], planes: list[np.ndarray]) -> tuple[list[np.ndarray], list[str]]:
+def with_voi_lut(
+    path: Path, frames: list[Frame], planes: list[np.ndarray]
+) -> tuple[list[np.ndarray], list[str], tuple[float, float] | None]:
     """Rescaled slices as their headers want them shown, each by its own first window or table, and warnings.
 
     A table has precedence over a window. A window stretches to the range of the stored bits (PS3.3 C.11.2.1.2), a table to its own.
@@ -35,12 +32,13 @@ def with_voi_lut(path: Path, frames: list[Frame], planes: list[np.ndarray]) -> t
         planes: (rows, columns) float32 of each, after rescaling.
 
     Returns:
-        planes, float32; those of slices without a window or table as they are, of which a warning tells.
+        planes, float32, those of slices without a window or table as they are, of which the warnings tell; and the values of black
+        and white, None where slices differ in them or have neither window nor table.
 
     Raises:
         SeriesError: for a window or table that can't be applied, a width of 0 for example.
     """
-    shown, without = [], []
+    shown, without, ranges = [], [], set()
     for frame, plane in zip(frames, planes, strict=True):
         header = _voi_lut_of(frame)
         if not _is_usable(header):
@@ -54,18 +52,33 @@ def with_voi_lut(path: Path, frames: list[Frame], planes: list[np.ndarray]) -> t
             values = np.clip(np.rint(plane), first, first + (entries or 1 << 16) - 1).astype(np.int64)
         try:
             shown.append(np.asarray(apply_voi_lut(values, header), np.float32))
+            ranges.add(_range_of(header))
         except Exception as error:
             raise SeriesError(
                 f"{path}: the window or VOI LUT of {frame.name} can't be applied ({error}). Read the series without voi_lut."
             ) from error
     if len(without) == len(frames):
-        return shown, ["no window or VOI LUT in the header: grey values are as they were stored."]
+        return shown, ["no window or VOI LUT in the header: grey values are as they were stored."], None
     if without:
-        return shown, [
-            f"{len(without)} of {len(frames)} slices have no window or VOI LUT ({some(without)}): their grey values are as they were "
-            "stored, and can't be compared with those of the others."
-        ]
-    return shown, []
+        return (
+            shown,
+            [
+                f"{len(without)} of {len(frames)} slices have no window or VOI LUT ({some(without)}): their grey values are as they were "
+                "stored, and can't be compared with those of the others."
+            ],
+            None,
+        )
+    return shown, [], ranges.pop() if len(ranges) == 1 else None
+
+
+def _range_of(header: pydicom.Dataset) -> tuple[float, float]:
+    """What black and white are after the window (PS3.3 C.11.2.1.2: the range of the stored values, rescaled) or the table."""
+    if header.get("VOILUTSequence"):
+        return 0.0, float((1 << int(header.VOILUTSequence[0].bits_per_entry)) - 1)
+    bits, signed = int(header.BitsStored), int(header.PixelRepresentation) == 1
+    low, high = (-(1 << (bits - 1)), (1 << (bits - 1)) - 1) if signed else (0, (1 << bits) - 1)
+    slope, intercept = float(header.RescaleSlope), float(header.RescaleIntercept)
+    return low * slope + intercept, high * slope + intercept
 
 
 def _voi_lut_of(frame: Frame) -> pydicom.Dataset:
@@ -86,6 +99,9 @@ def _voi_lut_of(frame: Frame) -> pydicom.Dataset:
         if item.get("LUTDescriptor") and item.get("LUTData") is not None:
             table.update({element.tag: element for element in (item["LUTDescriptor"], item["LUTData"])})
             # pydicom counts the entries of a table of 8 bits in 8 bits
+            table.bits_per_entry = int(
+                item.LUTDescriptor[2]
+            )  # an attribute of this Dataset alone, as it is no keyword of DICOM
             table.LUTDescriptor = [*item.LUTDescriptor[:2], max(16, int(item.LUTDescriptor[2]))]
         header.VOILUTSequence = [table]
     for keyword in ("PhotometricInterpretation", "BitsStored", "PixelRepresentation"):

@@ -53,6 +53,7 @@ def test_each_slice_has_a_window_of_its_own_after_rescaling(write_series, tmp_pa
         expected = linear(stack[k].T * 2.0, 300 + 100 * k, 200, 0, 2 * 65535)
         np.testing.assert_allclose(array[..., k], expected, rtol=1e-6)
     assert meta["warnings"] == []
+    assert meta["shown_range"] == [0, 2 * 65535]
 
 
 def test_the_default_does_not_look_at_the_window(write_series, tmp_path):
@@ -61,6 +62,7 @@ def test_the_default_does_not_look_at_the_window(write_series, tmp_path):
     write_series(stack, "windowed", WindowCenter=500, WindowWidth=10, VOILUTSequence=table([5, 9], 0, 8))
     plain, windowed = read(tmp_path / "plain")[0], read(tmp_path / "windowed")[0]
     assert plain.tobytes() == windowed.tobytes()
+    assert "shown_range" not in read(tmp_path / "windowed")[1]
     assert not np.array_equal(shown(tmp_path / "windowed")[0], plain)
 
 
@@ -70,7 +72,8 @@ def test_a_table_before_a_window(write_series, tmp_path, bits):
     entries = (np.random.default_rng(1).permutation(600) % (1 << bits)).tolist()
     stack = planes(3)
     write_series(stack, VOILUTSequence=table(entries, 100, bits), WindowCenter=10, WindowWidth=10)
-    array, _ = shown(tmp_path / "series")
+    array, meta = shown(tmp_path / "series")
+    assert meta["shown_range"] == [0, (1 << bits) - 1]
     expected = np.vectorize(lambda value: entries[min(max(int(value) - 100, 0), 599)])(stack.transpose(2, 1, 0))
     np.testing.assert_array_equal(array, expected)
 
@@ -123,6 +126,7 @@ def test_without_a_window(write_series, tmp_path):
     np.testing.assert_array_equal(array, read(tmp_path / "none")[0])
     assert "no window or VOI LUT in the header" in meta["warnings"][0]
     array, meta = shown(tmp_path / "first")
+    assert meta["shown_range"] == []
     np.testing.assert_array_equal(array[..., 1:], read(tmp_path / "first")[0][..., 1:])
     assert "2 of 3 slices have no window or VOI LUT (Image-2.dcm, Image-3.dcm)" in meta["warnings"][0]
 
