@@ -23,6 +23,7 @@ from custom_transforms.filtering import (
     TumorRatioFilterd,
     TumorRatioFilterDict,
 )
+from custom_transforms.fixed_volume import FixedVolume, FixedVolumeD, FixedVolumed, FixedVolumeDict
 from custom_transforms.geometry import (
     AcquisitionSlices,
     AcquisitionSlicesD,
@@ -87,6 +88,10 @@ __all__ = [
     "ContourCountFilterDict",
     "ContourCountFilterd",
     "DicomSlices",
+    "FixedVolume",
+    "FixedVolumeD",
+    "FixedVolumeDict",
+    "FixedVolumed",
     "ForegroundFilter",
     "ForegroundFilterD",
     "ForegroundFilterDict",

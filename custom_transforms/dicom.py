@@ -24,6 +24,7 @@ from pydicom.uid import (
 )
 
 from .dicom_order import Frame, dicom_affine, in_slice_order, slice_grid, without_doubles
+from .voi_lut import with_voi_lut
 from .volume import LPS_TO_RAS, SeriesError, Volume, check_size, files_of, some
 
 DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
@@ -120,8 +121,8 @@ def read_dicom(path: Path, pixels: bool = True) -> pydicom.Dataset | None:
     return None if is_directory else dataset
 
 
-def assemble_dicom(path: Path, datasets: dict[str, pydicom.Dataset]) -> Volume:
-    """The volume of a series, whose files ``datasets`` holds by name.
+def assemble_dicom(path: Path, datasets: dict[str, pydicom.Dataset], voi_lut: bool = False) -> Volume:
+    """The volume of a series, whose files ``datasets`` holds by name; ``voi_lut`` applies their windows.
 
     Raises:
         SeriesError: when they do not make one series, or a slice can't be decoded.
@@ -129,6 +130,10 @@ def assemble_dicom(path: Path, datasets: dict[str, pydicom.Dataset]) -> Volume:
     _check_pixel_data(path, datasets)
     frames, orientation, positions, warnings = _in_order(path, datasets)
     pixels = _decode(path, frames)
+    shown_range = None
+    if voi_lut:
+        pixels, unshown, shown_range = with_voi_lut(path, frames, pixels)
+        warnings += unshown
     if positions is not None:
         frames, pixels, positions, doubled = without_doubles(path, frames, pixels, positions)
         warnings += doubled
@@ -144,7 +149,8 @@ def assemble_dicom(path: Path, datasets: dict[str, pydicom.Dataset]) -> Volume:
         files[place] = frame.name
     affine, assumed = dicom_affine(frames, orientation, positions, int(grid[-1]))
     warnings += uneven + assumed
-    return Volume(np.ascontiguousarray(volume.transpose(2, 1, 0)), affine, files, warnings, _facts(frames[0].dataset))
+    facts = _facts(frames[0].dataset)
+    return Volume(np.ascontiguousarray(volume.transpose(2, 1, 0)), affine, files, warnings, facts, shown_range)
 
 
 def _in_order(

@@ -73,11 +73,17 @@ class SeriesReader(ImageReader):
 
     Args:
         labels: read a label map, whose values stay as they are and may all be 0.
+        voi_lut: apply each DICOM file's window (WindowCenter, WindowWidth, VOILUTFunction) or table (VOILUTSequence) after its
+            rescaling and before MONOCHROME1 is inverted: grey values as viewers show them. Of several the first; a table before a
+            window. Scanners write a window for each slice, after which slices can't be compared with each other: this is
+            for looking at them. Files without one stay as they are, with a warning; NIfTI files and pictures have none. ``meta["shown_range"]`` has the values of
+            black and white, and is empty where not all slices share them.
     """
 
-    def __init__(self, labels: bool = False) -> None:
+    def __init__(self, labels: bool = False, voi_lut: bool = False) -> None:
         super().__init__()
         self.labels = labels
+        self.voi_lut = voi_lut
 
     def verify_suffix(self, filename: Sequence[PathLike] | PathLike) -> bool:
         """Tell whether ``filename`` is one folder, NIfTI file or DICOM file (by suffix, or without any), or several files."""
@@ -105,7 +111,7 @@ class SeriesReader(ImageReader):
             SeriesError: when the series can't be used.
         """
         paths = [Path(name) for name in ensure_tuple(img)]
-        path, volume = _read_volume(paths)
+        path, volume = _read_volume(paths, self.voi_lut)
         if not self.labels:
             _as_brain(path, volume)
         called = path if len(paths) == 1 else f"{paths[0]} and {len(paths) - 1} more files"
@@ -126,6 +132,8 @@ class SeriesReader(ImageReader):
             "patient_id": volume.facts.get("patient_id", ""),
             "scanner": volume.facts.get("scanner", ""),
         }
+        if self.voi_lut:
+            meta["shown_range"] = list(volume.shown_range or [])
         return volume.array, {str(key): value for key, value in meta.items()}
 
 
@@ -151,11 +159,11 @@ def _as_brain(path: Path, volume: Volume) -> None:
     )
 
 
-def _read_volume(paths: list[Path]) -> tuple[Path, Volume]:
+def _read_volume(paths: list[Path], voi_lut: bool) -> tuple[Path, Volume]:
     """Where a series lies, and what it holds."""
     path, files = files_of(paths)
     if len(paths) == 1 and path.is_dir():
-        return path, _read_folder(path, files)
+        return path, _read_folder(path, files, voi_lut)
     if len(paths) == 1 and path.name.lower().endswith(NIFTI_SUFFIXES):
         return path, read_nifti(path)
     if len(paths) == 1 and path.suffix.lower() in PICTURE_SUFFIXES:
@@ -169,13 +177,13 @@ def _read_volume(paths: list[Path]) -> tuple[Path, Volume]:
                 "of DICOM files or pictures. Convert the series to one of them."
             )
         datasets[name] = dataset
-    return path, assemble_dicom(path, datasets)
+    return path, assemble_dicom(path, datasets, voi_lut)
 
 
-def _read_folder(folder: Path, files: dict[str, Path]) -> Volume:
+def _read_folder(folder: Path, files: dict[str, Path], voi_lut: bool) -> Volume:
     datasets = {name: dataset for name, file in files.items() if (dataset := read_dicom(file)) is not None}
     if datasets:
-        return assemble_dicom(folder, datasets)
+        return assemble_dicom(folder, datasets, voi_lut)
     pictures = [file for file in files.values() if file.suffix.lower() in PICTURE_SUFFIXES]
     if pictures:
         return read_pictures(folder, pictures)

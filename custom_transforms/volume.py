@@ -29,13 +29,14 @@ class SeriesError(ValueError):
 
 @dataclass
 class Volume:
-    """Voxels ``(X, Y, Z)``, their RAS affine, the file of each slice ("" for a blank one), what was odd, and facts of DICOM."""
+    """Voxels ``(X, Y, Z)``, their RAS affine, the file of each slice ("" for a blank one), what was odd, facts of DICOM, and what black and white are."""
 
     array: np.ndarray
     affine: np.ndarray
     slice_files: list[str]
     warnings: list[str]
     facts: dict[str, str] = field(default_factory=dict)
+    shown_range: tuple[float, float] | None = None
 
     @property
     def plane(self) -> str:
