@@ -17,6 +17,7 @@ from typing import Any
 
 import yaml
 
+from .baselines import models
 from .environment import BUNDLE_ROOT, config_files
 from .modalities import MRI_TYPES
 
@@ -231,12 +232,15 @@ _SETTINGS: dict[str, Check] = {
     "stages": some_of(STAGES),
     **dict.fromkeys(("mri_type", "reference"), one_of(MRI_TYPES)),
     "selection": one_of(SELECTIONS),
+    "model": one_of(models.names()),
+    "order": one_of(("position", "files")),
     "runtime": one_of(RUNTIMES),
     "precision": one_of(PRECISIONS),
     "amp": one_of(("auto", True, False)),
     "device": device,
     **dict.fromkeys(
-        ("batch_size", "image_size", "sequence_length", "stride", "hidden_size", "val_interval", "steps"), _COUNT
+        ("batch_size", "image_size", "sequence_length", "stride", "hidden_size", "val_interval", "steps", "slices", "step", "trees", "min_leaf"),
+        _COUNT,
     ),
     **dict.fromkeys(("num_workers", "fold", "seed", "max_contours", "warmup_epochs", "max_epochs"), _FROM_0),
     **dict.fromkeys(("zoom", "other_zoom"), number(1)),
@@ -279,6 +283,12 @@ def settings(config: str, values: Mapping[str, Any]) -> None:
             number()(option, value)
         elif isinstance(value, Mapping) and (CONFIGS / f"{key}.yaml").is_file():
             settings(key, value)  # a cross-validation's settings of its jobs
+
+
+def used(config: str, run: Sequence[str] | None = None) -> set[str]:
+    """Ids at the top of a configuration that its ``run``, or another in its place, makes use of."""
+    written = _known(config)
+    return _used(written, written["run"] if run is None else list(run))
 
 
 def _known(config: str) -> dict[str, Any]:

@@ -10,7 +10,14 @@ from pathlib import Path
 BUNDLE_ROOT = Path(__file__).resolve().parents[1]
 """Folder of ``configs``, ``docs``, ``models`` and ``scripts``."""
 
-LAID_OVER = {"prepare_classification": "inference", "pretrain_segmentation": "train_segmentation"}
+LAID_OVER = {
+    "prepare_classification": "inference",
+    "pretrain_segmentation": "train_segmentation",
+    "inference_baseline": "inference",
+    "prepare_baseline": "inference_baseline",
+    "train_baseline": "train_classification",
+    "evaluate_baseline": "evaluate_classification",
+}
 """Configurations that hold what differs from another one, by name, and that one."""
 
 NEEDED = (
@@ -19,7 +26,7 @@ NEEDED = (
 )  # fmt: skip
 OPTIONAL = (
     "highdicom", "openvino", "nncf", "onnx", "onnxruntime", "scikit-learn", "scipy", "tensorboard", "nilearn", "matplotlib", "jinja2",
-    "mlflow", "gdown",
+    "mlflow", "gdown", "scikit-image",
 )  # fmt: skip
 
 
@@ -29,7 +36,10 @@ def config_files(job: str) -> list[Path]:
     ``distributed.yaml`` is the last in one of several processes that ``torchrun`` started.
     """
     several = int(os.environ.get("WORLD_SIZE") or 1) > 1
-    names = [*([LAID_OVER[job]] if job in LAID_OVER else []), job, *(["distributed"] if several else [])]
+    names = [job]
+    while names[0] in LAID_OVER:
+        names.insert(0, LAID_OVER[names[0]])
+    names += ["distributed"] if several else []
     return [BUNDLE_ROOT / "configs" / f"{name}.yaml" for name in names]
 
 

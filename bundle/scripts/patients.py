@@ -135,7 +135,7 @@ class PatientResults:
                 values = self.probabilities.sequences[patient].get(mri_type, [])
                 facts |= {"sequences": values, "probability": self.probabilities.of_series(patient, mri_type)}
                 facts["seconds"] = round(row["seconds"] + self.seconds.get((patient, mri_type), 0.0), 3)
-                if not row["kept"]:
+                if not row["kept"] and not values:
                     facts["reason"] = "no slice shows enough tumour"
                 elif not values:
                     facts["reason"] = self.failed.get((patient, mri_type)) or (

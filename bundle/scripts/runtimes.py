@@ -209,7 +209,9 @@ def for_training(network: nn.Module, device: torch.device | str, runtime: str = 
         raise ValueError(f"runtime is {runtime!r}, expected one of {', '.join(TRAINING_RUNTIMES)}")
     if runtime != "eager":
         fold_decoder(network)
-        _channels_last(network.backbone if isinstance(network, BiLSTMNFNet) else network)
+        images = getattr(network, "backbone", network)
+        if not any(weight.ndim == 5 for weight in images.parameters()):  # of three dimensions
+            _channels_last(images)
         if runtime == "inductor":
             network.compile()
     return network.to(device)

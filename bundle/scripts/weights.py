@@ -112,6 +112,10 @@ def classifier_settings(files: Mapping[str, str | Path | None]) -> dict[str, Any
 
 def _classifier_settings(file: str | Path) -> dict[str, Any]:
     model = describe(file)
+    if other := model.settings.get("model"):
+        raise WeightsError(
+            f"{file}: holds weights of {other}, expected those of the two-stage method; name the model (--model {other}), or other weights"
+        )
     settings = {**CLASSIFIER_SETTINGS, **model.settings}
     for own in ("mri_type", "trained"):  # what differs from file to file
         settings.pop(own, None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from torch import nn
 from .. import weights
 from ..loading import LoadSeries
 from ..model_files import WeightsError, describe
+from ..preparation import read_index
+from ..prepared import PreparedError
 from .features import LoadFeatures
 from .models import METHOD, mri_types_of, numbers, takes
 from .networks import build_baseline
@@ -107,6 +110,24 @@ def stack_settings(model: str, order: str = "position", **sizes: int | None) -> 
     given = {name: value for name, value in sizes.items() if value is not None}
     cut = {name: published[name] for name in ("image_size", "slices", "step") if name in published}
     return {"model": model, **cut, **given, "order": order} if takes(model) == "stack" else {"model": model}
+
+
+def prepared_settings(prepared_dir: str | Path, model: str) -> dict[str, Any]:
+    """The settings with which the stacks in a folder were cut for a model.
+
+    Raises:
+        PreparedError: when they were prepared for another model, or for none of these.
+    """
+    file = Path(prepared_dir) / "index.json"
+    read_index(prepared_dir)
+    known = json.loads(file.read_text(encoding="utf-8"))["configuration"]
+    found: dict[str, Any] = known.get("settings", {}) if known.get("stage") == "baseline" else {}
+    if found.get("model") != model:
+        raise PreparedError(
+            f"{file}: its series were prepared for {found.get('model', 'the two-stage method')}, expected {model}; prepare them into a "
+            f"folder of their own (`radiogenomics prepare baseline --model {model}`)"
+        )
+    return found
 
 
 def load(members: Members, model: str | None = None) -> nn.ModuleDict:

@@ -43,6 +43,24 @@ def takes(model: str) -> str:
     return str(numbers(model)["input"])
 
 
+def training_of(model: str) -> tuple[str, list[str] | None]:
+    """The configuration that trains a model, and the run list of it if that is not its own."""
+    kind = takes(model)
+    if kind == "method":
+        return "train_classification", None
+    return "train_baseline", ["$@fitting"] if kind == "features" else None
+
+
+def preparation_of(model: str) -> str:
+    """The configuration that prepares the series for a model."""
+    return "prepare_baseline" if takes(model) == "stack" else "prepare_classification"
+
+
+def evaluation_of(model: str) -> str:
+    """The configuration that evaluates a model."""
+    return "evaluate_classification" if takes(model) == "method" else "evaluate_baseline"
+
+
 def mri_types_of(model: str, asked: Sequence[str] | None = None) -> list[str]:
     """The modalities asked for, else those that a model was published with."""
     return list(asked or numbers(model)["mri_types"])

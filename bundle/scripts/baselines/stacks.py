@@ -60,9 +60,11 @@ class SaveStack(Transform):
             ValueError: when there is no slice.
         """
         image = as_array(data["image"])
+        image = image if image.dtype == np.uint8 else np.rint(image).astype(np.uint8)
         if not len(image):
             raise ValueError("no slice shows anything; expected at least one with values above 0")
-        summary = {**row_of(data), "warnings": list(data["warnings"]), "slices": data["n_slices"], "kept": len(image)}
+        summary = {**row_of(data), "warnings": list(data["warnings"]), "slices": data["n_slices"]}
+        summary |= {"foreground": len(image), "kept": len(image)}
         summary["seconds"] = round(time.time() - data["started"], 3)
         info = {**summary, **data.get("identity", {}), "fingerprint": data["fingerprint"]}
         info["source"] = Path(data["source"]).name

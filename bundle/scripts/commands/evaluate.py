@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from .. import checks
-from ..datalists import MRI_TYPES
-from .running import bundle_module, known_stage, modalities, require_run, run_command
+from ..baselines import models
+from .running import BASELINE, bundle_module, known_stage, modalities, require_run, run_command
 
 
 def evaluate(
@@ -23,25 +23,33 @@ def evaluate(
     fold: int | None = None,
     device: str | None = None,
     overwrite: bool = False,
+    model: str | None = None,
     **overrides: Any,
 ) -> dict[str, Any]:
     """Evaluate a stage on held-out patients and write metrics.json and its tables.
 
     Args:
-        stage: segmentation or classification.
+        stage: segmentation, classification, or baseline: one of the field's other models.
         datalist: data list.
         prepared: folder of the prepared series.
         output: folder for the results.
         segmenter: segmentation weights (segmentation only).
-        classifier: classifier weights or their folder (classification only).
-        mri_types: modalities (classification only).
+        classifier: classifier weights or their folder (not segmentation).
+        mri_types: modalities (not segmentation).
         fold: the one that is evaluated (0).
         device: cpu, cuda, …; a GPU by default where there is one.
         overwrite: replace earlier results.
+        model: cnn3d, resnet10, efficientnet2d, efficientnet3d, forest, size or t4e (baseline only).
         overrides: further settings of configs/evaluate_<stage>.yaml.
     """
     options = locals()
-    run_command(f"evaluate_{known_stage(options.pop('stage'))}", options)
+    del options["stage"]
+    job = f"evaluate_{known_stage(stage, model)}"
+    if stage == BASELINE:
+        job = models.evaluation_of(str(model))
+    if job != f"evaluate_{BASELINE}":
+        del options["model"]
+    run_command(job, options)
     return _metrics(output)
 
 
@@ -55,9 +63,10 @@ def crossvalidate(
     folds: int | Sequence[int] | None = None,
     selection: str | None = None,
     seeds: int | Sequence[int] = (67,),
-    mri_types: str | Sequence[str] = MRI_TYPES,
+    mri_types: str | Sequence[str] | None = None,
     device: str | None = None,
     overwrite: bool = False,
+    model: str | None = None,
     **overrides: Any,
 ) -> dict[str, Any]:
     """Cross-validate a stage or both: train on all folds but one, predict that one, in turn, and evaluate all predictions.
@@ -76,12 +85,16 @@ def crossvalidate(
         selection: inner (the epoch whose weights are kept is chosen on a further fold; the default) or outer (on the held-out fold, as
             the method does, which flatters the figures).
         seeds: seeds of the trainings of stage 2, 67,68 for example.
-        mri_types: modalities to train classifiers for.
+        mri_types: modalities to train classifiers for; all, or those of the model, by default.
         device: cpu, cuda, …; a GPU by default where there is one.
         overwrite: replace an earlier run in output.
+        model: t4e (this bundle's method, the default), or in its place for stage 2 cnn3d, resnet10, efficientnet2d, efficientnet3d, forest
+            or size.
         overrides: further settings of configs/crossvalidate.yaml, --train_classification '{max_epochs: 20}' for example.
     """
     options = locals()
+    if model is not None:
+        options["mri_types"] = models.mri_types_of(model, modalities(mri_types))
     options["stages"] = stages.split(",") if isinstance(stages, str) else list(stages)
     options["folds"] = None if folds is None else _numbers("folds", folds)
     options["seeds"] = _numbers("seeds", seeds)

@@ -13,9 +13,12 @@ from typing import Any
 
 from .. import checks
 from ..datalists import MRI_TYPES
+from ..baselines import models
 from ..environment import BUNDLE_ROOT, config_files
 from ..outputs import keep_apart
 
+BASELINE = "baseline"
+"""What commands call the field's other models where they otherwise name a stage."""
 _PATHS = {
     *("dataset_dir", "output_dir", "prepared_dir", "datalist", "segmentation_datalist"),
     *("classifier", "label_maps", "sample_submission", "rules"),
@@ -145,9 +148,15 @@ def segmenter_path(segmenter: str | Path | None) -> str | None:
     return str(segmenter) if segmenter in ("synthetic", "released") else full_path(segmenter)
 
 
-def known_stage(stage: str) -> str:
-    """One of the two stages; another word is a ValueError."""
-    checks.one_of(checks.STAGES)("stage", stage)
+def known_stage(stage: str, model: str | None = None) -> str:
+    """One of the two stages, or ``baseline`` with the name of a ``model``; another word is a ValueError."""
+    checks.one_of((*checks.STAGES, BASELINE))("stage", stage)
+    if stage == BASELINE and model is None:
+        raise ValueError(f"{BASELINE} needs the name of a model; add --model, one of {', '.join(models.names())}")
+    if model is not None:
+        models.numbers(model)
+        if stage != BASELINE:
+            raise ValueError(f"--model {model}: {stage} is a stage of the bundle's own method; say {BASELINE} instead")
     return stage
 
 

@@ -9,7 +9,8 @@ from typing import Any
 
 from .. import checks
 from ..datalists import MRI_TYPES
-from .running import bundle_module, known_stage, modalities, run_command
+from ..baselines import models
+from .running import BASELINE, bundle_module, known_stage, modalities, run_command
 
 
 def datalist(
@@ -49,22 +50,30 @@ def prepare(
     segmenter: str | Path | None = None,
     mri_types: str | Sequence[str] | None = None,
     device: str | None = None,
+    model: str | None = None,
     **overrides: Any,
 ) -> Path:
     """Prepare the slices of a stage; series that were prepared before with the same settings cost nothing.
 
     Args:
-        stage: segmentation or classification.
+        stage: segmentation, classification, or baseline: what one of the field's other models is shown.
         prepared: folder for the prepared series.
         datalist: data list.
         input: folder of studies; with a data list, the folder that its paths are relative to.
         segmenter: segmentation weights (classification only).
-        mri_types: modalities, FLAIR,T1wCE for example (classification only); all by default.
+        mri_types: modalities, FLAIR,T1wCE for example (not segmentation); all, or those of the model, by default.
         device: cpu, cuda, …; a GPU by default where there is one (classification only).
-        overrides: further settings of configs/prepare_<stage>.yaml.
+        model: cnn3d, resnet10, efficientnet2d, efficientnet3d, forest, size or t4e (baseline only).
+        overrides: further settings of configs/prepare_<stage>.yaml; --image_size and --slices of a baseline, for example.
     """
     options = locals()
-    run_command(f"prepare_{known_stage(options.pop('stage'))}", options)
+    del options["stage"]
+    if known_stage(stage, model) == BASELINE:
+        options["mri_types"] = models.mri_types_of(str(model), modalities(mri_types))
+    job = models.preparation_of(str(model)) if stage == BASELINE else f"prepare_{stage}"
+    if job != f"prepare_{BASELINE}":
+        del options["model"]
+    run_command(job, options)
     return Path(prepared)
 
 
@@ -73,36 +82,44 @@ def train(
     datalist: str | Path,
     prepared: str | Path,
     output: str | Path,
-    mri_types: str | Sequence[str] = MRI_TYPES,
+    mri_types: str | Sequence[str] | None = None,
     fold: int | None = None,
     init: str | None = None,
     device: str | None = None,
     resume: bool = False,
     overwrite: bool = False,
+    model: str | None = None,
     **overrides: Any,
 ) -> Path:
     """Train a stage: one segmenter, or one classifier for each modality in a folder of its own.
 
     Args:
-        stage: segmentation or classification.
+        stage: segmentation, classification, or baseline: one of the field's other models.
         datalist: data list.
         prepared: folder of the prepared series.
         output: folder of the run; classifiers go to <output>/<mri_type>.
-        mri_types: modalities to train a classifier for.
+        mri_types: modalities to train a classifier for; all, or those of the model, by default.
         fold: the one that is held out (0).
-        init: imagenet (the default), none (random), a weights file, or for segmentation synthetic: the bundle's, trained on synthetic brains.
+        init: imagenet (the default; none for baselines), none (random), a weights file, or for segmentation synthetic: the bundle's, trained on synthetic brains.
         device: cpu, cuda, …; a GPU by default where there is one.
         resume: continue an interrupted run.
         overwrite: replace an earlier run.
+        model: cnn3d, resnet10, efficientnet2d, efficientnet3d, forest, size or t4e (baseline only).
         overrides: further settings of configs/train_<stage>.yaml, --max_epochs 20 for example.
     """
     options = locals()
     del options["stage"], options["mri_types"]
-    if known_stage(stage) == "segmentation":
-        run_command("train_segmentation", options)
+    asked, job, run = modalities(mri_types), f"train_{known_stage(stage, model)}", None
+    if stage == BASELINE:
+        asked = models.mri_types_of(str(model), asked)
+        job, run = models.training_of(str(model))
+    if job != f"train_{BASELINE}":
+        del options["model"]
+    if job == "train_segmentation":
+        run_command(job, options)
     else:
-        for name in modalities(mri_types) or []:
-            run_command("train_classification", {**options, "output": Path(output) / name, "mri_type": name})
+        for name in asked or MRI_TYPES:
+            run_command(job, {**options, "output": Path(output) / name, "mri_type": name}, run)
     return Path(output)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import checks
+from ..baselines import models
 from .running import bundle_module, full_path, named_series, require_run, run_command
 
 
@@ -86,6 +87,7 @@ def predict(
     T1w: str | Path | None = None,
     T1wCE: str | Path | None = None,
     T2w: str | Path | None = None,
+    model: str | None = None,
     **overrides: Any,
 ) -> Path:
     """Segment tumours and predict MGMT promoter methylation. Research use only, not for diagnosis.
@@ -123,12 +125,21 @@ def predict(
         T1w: as FLAIR.
         T1wCE: as FLAIR.
         T2w: as FLAIR.
-        overrides: further settings of configs/inference.yaml.
+        model: one of the field's other models in place of this bundle's method: cnn3d, resnet10, efficientnet2d, efficientnet3d, forest or size.
+        overrides: further settings of configs/inference.yaml, or with model of configs/inference_baseline.yaml.
     """
     options = locals()
     if options.pop("report") is not None:
         checks.flag("report", report)
-    run_command("inference", options, **_precision(options.pop("fast"), options.pop("exact")))
+    settings = _precision(options.pop("fast"), options.pop("exact"))
+    job, run = "inference", None
+    if (kind := models.takes(options["model"] or models.METHOD)) == "method":
+        del options["model"]
+    else:
+        job, run = "inference_baseline", ["$@inference"] if kind == "features" else None
+        if kind == "stack" and dicom is False:
+            del options["dicom"]
+    run_command(job, options, run, **settings)
     pages = all(importlib.util.find_spec(name) for name in ("jinja2", "matplotlib"))
     if report or (report is None and pages and int(os.environ.get("RANK") or 0) == 0):
         bundle_module("report.pages").write_report(str(output), None, True)

@@ -16,11 +16,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from .. import checks, distributed, runs
+from ..baselines import models
 from ..commands.running import run_config
-from ..environment import config_files
 from ..files import write_csv, write_json
 from ..results import write_crossvalidation
 from ..run_folder import PREDICTIONS_FILE
@@ -88,6 +86,7 @@ class CrossValidation:
         lists = [self.plan.datalist_of(stage) for stage in self.plan.stages]
         given = {
             "selection": self.plan.selection,
+            "model": self.plan.model,
             "settings": self.plan.settings,
             "segmenter": self.plan.segmenter_name(),
             "datalists": {file: hashlib.sha256(Path(file).read_bytes()).hexdigest() for file in lists},
@@ -96,7 +95,8 @@ class CrossValidation:
         if not file.is_file():
             return {"given": given, "seconds": {}}
         state: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-        changed = [name for name, value in given.items() if state["given"].get(name) != value]
+        before = {"model": models.METHOD, **state["given"]}  # runs of earlier versions
+        changed = [name for name, value in given.items() if not _same(before.get(name), value)]
         if changed:
             raise ValueError(
                 f"{self.folder} holds a cross-validation that began with other {', '.join(changed)}; go on with those, replace it "
@@ -115,9 +115,7 @@ class CrossValidation:
                 steps[f"train segmentation, fold {fold}"] = partial(self._train_segmentation, fold)
                 steps[f"evaluate segmentation, fold {fold}"] = partial(self._evaluate_segmentation, fold)
         if "classification" in self.plan.stages:
-            steps["prepare classification"] = partial(
-                self._job, "prepare_classification", segmenter=str(self.plan.segmenter), mri_types=self.plan.mri_types
-            )
+            steps["prepare classification"] = self._prepare_classification
             # Task 2 has pixels to compare only now
             steps["guard both stages against leaks" if both else "guard against leaks"] = partial(
                 guard.check, self.plan
@@ -130,9 +128,9 @@ class CrossValidation:
                     steps[f"evaluate seed {seed}, fold {fold}"] = partial(self._evaluate_classification, seed, fold)
         return steps
 
-    def _job(self, config: str, **values: Any) -> None:
-        plan, stage = self.plan, config.split("_")[1]
-        known = {key for file in config_files(config) for key in yaml.safe_load(file.read_text(encoding="utf-8"))}
+    def _job(self, config: str, run: list[str] | None = None, **values: Any) -> None:
+        plan, stage = self.plan, config.split("_")[1].replace("baseline", "classification")
+        known = checks.used(config, run)
         data = {
             "datalist": plan.datalist_of(stage),
             "dataset_dir": plan.dataset_dir_of(stage),
@@ -140,7 +138,7 @@ class CrossValidation:
         }
         settings = {key: value for key, value in plan.common.items() if key in known}
         settings |= {**checks.as_values(data), **plan.settings[config], **checks.as_values(values)}
-        run_config(config, **settings)
+        run_config(config, **settings, run=run)
 
     def _without_task2(self) -> dict[str, Any]:
         return {} if self.plan.datalist is None else {"classification_datalist": str(self.plan.datalist)}
@@ -168,28 +166,42 @@ class CrossValidation:
             **self._without_task2(),
         )
 
+    def _model(self, config: str) -> dict[str, Any]:
+        """What tells a configuration of the field's other models which one is meant."""
+        return {"model": self.plan.model} if config.endswith("_baseline") else {}
+
+    def _prepare_classification(self) -> None:
+        config = models.preparation_of(self.plan.model)
+        segmenter = {} if self.plan.segmenter is None else {"segmenter": str(self.plan.segmenter)}
+        self._job(config, mri_types=self.plan.mri_types, **(self._model(config) or segmenter))
+
     def _train_classification(self, seed: int, fold: int, mri_type: str) -> None:
         validation, held_out = self.plan.validation("classification", fold)
+        config, run = models.training_of(self.plan.model)
         self._job(
-            "train_classification",
+            config,
+            run,
             output_dir=str(self.plan.classification_run(seed, fold) / mri_type),
             fold=validation,
             seed=seed,
             mri_type=mri_type,
             excluded_patients=[*self.plan.excluded(), *held_out],
             resume=True,
+            **self._model(config),
         )
 
     def _evaluate_classification(self, seed: int, fold: int) -> None:
         run = self.plan.classification_run(seed, fold)
+        config = models.evaluation_of(self.plan.model)
         self._job(
-            "evaluate_classification",
+            config,
             classifier=str(run),
             output_dir=str(run / "evaluation"),
             fold=fold,
             excluded_patients=self.plan.excluded(),
             mri_types=self.plan.mri_types,
             overwrite=True,
+            **self._model(config),
         )
 
     @distributed.by_first
@@ -207,6 +219,13 @@ class CrossValidation:
         if rows:
             write_csv(rows, self.folder / PREDICTIONS_FILE, out_of_fold.COLUMNS)
         return write_crossvalidation(rows, out_of_fold.overlap(self.plan), self.folder, facts)
+
+
+def _same(before: Any, now: Any) -> bool:
+    """Whether two settings are alike; jobs of which an earlier version knew nothing count as empty."""
+    if isinstance(before, Mapping) and isinstance(now, Mapping):
+        return all((before.get(key) or None) == (now.get(key) or None) for key in before.keys() | now.keys())
+    return bool(before == now)
 
 
 def settings_of(config: Mapping[str, Any] | None) -> dict[str, dict[str, Any]]:

@@ -45,7 +45,7 @@ def check(plan: Plan, stages: Sequence[str] | None = None) -> dict[str, int]:
             if stage == "segmentation" and everyone:
                 sides = (f"training of {name}", "the patients of Task 2")
                 compared[f"{name}, and Task 2"] = leakage.refuse_leaks(training, everyone, sides, REMEDY)
-    if "classification" in plan.stages and "segmentation" not in plan.stages:
+    if "classification" in plan.stages and "segmentation" not in plan.stages and plan.segmenter is not None:
         trained = _trained_segmenter(plan)
         if trained is not None:
             sides = (f"training of {plan.segmenter}", "the patients of Task 2")

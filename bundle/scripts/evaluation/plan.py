@@ -6,11 +6,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..baselines import models
 from ..checks import SELECTIONS, STAGES
 from ..datalists import EXCLUDED_PATIENTS, MRI_TYPES, load_datalist
 from ..preparation import read_index
 
-JOBS = tuple(f"{job}_{stage}" for stage in STAGES for job in ("prepare", "train", "evaluate"))
+JOBS = tuple(f"{job}_{stage}" for stage in (*STAGES, "baseline") for job in ("prepare", "train", "evaluate"))
 """Configurations that a cross-validation runs."""
 
 
@@ -20,6 +21,7 @@ class Plan:
     Args:
         output_dir: folder of the run.
         datalist: data list of Task 2; needed for stage 2, and to keep its patients out of stage 1.
+        model: of stage 2: the bundle's own method, or one of :mod:`scripts.baselines.models`.
         segmentation_datalist: data list of Task 1; needed for stage 1.
         settings: values that differ from the configurations' own, by configuration.
         common: values for all configurations that know them: ``device``, ``num_workers``, …
@@ -46,8 +48,10 @@ class Plan:
         settings: Mapping[str, Mapping[str, Any] | None] | None = None,
         common: Mapping[str, Any] | None = None,
         prepared_dir: str | Path | None = None,
+        model: str = models.METHOD,
     ) -> None:
         self.folder = Path(output_dir)
+        self.model, self.takes = model, models.takes(model)
         self.stages = _known("stages", stages, STAGES)
         self.mri_types = _known("mri_types", mri_types, MRI_TYPES)
         self.seeds = list(dict.fromkeys(int(seed) for seed in seeds))
@@ -71,12 +75,16 @@ class Plan:
             raise ValueError(f"selection {selection!r}: expected one of {', '.join(SELECTIONS)}")
         self.selection = selection
         self.folds = {stage: _folds(self.datalist_of(stage), folds) if stage in self.stages else [] for stage in STAGES}
-        if segmenter is None and "segmentation" not in self.stages:
+        self.masks = "segmentation" in self.stages or self.takes != "stack"
+        """Whether tumours are segmented."""
+        if segmenter is None and self.masks and "segmentation" not in self.stages:
             raise ValueError(
                 "stage 2 needs segmentation weights, and none are given; add --segmenter FILE, or cross-validate stage 1 as well "
                 "(--stages segmentation,classification)"
             )
-        self.segmenter = segmenter or self.segmentation_run(self.folds["segmentation"][0]) / "segmentation.pt"
+        self.segmenter = segmenter
+        if segmenter is None and self.masks:
+            self.segmenter = self.segmentation_run(self.folds["segmentation"][0]) / "segmentation.pt"
         for stage in self.stages:
             if selection == "inner" and (count := len(self.all_folds(stage))) < 3:
                 raise ValueError(
@@ -109,10 +117,13 @@ class Plan:
 
     def excluded(self) -> list[str]:
         """Patients who never train stage 2 and are never evaluated."""
-        return [str(one) for one in self.settings["train_classification"].get("excluded_patients", EXCLUDED_PATIENTS)]
+        settings = self.settings[models.training_of(self.model)[0]]
+        return [str(one) for one in settings.get("excluded_patients", EXCLUDED_PATIENTS)]
 
-    def segmenter_name(self) -> str:
-        """The segmenter's file; relative where it is the run's own, whose folder may move."""
+    def segmenter_name(self) -> str | None:
+        """The segmenter's file; relative where it is the run's own, whose folder may move; None where nothing is segmented."""
+        if self.segmenter is None:
+            return None
         file = Path(str(self.segmenter))
         return file.relative_to(self.folder).as_posix() if self.folder in file.parents else str(file)
 
