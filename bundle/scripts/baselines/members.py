@@ -17,7 +17,7 @@ from ..preparation import read_index
 from ..prepared import PreparedError
 from .features import LoadFeatures
 from .models import METHOD, mri_types_of, numbers, takes
-from .networks import build_baseline
+from .networks import SMALLEST, build_baseline
 
 Members = Sequence[Mapping[str, str | None]]
 
@@ -109,7 +109,13 @@ def stack_settings(model: str, order: str = "position", **sizes: int | None) -> 
     published = numbers(model)
     given = {name: value for name, value in sizes.items() if value is not None}
     cut = {name: published[name] for name in ("image_size", "slices", "step") if name in published}
-    return {"model": model, **cut, **given, "order": order} if takes(model) == "stack" else {"model": model}
+    if takes(model) != "stack":
+        return {"model": model}
+    cut |= given
+    for name, least in zip(("image_size", "slices"), SMALLEST.get(model, (8, 1)), strict=True):
+        if cut[name] < least:
+            raise ValueError(f"--{name} {cut[name]}: {model} needs at least {least}")
+    return {"model": model, **cut, "order": order}
 
 
 def prepared_settings(prepared_dir: str | Path, model: str) -> dict[str, Any]:

@@ -89,7 +89,10 @@ class EfficientNet3D(Strict):
 
     def __init__(self) -> None:
         super().__init__()
-        self.net = EfficientNetBN("efficientnet-b0", pretrained=False, spatial_dims=3, in_channels=1, num_classes=1)
+        norm = ("batch", {"eps": 1e-3, "momentum": 0.1})  # MONAI's own momentum needs far more steps than such trainings have
+        self.net = EfficientNetBN(
+            "efficientnet-b0", pretrained=False, spatial_dims=3, in_channels=1, num_classes=1, norm=norm
+        )
 
     def forward(self, stacks: torch.Tensor) -> torch.Tensor:
         """Logits ``(B, 1)`` of stacks ``(B, L, H, W)`` in 0…255."""
@@ -142,6 +145,8 @@ class LogisticRegression(Strict):
         return self.linear(torch.where(features.isnan(), self.fill, features.double())).float()
 
 
+SMALLEST = {"cnn3d": (26, 26), "efficientnet3d": (32, 32)}
+"""Smallest side of the slices and number of slices that a network can be given, where it has such."""
 STACKED = {"cnn3d": CNN3D, "resnet10": ResNet10, "efficientnet2d": EfficientNet2D, "efficientnet3d": EfficientNet3D}
 """Networks of stacks by model."""
 

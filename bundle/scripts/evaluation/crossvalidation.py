@@ -22,7 +22,7 @@ from ..commands.running import run_config
 from ..files import write_csv, write_json
 from ..results import write_crossvalidation
 from ..run_folder import PREDICTIONS_FILE
-from . import guard, out_of_fold
+from . import costs, guard, out_of_fold
 from .plan import JOBS, Plan
 
 logger = logging.getLogger(__name__)
@@ -64,6 +64,7 @@ class CrossValidation:
             started = time.monotonic()
             step()
             state["seconds"][title] = round(time.monotonic() - started, 1)
+            state["peak_memory_mb"] = max(costs.peak_memory() or 0, state.get("peak_memory_mb") or 0) or None
             distributed.by_first(write_json)(state, self.folder / STATE_FILE)
         return self._finish(state)
 
@@ -215,6 +216,8 @@ class CrossValidation:
             },
             "seconds": dict(state["seconds"]),
         }
+        if "classification" in self.plan.stages:
+            facts["costs"] = costs.costs(self.plan, state["seconds"], state.get("peak_memory_mb"))
         rows = out_of_fold.predictions(self.plan) if "classification" in self.plan.stages else []
         if rows:
             write_csv(rows, self.folder / PREDICTIONS_FILE, out_of_fold.COLUMNS)
