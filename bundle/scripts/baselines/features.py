@@ -104,7 +104,9 @@ def shape_features(masks: np.ndarray, spacing: tuple[float, float, float]) -> di
     found |= dict(zip(("shortest_axis_mm", "middle_axis_mm", "longest_axis_mm"), axes, strict=True))
     # surface of the ball of this volume over that of the tumour's voxels, 1 for the most compact
     surface = sum(
-        float(np.count_nonzero(np.diff(np.pad(tumour, 1).astype(np.int8), axis=axis))) * math.prod(spacing) / spacing[axis]
+        float(np.count_nonzero(np.diff(np.pad(tumour, 1).astype(np.int8), axis=axis)))
+        * math.prod(spacing)
+        / spacing[axis]
         for axis in range(3)
     )
     found["compactness"] = math.pi ** (1 / 3) * (6 * count * math.prod(spacing)) ** (2 / 3) / surface

@@ -146,9 +146,7 @@ def load(members: Members, model: str | None = None) -> nn.ModuleDict:
     }
     if len(members) == 1:
         return nn.ModuleDict({name: loaded[str(file)] for name, file in members[0].items()})
-    return nn.ModuleDict(
-        {name: nn.ModuleList(loaded[str(member[name])] for member in members) for name in members[0]}
-    )
+    return nn.ModuleDict({name: nn.ModuleList(loaded[str(member[name])] for member in members) for name in members[0]})
 
 
 def loader(known: Mapping[str, Any]) -> Transform:

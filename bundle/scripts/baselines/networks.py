@@ -89,7 +89,10 @@ class EfficientNet3D(Strict):
 
     def __init__(self) -> None:
         super().__init__()
-        norm = ("batch", {"eps": 1e-3, "momentum": 0.1})  # MONAI's own momentum needs far more steps than such trainings have
+        norm = (
+            "batch",
+            {"eps": 1e-3, "momentum": 0.1},
+        )  # MONAI's own momentum needs far more steps than such trainings have
         self.net = EfficientNetBN(
             "efficientnet-b0", pretrained=False, spatial_dims=3, in_channels=1, num_classes=1, norm=norm
         )
@@ -115,7 +118,9 @@ class Forest(Strict):
         self.register_buffer("left", torch.full((trees, nodes), -1))  # the node of smaller values, -1 of a leaf
         self.register_buffer("right", torch.full((trees, nodes), -1))
         self.register_buffer("chance", torch.full((trees, nodes), 0.5, dtype=torch.float64))
-        self.register_buffer("fill", torch.zeros(features, dtype=torch.float64))  # in place of what could not be measured
+        self.register_buffer(
+            "fill", torch.zeros(features, dtype=torch.float64)
+        )  # in place of what could not be measured
         self.register_buffer("importance", torch.zeros(features, dtype=torch.float64))
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:

@@ -20,7 +20,17 @@ from custom_transforms import ChunkSlices, SliceGeometry
 
 from .. import distributed, memory
 from ..inferers import autocast
-from ..preparation import KeepFacts, SeriesDataset, as_array, as_is, gather_errors, name_of, pending, row_of, write_index
+from ..preparation import (
+    KeepFacts,
+    SeriesDataset,
+    as_array,
+    as_is,
+    gather_errors,
+    name_of,
+    pending,
+    row_of,
+    write_index,
+)
 from ..prepared import write_series
 
 logger = logging.getLogger(__name__)
@@ -133,6 +143,8 @@ class StackClassifier(Inferer):
         samples = inputs if inputs.ndim == 2 else torch.as_tensor(self.chunks(inputs))
         members = list(chosen) if isinstance(chosen, nn.ModuleList) else [chosen]
         with autocast(inputs.device, self.amp):
-            found = [torch.cat([member(batch).float() for batch in samples.split(self.batch_size)]) for member in members]
+            found = [
+                torch.cat([member(batch).float() for batch in samples.split(self.batch_size)]) for member in members
+            ]
         memory.release()
         return torch.cat(found, dim=1)
