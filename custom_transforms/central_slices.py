@@ -70,8 +70,8 @@ def largest_slice(stack: np.ndarray) -> int:
 
 
 def _extent(there: np.ndarray) -> np.ndarray:
-    """From the first to the last True of each row ``(N, L)``, both counted; 0 of a row without any."""
-    first, last = there.argmax(axis=1), there.shape[1] - there[:, ::-1].argmax(axis=1)
+    """Steps from the first to the last True of each row ``(N, L)``, as published; 0 of a row without any."""
+    first, last = there.argmax(axis=1), there.shape[1] - 1 - there[:, ::-1].argmax(axis=1)
     return np.where(there.any(axis=1), last - first, 0)
 
 

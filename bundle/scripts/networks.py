@@ -23,6 +23,7 @@ class Strict(nn.Module):
     """
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, **kwargs: Any) -> Any:  # type: ignore[override]
+        """As torch's, and always strict."""
         inner = state_dict.get("model")
         return super().load_state_dict(inner if isinstance(inner, Mapping) else state_dict, strict=True, **kwargs)
 

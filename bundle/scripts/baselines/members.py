@@ -92,7 +92,7 @@ def of_file(file: str | Path, model: str | None = None) -> dict[str, Any]:
     named = known.get("model", METHOD)
     if named == METHOD or (model is not None and named != model):
         raise WeightsError(
-            f"{file}: holds weights of {named}, expected those of {model or 'one of the field’s other models'}; name its own model "
+            f"{file}: holds weights of {named}, expected those of {model or 'another model'}; name its own model "
             f"(--model {named}), or other weights (--classifier)"
         )
     return known
@@ -108,7 +108,7 @@ def stack_settings(model: str, order: str = "position", **sizes: int | None) -> 
     """
     published = numbers(model)
     given = {name: value for name, value in sizes.items() if value is not None}
-    cut = {name: published[name] for name in ("image_size", "slices", "step") if name in published}
+    cut: dict[str, Any] = {name: published[name] for name in ("image_size", "slices", "step") if name in published}
     if takes(model) != "stack":
         return {"model": model}
     cut |= given

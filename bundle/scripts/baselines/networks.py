@@ -14,8 +14,6 @@ from ..errors import UserError
 from ..inferers import normalise
 from ..networks import Strict
 
-KERAS_BATCH_NORM = {"eps": 1e-3, "momentum": 0.01}
-
 
 def as_volumes(stacks: torch.Tensor) -> torch.Tensor:
     """Stacks ``(B, L, H, W)`` in 0…255 to volumes ``(B, 1, H, W, L)`` in 0…1."""
@@ -40,7 +38,7 @@ class CNN3D(Strict):
         for filters, pools in ((64, True), (64, True), (128, False), (256, False)):
             layers += [nn.Conv3d(before, filters, 3), nn.ReLU(inplace=True)]
             layers += [nn.MaxPool3d(2)] if pools else []
-            layers.append(nn.BatchNorm3d(filters, **KERAS_BATCH_NORM))
+            layers.append(nn.BatchNorm3d(filters, eps=1e-3, momentum=0.01))
             before = filters
         self.features = nn.Sequential(*layers)
         self.head = nn.Sequential(
@@ -111,6 +109,14 @@ class Forest(Strict):
         features: number of features.
     """
 
+    feature: torch.Tensor
+    threshold: torch.Tensor
+    left: torch.Tensor
+    right: torch.Tensor
+    chance: torch.Tensor
+    fill: torch.Tensor
+    importance: torch.Tensor
+
     def __init__(self, trees: int, nodes: int, features: int) -> None:
         super().__init__()
         self.register_buffer("feature", torch.zeros((trees, nodes), dtype=torch.int64))
@@ -139,6 +145,8 @@ class Forest(Strict):
 
 class LogisticRegression(Strict):
     """Logistic regression on features, with what could not be measured filled in."""
+
+    fill: torch.Tensor
 
     def __init__(self, features: int) -> None:
         super().__init__()

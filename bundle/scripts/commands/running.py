@@ -12,8 +12,8 @@ from types import ModuleType
 from typing import Any
 
 from .. import checks
-from ..datalists import MRI_TYPES
 from ..baselines import models
+from ..datalists import MRI_TYPES
 from ..environment import BUNDLE_ROOT, config_files
 from ..outputs import keep_apart
 

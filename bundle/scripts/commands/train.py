@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from .. import checks
-from ..datalists import MRI_TYPES
 from ..baselines import models
+from ..datalists import MRI_TYPES
 from .running import BASELINE, bundle_module, known_stage, modalities, run_command
 
 
