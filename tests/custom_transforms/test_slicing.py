@@ -140,3 +140,14 @@ def test_training_slices_look_like_the_slices_of_an_acquired_series(plane):
     # the order along the coronal axis runs the other way; the slices themselves must agree
     expected = seen.flip(0) if plane == "coronal" else seen
     assert torch.equal(torch.as_tensor(trained), torch.as_tensor(expected))
+
+
+@pytest.mark.parametrize(("n", "step", "expected"), [(25, 10, [0, 10, 20]), (3, 10, [0]), (4, 1, [0, 1, 2, 3])])
+def test_every_so_many_slices(n, step, expected):
+    assert SampleSlices(step=step)(np.arange(n)).tolist() == expected
+    assert SampleSlicesd("image", step=step)({"image": np.arange(n)})["image"].tolist() == expected
+
+
+def test_a_step_of_none_is_refused():
+    with pytest.raises(ValueError, match="at least 1"):
+        SampleSlices(step=0)

@@ -47,10 +47,10 @@ def fit(
     model, mri_type = settings["model"], settings["mri_type"]
     rows = feature_table(series_items(entries, prepared_dir, [mri_type]), model)
     labels = np.array([row["label"] for row in rows], dtype=int)
-    if len(rows) < 4 or len(set(labels)) < 2:
+    if len(set(labels)) < 2:
         raise UserError(
             f"{prepared_dir}: {len(rows)} of {len(entries)} patients have a {mri_type} series that can be measured, with the labels "
-            f"{sorted(set(labels.tolist()))}; expected at least 4 and both labels. Read the reasons in its index.json"
+            f"{sorted(set(labels.tolist()))}; expected both labels. Read the reasons in its index.json"
         )
     values = np.array([[row[name] for name in NAMES[model]] for row in rows], dtype=np.float32)
     fill = np.array([np.median(known) if len(known := one[~np.isnan(one)]) else 0.0 for one in values.T])

@@ -45,8 +45,8 @@ def find_members(
         WeightsError: when there are none.
     """
     if classifier is None:
-        files = sorted(Path(models_dir).glob(PUBLISHED.get(str(model), "")))
-        if model not in PUBLISHED or not files:
+        files = sorted(Path(models_dir).glob(PUBLISHED[str(model)])) if model in PUBLISHED else []
+        if not files:
             hint = "fetch the published ones with `radiogenomics download`, or " if model in PUBLISHED else ""
             raise WeightsError(
                 f"there are no weights of {model or 'a model'}; {hint}train it (`radiogenomics train baseline --model {model or 'NAME'}`) "
