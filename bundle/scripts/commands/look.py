@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from .. import checks
 from ..modalities import MRI_TYPES
-from .running import bundle_module, full_path
+from .running import bundle_module, full_path, run_command
 
 PLANES = ("axial", "coronal", "sagittal")
 
@@ -164,5 +165,56 @@ def headers(
     return text
 
 
-def volumes() -> None:
-    """Stub."""
+def volumes(
+    input: str | Path | None = None,
+    output: str | Path | None = None,
+    size: Sequence[int] = (128, 128, 32),
+    format: str | Sequence[str] = "npz",
+    mri_types: str | Sequence[str] | None = None,
+    labels: str | Path | None = None,
+    datalist: str | Path | None = None,
+    brain: str | Path | None = None,
+    rules: str | Path | None = None,
+    num_workers: int | None = None,
+    overwrite: bool = False,
+    **overrides: Any,
+) -> Path:
+    """Write series as 8-bit volumes of one size, for 3-D networks and other programs: NPZ, TFRecord.
+
+    Writes <patient>_<modality>.npz, <patient>.tfrecord, volumes.csv and volumes.json. Empty slices are left out, each slice is scaled by its
+    own maximum, and the stack is zoomed. What is there, made from the same files in the same way, stays.
+
+    Args:
+        input: folder or zip file of studies: DICOM as exported, or NIfTI files that are called by their modality; `studies` shows what is found.
+        output: folder for the volumes.
+        size: rows, columns and slices of a volume.
+        format: npz, tfrecord, or npz,tfrecord.
+        mri_types: modalities, FLAIR,T1wCE for example; all by default.
+        labels: CSV of labels (BraTS21ID,MGMT_value) that the volumes bear.
+        datalist: data list whose patients are taken.
+        brain: how the brain is found in series that show the skull: auto, deepbet, hd-bet, synthstrip, a folder of masks, or never, which
+            uses such series as they are.
+        rules: YAML file of rules by which DICOM series are sorted; by default configs/modality_rules.yaml, which says how.
+        num_workers: processes that read ahead (1).
+        overwrite: replace the volumes of an earlier run in output.
+        overrides: further settings of configs/volumes.yaml.
+    """
+    options = locals()
+    sides = size.split(",") if isinstance(size, str) else size
+    try:
+        whole = [int(side) for side in sides]
+        good = len(whole) == 3 and min(whole) > 0 and all(float(side) == int(side) for side in sides)
+    except (TypeError, ValueError):
+        good = False
+    if not good:
+        raise ValueError(
+            f"--size {size}: expected rows, columns and slices, three whole numbers from 1 up, 128,128,32 for example"
+        )
+    del options["size"], options["format"]
+    names = format.split(",") if isinstance(format, str) else list(format)
+    checks.some_of(("npz", "tfrecord"))("format", names)
+    options["labels"] = full_path(labels)
+    if find_spec("scipy") is None:
+        raise ImportError("Volumes are zoomed with SciPy: pip install '.[train]'")
+    run_command("volumes", options, size=whole, formats=names)
+    return Path(str(output))

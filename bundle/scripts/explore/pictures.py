@@ -110,7 +110,7 @@ def _windowed(
     if window != "percentile":
         volume, meta = SeriesReader(labels=True, voi_lut=True).get_data(files)
         if meta["shown_range"]:
-            return volume, meta, *meta["shown_range"], "window of the header"
+            return volume, meta, *meta["shown_range"], "window of the header of each slice"
         if window == "header":
             raise PictureError(
                 f"{name}: no window or VOI LUT that all of its slices share in kind, expected one in each DICOM header; choose --window percentile"
@@ -176,26 +176,22 @@ def _legend(masked: bool) -> str:
 
 def draw_side_by_side(groups: Mapping[str, Sequence[Shown]], title: str) -> Image.Image:
     """A row of patients for each group: of each the slice with the largest tumour, or without masks that which shows most."""
-    rows = []
-    for group, patients in groups.items():
-        images = []
-        for shown in patients:
-            image = _squared(_slice_picture(shown, shown.largest, TILE_SIDE), TILE_SIDE)
-            _write(image, (4, 2), f"{shown.name}", _SMALL, (255, 255, 255))
-            _write(image, (4, TILE_SIDE - 20), f"slice {shown.largest + 1}/{len(shown.slices)}", 12, (200, 200, 200))
-            images.append(image)
-        rows.append((group, images))
-    most = max(len(images) for _, images in rows)
-    label = 120
-    width = 2 * _MARGIN + label + most * (TILE_SIDE + _GAP)
-    height = 2 * _MARGIN + 56 + len(rows) * (TILE_SIDE + _GAP)
-    page = Image.new("RGB", (max(width, 640), height), _PAPER)
+    most = max(len(patients) for patients in groups.values())
+    label, caption, side = 80, 22, TILE_SIDE
+    width = 2 * _MARGIN + label + most * (side + _GAP)
+    height = 2 * _MARGIN + 62 + len(groups) * (side + caption + _GAP)
+    page = Image.new("RGB", (max(width, 760), height), _PAPER)
     _write(page, (_MARGIN, _MARGIN - 4), title, _LARGE, _INK)
-    for row, (group, images) in enumerate(rows):
-        top = _MARGIN + 30 + row * (TILE_SIDE + _GAP)
-        _write(page, (_MARGIN, top + TILE_SIDE // 2 - 10), group, 16, _INK)
-        for column, image in enumerate(images):
-            page.paste(image, (_MARGIN + label + column * (TILE_SIDE + _GAP), top))
+    for row, (group, patients) in enumerate(groups.items()):
+        top = _MARGIN + 32 + row * (side + caption + _GAP)
+        _write(page, (_MARGIN, top + caption + side // 2 - 10), group, 16, _INK)
+        for column, shown in enumerate(patients):
+            left = _MARGIN + label + column * (side + _GAP)
+            name = shown.name if len(shown.name) <= 24 else f"{shown.name[:12]}…{shown.name[-11:]}"
+            _write(page, (left, top + 2), name, _SMALL, _INK)
+            image = _squared(_slice_picture(shown, shown.largest, side), side)
+            _write(image, (4, side - 18), f"{shown.largest + 1}/{len(shown.slices)}", 12, (210, 210, 210))
+            page.paste(image, (left, top + caption))
     masked = any(shown.regions is not None for patients in groups.values() for shown in patients)
     chosen = "The slice with the largest tumour" if masked else "The slice that shows most"
     _write(page, (_MARGIN, height - 30), f"{chosen} of each patient. {_legend(masked)}", _SMALL, _GREY)
