@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 
 import numpy as np
@@ -40,13 +41,12 @@ def rows(*paths, **options):
 @pytest.fixture
 def pair(tmp_path):
     item = Dataset()
-    item.ReferencedSOPClassUID, item.ReferencedFrameNumber = "1.2.840.10008.5.1.4.1.1.4", 3
-    other = Dataset()
-    other.update(item)
-    other.ReferencedFrameNumber = 4
-    first = write(tmp_path / "a.dcm", EchoTime="90", FlipAngle="9", ReferencedImageSequence=[item])
+    item.CodeValue, item.CodingSchemeDesignator = "12738006", "SCT"
+    other = copy.deepcopy(item)
+    other.CodeValue = "69536005"
+    first = write(tmp_path / "a.dcm", EchoTime="90", FlipAngle="9", AnatomicRegionSequence=[item])
     second = write(
-        tmp_path / "b.dcm", EchoTime="30", PatientName="Doe^John", Manufacturer="X", ReferencedImageSequence=[other, item],
+        tmp_path / "b.dcm", EchoTime="30", PatientName="Doe^John", Manufacturer="X", AnatomicRegionSequence=[other, item],
         pixels=planes(1)[0] + 1,
     )  # fmt: skip
     return first, second
@@ -59,10 +59,10 @@ def test_two_files(pair):
     assert told["FlipAngle"] == ("only in A", ("9", ""))
     assert told["Manufacturer"] == ("only in B", ("", "X"))
     assert told["Rows"] == ("same", ("6", "6"))
-    assert told["ReferencedImageSequence"] == ("differs", ("1 items", "2 items"))
-    assert told["ReferencedImageSequence[1].ReferencedFrameNumber"] == ("differs", ("3", "4"))
-    assert told["ReferencedImageSequence[2].ReferencedFrameNumber"] == ("only in B", ("", "3"))
-    assert found["ReferencedImageSequence[1].ReferencedFrameNumber"].path == "(0008,1140)[1](0008,1160)"
+    assert told["AnatomicRegionSequence"] == ("differs", ("1 items", "2 items"))
+    assert told["AnatomicRegionSequence[1].CodeValue"] == ("differs", ("12738006", "69536005"))
+    assert told["AnatomicRegionSequence[2].CodeValue"] == ("only in B", ("", "12738006"))
+    assert found["AnatomicRegionSequence[1].CodeValue"].path == "(0008,2218)[1](0008,0100)"
     status, values = told["PixelData"]
     assert status == "differs"
     assert re.fullmatch(r"60 bytes, SHA-256 [0-9a-f]{16}", values[0])
