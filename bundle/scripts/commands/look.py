@@ -68,6 +68,8 @@ def show(
         checks.one_of(PLANES)("plane", plane)
     if video is not None:
         checks.flag("video", video)
+    if mask is not None:
+        checks.exists("label map, or folder of them")("mask", full_path(mask))
     _require_output(output)
     how = {"window": _window(window), "plane": plane}
     given: dict[str, Any] = {

@@ -334,8 +334,9 @@ _PAGE = """<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><title>DICOM headers</title><style>
 body {{ font: 14px/1.45 system-ui, sans-serif; margin: 2em; color: #1b2733; }}
 table {{ border-collapse: collapse; width: 100%; }}
-th, td {{ text-align: left; vertical-align: top; padding: .25em .7em; border-bottom: 1px solid #e7ebef; overflow-wrap: anywhere; }}
-td:first-child {{ font-family: ui-monospace, monospace; font-size: 12px; white-space: nowrap; }}
+th, td {{ text-align: left; vertical-align: top; padding: .25em .7em; border-bottom: 1px solid #e7ebef; white-space: nowrap; }}
+td:nth-child(n+5) {{ white-space: normal; overflow-wrap: anywhere; }}
+td:first-child {{ font-family: ui-monospace, monospace; font-size: 12px; }}
 tr.differs td {{ background: #fff6dd; }} tr.only-in-A td {{ background: #fdecea; }} tr.only-in-B td {{ background: #e8f6ec; }}
 .note {{ color: #5f6d7b; }}
 </style></head><body><h1>DICOM headers</h1>

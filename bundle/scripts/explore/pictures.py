@@ -180,7 +180,11 @@ def draw_side_by_side(groups: Mapping[str, Sequence[Shown]], title: str) -> Imag
     label, caption, side = 80, 22, TILE_SIDE
     width = 2 * _MARGIN + label + most * (side + _GAP)
     height = 2 * _MARGIN + 62 + len(groups) * (side + caption + _GAP)
-    page = Image.new("RGB", (max(width, 760), height), _PAPER)
+    masked = any(shown.regions is not None for patients in groups.values() for shown in patients)
+    chosen = "The slice with the largest tumour, or without a mask" if masked else "Of each patient"
+    foot = f"{chosen} the slice that shows most. {_legend(masked)}"
+    width = max(width, _room((title, _LARGE), (foot, _SMALL)))
+    page = Image.new("RGB", (width, height), _PAPER)
     _write(page, (_MARGIN, _MARGIN - 4), title, _LARGE, _INK)
     for row, (group, patients) in enumerate(groups.items()):
         top = _MARGIN + 32 + row * (side + caption + _GAP)
@@ -192,9 +196,7 @@ def draw_side_by_side(groups: Mapping[str, Sequence[Shown]], title: str) -> Imag
             image = _squared(_slice_picture(shown, shown.largest, side), side)
             _write(image, (4, side - 18), f"{shown.largest + 1}/{len(shown.slices)}", 12, (210, 210, 210))
             page.paste(image, (left, top + caption))
-    masked = any(shown.regions is not None for patients in groups.values() for shown in patients)
-    chosen = "The slice with the largest tumour" if masked else "The slice that shows most"
-    _write(page, (_MARGIN, height - 30), f"{chosen} of each patient. {_legend(masked)}", _SMALL, _GREY)
+    _write(page, (_MARGIN, height - 30), foot, _SMALL, _GREY)
     return page
 
 
@@ -235,7 +237,9 @@ def _page(images: Sequence[Image.Image], columns: int, title: Sequence[str], foo
     rows = math.ceil(len(images) / columns)
     top = _MARGIN + 54
     size = (
-        max(2 * _MARGIN + columns * (width + _GAP) - _GAP, 760),
+        max(
+            2 * _MARGIN + columns * (width + _GAP) - _GAP, _room((title[0], _LARGE), (title[1], _SMALL), (foot, _SMALL))
+        ),
         top + rows * (height + _GAP) + 26 + _MARGIN,
     )
     page = Image.new("RGB", size, _PAPER)
@@ -247,12 +251,23 @@ def _page(images: Sequence[Image.Image], columns: int, title: Sequence[str], foo
     return page
 
 
-def _write(image: Image.Image, place: tuple[int, int], text: str, size: int, colour: tuple[int, int, int]) -> None:
+def _font(size: int, text: str) -> tuple[Any, str]:
+    """The font that comes with Pillow, and the text as far as it has its letters."""
     try:
-        font: Any = ImageFont.load_default(size=size)
+        return ImageFont.load_default(size=size), text
     except TypeError:  # before Pillow 10.1: one size, and Latin letters alone
-        font, text = ImageFont.load_default(), text.encode("latin-1", "replace").decode("latin-1")
+        return ImageFont.load_default(), text.encode("latin-1", "replace").decode("latin-1")
+
+
+def _write(image: Image.Image, place: tuple[int, int], text: str, size: int, colour: tuple[int, int, int]) -> None:
+    font, text = _font(size, text)
     ImageDraw.Draw(image).text(place, text, fill=colour, font=font)
+
+
+def _room(*lines: tuple[str, int]) -> int:
+    """The width of a page on which lines of these sizes fit."""
+    fonts = (_font(size, text) for text, size in lines)
+    return 2 * _MARGIN + math.ceil(max(font.getlength(text) for font, text in fonts))
 
 
 def _write_letters(image: Image.Image, letters: Mapping[str, str]) -> None:
