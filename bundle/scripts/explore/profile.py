@@ -89,9 +89,13 @@ def tags() -> frozenset[int]:
 
 
 def may_identify(element: DataElement) -> bool:
-    """Whether an element may tell who the patient is: it is in the table, private, a name, or the text or drawing of a curve or overlay."""
+    """Whether an element may tell who the patient is.
+
+    It is in the table, private, unknown to the standard, a person's name, or a curve, or the text or pixels of an overlay.
+    """
     tag = element.tag
     curve_or_overlay = 0x5000 <= tag.group <= 0x50FF or (
         0x6000 <= tag.group <= 0x60FF and tag.element in (0x3000, 0x4000)
     )
-    return int(tag) in tags() or tag.is_private or element.VR == "PN" or curve_or_overlay
+    unknown = not element.keyword and tag.element != 0  # 0: the length of a group
+    return int(tag) in tags() or tag.is_private or unknown or element.VR == "PN" or curve_or_overlay
