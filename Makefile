@@ -4,6 +4,7 @@ VENV ?= .venv
 DEPLOY_VENV ?= .venv-monaideploy
 LABEL_VENV ?= .venv-monailabel
 FLARE_VENV ?= .venv-flare
+TENSORFLOW_VENV ?= .venv-tensorflow
 DEMO ?= demo
 SIGNAL ?= 1
 WORKERS ?= 2
@@ -15,7 +16,7 @@ WITHOUT ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo quick test test-docs lint format bench clean bundle wheel wheelhouse test-bundle test-wheelhouse test-monailabel test-monaideploy test-flare
+.PHONY: help demo quick test test-docs lint format bench clean bundle wheel wheelhouse test-bundle test-wheelhouse test-monailabel test-monaideploy test-flare test-tensorflow
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^## / {printf "\n%s\n", substr($$0, 4)} /^[a-z-]+:.*## / {printf "  make %-18s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -93,6 +94,9 @@ test-monaideploy: $(DEPLOY_VENV)/.monaideploy-stamp ## apps/monaideploy on phant
 test-flare: $(FLARE_VENV)/.flare-stamp ## the job of apps/flare in NVIDIA FLARE's simulator, in an environment of its own
 	$(ONE_THREAD) $(FLARE_VENV)/bin/python -m pytest tests/integration/test_flare.py
 
+test-tensorflow: $(TENSORFLOW_VENV)/.tensorflow-stamp ## volumes read by TensorFlow, in an environment of its own (Python 3.10 to 3.13)
+	$(ONE_THREAD) $(TENSORFLOW_VENV)/bin/python -m pytest tests/integration/test_tensorflow.py
+
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
@@ -107,6 +111,11 @@ $(VENV)/.dev-stamp: pyproject.toml | $(VENV)/bin/python
 $(FLARE_VENV)/.flare-stamp: pyproject.toml
 	$(PYTHON) -m venv $(FLARE_VENV)
 	$(FLARE_VENV)/bin/python -m pip install -e '.[flare,phantom]' 'pytest>=8'
+	@touch $@
+
+$(TENSORFLOW_VENV)/.tensorflow-stamp: pyproject.toml
+	$(PYTHON) -m venv $(TENSORFLOW_VENV)
+	$(TENSORFLOW_VENV)/bin/python -m pip install -e '.[train]' 'tensorflow>=2.16' 'pytest>=8'
 	@touch $@
 
 $(LABEL_VENV)/.monailabel-stamp: apps/monailabel/requirements.txt apps/monailabel/requirements-test.txt

@@ -13,6 +13,7 @@ from .scripts.cli import (
     evaluate,
     explain,
     export,
+    headers,
     phantom,
     predict,
     prepare,
@@ -20,8 +21,10 @@ from .scripts.cli import (
     report,
     run_config,
     segment,
+    show,
     studies,
     train,
+    volumes,
 )
 
 __all__ = [
@@ -34,6 +37,7 @@ __all__ = [
     "evaluate",
     "explain",
     "export",
+    "headers",
     "phantom",
     "predict",
     "prepare",
@@ -41,6 +45,8 @@ __all__ = [
     "report",
     "run_config",
     "segment",
+    "show",
     "studies",
     "train",
+    "volumes",
 ]

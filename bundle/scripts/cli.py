@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from .commands.evaluate import card, crossvalidate, evaluate, explain
+from .commands.look import headers, show, volumes
 from .commands.running import mistake, run_config
 from .commands.tools import demo, doctor, download, export, phantom
 from .commands.train import datalist, prepare, pretrain, train
@@ -24,6 +25,7 @@ from .commands.use import predict, report, segment, studies
 
 GROUPS: dict[str, tuple[Callable[..., Any], ...]] = {
     "Use it on your own studies": (predict, segment, studies, report),
+    "Look at the data": (show, headers, volumes),
     "Train": (datalist, prepare, train, pretrain),
     "Evaluate": (evaluate, crossvalidate, explain, card),
     "Tools": (doctor, download, export, phantom, demo),

@@ -56,6 +56,7 @@ OUTPUTS: dict[str, tuple[str, ...]] = {
         "masks/*_transform.txt",
         "done/*.json",
     ),
+    "volumes": (CONFIG_FILE, "*.npz", "*.tfrecord", "volumes.csv", "volumes.json", "done/*.json", *_MASKS),
     "inference_segmentation": (CONFIG_FILE, "*_seg.nii.gz", "**/*_seg.nii.gz"),
     "crossvalidate": (
         *_EVALUATION,

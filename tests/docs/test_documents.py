@@ -51,6 +51,7 @@ JOBS = {
     "predict": ["inference"],
     "segment": ["inference", "fuse_segmentation"],
     "pretrain": ["pretrain_segmentation"],
+    "volumes": ["volumes"],
     "phantom": ["phantom", "pretrain_segmentation"],
     "crossvalidate": ["crossvalidate"],
 }

@@ -1,0 +1,1 @@
+"""Looking at data: counts, headers, pictures, volumes for other programs."""
