@@ -30,8 +30,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "size": {},
     "forest": {},
     "efficientnet2d": {
-        "prepare_baseline": {"image_size": 64, "step": 4},
-        "train_baseline": {"learning_rate": 0.001},
+        "prepare_baseline": {"image_size": 48, "step": 8},
+        "train_baseline": {"learning_rate": 0.001, "max_epochs": 12},
     },
     "t4e": {
         "train_classification": {
@@ -44,20 +44,23 @@ SETTINGS: dict[str, dict[str, Any]] = {
             "init": "none",
             "score": "-log_loss",
             "learning_rate": 0.0005,
-            "max_epochs": 12,
+            "max_epochs": 8,
             "warmup_epochs": 0,
         },
         "evaluate_classification": {"zoom": 1.0},
     },
     "cnn3d": {
-        "prepare_baseline": {"image_size": 48},
-        "train_baseline": {"learning_rate": 0.001, "max_epochs": 20},
-    },
-    "efficientnet3d": {
-        "prepare_baseline": {"image_size": 48, "slices": 32},
+        "prepare_baseline": {"image_size": 32},
         "train_baseline": {"learning_rate": 0.001, "max_epochs": 15},
     },
-    "resnet10": {"prepare_baseline": {"image_size": 48, "slices": 16}},
+    "resnet10": {
+        "prepare_baseline": {"image_size": 32, "slices": 16},
+        "train_baseline": {"max_epochs": 8},
+    },
+    "efficientnet3d": {
+        "prepare_baseline": {"image_size": 32, "slices": 32},
+        "train_baseline": {"learning_rate": 0.001, "max_epochs": 12},
+    },
 }
 """Values that differ from the configurations' own, by model, the quickest first."""
 

@@ -15,6 +15,8 @@ import torch
 import yaml
 
 from scripts import weights
+from scripts.baselines.members import stack_settings
+from scripts.baselines.networks import CNN3D
 from scripts.networks import BiLSTMNFNet
 
 if sys.version_info >= (3, 11):
@@ -52,7 +54,7 @@ def commands():
         joined = re.sub(r"\\\n[#\s]*", " ", text)
         for line in re.findall(r"-m monai\.bundle run .*", joined):
             options = re.findall(r"--(\w+)", line)
-            files = re.search(r"--config_file (\S+)", line)[1].strip('"[]').split(",")  # one, or a list in quotes
+            files = re.search(r"--config_file\s+(\S+)", line)[1].strip('"[]').split(",")  # one, or a list in quotes
             yield [Path(file.strip("'")) for file in files], set(options) - {"config_file", "tracking"}
 
     return find
@@ -75,11 +77,12 @@ def weights_files(tmp_path_factory, segmenter, classifier):
     """Flat and nested weights of both networks."""
     folder = tmp_path_factory.mktemp("weights")
     files = {}
-    for name, network in (("segmenter", segmenter), ("classifier", classifier)):
+    for name, network in (("segmenter", segmenter), ("classifier", classifier), ("cnn3d", CNN3D())):
         files[name, "flat"] = folder / f"{name}.pth"
         torch.save(network.state_dict(), files[name, "flat"])
         files[name, "nested"] = folder / f"{name}.pt"
-        weights.save_weights(network, {}, files[name, "nested"])
+        settings = {**stack_settings(name), "mri_type": "FLAIR"} if name == "cnn3d" else {}
+        weights.save_weights(network, settings, files[name, "nested"])
     return {key: str(file) for key, file in files.items()}
 
 

@@ -10,6 +10,7 @@ import torch
 from monai.bundle import ConfigParser, ConfigWorkflow
 
 from scripts import distributed, weights
+from scripts.baselines.members import stack_settings
 from scripts.environment import LAID_OVER, config_files
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -17,8 +18,9 @@ BUNDLE = ROOT / "bundle"
 CONFIGS = BUNDLE / "configs"
 METADATA = CONFIGS / "metadata.json"
 OVERLAY, SITE = "distributed", "federated"  # laid over jobs, the one by torchrun, the other by MonaiAlgo
-JOBS = sorted(file.stem for file in CONFIGS.glob("*.yaml") if file.stem not in (OVERLAY, SITE, "modality_rules"))
-TRAININGS = ("train_segmentation", "pretrain_segmentation", "train_classification")
+TABLES = ("modality_rules", "baseline_models")  # which jobs read
+JOBS = sorted(file.stem for file in CONFIGS.glob("*.yaml") if file.stem not in (OVERLAY, SITE, *TABLES))
+TRAININGS = ("train_segmentation", "pretrain_segmentation", "train_classification", "train_baseline")
 
 
 def read(job):
@@ -35,7 +37,7 @@ def parser(job, **values):
 def workflow_type(job):
     if job in TRAININGS:
         return "train"
-    return "infer" if job.startswith(("inference", "fuse", "evaluate", "prepare_classification")) else None
+    return "infer" if job.startswith(("inference", "fuse", "evaluate", "prepare_classification", "prepare_baseline")) else None
 
 
 @pytest.mark.slow
@@ -56,6 +58,8 @@ def test_properties(job, tmp_path, monkeypatch, weights_files):
         "split": [[], []],
         "items": [],
     }
+    if job.endswith("_baseline"):
+        overrides |= {"classifier": weights_files["cnn3d", "nested"], "settings": stack_settings("cnn3d")}
     overrides = {key: value for key, value in overrides.items() if key in config}
     for part in ("train", "validate", "preparation"):
         if part in config:

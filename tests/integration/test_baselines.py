@@ -21,13 +21,14 @@ STACKED = {
     "efficientnet3d": {"image_size": 32, "slices": 32},
 }
 FITTED = ("forest", "size")
-EPOCHS = {"cnn3d": 40, "resnet10": 6, "efficientnet2d": 12, "efficientnet3d": 12}
-LEARNING = {"num_workers": 0, "learning_rate": 0.003, "batch_size": 4, "score": "-log_loss"}
+EPOCHS = {"cnn3d": 25, "resnet10": 5, "efficientnet2d": 12, "efficientnet3d": 20}
+RATES = {"cnn3d": 0.003, "resnet10": 0.001, "efficientnet2d": 0.003, "efficientnet3d": 0.001}
+LEARNING = {"num_workers": 0, "batch_size": 2, "score": "-log_loss"}
 
 
 def train(model, data, output, **rest):
     datalist, prepared = data
-    options = LEARNING | {"max_epochs": EPOCHS[model]} if model in STACKED else {}
+    options = LEARNING | {"max_epochs": EPOCHS[model], "learning_rate": RATES[model]} if model in STACKED else {}
     return radiogenomics.train(
         "baseline", datalist, prepared, output, model=model, mri_types="FLAIR", **{**options, **rest}
     )
