@@ -1,0 +1,110 @@
+"""Tables of several models on the same patients: scores, paired differences, costs."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from .compare_figures import p_text, signed
+from .tables import NOTHING, Cell, Table, cell, number, with_interval
+
+
+def _estimate(figure: Mapping[str, Any], way: str) -> Cell:
+    return Cell(with_interval(figure["value"], figure[way]), figure["value"])
+
+
+def score_table(runs: Sequence[Mapping[str, Any]]) -> Table:
+    """Scores of each run with their intervals."""
+    heads = [
+        "",
+        "AUC (95 %, DeLong)",
+        "p, labels permuted",
+        "AUC of seeds: SD (range)",
+        "AUC within folds",
+        "PR AUC (95 %)",
+    ]
+    heads += ["Brier (95 %)", "ECE", "calibration slope (95 %)", "calibration intercept (95 %)"]
+    rows = []
+    for run in runs:
+        seeds = run["seeds"]
+        spread = NOTHING if seeds["sd"] is None else f"{seeds['sd']:.3f} ({seeds['min']:.2f} to {seeds['max']:.2f})"
+        rows.append(
+            [
+                cell(run["name"]),
+                _estimate(run["auc"], "delong"),
+                Cell(p_text(run["permutation_p"]), run["permutation_p"]),
+                Cell(spread, seeds["sd"]),
+                _two(run["auc"]["within_folds"]),
+                _estimate(run["pr_auc"], "bootstrap"),
+                _estimate(run["brier"], "bootstrap"),
+                _two(run["ece"]),
+                _estimate(run["calibration_slope"], "wald"),
+                _estimate(run["calibration_intercept"], "wald"),
+            ]
+        )
+    note = "Of the mean over modalities and seeds. A Brier score of 0.25 is that of 0.5 for everybody."
+    return Table("Scores", heads, rows, note=note)
+
+
+def _two(value: float | None) -> Cell:
+    return Cell(NOTHING if value is None else f"{value:.2f}", value)
+
+
+def difference_table(found: Mapping[str, Any]) -> Table:
+    """Paired differences of each run from the best one and from the tumour's volume alone."""
+    kinds = {"best": f"the best, {found['best']}"}
+    if found["size"] not in (None, found["best"]):
+        kinds["size"] = found["size"]
+    heads = [""]
+    for name in kinds.values():
+        heads += [f"AUC less that of {name} (95 %)", "p", "p after Holm", "within folds", "p after Holm, within folds"]
+    rows = []
+    for run in found["runs"]:
+        cells = [cell(run["name"])]
+        for kind in kinds:
+            test = run["against"][kind]
+            if test is None:
+                cells += [Cell(NOTHING)] * 5
+                continue
+            low, high = test["low"], test["high"]
+            interval = "" if low is None else f" ({signed(low)} to {signed(high)})"
+            cells.append(Cell(f"{signed(test['difference'])}{interval}", test["difference"]))
+            cells += [Cell(p_text(test[key]), test[key]) for key in ("p", "p_holm")]
+            within = test["within_folds"]
+            cells.append(Cell(signed(within["difference"]), within["difference"]))
+            cells.append(Cell(p_text(within["p_holm"]), within["p_holm"]))
+        rows.append(cells)
+    note = (
+        f"Paired, after DeLong. Holm's correction is over all {found['comparisons']} pairs of this table. Within folds: the same of "
+        "ranks within folds, which shifts between folds do not reach."
+    )
+    return Table("Differences", heads, rows, note=note)
+
+
+def cost_table(runs: Sequence[Mapping[str, Any]]) -> Table:
+    """What each run costs, as far as it is known."""
+
+    def duration(seconds: float) -> str:
+        return f"{number(float(seconds))} s" if seconds < 60 else str(datetime.timedelta(seconds=round(seconds)))
+
+    def count(value: float) -> str:
+        return f"{value / 1e6:.2f} M" if value >= 1e4 else f"{value:.0f}"
+
+    shows = {
+        "training_seconds": ("training (h:mm:ss)", duration),
+        "seconds_per_patient": ("seconds per patient", lambda value: f"{value:.2f}"),
+        "gflop": ("GFLOP per patient", lambda value: f"{value:,.1f}"),
+        "parameters": ("parameters", count),
+        "peak_memory_mb": ("peak memory", lambda value: f"{value:,.0f} MB"),
+    }
+    rows = []
+    for run in runs:
+        costs = ((run["costs"][name], as_text) for name, (_, as_text) in shows.items())
+        cells = [Cell(NOTHING if value is None else as_text(value), value) for value, as_text in costs]
+        rows.append([cell(run["name"]), *cells])
+    note = (
+        "Training: all folds, seeds and modalities of stage 2 together. Parameters and GFLOP: of all networks that predict a patient. "
+        "Seconds and memory compare only where the runs were made on the same machine."
+    )
+    return Table("Costs", ["", *(title for title, _ in shows.values())], rows, note=note)
