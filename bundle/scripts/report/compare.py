@@ -14,8 +14,8 @@ from ..evaluation.comparison import COSTS, ComparisonError, Finished, compare, r
 from ..evaluation.scores import LEVEL
 from ..files import RESEARCH_ONLY, folder_written_whole, read_csv
 from ..run_folder import PREDICTIONS_FILE, is_crossvalidation, plain_settings, read_config, read_object
-from .compare_figures import area_text, draw_areas, draw_calibrations, draw_rocs
-from .compare_tables import cost_table, difference_table, score_table
+from .compare_figures import area_text, draw_areas, draw_calibrations, draw_rocs, p_equals, signed
+from .compare_tables import auc_table, calibration_table, cost_table, difference_table
 from .pages import PHANTOM, jinja_environment, write_page
 from .run import made_of_phantoms
 from .tables import Cell, Table, shown, table_of_records
@@ -198,10 +198,10 @@ def _content(found: Mapping[str, Any], folders: Mapping[str, Folder], writer: Wr
     predictions = [{**{key: row[key] for key in ("patient", "label", "fold")}, **row["probabilities"]} for row in rows]
     writer.table(table_of_records("Predictions", predictions))
     for kind in ("roc", "calibration"):
-        writer.table(Table(kind, [], [], _points(runs, kind)))
+        writer.table(Table(f"{kind} curves", [], [], _points(runs, kind)))
     seeds = "Small circles: single seeds. " if any(len(run["seeds"]["auc"]) > 1 for run in runs) else ""
     areas = f"{seeds}Dotted: no information, no difference. Differences with DeLong's 95 % interval; p after Holm."
-    above = "Straight line: chance. Patients of all folds together."
+    above = "Dotted: chance. Patients of all folds together."
     bins = "Bins of equally many patients with Wilson's 95 % interval; dotted: perfect. Slope: 1 if calibrated, below 1 if too extreme."
     return {
         "base": "",
@@ -214,7 +214,10 @@ def _content(found: Mapping[str, Any], folders: Mapping[str, Folder], writer: Wr
         "areas": writer.figure(draw_areas(found), "areas", areas),
         "roc": writer.figure(draw_rocs(runs), "roc", above),
         "calibration": writer.figure(draw_calibrations(runs), "calibration", bins),
-        "tables": [{"table": table, "files": []} for table in (score_table(runs), difference_table(found))],
+        "tables": [
+            {"table": table, "files": []}
+            for table in (auc_table(found), difference_table(found), calibration_table(found))
+        ],
         "costs": {"table": cost_table(runs), "files": []},
         "whole": writer.table(whole),
         "runs": writer.table(_run_table(runs, folders)),
@@ -234,16 +237,26 @@ def _points(runs: Sequence[Mapping[str, Any]], kind: str) -> list[dict[str, Any]
     return points
 
 
-def _tests(found: Mapping[str, Any]) -> list[float]:
-    """Corrected p values, each pair's once."""
-    size_is_apart = found["size"] not in (None, found["best"])
-    tests = [run["against"]["best"] for run in found["runs"]]
-    tests += [run["against"]["size"] for run in found["runs"] if run["name"] != found["best"]] if size_is_apart else []
-    return [test["p_holm"] for test in tests if test is not None and test["p_holm"] is not None]
+def _tests(found: Mapping[str, Any]) -> dict[tuple[str, str], Mapping[str, Any]]:
+    """The comparisons by run and the one it is compared with, each pair once."""
+    kinds = ["best", "size"] if found["size"] not in (None, found["best"]) else ["best"]
+    tests = {(run["name"], found[kind]): run["against"][kind] for kind in kinds for run in found["runs"]}
+    return {
+        (name, other): test
+        for (name, other), test in tests.items()
+        if test is not None and (other, name) not in list(tests)[: list(tests).index((name, other))]
+    }
+
+
+def _different(found: Mapping[str, Any]) -> dict[tuple[str, str], Mapping[str, Any]]:
+    """Those with a p value below 0.05 after Holm's correction."""
+    return {
+        pair: test for pair, test in _tests(found).items() if test["p_holm"] is not None and test["p_holm"] < 1 - LEVEL
+    }
 
 
 def _tiles(found: Mapping[str, Any]) -> list[tuple[str, str]]:
-    best, count = found["runs"][0], sum(p < 1 - LEVEL for p in _tests(found))
+    best, count = found["runs"][0], len(_different(found))
     tiles = [
         (str(found["patients"]), f"patients, {found['positive']} with label 1, in {found['folds']} folds"),
         (area_text(best), f"AUC of the best, {best['name']} (95 %, DeLong)"),
@@ -272,8 +285,15 @@ def _result(found: Mapping[str, Any], folders: Mapping[str, Folder], phantom: bo
         f"{found['best']} has the highest AUC. It was chosen for that among {len(runs)}, so its AUC flatters it, and comparisons with "
         "the best are biased by selection: such a difference has to be found again on other patients."
     )
-    tests = _tests(found)
-    if not any(p < 1 - LEVEL for p in tests):
+    if different := _different(found):
+        listed = "; ".join(
+            f"{name} and {other} {signed(test['difference'])} ({p_equals(test['p_holm'])})"
+            for (name, other), test in different.items()
+        )
+        lines.append(
+            f"Of {found['comparisons']} paired differences of AUCs, p is below 0.05 after Holm's correction for {listed}."
+        )
+    else:
         lines.append(
             f"None of {found['comparisons']} paired differences has p < 0.05 after Holm's correction. That does not show that the "
             "models are equal: the intervals show which differences are compatible with the data."

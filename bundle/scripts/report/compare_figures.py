@@ -46,6 +46,12 @@ def p_text(p: float | None) -> str:
     return "<0.001" if p < 0.001 else ">0.999" if p > 0.999 else f"{p:.3f}"
 
 
+def p_equals(p: float | None) -> str:
+    """The same as an equation: ``p = 0.031``, ``p < 0.001``."""
+    text = p_text(p)
+    return f"p {text[0]} {text[1:]}" if text[0] in "<>" else f"p = {text}"
+
+
 def area_text(run: Mapping[str, Any]) -> str:
     """The AUC of a run with its interval."""
     low, high = run["auc"]["delong"]
@@ -55,7 +61,7 @@ def area_text(run: Mapping[str, Any]) -> str:
 @styled
 def draw_rocs(runs: Sequence[Mapping[str, Any]]) -> Figure:
     """ROC curves over each other, the best one thick; the legend has AUCs with DeLong's interval."""
-    figure, axes = new_figure(5.6, 5.3 + 0.19 * len(runs))
+    figure, axes = new_figure(8.2, max(4.7, 1.0 + 0.19 * len(runs)))
     ax = axes[0, 0]
     ax.plot([0, 1], [0, 1], color=GREY, lw=1, ls=":")
     for place, run in enumerate(runs):
@@ -67,7 +73,7 @@ def draw_rocs(runs: Sequence[Mapping[str, Any]]) -> Figure:
     ax.set(xlabel="false positive rate", ylabel="true positive rate", xlim=_UNIT, ylim=_UNIT, title="ROC")
     ax.set_aspect("equal")
     title = "AUC (95 %, DeLong)"
-    figure.legend(loc="outside lower center", title=title, title_fontsize=8.5, alignment="left", handlelength=2.6)
+    figure.legend(loc="outside right center", title=title, title_fontsize=9, alignment="left", handlelength=2.6)
     return figure
 
 
@@ -75,34 +81,26 @@ def draw_rocs(runs: Sequence[Mapping[str, Any]]) -> Figure:
 def draw_areas(found: Mapping[str, Any]) -> Figure:
     """AUCs with intervals and those of single seeds, and differences from the best model and from the tumour's volume alone."""
     runs = found["runs"]
-    panels: dict[str, str] = {"best": f"Less that of the best, {short(found['best'])}"}
+    panels: dict[str, str] = {"best": f"Difference from the best, {short(found['best'])}"}
     if found["size"] not in (None, found["best"]):
-        panels["size"] = f"Less that of {short(found['size'])}"
+        panels["size"] = f"Difference from {short(found['size'])}"
     figure, axes = new_figure(4.3 + 3.6 * len(panels), 1.7 + 0.42 * len(runs), 1 + len(panels))
     _panel(axes[0, 0], [area_text(run) for run in runs], "AUC (95 %, DeLong)", "AUC", 0.5)
     for place, run in enumerate(runs):
         areas = [value for value in run["seeds"]["auc"].values() if value is not None]
         if len(areas) > 1:
             marks: dict[str, Any] = {"s": 26, "facecolor": "none", "edgecolor": GREY, "lw": 0.9, "zorder": 2}
-            axes[0, 0].scatter(areas, [place + 0.27] * len(areas), label=None if place else "single seeds", **marks)
+            axes[0, 0].scatter(areas, [place + 0.27] * len(areas), **marks)
         _bar(axes[0, 0], place, run["auc"]["value"], run["auc"]["delong"])
     axes[0, 0].set_yticks(range(len(runs)), [short(run["name"]) for run in runs])
-    if axes[0, 0].get_legend_handles_labels()[0]:
-        axes[0, 0].legend(
-            loc="upper left", bbox_to_anchor=(0, -0.32 / (0.2 + 0.12 * len(runs))), borderaxespad=0, handletextpad=0.2
-        )
     for ax, (kind, title) in zip(axes[0, 1:], panels.items(), strict=True):
         tests = [run["against"][kind] for run in runs]
-        _panel(
-            ax, ["" if one is None else f"p {p_text(one['p_holm'])}" for one in tests], title, "difference of AUCs", 0.0
-        )
+        _panel(ax, ["" if one is None else p_equals(one["p_holm"]) for one in tests], title, "difference of AUCs", 0.0)
         for place, test in enumerate(tests):
             if test is not None:
                 _bar(ax, place, test["difference"], (test["low"], test["high"]))
             else:
-                ax.text(
-                    0, place, "compared with", ha="center", va="center", color=GREY, size=8, backgroundcolor="white"
-                )
+                ax.text(0, place, "reference", ha="center", va="center", color=GREY, size=8, backgroundcolor="white")
         ax.set_yticks(range(len(runs)), [""] * len(runs))
     for ax in axes[0]:
         ax.set_ylim(len(runs) - 0.4, -0.6)

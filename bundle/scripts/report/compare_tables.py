@@ -7,26 +7,25 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .compare_figures import p_text, signed
-from .tables import NOTHING, Cell, Table, cell, number, with_interval
+from .tables import NOTHING, Cell, Table, cell, with_interval
 
 
 def _estimate(figure: Mapping[str, Any], way: str) -> Cell:
     return Cell(with_interval(figure["value"], figure[way]), figure["value"])
 
 
-def score_table(runs: Sequence[Mapping[str, Any]]) -> Table:
-    """Scores of each run with their intervals."""
+def auc_table(found: Mapping[str, Any]) -> Table:
+    """How well each run tells the labels apart."""
     heads = [
         "",
         "AUC (95 %, DeLong)",
         "p, labels permuted",
-        "AUC of seeds: SD (range)",
         "AUC within folds",
-        "PR AUC (95 %)",
+        "AUC of seeds: SD (range)",
+        "PR AUC (95 %, bootstrap)",
     ]
-    heads += ["Brier (95 %)", "ECE", "calibration slope (95 %)", "calibration intercept (95 %)"]
     rows = []
-    for run in runs:
+    for run in found["runs"]:
         seeds = run["seeds"]
         spread = NOTHING if seeds["sd"] is None else f"{seeds['sd']:.3f} ({seeds['min']:.2f} to {seeds['max']:.2f})"
         rows.append(
@@ -34,17 +33,37 @@ def score_table(runs: Sequence[Mapping[str, Any]]) -> Table:
                 cell(run["name"]),
                 _estimate(run["auc"], "delong"),
                 Cell(p_text(run["permutation_p"]), run["permutation_p"]),
-                Cell(spread, seeds["sd"]),
                 _two(run["auc"]["within_folds"]),
+                Cell(spread, seeds["sd"]),
                 _estimate(run["pr_auc"], "bootstrap"),
-                _estimate(run["brier"], "bootstrap"),
-                _two(run["ece"]),
-                _estimate(run["calibration_slope"], "wald"),
-                _estimate(run["calibration_intercept"], "wald"),
             ]
         )
-    note = "Of the mean over modalities and seeds. A Brier score of 0.25 is that of 0.5 for everybody."
-    return Table("Scores", heads, rows, note=note)
+    note = (
+        "Of the mean over modalities and seeds. By chance an AUC is 0.50 and a PR AUC the share of label 1, "
+        f"{found['positive'] / found['patients']:.2f} here."
+    )
+    return Table("Discrimination", heads, rows, note=note)
+
+
+def calibration_table(found: Mapping[str, Any]) -> Table:
+    """How far each run's probabilities are right."""
+    heads = ["", "Brier (95 %, bootstrap)", "ECE", "calibration slope (95 %)", "calibration intercept (95 %)"]
+    rows = [
+        [
+            cell(run["name"]),
+            _estimate(run["brier"], "bootstrap"),
+            _two(run["ece"]),
+            _estimate(run["calibration_slope"], "wald"),
+            _estimate(run["calibration_intercept"], "wald"),
+        ]
+        for run in found["runs"]
+    ]
+    note = "The Brier score of 0.5 for everybody is 0.25. Slope 1 and intercept 0 if calibrated; a slope below 1: too extreme."
+    return Table("Calibration", heads, rows, note=note)
+
+
+def _estimate(figure: Mapping[str, Any], way: str) -> Cell:
+    return Cell(with_interval(figure["value"], figure[way]).replace("-", "\N{MINUS SIGN}"), figure["value"])
 
 
 def _two(value: float | None) -> Cell:
@@ -58,7 +77,13 @@ def difference_table(found: Mapping[str, Any]) -> Table:
         kinds["size"] = found["size"]
     heads = [""]
     for name in kinds.values():
-        heads += [f"AUC less that of {name} (95 %)", "p", "p after Holm", "within folds", "p after Holm, within folds"]
+        heads += [
+            f"difference from {name} (95 %)",
+            "p",
+            "p after Holm",
+            "difference within folds",
+            "p after Holm, within folds",
+        ]
     rows = []
     for run in found["runs"]:
         cells = [cell(run["name"])]
@@ -86,10 +111,10 @@ def cost_table(runs: Sequence[Mapping[str, Any]]) -> Table:
     """What each run costs, as far as it is known."""
 
     def duration(seconds: float) -> str:
-        return f"{number(float(seconds))} s" if seconds < 60 else str(datetime.timedelta(seconds=round(seconds)))
+        return f"{seconds:.0f} s" if seconds < 60 else str(datetime.timedelta(seconds=round(seconds)))
 
     def count(value: float) -> str:
-        return f"{value / 1e6:.2f} M" if value >= 1e4 else f"{value:.0f}"
+        return f"{value / 1e6:.1f} M" if value >= 1e6 else f"{value:,.0f}"
 
     shows = {
         "training_seconds": ("training (h:mm:ss)", duration),
