@@ -210,7 +210,7 @@ def _content(found: Mapping[str, Any], folders: Mapping[str, Folder], writer: Wr
         "subtitle": f"Cross-validations of MGMT promoter methylation from MRI on the same {found['patients']} patients and {found['folds']} folds",
         "phantom": PHANTOM if phantom else "",
         "tiles": _tiles(found),
-        "result": _result(found, folders, phantom),
+        "result": _result(found, folders),
         "areas": writer.figure(draw_areas(found), "areas", areas),
         "roc": writer.figure(draw_rocs(runs), "roc", above),
         "calibration": writer.figure(draw_calibrations(runs), "calibration", bins),
@@ -221,7 +221,7 @@ def _content(found: Mapping[str, Any], folders: Mapping[str, Folder], writer: Wr
         "costs": {"table": cost_table(runs), "files": []},
         "whole": writer.table(whole),
         "runs": writer.table(_run_table(runs, folders)),
-        "settings": _differing(folders, writer),
+        "settings": _differing({run["name"]: folders[run["name"]] for run in runs}, writer),
         "methods": _methods(found),
     }
 
@@ -267,9 +267,9 @@ def _tiles(found: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [*tiles, (f"{count} of {found['comparisons']}", "differences with p < 0.05 after Holm's correction")]
 
 
-def _result(found: Mapping[str, Any], folders: Mapping[str, Folder], phantom: bool) -> list[str]:
+def _result(found: Mapping[str, Any], folders: Mapping[str, Folder]) -> list[str]:
     runs = found["runs"]
-    lines = ["The data are phantoms: nothing here says anything about MGMT."] if phantom else []
+    lines = []
     known = [run for run in runs if run["auc"]["delong"][0] is not None]
     include = [run["name"] for run in known if run["auc"]["delong"][0] <= 0.5 <= run["auc"]["delong"][1]]
     below = [run["name"] for run in known if run["auc"]["delong"][1] < 0.5]
@@ -287,7 +287,7 @@ def _result(found: Mapping[str, Any], folders: Mapping[str, Folder], phantom: bo
     )
     if different := _different(found):
         listed = "; ".join(
-            f"{name} and {other} {signed(test['difference'])} ({p_equals(test['p_holm'])})"
+            f"{name} minus {other} {signed(test['difference'])} ({p_equals(test['p_holm'])})"
             for (name, other), test in different.items()
         )
         lines.append(
@@ -349,6 +349,7 @@ def _differing(folders: Mapping[str, Folder], writer: Writer) -> dict[str, Any] 
 
 def _methods(found: Mapping[str, Any]) -> list[str]:
     return [
+        "t4e is the two-stage method of this bundle, size the tumour's volume alone.",
         "Every patient was predicted by models that were trained on other folds. The probability is the mean over modalities and seeds; "
         "patients without a usable series have 0.5 in all figures.",
         "AUC and paired differences: DeLong, 95 % intervals. PR AUC and Brier score: percentile bootstrap over patients, stratified by "

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .figures import GREY, INK, SCORE_COLOURS, new_figure, styled
-from .tables import NOTHING, number
+from .tables import NOTHING
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -35,8 +35,12 @@ def signed(value: float | None) -> str:
     """A difference with its sign; -0.00 is none."""
     if value is None:
         return NOTHING
-    text = f"{value:+.2f}"
-    return "0.00" if text in ("+0.00", "-0.00") else text.replace("-", "\N{MINUS SIGN}")
+    return plain_minus(f"{value:+.2f}").replace("+0.00", "0.00")
+
+
+def plain_minus(text: str) -> str:
+    """Numbers of two decimals with a minus sign that is none of a word; -0.00 has none."""
+    return text.replace("-0.00", "0.00").replace("-", "\N{MINUS SIGN}")
 
 
 def p_text(p: float | None) -> str:
@@ -61,7 +65,7 @@ def area_text(run: Mapping[str, Any]) -> str:
 @styled
 def draw_rocs(runs: Sequence[Mapping[str, Any]]) -> Figure:
     """ROC curves over each other, the best one thick; the legend has AUCs with DeLong's interval."""
-    figure, axes = new_figure(8.2, max(4.7, 1.0 + 0.19 * len(runs)))
+    figure, axes = new_figure(7.3, max(4.7, 1.0 + 0.19 * len(runs)))
     ax = axes[0, 0]
     ax.plot([0, 1], [0, 1], color=GREY, lw=1, ls=":")
     for place, run in enumerate(runs):
@@ -144,14 +148,8 @@ def draw_calibrations(runs: Sequence[Mapping[str, Any]]) -> Figure:
         bars: dict[str, Any] = {"fmt": "o-", "ms": 4.5, "lw": 1.4, "capsize": 2, "elinewidth": 1}
         ax.errorbar(x, y, yerr=np.abs([y - low, high - y]), color=style_of(place)["color"], **bars)
         slope = run["calibration_slope"]["value"]
-        ax.text(
-            0.02,
-            0.97,
-            f"slope {NOTHING if slope is None else number(round(slope, 2))[:-1]}",
-            va="top",
-            size=8.5,
-            color=INK,
-        )
+        text = NOTHING if slope is None else plain_minus(f"{slope:.2f}")
+        ax.text(0.02, 0.97, f"slope {text}", va="top", size=8.5, color=INK)
         ax.set(title=short(run["name"]), xlim=_UNIT, ylim=_UNIT, xticks=[0, 0.5, 1], yticks=[0, 0.5, 1])
         ax.set_aspect("equal")
     figure.supxlabel("predicted probability of label 1", size=9.5, color="#3a4754")

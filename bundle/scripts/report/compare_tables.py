@@ -6,12 +6,8 @@ import datetime
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .compare_figures import p_text, signed
+from .compare_figures import p_text, plain_minus, signed
 from .tables import NOTHING, Cell, Table, cell, with_interval
-
-
-def _estimate(figure: Mapping[str, Any], way: str) -> Cell:
-    return Cell(with_interval(figure["value"], figure[way]), figure["value"])
 
 
 def auc_table(found: Mapping[str, Any]) -> Table:
@@ -63,7 +59,7 @@ def calibration_table(found: Mapping[str, Any]) -> Table:
 
 
 def _estimate(figure: Mapping[str, Any], way: str) -> Cell:
-    return Cell(with_interval(figure["value"], figure[way]).replace("-", "\N{MINUS SIGN}"), figure["value"])
+    return Cell(plain_minus(with_interval(figure["value"], figure[way])), figure["value"])
 
 
 def _two(value: float | None) -> Cell:
@@ -77,28 +73,22 @@ def difference_table(found: Mapping[str, Any]) -> Table:
         kinds["size"] = found["size"]
     heads = [""]
     for name in kinds.values():
-        heads += [
-            f"difference from {name} (95 %)",
-            "p",
-            "p after Holm",
-            "difference within folds",
-            "p after Holm, within folds",
-        ]
+        heads += [f"difference from {name} (95 %)", "p", "p after Holm", "within folds (p after Holm)"]
     rows = []
     for run in found["runs"]:
         cells = [cell(run["name"])]
         for kind in kinds:
             test = run["against"][kind]
             if test is None:
-                cells += [Cell(NOTHING)] * 5
+                cells += [Cell(NOTHING)] * 4
                 continue
             low, high = test["low"], test["high"]
             interval = "" if low is None else f" ({signed(low)} to {signed(high)})"
             cells.append(Cell(f"{signed(test['difference'])}{interval}", test["difference"]))
             cells += [Cell(p_text(test[key]), test[key]) for key in ("p", "p_holm")]
             within = test["within_folds"]
-            cells.append(Cell(signed(within["difference"]), within["difference"]))
-            cells.append(Cell(p_text(within["p_holm"]), within["p_holm"]))
+            text = f"{signed(within['difference'])} ({p_text(within['p_holm'])})"
+            cells.append(Cell(text, within["difference"]))
         rows.append(cells)
     note = (
         f"Paired, after DeLong. Holm's correction is over all {found['comparisons']} pairs of this table. Within folds: the same of "
