@@ -18,7 +18,7 @@ COLOURS = (*SCORE_COLOURS, INK)  # Okabe and Ito's without yellow, told apart by
 _DASHES = ("-", "--", ":", "-.")
 _PANELS = 4  # beside each other
 _UNIT = (-0.02, 1.02)
-_LONGEST = 30  # letters of a name in a figure
+_LONGEST = 31  # letters of a name in a figure
 
 
 def style_of(place: int) -> dict[str, Any]:
@@ -26,9 +26,10 @@ def style_of(place: int) -> dict[str, Any]:
     return {"color": COLOURS[place % len(COLOURS)], "ls": _DASHES[place // len(COLOURS) % len(_DASHES)]}
 
 
-def short(name: str) -> str:
-    """A name that is no longer than a figure has room for; its end says most."""
-    return name if len(name) <= _LONGEST else f"…{name[1 - _LONGEST :]}"
+def short(name: str, longest: int = _LONGEST) -> str:
+    """A name that is no longer than a figure has room for: its beginning and its end."""
+    half = (longest - 1) // 2
+    return name if len(name) <= longest else f"{name[:half]}…{name[-half:]}"
 
 
 def signed(value: float | None) -> str:
@@ -65,7 +66,9 @@ def area_text(run: Mapping[str, Any]) -> str:
 @styled
 def draw_rocs(runs: Sequence[Mapping[str, Any]]) -> Figure:
     """ROC curves over each other, the best one thick; the legend has AUCs with DeLong's interval."""
-    figure, axes = new_figure(7.3, max(4.7, 1.0 + 0.19 * len(runs)))
+    figure, axes = new_figure(
+        6.7 + 0.06 * max(len(short(run["name"])) for run in runs), max(4.7, 1.0 + 0.19 * len(runs))
+    )
     ax = axes[0, 0]
     ax.plot([0, 1], [0, 1], color=GREY, lw=1, ls=":")
     for place, run in enumerate(runs):
@@ -150,7 +153,7 @@ def draw_calibrations(runs: Sequence[Mapping[str, Any]]) -> Figure:
         slope = run["calibration_slope"]["value"]
         text = NOTHING if slope is None else plain_minus(f"{slope:.2f}")
         ax.text(0.02, 0.97, f"slope {text}", va="top", size=8.5, color=INK)
-        ax.set(title=short(run["name"]), xlim=_UNIT, ylim=_UNIT, xticks=[0, 0.5, 1], yticks=[0, 0.5, 1])
+        ax.set(title=short(run["name"], 23), xlim=_UNIT, ylim=_UNIT, xticks=[0, 0.5, 1], yticks=[0, 0.5, 1])
         ax.set_aspect("equal")
     figure.supxlabel("predicted probability of label 1", size=9.5, color="#3a4754")
     figure.supylabel("observed frequency of label 1", size=9.5, color="#3a4754")
