@@ -158,7 +158,7 @@ def named(folders: Sequence[Folder]) -> dict[str, Folder]:
         name = one.path.name
         if [path.name for path in alike].count(name) > 1:
             name = one.path.relative_to(os.path.commonpath([path.parent for path in alike])).as_posix()
-        found[one.model if len(alike) == 1 else f"{one.model}, {name}"] = one
+        found[one.model if len(alike) == 1 else f"{one.model} ({name})"] = one
     return found
 
 
@@ -291,11 +291,11 @@ def _result(found: Mapping[str, Any], folders: Mapping[str, Folder]) -> list[str
             for (name, other), test in different.items()
         )
         lines.append(
-            f"Of {found['comparisons']} paired differences of AUCs, p is below 0.05 after Holm's correction for {listed}."
+            f"p is below 0.05 after Holm's correction for {len(different)} of {found['comparisons']} compared pairs of AUCs: {listed}."
         )
     else:
         lines.append(
-            f"None of {found['comparisons']} paired differences has p < 0.05 after Holm's correction. That does not show that the "
+            f"p is below 0.05 after Holm's correction for none of {found['comparisons']} compared pairs of AUCs. That does not show that the "
             "models are equal: the intervals show which differences are compatible with the data."
         )
     if outer := [name for name, one in folders.items() if one.metrics.get("selection") == "outer"]:

@@ -84,7 +84,7 @@ def test_page_figures_and_tables(runs, tmp_path):
     )
     assert not list(tmp_path.glob(".*"))
     rows = {row["run"]: row for row in table_of(page)}
-    assert list(rows) == ["t4e", *(row["run"] for row in table_of(page)[1:])]
+    assert next(iter(rows)) == "t4e"
     assert set(rows) == {"t4e", "cnn3d", "size"}
     predictions = table_of(page, "predictions")
     for name, row in rows.items():
@@ -150,9 +150,9 @@ def test_runs_of_the_same_model_are_told_apart(runs, tmp_path):
     again = write_run(tmp_path / "other" / "cv_3d", "cnn3d", seed=9)
     third = write_run(tmp_path / "cv_wide", "cnn3d", seed=8)
     folders = named([read_finished(one) for one in (*runs, third)])
-    assert list(folders) == ["t4e", "cnn3d, cv_3d", "size", "cnn3d, cv_wide"]
+    assert list(folders) == ["t4e", "cnn3d (cv_3d)", "size", "cnn3d (cv_wide)"]
     folders = named([read_finished(one) for one in (runs[1], again, third)])
-    assert list(folders) == ["cnn3d, cv_3d", "cnn3d, other/cv_3d", "cnn3d, cv_wide"]
+    assert list(folders) == ["cnn3d (cv_3d)", "cnn3d (other/cv_3d)", "cnn3d (cv_wide)"]
     with pytest.raises(ComparisonError, match="named twice"):
         named([read_finished(one) for one in (runs[0], runs[0])])
 
