@@ -127,7 +127,9 @@ def compare(*runs: str | Path, output: str | Path, overwrite: bool = False) -> P
         The page; open it in a browser.
     """
     if len(runs) < 2:
-        raise ValueError(f"compare: {len(runs)} run is named, expected two or more; name their folders, separated by spaces")
+        raise ValueError(
+            f"compare: {len(runs)} run is named, expected two or more; name their folders, separated by spaces"
+        )
     for run in runs:
         checks.folder("folder of a run")("run", run)
     checks.output("output", output)
