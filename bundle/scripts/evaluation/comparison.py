@@ -257,7 +257,7 @@ def _comparisons(
         }
 
     against = {name: {kind: difference(name, other.run.name) for kind, other in references.items()} for name in by_name}
-    return against, len(pairs)
+    return against, sum(not np.isnan(p) for p in adjusted[0].values())
 
 
 def records(found: Mapping[str, Any]) -> list[dict[str, Any]]:

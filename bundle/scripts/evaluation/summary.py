@@ -97,8 +97,8 @@ def summarise(
         for name, found in summary[kind].items():
             area = (found["auc"]["value"], *found["auc"]["delong"])
             logger.info("%s %s: AUC %.3f (DeLong %.3f to %.3f) on %d patients", kind, name, *area, found["patients"])
-    found: dict[str, Any] = plain(summary)
-    return found
+    as_json: dict[str, Any] = plain(summary)
+    return as_json
 
 
 def _judged(cohort: Cohort) -> dict[str, dict[str, Judged]]:
