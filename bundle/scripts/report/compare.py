@@ -355,7 +355,7 @@ def _methods(found: Mapping[str, Any]) -> list[str]:
         "AUC and paired differences: DeLong, 95 % intervals. PR AUC and Brier score: percentile bootstrap over patients, stratified by "
         "label. These take the predictions as given: how they would differ with other folds or after another training is not in them; "
         "the spread over seeds shows a part of it.",
-        f"p, labels permuted: one-sided; networks are not trained again. Holm's correction: over the {found['comparisons']} pairs of the "
+        f"p, labels permuted: one-sided; networks are not trained again. Holm's correction: over all comparisons ({found['comparisons']}) of the "
         "table of differences, each once.",
         "ECE: 10 bins of equally many patients; above 0 for calibrated probabilities too. Slope and intercept: logistic recalibration, "
         "the intercept with a slope of 1; 1 and 0 if calibrated.",

@@ -91,7 +91,7 @@ def difference_table(found: Mapping[str, Any]) -> Table:
             cells.append(Cell(text, within["difference"]))
         rows.append(cells)
     note = (
-        f"Paired, after DeLong. Holm's correction is over all {found['comparisons']} pairs of this table. Within folds: the same of "
+        f"Paired, after DeLong. Holm's correction is over all comparisons of this table ({found['comparisons']}). Within folds: the same of "
         "ranks within folds, which shifts between folds do not reach."
     )
     return Table("Differences", heads, rows, note=note)
