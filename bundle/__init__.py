@@ -5,6 +5,7 @@ The functions are those of the command ``radiogenomics``.
 
 from .scripts.cli import (
     card,
+    compare,
     crossvalidate,
     datalist,
     demo,
@@ -29,6 +30,7 @@ from .scripts.cli import (
 
 __all__ = [
     "card",
+    "compare",
     "crossvalidate",
     "datalist",
     "demo",

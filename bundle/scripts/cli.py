@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from .commands.evaluate import card, crossvalidate, evaluate, explain
+from .commands.evaluate import card, compare, crossvalidate, evaluate, explain
 from .commands.look import headers, show, volumes
 from .commands.running import mistake, run_config
 from .commands.tools import demo, doctor, download, export, phantom
@@ -27,7 +27,7 @@ GROUPS: dict[str, tuple[Callable[..., Any], ...]] = {
     "Use it on your own studies": (predict, segment, studies, report),
     "Look at the data": (show, headers, volumes),
     "Train": (datalist, prepare, train, pretrain),
-    "Evaluate": (evaluate, crossvalidate, explain, card),
+    "Evaluate": (evaluate, crossvalidate, compare, explain, card),
     "Tools": (doctor, download, export, phantom, demo),
 }
 """The commands as the help shows them, the main one first."""
@@ -102,6 +102,11 @@ def _reads_paths_as_typed(command: Callable[..., Any]) -> Callable[..., Any]:
         return text if "#" in text and text[0] not in "[{(\"'" else parser.DefaultParseValue(text)
 
     paths = [name for name, kind in command.__annotations__.items() if "Path" in str(kind) and name != "return"]
+    parameters = inspect.signature(command).parameters.values()
+    if any(one.kind is one.VAR_POSITIONAL and one.name in paths for one in parameters):
+        # Fire reads those by the function for all that have none of their own
+        others = [one.name for one in parameters if one.name not in paths]
+        return decorators.SetParseFn(str)(decorators.SetParseFn(value, *others)(command))
     command = decorators.SetParseFn(value)(command)
     return decorators.SetParseFn(str, *paths)(command) if paths else command
 

@@ -1,4 +1,4 @@
-"""Commands that tell whether a result holds: evaluate, crossvalidate, explain, card."""
+"""Commands that tell whether a result holds: evaluate, crossvalidate, compare, explain, card."""
 
 from __future__ import annotations
 
@@ -111,6 +111,30 @@ def _numbers(name: str, values: int | Sequence[int]) -> list[int]:
     if not numbers or not all(isinstance(one, int) and not isinstance(one, bool) for one in numbers):
         raise ValueError(f"--{name} {values!r}: expected whole numbers, 0,1,2 for example")
     return numbers
+
+
+def compare(*runs: str | Path, output: str | Path, overwrite: bool = False) -> Path:
+    """Compare finished cross-validations of several models on the same patients and folds: one table, one page.
+
+    Writes compare.html, figures/ (PNG, SVG) and tables/ (CSV, JSON). Refuses runs that differ in a patient, a label or a fold.
+
+    Args:
+        runs: folders of cross-validations, two or more: runs/cv runs/cv_cnn3d runs/cv_size
+        output: folder for the comparison.
+        overwrite: replace an earlier comparison.
+
+    Returns:
+        The page; open it in a browser.
+    """
+    if len(runs) < 2:
+        raise ValueError(
+            f"compare: {len(runs)} run is named, expected two or more; name their folders, separated by spaces"
+        )
+    for run in runs:
+        checks.folder("folder of a run")("run", run)
+    checks.output("output", output)
+    checks.flag("overwrite", overwrite)
+    return bundle_module("report.compare").write_comparison([str(run) for run in runs], str(output), overwrite)
 
 
 def explain(

@@ -229,6 +229,54 @@ def expected_calibration_error(labels: Labels, probabilities: Values, bins: int 
     return sum(gaps) / len(truth) if len(truth) else NAN
 
 
+class Recalibration(NamedTuple):
+    """Logistic recalibration: 1 and 0 of calibrated probabilities, each with Wald's interval."""
+
+    slope: Estimate
+    intercept: Estimate
+
+
+def recalibration(labels: Labels, probabilities: Values) -> Recalibration:
+    """Calibration slope, and calibration in the large.
+
+    The slope is that of a logistic regression of the labels on the probabilities' logits, below 1 of probabilities that are too
+    extreme. The intercept is that of a regression whose slope is 1, below 0 of probabilities that are too high on average.
+    Probabilities are clipped to 1e-6 from 0 and 1. Both are NaN where a label is missing, the slope also where all probabilities
+    are the same or order the labels without an error.
+
+    Raises:
+        ValueError: see :func:`checked`.
+
+    Cox, Biometrika 45 (1958) 562; Van Calster et al., BMC Medicine 17 (2019) 230.
+    """
+    from scipy.optimize import brentq
+    from scipy.special import expit, logit
+    from sklearn.linear_model import LogisticRegression
+
+    truth, chance = checked(labels, probabilities)
+    none = Estimate(NAN, NAN, NAN)
+    if not _have_both(truth):
+        return Recalibration(none, none)
+    logits = logit(np.clip(chance, 1e-6, 1 - 1e-6))
+    shift = float(brentq(lambda value: float((expit(logits + value) - truth).sum()), -50, 50))
+    weights = expit(logits + shift) * (1 - expit(logits + shift))
+    intercept = _with_error(shift, float(weights.sum() ** -0.5))
+    above, below = logits[truth == 1], logits[truth == 0]
+    if np.ptp(logits) < 1e-9 or above.min() >= below.max() or above.max() <= below.min():
+        return Recalibration(none, intercept)
+    scale = float(logits.std())
+    fit = LogisticRegression(C=np.inf, tol=1e-10, max_iter=1000).fit(logits[:, None] / scale, truth)
+    fitted = fit.predict_proba(logits[:, None] / scale)[:, 1]
+    design = np.stack([np.ones_like(logits), logits])
+    errors = np.sqrt(np.diag(np.linalg.inv(design * (fitted * (1 - fitted)) @ design.T)))
+    return Recalibration(_with_error(float(fit.coef_[0, 0]) / scale, float(errors[1])), intercept)
+
+
+def _with_error(value: float, error: float) -> Estimate:
+    width = NormalDist().inv_cdf(TAILS[1]) * error
+    return Estimate(value, value - width, value + width)
+
+
 def _bins(chance: np.ndarray, bins: int, equal: str) -> list[np.ndarray]:
     """Which patients are in each bin that has any: bool ``(N,)`` each."""
     if not len(chance):

@@ -97,8 +97,8 @@ def summarise(
         for name, found in summary[kind].items():
             area = (found["auc"]["value"], *found["auc"]["delong"])
             logger.info("%s %s: AUC %.3f (DeLong %.3f to %.3f) on %d patients", kind, name, *area, found["patients"])
-    plain: dict[str, Any] = _plain(summary)
-    return plain
+    as_json: dict[str, Any] = plain(summary)
+    return as_json
 
 
 def _judged(cohort: Cohort) -> dict[str, dict[str, Judged]]:
@@ -214,12 +214,12 @@ def _curves(labels: np.ndarray, predicted: np.ndarray, probability: bool, resamp
     return curves
 
 
-def _plain(value: Any) -> Any:
-    """The value as JSON knows it."""
+def plain(value: Any) -> Any:
+    """The value as JSON knows it: None for NaN and infinity, lists, keys that are text."""
     if isinstance(value, Mapping):
-        return {str(key): _plain(part) for key, part in value.items()}
+        return {str(key): plain(part) for key, part in value.items()}
     if isinstance(value, (list, tuple, np.ndarray)):
-        return [_plain(part) for part in value]
+        return [plain(part) for part in value]
     if isinstance(value, (float, np.floating)):
         return float(value) if np.isfinite(value) else None
     return value
