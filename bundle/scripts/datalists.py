@@ -21,7 +21,7 @@ from .errors import some
 from .files import write_json
 from .identifiers import lookup, person, visit_of
 from .modalities import MRI_TYPES
-from .outputs import check_identifier
+from .outputs import check_identifier, same_on_disk
 from .studies.folders import DataListError, find_studies
 
 logger = logging.getLogger(__name__)
@@ -235,7 +235,7 @@ def load_datalist(file: str | Path, dataset_dir: str | Path | None = None) -> di
             datalist[section].append({**entry, **paths})
     names = Counter(entry["patient"] for section in sections for entry in datalist[section])
     doubled = [patient for patient, count in names.items() if count > 1]
-    if doubled:
+    if doubled or (doubled := same_on_disk(names)):  # the latter have one folder on some file systems
         raise DataListError(f"{file}: patients named more than once: {', '.join(doubled[:10])}")
     return datalist
 
