@@ -52,10 +52,18 @@ def as_values(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Settings whose texts reach a configuration as they are, though MONAI gives ``#``, ``@``, ``$`` and ``%`` a meaning.
 
     Such a text becomes an expression that gives it; :func:`as_typed` is the way back.
+
+    Raises:
+        ValueError: for a mapping that MONAI would build an object of.
     """
 
     def escaped(value: Any) -> Any:
         if isinstance(value, Mapping):
+            if "_target_" in value:
+                raise ValueError(
+                    f"{dict(value)}: found _target_, of which an object would be built, expected a value; components are replaced "
+                    "in a configuration (`python -m monai.bundle run`)"
+                )
             return {key: escaped(one) for key, one in value.items()}
         if isinstance(value, (list, tuple)):
             return [escaped(one) for one in value]

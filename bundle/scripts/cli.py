@@ -34,6 +34,9 @@ GROUPS: dict[str, tuple[Callable[..., Any], ...]] = {
 
 COMMANDS: dict[str, Callable[..., Any]] = {command.__name__: command for group in GROUPS.values() for command in group}
 
+READER_GONE = 141
+"""Exit status where nobody reads the output any more: that of a program that SIGPIPE ended, as a shell sees it."""
+
 __all__ = [*COMMANDS, "COMMANDS", "GROUPS", "main", "run_config"]
 
 
@@ -53,7 +56,22 @@ def overview() -> str:
 
 
 def main() -> None:
-    """Entry point of the command ``radiogenomics``; mistakes of use end in one line, not in a traceback."""
+    """Entry point of the command ``radiogenomics``; mistakes of use end in one line, not in a traceback.
+
+    It ends quietly where whoever read its output has gone (``radiogenomics --help | head -2``), as other programs do.
+    """
+    try:
+        try:
+            _main()
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        with open(os.devnull, "w") as nowhere:  # where the interpreter's own flush at its end goes
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())
+        sys.exit(READER_GONE)
+
+
+def _main() -> None:
     import fire
 
     debug = bool(os.environ.get("RADIOGENOMICS_DEBUG"))
@@ -83,6 +101,8 @@ def main() -> None:
     except KeyboardInterrupt:
         sys.exit("interrupted; the same command continues where it stopped")
     except Exception as error:
+        if isinstance(error, BrokenPipeError) and _reader_is_gone():
+            raise
         known = mistake(error)
         if known is None or debug:
             raise
@@ -90,6 +110,15 @@ def main() -> None:
         if isinstance(known, ImportError) and "pip install" not in str(known):
             hint = ". Optional packages: pip install 'brats-mri-radiogenomics[demo]'"
         sys.exit(f"error: {known}{hint}\n(RADIOGENOMICS_DEBUG=1 shows where)")
+
+
+def _reader_is_gone() -> bool:
+    """Whether nobody reads what is printed, not what another process was sent."""
+    try:
+        print(flush=True)
+    except BrokenPipeError:
+        return True
+    return False
 
 
 def _reads_paths_as_typed(command: Callable[..., Any]) -> Callable[..., Any]:

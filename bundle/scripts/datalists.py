@@ -21,7 +21,7 @@ from .errors import some
 from .files import write_json
 from .identifiers import lookup, person, visit_of
 from .modalities import MRI_TYPES
-from .outputs import check_identifier
+from .outputs import check_identifier, same_on_disk
 from .studies.folders import DataListError, find_studies
 
 logger = logging.getLogger(__name__)
@@ -102,33 +102,21 @@ def build_datalist(
     Raises:
         DataListError: when there is nothing to list, too few patients for the folds, or ``output`` exists.
     """
-    if output is not None and Path(output).exists():
-        if not overwrite:
-            raise DataListError(f"{output} exists; give another name or --overwrite")
-        load_datalist(output)  # anything else is somebody's and is not replaced
+    if output is not None:
+        _may_be_written(output, overwrite)
     root = Path(dataset_dir).resolve()
     if root.is_file():
         raise DataListError(f"{dataset_dir}: a data list names files that stay; unpack it and give the folder")
     train_dir = root / "train"
     studies = find_studies(train_dir if train_dir.is_dir() else root, rules)
     test = find_studies(root / "test", rules) if train_dir.is_dir() and (root / "test").is_dir() else []
-    labels_file = Path(labels) if labels else root / "train_labels.csv"
-    values = read_labels(labels_file) if labels or labels_file.is_file() else {}
-    label_of = lookup(values)
-    training: list[dict[str, Any]] = []
-    without = [study["patient"] for study in (*studies, *test) if "reason" in study]
-    if without:
+    if without := [study["patient"] for study in (*studies, *test) if "reason" in study]:
         logger.warning("%d patients without any series are not listed: %s", len(without), some(without, 10))
     studies, test = ([study for study in part if "reason" not in study] for part in (studies, test))
-    for study in studies:
-        study["group"] = person(study.get("group", study["patient"]))
-        label = label_of(study["patient"])
-        if label is not None:
-            study["label"] = label
-        (training if label is not None or "seg" in study else test).append(study)
-    unlabelled = [study["patient"] for study in studies if "label" not in study and values]
-    if unlabelled:
-        logger.warning("%d patients have no label in %s: %s", len(unlabelled), labels_file, ", ".join(unlabelled[:10]))
+    labels_file = Path(labels) if labels else root / "train_labels.csv"
+    _label(studies, labels_file if labels or labels_file.is_file() else None)
+    training = [study for study in studies if "label" in study or "seg" in study]
+    test += [study for study in studies if "label" not in study and "seg" not in study]
     if training:
         _assign_folds(training, folds, seed)
     datalist: dict[str, Any] = {
@@ -141,6 +129,26 @@ def build_datalist(
     if output is not None:
         write_json(datalist, output)
     return datalist
+
+
+def _may_be_written(output: str | Path, overwrite: bool) -> None:
+    """Refuse to replace a data list unasked, and anything else in any case: it is somebody's."""
+    if Path(output).exists():
+        if not overwrite:
+            raise DataListError(f"{output} exists; give another name or --overwrite")
+        load_datalist(output)
+
+
+def _label(studies: Sequence[dict[str, Any]], labels_file: Path | None) -> None:
+    """Write ``group``, and ``label`` where the file has one, into each entry; the log has those without."""
+    values = {} if labels_file is None else read_labels(labels_file)
+    label_of = lookup(values)
+    for study in studies:
+        study["group"] = person(study.get("group", study["patient"]))
+        if (label := label_of(study["patient"])) is not None:
+            study["label"] = label
+    if unlabelled := [study["patient"] for study in studies if "label" not in study and values]:
+        logger.warning("%d patients have no label in %s: %s", len(unlabelled), labels_file, ", ".join(unlabelled[:10]))
 
 
 def _relative(study: Mapping[str, Any], root: Path) -> dict[str, Any]:
@@ -227,7 +235,7 @@ def load_datalist(file: str | Path, dataset_dir: str | Path | None = None) -> di
             datalist[section].append({**entry, **paths})
     names = Counter(entry["patient"] for section in sections for entry in datalist[section])
     doubled = [patient for patient, count in names.items() if count > 1]
-    if doubled:
+    if doubled or (doubled := same_on_disk(names)):  # the latter have one folder on some file systems
         raise DataListError(f"{file}: patients named more than once: {', '.join(doubled[:10])}")
     return datalist
 

@@ -8,6 +8,7 @@ import os
 import platform
 import re
 import shutil
+import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -93,6 +94,11 @@ _FORMULA = re.compile(r"(?!-(\d+\.?\d*(e[+-]?\d+)?|inf)$)'*[=+\-@\t\r]")
 def is_formula(text: Any) -> bool:
     """Whether a spreadsheet would run what a cell holds, ``=1+1`` or ``@name``, instead of showing it."""
     return isinstance(text, str) and not text.startswith("'") and _FORMULA.match(text) is not None
+
+
+def printable(text: str) -> str:
+    """A text of which a terminal shows every character: those that steer it, or turn the direction of writing, become ``\ufffd``."""
+    return "".join("\ufffd" if unicodedata.category(sign) in ("Cc", "Cf", "Cs") else sign for sign in text)
 
 
 def _shielded(cell: Any) -> Any:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -79,17 +80,40 @@ class OutputError(UserError):
     """An identifier or a folder that nothing may be written to."""
 
 
+_LONGEST = 150  # bytes of a name, to which others are added; file systems take 255
+_RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
+
+
+def is_reserved(name: str) -> bool:
+    """Whether Windows takes a file of this name for a device, ``CON`` or ``nul.txt`` for example."""
+    return _RESERVED.fullmatch(name) is not None
+
+
+def same_on_disk(names: Iterable[str]) -> list[str]:
+    """Those of different names that some file systems take for one: capital letters, or how accents are encoded, alone differ."""
+    found: dict[str, set[str]] = {}
+    for name in names:
+        found.setdefault(unicodedata.normalize("NFC", name).casefold(), set()).add(name)
+    return sorted(name for alike in found.values() if len(alike) > 1 for name in alike)
+
+
 def check_identifier(patient: Any, source: str | Path) -> str:
     """A patient's identifier, of which file names are made, found in ``source``.
 
     Raises:
-        OutputError: when it is no text, empty, ``.`` or ``..``, begins with a drive, or holds a path separator or a control
-            character.
+        OutputError: when it is no text, empty, ``.`` or ``..``, begins with a drive, holds a path separator or a control
+            character, or is too long.
     """
     if not isinstance(patient, str) or _FORBIDDEN.search(patient):
         raise OutputError(
             f"{source}: patient {patient!r} can't be used in file names; expected text without /, \\, control characters or a drive, "
             "and not . or ..; rename the patient"
+        )
+    size = len(patient.encode("utf-8", "surrogateescape"))
+    if size > _LONGEST:
+        raise OutputError(
+            f"{source}: patient {patient[:40]!r}… has {size} bytes, expected at most {_LONGEST}, as file names are made of it; "
+            "rename the patient"
         )
     return patient
 

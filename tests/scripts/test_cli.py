@@ -10,6 +10,7 @@ import torch
 import yaml
 
 from scripts import checks, cli
+from scripts.modalities import MRI_TYPES
 from scripts.networks import BiLSTMNFNet
 from scripts.weights import save_weights
 
@@ -142,6 +143,25 @@ def test_doctor_tells_weights_that_cant_be_used(monkeypatch, capsys, segmenter, 
     empty = tmp_path / "empty.pt"
     empty.touch()
     assert "empty (0 bytes)" in run(monkeypatch, "doctor", "--segmenter", empty)
+
+
+@pytest.mark.parametrize("words", [["--help"], ["studies", "{studies}"]])
+def test_a_reader_that_goes_away_ends_the_command_quietly(tmp_path, words):
+    """As in ``radiogenomics --help | head -2``."""
+    (tmp_path / "00001").mkdir()
+    for mri_type in MRI_TYPES:
+        (tmp_path / "00001" / f"00001_{mri_type}.nii.gz").touch()
+    source, sink = os.pipe()
+    os.close(source)
+    code = f"import sys; from radiogenomics.scripts import cli; sys.argv = ['radiogenomics', *{words!r}]; cli.main()"
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", code.format(studies=tmp_path)], stdout=sink, stderr=subprocess.PIPE, text=True, timeout=120,
+            check=False,
+        )  # fmt: skip
+    finally:
+        os.close(sink)
+    assert (done.returncode, done.stderr) == (cli.READER_GONE, "")
 
 
 # Settings

@@ -81,13 +81,7 @@ def explain_run(
     prepared = prepared_dir(folder) or prepared_places(folder)[-1]
     index, zoom = read_index(prepared), zoom_of(folder) or _zoom(prepared)
     results: dict[str, dict[str, Any]] = {one.name: {"reason": one.reason} for one in asked}
-    by_weights: dict[str, list[_Asked]] = {}
-    for one in asked:
-        if one.weights is not None and one.predicted is not None:
-            by_weights.setdefault(one.weights, []).append(one)
-    # each file is read before anything is computed, and again in its turn: one network is in memory at a time
-    for weights_file in by_weights:
-        Classifier(weights_file, "cpu")
+    by_weights = _by_weights(asked)
     remove_leftovers(output)
     for weights_file, series in by_weights.items():
         classifier = Classifier(weights_file, device)
@@ -134,6 +128,18 @@ def _asked(
                 facts = row["series"][mri_type]
                 reason = facts.get("reason", "it was not classified")
                 found.append(_Asked(f"{row['patient']}/{mri_type}", file_of(row, mri_type), chance_of(facts), reason))
+    return found
+
+
+def _by_weights(asked: Sequence[_Asked]) -> dict[str, list[_Asked]]:
+    """The series that were classified by the file of their weights, each of which can be read."""
+    found: dict[str, list[_Asked]] = {}
+    for one in asked:
+        if one.weights is not None and one.predicted is not None:
+            found.setdefault(one.weights, []).append(one)
+    # before anything is computed; each is read again in its turn, so that one network is in memory at a time
+    for weights_file in found:
+        Classifier(weights_file, "cpu")
     return found
 
 

@@ -5,7 +5,9 @@ A folder that holds several runs (a demo's) gets one report of all. Patients hav
 
 from __future__ import annotations
 
+import base64
 import datetime
+import hashlib
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -121,9 +123,12 @@ def jinja_environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    script = (TEMPLATES / "script.js").read_text(encoding="utf-8")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     jinja.globals |= {
         "style": Markup((TEMPLATES / "style.css").read_text(encoding="utf-8")),
-        "script": Markup((TEMPLATES / "script.js").read_text(encoding="utf-8")),
+        "script": Markup(script),
+        "script_hash": Markup(f"'sha256-{digest}'"),
         "generator": GENERATOR,
         "research_only": RESEARCH_ONLY,
         "version": environment.installed("brats-mri-radiogenomics") or "",  # none in an unzipped bundle

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
+from ..outputs import is_reserved
 from .figures import save_figure
 from .tables import Table, write_table
 
@@ -28,6 +29,7 @@ class Writer:
     def name(self, wanted: str) -> str:
         """A file name that is safe, not yet taken, and as close as possible to the one asked for."""
         safe = re.sub(r"[^A-Za-z0-9._-]+", "_", wanted).strip("._")[:100] or "unnamed"
+        safe = f"file_{safe}" if is_reserved(safe) else safe
         if safe.lower() in self.taken:  # some file systems take A and a for the same
             safe = f"{safe}_{hashlib.sha256(wanted.encode()).hexdigest()[:8]}"
         while safe.lower() in self.taken:

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..outputs import is_reserved
 from .rules import Decision, choose, read_rules
 from .series import DicomSeries, DicomStudy, read_studies
 
@@ -83,7 +84,8 @@ def _folder_of(study: DicomStudy, root: Path) -> str:
 
 
 def _safe(text: str) -> str:
-    return re.sub(r"[^A-Za-z0-9.-]+", "_", text).strip("._-")[:64]
+    safe = re.sub(r"[^A-Za-z0-9.-]+", "_", text).strip("._-")[:64]
+    return f"patient_{safe}" if is_reserved(safe) else safe
 
 
 def _checksum(text: str) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 from ..environment import BUNDLE_ROOT
 from ..errors import UserError, some
 from ..modalities import MRI_TYPES
+from ..outputs import same_on_disk
 from .archives import unpacked
 from .walk import Walk, has_image, named_row
 
@@ -258,9 +258,9 @@ def _reported(
         raise DataListError(f"{source}: {what}. {_LAYOUTS}{f'; did you mean {nested}?' if nested else ''}")
     if told:
         logger.warning("%s: not understood: %s. %s", source, told, _LAYOUTS)
-    doubled = [name for name, count in Counter(entry["patient"].casefold() for entry in listed).items() if count > 1]
-    if doubled:
+    if alike := same_on_disk(entry["patient"] for entry in listed):
         raise DataListError(
-            f"{source}: patients whose names differ in capital letters alone: {some(doubled)}; rename one of each"
+            f"{source}: patients whose names differ in capital letters or the encoding of accents alone: {some(alike)}; rename "
+            "one of each"
         )
     return sorted(listed, key=lambda entry: entry["patient"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,6 +59,37 @@ def read_rules(file: str | Path) -> Rules:
     Raises:
         StudiesError: when the file is missing, or something in it is unknown or no regular expression.
     """
+    content = _content(file)
+    words = content.get("words") or {}
+
+    def listed(key: str) -> list[Any]:
+        return _listed(content.get(key), f"{file}: {key}")
+
+    def expressions(texts: Any, where: str) -> tuple[re.Pattern[str], ...]:
+        place = f"{file}: {where}"
+        return tuple(_expression(text, words, place) for text in _listed(texts, place))
+
+    prefer = listed("prefer") if "prefer" in content else ["slices", "newest"]
+    if unknown := [name for name in prefer if name not in PREFERENCES]:
+        raise StudiesError(f"{file}: prefer: {unknown[0]!r} is unknown; expected some of {', '.join(PREFERENCES)}")
+    min_slices = content.get("min_slices", 1)
+    if not isinstance(min_slices, int) or isinstance(min_slices, bool) or min_slices < 1:
+        raise StudiesError(f"{file}: min_slices is {min_slices!r}, expected a whole number from 1")
+    key = "contrast_by_header_unless"
+    unless = content.get(key)
+    return Rules(
+        modalities={name: expressions(texts, f"modalities: {name}") for name, texts in content["modalities"].items()},
+        exclude=expressions(content.get("exclude"), "exclude"),
+        image_types=frozenset(str(value).upper() for value in listed("exclude_image_types")),
+        contrast_unless=None if unless is None else _expression(unless, words, f"{file}: {key}"),
+        min_slices=min_slices,
+        prefer=tuple(prefer),
+        source=str(file),
+    )
+
+
+def _content(file: str | Path) -> dict[str, Any]:
+    """What stands in a file of rules, of which all keys and modalities are known."""
     if not Path(file).is_file():
         raise StudiesError(f"{file}: no such file of rules")
     try:
@@ -73,47 +104,27 @@ def read_rules(file: str | Path) -> Rules:
     for name in content["modalities"]:
         if name not in MRI_TYPES:
             raise StudiesError(f"{file}: modality {name!r} is unknown; expected {', '.join(MRI_TYPES)}")
-    words = content.get("words") or {}
+    return content
 
-    def expression(text: Any, where: str) -> re.Pattern[str]:
-        def word(match: re.Match[str]) -> str:
-            if match[1] not in words:
-                raise StudiesError(
-                    f"{file}: {where}: {{{match[1]}}} stands for no expression of `words`: {', '.join(words)}"
-                )
-            return f"(?:{words[match[1]]})"
 
-        try:
-            return re.compile(re.sub(r"\{([a-z]\w*)\}", word, str(text)), re.IGNORECASE)
-        except re.error as error:
-            raise StudiesError(f"{file}: {where}: {text!r} is no regular expression ({error})") from error
+def _listed(value: Any, where: str) -> list[Any]:
+    if value is None or isinstance(value, list):
+        return value or []
+    raise StudiesError(f"{where}: expected a list, found {value!r}")
 
-    def listed(value: Any, where: str) -> list[Any]:
-        if value is None or isinstance(value, list):
-            return value or []
-        raise StudiesError(f"{file}: {where}: expected a list, found {value!r}")
 
-    prefer = listed(content.get("prefer", ["slices", "newest"]), "prefer")
-    if unknown := [name for name in prefer if name not in PREFERENCES]:
-        raise StudiesError(f"{file}: prefer: {unknown[0]!r} is unknown; expected some of {', '.join(PREFERENCES)}")
-    min_slices = content.get("min_slices", 1)
-    if not isinstance(min_slices, int) or isinstance(min_slices, bool) or min_slices < 1:
-        raise StudiesError(f"{file}: min_slices is {min_slices!r}, expected a whole number from 1")
-    unless = content.get("contrast_by_header_unless")
-    return Rules(
-        modalities={
-            name: tuple(expression(text, f"modalities: {name}") for text in listed(texts, f"modalities: {name}"))
-            for name, texts in content["modalities"].items()
-        },
-        exclude=tuple(expression(text, "exclude") for text in listed(content.get("exclude"), "exclude")),
-        image_types=frozenset(
-            str(value).upper() for value in listed(content.get("exclude_image_types"), "exclude_image_types")
-        ),
-        contrast_unless=None if unless is None else expression(unless, "contrast_by_header_unless"),
-        min_slices=min_slices,
-        prefer=tuple(prefer),
-        source=str(file),
-    )
+def _expression(text: Any, words: Mapping[str, str], where: str) -> re.Pattern[str]:
+    """A regular expression in which ``{name}`` stands for one of the words."""
+
+    def word(match: re.Match[str]) -> str:
+        if match[1] not in words:
+            raise StudiesError(f"{where}: {{{match[1]}}} stands for no expression of `words`: {', '.join(words)}")
+        return f"(?:{words[match[1]]})"
+
+    try:
+        return re.compile(re.sub(r"\{([a-z]\w*)\}", word, str(text)), re.IGNORECASE)
+    except re.error as error:
+        raise StudiesError(f"{where}: {text!r} is no regular expression ({error})") from error
 
 
 def plain(description: str) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ..files import write_csv, write_json
+from ..files import printable, write_csv, write_json
 from ..modalities import MRI_TYPES
 from .folders import paths_of
 from .names import is_nifti
@@ -177,4 +177,4 @@ def as_text(entries: Sequence[Mapping[str, Any]]) -> str:
         widths = [max(map(len, column)) for column in zip(*table, strict=True)] if table else []
         lines += ["  " + "  ".join(map(str.ljust, one, widths)).rstrip() for one in table]
         lines += [f"  ! {text}" for text in remarks(entry)]
-    return "\n".join(lines)
+    return "\n".join(map(printable, lines))

@@ -95,12 +95,10 @@ def write_cohort(
         "classification_patients": classification_patients,
         "test_patients": test_patients,
     }
+    drawn = {"overlap": overlap, "signal": float(signal), "seed": seed, "spacing": float(spacing)}
     settings: dict[str, Any] = {
         **counts,
-        "overlap": overlap,
-        "signal": float(signal),
-        "seed": seed,
-        "spacing": float(spacing),
+        **drawn,
         "shape": list(grid(spacing, shape)[0]),
         "slice_thickness": float(spacing if slice_thickness is None else slice_thickness),
         "planes": {**dict.fromkeys(MRI_TYPES, "axial"), **(planes or {})},

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import csv
+import hashlib
 import html
 import json
 import re
@@ -273,6 +275,12 @@ def test_pages_ask_for_nothing_outside(prediction, cross_validation, training):
         for file in (page, *page.parent.glob("patients/*.html")):
             text = file.read_text()
             assert "default-src 'none'" in text
+            (policy,) = re.findall(r'"Content-Security-Policy" content="([^"]*)"', text)
+            (script,) = re.findall(r"(?s)<script>(.*?)</script>", text)
+            allowed = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+            assert f"script-src 'sha256-{allowed}';" in policy
+            assert policy.count("unsafe-") == policy.count("style-src 'unsafe-inline'")
+            assert not re.findall(r"<[^>]* on\w+=", re.sub(r"(?s)<script.*?</script>", "", text))
             assert not re.findall(r'(?:src|href)="(?:https?:)?//', text)
 
 
