@@ -32,9 +32,12 @@ _DETAIL = 1.0  # cells; what varies more slowly is left out
 _LEVELS = 7  # of the values that are kept, on either side of 0
 _SPREAD = 2.5  # local contrasts at the highest level
 _OUTSIDE = 15
+_DARKEST, _NOISE = (
+    0.02,
+    0.1,
+)  # of the white level: the least of a brain that was cut out, and of one in the noise of air
 _AIR_IS_ZERO = 0.2  # of the voxels: so many zeros are a background that was cut out
 _ROLLS = np.deg2rad(np.arange(-24, 25, 3))
-_LOOKED_AT = 5000  # points of the outline, for its symmetry
 _SHIFTS = tuple(
     itertools.product((-1, 0, 1), repeat=2)
 )  # cells front to back and foot to head; cut-off copies need them
@@ -49,8 +52,7 @@ def fingerprint(volume: np.ndarray, affine: np.ndarray) -> str:
     """
     if ndimage is None:
         return ""
-    small, place = _shrunk(np.asarray(volume), np.asarray(affine, dtype=np.float64))
-    brain = _brain(small)
+    small, brain, place = _shrunk(np.asarray(volume), np.asarray(affine, dtype=np.float64))
     if brain.sum() * abs(np.linalg.det(place[:3, :3])) < 1e5:  # mm³
         return ""
     centre, axes = _pose(brain, place)
@@ -84,31 +86,39 @@ def similarity(first: Sequence[str], second: Sequence[str]) -> np.ndarray:
     return np.where(size > 0, best, 0).astype(np.float32)
 
 
-def _shrunk(volume: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Means of blocks of about 4 mm, and their affine."""
+def _shrunk(volume: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Means of blocks of about 4 mm, where the brain is in them, and their affine."""
     sides = np.linalg.norm(affine[:3, :3], axis=0)
     steps = np.minimum(np.maximum(1, np.round(_SMALL / sides)).astype(int), volume.shape)
     counts = np.array(volume.shape) // steps
-    small = volume[tuple(slice(0, n * step) for n, step in zip(counts, steps, strict=True))]
-    for axis in range(3):
-        if steps[axis] > 1:
-            shape = (*small.shape[:axis], counts[axis], steps[axis], *small.shape[axis + 1 :])
-            small = small.reshape(shape).sum(axis + 1, dtype=np.float32)
+    whole = volume[tuple(slice(0, n * step) for n, step in zip(counts, steps, strict=True))]
+    small = _means(whole, counts, steps)
     place = affine.copy()
     place[:3, 3] += affine[:3, :3] @ ((steps - 1) / 2)
     place[:3, :3] *= steps
-    return np.asarray(small, dtype=np.float32) / np.prod(steps), place
+    return small, _brain(whole, small, counts, steps), place
 
 
-def _brain(small: np.ndarray) -> np.ndarray:
-    """The largest piece of what is not background."""
+def _means(whole: np.ndarray, counts: np.ndarray, steps: np.ndarray) -> np.ndarray:
+    """Means of blocks."""
+    found = whole
+    for axis in range(3):
+        if steps[axis] > 1:
+            shape = (*found.shape[:axis], counts[axis], steps[axis], *found.shape[axis + 1 :])
+            found = found.reshape(shape).sum(axis + 1, dtype=np.float32)
+    return np.asarray(found, dtype=np.float32) / np.float32(np.prod(steps))
+
+
+def _brain(whole: np.ndarray, small: np.ndarray, counts: np.ndarray, steps: np.ndarray) -> np.ndarray:
+    """The largest piece of blocks most of whose voxels are not background."""
+    nowhere = np.zeros(small.shape, dtype=bool)
     shown = small[small > 0]
     if not shown.size:
-        return np.zeros(small.shape, dtype=bool)
-    least = 0.003 if np.mean(small == 0) > _AIR_IS_ZERO else 0.1
-    pieces, count = ndimage.label(small > least * np.percentile(shown, 98))
+        return nowhere
+    least = _DARKEST if np.mean(small == 0) > _AIR_IS_ZERO else _NOISE
+    pieces, count = ndimage.label(_means(whole > least * np.percentile(shown, 98), counts, steps) > 0.5)
     if not count:
-        return np.zeros(small.shape, dtype=bool)
+        return nowhere
     return np.asarray(ndimage.binary_fill_holes(pieces == 1 + np.argmax(np.bincount(pieces.ravel())[1:])))
 
 
@@ -125,7 +135,7 @@ def _pose(brain: np.ndarray, place: np.ndarray) -> tuple[np.ndarray, np.ndarray]
     right = np.array([1.0, 0.0, 0.0]) - front[0] * front
     right /= np.linalg.norm(right)
     up = np.cross(right, front)
-    turned = points[:: len(points) // _LOOKED_AT + 1] @ np.stack([right, front, up], axis=1)
+    turned = points @ np.stack([right, front, up], axis=1)
     scores = np.array([_mirrored(turned, angle) for angle in _ROLLS])
     best = int(scores.argmax())
     angle = _ROLLS[best]
@@ -140,8 +150,9 @@ def _mirrored(points: np.ndarray, angle: float) -> float:
     """How well an outline agrees with its mirror image, seen from the front, when it is turned by an angle."""
     x = points[:, 0] * np.cos(angle) + points[:, 2] * np.sin(angle)
     z = points[:, 2] * np.cos(angle) - points[:, 0] * np.sin(angle)
-    seen, _, _ = np.histogram2d(x, z, bins=24, range=((-96, 96), (-96, 96)))
-    seen = ndimage.gaussian_filter(seen, 0.7)
+    places = [np.clip((one / (CELL / 2) + 24).astype(int), 0, 47) for one in (x, z)]
+    seen = np.bincount(places[0] * 48 + places[1], minlength=48 * 48).reshape(48, 48).astype(np.float32)
+    seen = ndimage.gaussian_filter(seen, 1.5)
     return float((seen * seen[::-1]).sum() / (seen**2).sum())
 
 
