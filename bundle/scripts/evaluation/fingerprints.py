@@ -1,6 +1,6 @@
 """A perceptual fingerprint of a series: what it shows at a coarse scale, whatever its grid, orientation, pose and grey values.
 
-The brain is put upright (its long axis, then the mirror symmetry of its outline), averaged in cells of 8 mm, ranked, and freed of all
+The brain is turned to its principal axes, averaged in cells of 8 mm, ranked, and freed of all
 that varies slowly; what is left is divided by its local contrast. Copies of one series agree then, brains of different patients do not.
 Series of the same modality alone can be compared, with the skull or without it both.
 """
@@ -23,7 +23,7 @@ CELL = 8.0
 """Side of a cell in mm."""
 GRID = (18, 22, 18)
 """Cells from left to right, from back to front, from foot to head."""
-SAME = 0.82
+SAME = 0.78
 """Similarity from which two series are taken for copies. Of 25 real patients 0.75 at most between two, 0.85 at least between copies (docs/evaluate.md)."""
 LEAST_SHARED = 0.6
 """Of the cells of the smaller brain, those that both must show to be compared."""
@@ -37,7 +37,6 @@ _DARKEST, _NOISE = (
     0.1,
 )  # of the white level: the least of a brain that was cut out, and of one in the noise of air
 _AIR_IS_ZERO = 0.2  # of the voxels: so many zeros are a background that was cut out
-_ROLLS = np.deg2rad(np.arange(-24, 25, 3))
 _SHIFTS = tuple(
     itertools.product((-1, 0, 1), repeat=2)
 )  # cells front to back and foot to head; cut-off copies need them
@@ -52,7 +51,8 @@ def fingerprint(volume: np.ndarray, affine: np.ndarray) -> str:
     """
     if ndimage is None:
         return ""
-    small, brain, place = _shrunk(np.asarray(volume), np.asarray(affine, dtype=np.float64))
+    small, place = _shrunk(np.asarray(volume), np.asarray(affine, dtype=np.float64))
+    brain = _brain(small)
     if brain.sum() * abs(np.linalg.det(place[:3, :3])) < 1e5:  # mm³
         return ""
     centre, axes = _pose(brain, place)
@@ -86,74 +86,45 @@ def similarity(first: Sequence[str], second: Sequence[str]) -> np.ndarray:
     return np.where(size > 0, best, 0).astype(np.float32)
 
 
-def _shrunk(volume: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Means of blocks of about 4 mm, where the brain is in them, and their affine."""
+def _shrunk(volume: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Means of blocks of about 4 mm, and their affine."""
     sides = np.linalg.norm(affine[:3, :3], axis=0)
     steps = np.minimum(np.maximum(1, np.round(_SMALL / sides)).astype(int), volume.shape)
     counts = np.array(volume.shape) // steps
-    whole = volume[tuple(slice(0, n * step) for n, step in zip(counts, steps, strict=True))]
-    small = _means(whole, counts, steps)
+    small = volume[tuple(slice(0, n * step) for n, step in zip(counts, steps, strict=True))]
+    for axis in range(3):
+        if steps[axis] > 1:
+            shape = (*small.shape[:axis], counts[axis], steps[axis], *small.shape[axis + 1 :])
+            small = small.reshape(shape).sum(axis + 1, dtype=np.float32)
     place = affine.copy()
     place[:3, 3] += affine[:3, :3] @ ((steps - 1) / 2)
     place[:3, :3] *= steps
-    return small, _brain(whole, small, counts, steps), place
+    return np.asarray(small, dtype=np.float32) / np.float32(np.prod(steps)), place
 
 
-def _means(whole: np.ndarray, counts: np.ndarray, steps: np.ndarray) -> np.ndarray:
-    """Means of blocks."""
-    found = whole
-    for axis in range(3):
-        if steps[axis] > 1:
-            shape = (*found.shape[:axis], counts[axis], steps[axis], *found.shape[axis + 1 :])
-            found = found.reshape(shape).sum(axis + 1, dtype=np.float32)
-    return np.asarray(found, dtype=np.float32) / np.float32(np.prod(steps))
-
-
-def _brain(whole: np.ndarray, small: np.ndarray, counts: np.ndarray, steps: np.ndarray) -> np.ndarray:
-    """The largest piece of blocks most of whose voxels are not background."""
+def _brain(small: np.ndarray) -> np.ndarray:
+    """The largest piece of what is not background."""
     nowhere = np.zeros(small.shape, dtype=bool)
     shown = small[small > 0]
     if not shown.size:
         return nowhere
     least = _DARKEST if np.mean(small == 0) > _AIR_IS_ZERO else _NOISE
-    pieces, count = ndimage.label(_means(whole > least * np.percentile(shown, 98), counts, steps) > 0.5)
+    pieces, count = ndimage.label(small > least * np.percentile(shown, 98))
     if not count:
         return nowhere
     return np.asarray(ndimage.binary_fill_holes(pieces == 1 + np.argmax(np.bincount(pieces.ravel())[1:])))
 
 
 def _pose(brain: np.ndarray, place: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Centre of a brain (mm, RAS), and its axes to the right, to the front and up, as columns."""
+    """Centre of a brain (mm, RAS), and its principal axes, to the right, to the front and up, as columns."""
     points = np.argwhere(brain) @ place[:3, :3].T + place[:3, 3]
     centre = points.mean(0)
-    points -= centre
-    _, vectors = np.linalg.eigh(np.cov(points.T))
-    front = vectors[:, 2]
-    if abs(front[1]) < 0.6:  # the longest axis of what a stack of a few slices shows is none of the brain's
-        front = np.array([0.0, 1.0, 0.0])
-    front = front * np.sign(front[1])
-    right = np.array([1.0, 0.0, 0.0]) - front[0] * front
-    right /= np.linalg.norm(right)
-    up = np.cross(right, front)
-    turned = points @ np.stack([right, front, up], axis=1)
-    scores = np.array([_mirrored(turned, angle) for angle in _ROLLS])
-    best = int(scores.argmax())
-    angle = _ROLLS[best]
-    if 0 < best < len(_ROLLS) - 1:  # the top of the parabola through its neighbours
-        low, top, high = scores[best - 1 : best + 2]
-        angle += 0.5 * (low - high) / min(low - 2 * top + high, -1e-6) * (_ROLLS[1] - _ROLLS[0])
-    cos, sin = np.cos(angle), np.sin(angle)
-    return centre, np.stack([cos * right + sin * up, front, cos * up - sin * right], axis=1)
-
-
-def _mirrored(points: np.ndarray, angle: float) -> float:
-    """How well an outline agrees with its mirror image, seen from the front, when it is turned by an angle."""
-    x = points[:, 0] * np.cos(angle) + points[:, 2] * np.sin(angle)
-    z = points[:, 2] * np.cos(angle) - points[:, 0] * np.sin(angle)
-    places = [np.clip((one / (CELL / 2) + 24).astype(int), 0, 47) for one in (x, z)]
-    seen = np.bincount(places[0] * 48 + places[1], minlength=48 * 48).reshape(48, 48).astype(np.float32)
-    seen = ndimage.gaussian_filter(seen, 1.5)
-    return float((seen * seen[::-1]).sum() / (seen**2).sum())
+    _, vectors = np.linalg.eigh(np.cov((points - centre).T))
+    axes = max(
+        (vectors[:, list(order)] for order in itertools.permutations(range(3))),
+        key=lambda one: float(np.abs(np.diag(one)).sum()),
+    )
+    return centre, axes * np.sign(np.diag(axes))
 
 
 def _cells(

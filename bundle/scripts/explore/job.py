@@ -91,7 +91,8 @@ def read_facts(items: Sequence[Mapping[str, Any]], pixels: bool = True, num_work
     todo = [item for item in mine if _kept(item, pixels) is None]
     logger.info("%d series: %d looked at before, %d to look at", len(mine), len(mine) - len(todo), len(todo))
     workers = min(num_workers, len(todo))
-    loader = DataLoader(ReadFacts(todo, pixels), batch_size=None, num_workers=workers, collate_fn=as_is)  # type: ignore[arg-type]
+    dataset: Any = ReadFacts(todo, pixels)  # has what a loader needs of a dataset
+    loader: DataLoader = DataLoader(dataset, batch_size=None, num_workers=workers, collate_fn=as_is)
     quiet = not todo or not distributed.is_first()
     for done in tqdm(loader, total=len(todo), desc="explore", unit="series", disable=quiet):
         found = {key: done[key] for key in ("patient", "mri_type", "fingerprint", "facts", "error") if key in done}
