@@ -50,7 +50,7 @@ def _numbers(rows: Sequence[Mapping[str, Any]], key: str, mri_type: str) -> np.n
 def draw_counts(counts: Mapping[str, Mapping[str, int]], title: str, label: str) -> Figure:
     """Stacked bars: of each value how many series of each modality."""
     shown = dict(list(counts.items())[:12])
-    figure, axes = new_figure(6.2, 1.1 + 0.34 * max(len(shown), 2))
+    figure, axes = new_figure(6.2, 1.4 + 0.34 * max(len(shown), 2))
     ax = axes[0, 0]
     left = np.zeros(len(shown))
     for name in MRI_TYPES:
@@ -62,7 +62,7 @@ def draw_counts(counts: Mapping[str, Mapping[str, int]], title: str, label: str)
     ax.grid(visible=False, axis="y")
     ax.locator_params(axis="x", integer=True)
     ax.set(title=title, xlabel=label)
-    ax.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=4, borderaxespad=0.1)
+    figure.legend(loc="outside lower right", ncols=4)
     return figure
 
 
@@ -82,7 +82,7 @@ def draw_images_per_patient(numbers: Mapping[int, int]) -> Figure:
 def draw_balance(rows: Sequence[Mapping[str, Any]]) -> Figure:
     """Patients of either label in each group."""
     shown = [row for row in rows if row["patients"] > 1][:20] or list(rows[:1])
-    figure, axes = new_figure(6.2, 1.1 + 0.3 * max(len(shown), 2))
+    figure, axes = new_figure(6.2, 1.4 + 0.3 * max(len(shown), 2))
     ax = axes[0, 0]
     places = range(len(shown))
     zeros, ones = ([row[key] for row in shown] for key in ("label_0", "label_1"))
@@ -93,5 +93,5 @@ def draw_balance(rows: Sequence[Mapping[str, Any]]) -> Figure:
     ax.grid(visible=False, axis="y")
     ax.locator_params(axis="x", integer=True)
     ax.set(title="Patients by label", xlabel="patients")
-    ax.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, borderaxespad=0.1)
+    figure.legend(loc="outside lower right", ncols=2)
     return figure
