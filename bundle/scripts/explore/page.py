@@ -163,7 +163,9 @@ def _counts(
 
 
 def _values(rows: Sequence[Mapping[str, Any]], keys: Sequence[str], writer: Writer) -> list[dict[str, Any]]:
-    there = [key for key in keys if any(isinstance(row.get(key), (int, float)) for row in rows)]
+    """A figure of each of the keys by which series differ."""
+    numbers = {key: {row[key] for row in rows if isinstance(row.get(key), (int, float))} for key in keys}
+    there = [key for key in keys if len(numbers[key]) > 1]
     return [writer.figure(figures.draw_values(rows, key, *_VALUES[key]), key) for key in there]
 
 

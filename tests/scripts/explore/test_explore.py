@@ -67,7 +67,7 @@ def test_planted_faults_are_told_and_a_second_run_reads_nothing(studies, tmp_pat
     with open(out / "tables" / "facts_of_all_series.csv", newline="", encoding="utf-8") as stream:
         assert len(list(csv.DictReader(stream))) == 15
     for ending in ("png", "svg"):
-        assert (out / "figures" / f"slices.{ending}").stat().st_size > 1000
+        assert (out / "figures" / f"median.{ending}").stat().st_size > 1000
 
     with pytest.raises(RunExistsError):
         explore(input=studies, output=out, num_workers=0)
