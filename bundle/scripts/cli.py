@@ -21,10 +21,10 @@ from .commands.look import headers, show, volumes
 from .commands.running import mistake, run_config
 from .commands.tools import demo, doctor, download, export, phantom
 from .commands.train import datalist, prepare, pretrain, train
-from .commands.use import predict, report, segment, studies
+from .commands.use import explore, predict, report, segment, studies
 
 GROUPS: dict[str, tuple[Callable[..., Any], ...]] = {
-    "Use it on your own studies": (predict, segment, studies, report),
+    "Use it on your own studies": (predict, segment, studies, explore, report),
     "Look at the data": (show, headers, volumes),
     "Train": (datalist, prepare, train, pretrain),
     "Evaluate": (evaluate, crossvalidate, compare, explain, card),

@@ -58,6 +58,12 @@ OUTPUTS: dict[str, tuple[str, ...]] = {
         "done/*.json",
     ),
     "volumes": (CONFIG_FILE, "*.npz", "*.tfrecord", "volumes.csv", "volumes.json", "done/*.json", *_MASKS),
+    "explore": (
+        CONFIG_FILE,
+        "explore.html",
+        *(f"figures/*.{ending}" for ending in ("png", "svg")),
+        *(f"tables/*.{ending}" for ending in ("csv", "json")),
+    ),
     "inference_segmentation": (CONFIG_FILE, "*_seg.nii.gz", "**/*_seg.nii.gz"),
     "crossvalidate": (
         *_EVALUATION,

@@ -23,7 +23,7 @@ from monai.transforms import Transform
 
 from . import distributed, memory
 from .datalists import MRI_TYPES
-from .evaluation import leakage
+from .evaluation import fingerprints, leakage
 from .files import write_json
 from .inferers import NonFiniteError
 from .outputs import SERIES_SUFFIX, inside
@@ -151,14 +151,15 @@ class KeepListed(Transform):
 
 class KeepFacts(Transform):
     """Copy what is known of ``image`` out of its metadata, before they go: the reader's warnings, the name of what it read, the
-    scanner; and, for the guard against leaks, checksums of its pixels and of the PatientID.
+    scanner; and, for the guard against leaks, checksums of its pixels and of the PatientID, and the fingerprint of what it looks like.
     """
 
     def __call__(self, data: Mapping[str, Any]) -> dict[str, Any]:
         """The item with ``warnings``, a list of sentences, ``source``, a path, and ``identity``."""
-        meta = data["image"].meta
+        meta, image = data["image"].meta, data["image"].numpy()
         identity = {
-            "pixels": leakage.pixel_fingerprint(data["image"].numpy()),
+            "pixels": leakage.pixel_fingerprint(image),
+            "looks": fingerprints.fingerprint(image[0], np.asarray(meta["affine"])),
             "person": leakage.anonymous(meta.get("patient_id", "")),
             "scanner": meta.get("scanner", ""),
         }

@@ -90,6 +90,7 @@ class SavePlanes(Transform):
             slices = np.asarray(self.sample(np.flatnonzero(self.keep(image, masks[:, 0]))))
             row = {**row_of({**data, "plane": plane}), "slices": len(image), "kept": len(slices)}
             info = {**row, **known, "spacing": spacings[plane]}
+            known.pop("looks", None)  # once is enough
             write_series(data["outputs"][plane], image[slices], np.arange(len(slices)), masks[slices] > 0, info)
             rows[plane] = row
         return {"patient": data["patient"], "mri_type": data["mri_type"], "error": "", "planes": rows}

@@ -37,7 +37,11 @@ def parser(job, **values):
 def workflow_type(job):
     if job in TRAININGS:
         return "train"
-    return "infer" if job.startswith(("inference", "fuse", "evaluate", "prepare_classification", "prepare_baseline")) else None
+    return (
+        "infer"
+        if job.startswith(("inference", "fuse", "evaluate", "prepare_classification", "prepare_baseline"))
+        else None
+    )
 
 
 @pytest.mark.slow

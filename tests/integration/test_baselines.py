@@ -109,7 +109,13 @@ def test_crossvalidation_and_prediction(model, cohort, segmenter, tmp_path):
     else:
         del settings["prepare_classification"]
     metrics = radiogenomics.crossvalidate(
-        tmp_path / "run", datalist=cohort / "task2.json", model=model, mri_types="T1wCE", selection="outer", num_workers=0, **settings
+        tmp_path / "run",
+        datalist=cohort / "task2.json",
+        model=model,
+        mri_types="T1wCE",
+        selection="outer",
+        num_workers=0,
+        **settings,
     )
     assert metrics["classification"]["patients"] == 4
     assert metrics["leakage"]["compared"]["T1wCE, seed 67, fold 0"] == 4
@@ -126,7 +132,10 @@ def test_crossvalidation_and_prediction(model, cohort, segmenter, tmp_path):
     (row,) = read_rows(output / "submission.csv")
     found = patients(output)[row["BraTS21ID"]]
     assert found["used"] == ["T1wCE"]
-    members = [read_weights(tmp_path / "run" / "classification" / "seed67" / f"fold{fold}" / "T1wCE" / "model_T1wCE.pt") for fold in (0, 1)]
+    members = [
+        read_weights(tmp_path / "run" / "classification" / "seed67" / f"fold{fold}" / "T1wCE" / "model_T1wCE.pt")
+        for fold in (0, 1)
+    ]
     assert all(settings["model"] == model for _, settings in members)
     assert float(row["MGMT_value"]) == pytest.approx(found["probability"], abs=1e-6)
     # asked again nothing is computed, and the answer is the same
@@ -153,7 +162,14 @@ def test_the_order_of_files_reaches_the_stack(cohort, tmp_path):
             shutil.rmtree(root / "P1" / other, ignore_errors=True)
         for by in ("position", "files"):
             prepared = radiogenomics.prepare(
-                "baseline", tmp_path / f"{name}_{by}", input=root, model="resnet10", image_size=16, slices=64, order=by, num_workers=0
+                "baseline",
+                tmp_path / f"{name}_{by}",
+                input=root,
+                model="resnet10",
+                image_size=16,
+                slices=64,
+                order=by,
+                num_workers=0,
             )
             index = json.loads((prepared / "index.json").read_text())
             assert index["configuration"]["settings"]["order"] == by
@@ -161,6 +177,7 @@ def test_the_order_of_files_reaches_the_stack(cohort, tmp_path):
 
             stacks[name, by] = PreparedSeries(prepared / "P1" / "T1wCE.h5").images()
     assert (stacks["space", "position"] == stacks["files", "position"]).all()
-    assert stacks["files", "files"].shape != stacks["files", "position"].shape or (
-        stacks["files", "files"] != stacks["files", "position"]
-    ).any()
+    assert (
+        stacks["files", "files"].shape != stacks["files", "position"].shape
+        or (stacks["files", "files"] != stacks["files", "position"]).any()
+    )

@@ -1,4 +1,4 @@
-"""Commands for one's own studies: studies, predict, segment, report."""
+"""Commands for one's own studies, predict, segment, report."""
 
 from __future__ import annotations
 
@@ -56,6 +56,50 @@ def studies(
         table.write_studies(entries, output)
     shown: str = table.as_text(entries)
     return shown
+
+
+def explore(
+    input: str | Path | None = None,
+    output: str | Path | None = None,
+    pixels: bool = True,
+    labels: str | Path | None = None,
+    datalist: str | Path | None = None,
+    section: str | None = None,
+    rules: str | Path | None = None,
+    num_workers: int | None = None,
+    overwrite: bool = False,
+) -> Path:
+    """Look at the data: a page of counts, acquisition, labels, and of series that are missing, alike or odd. Research use only, not for diagnosis.
+
+    Writes explore.html, figures/ (PNG, SVG), tables/ (CSV, JSON) and facts/, which the next run reads. An interrupted run continues when
+    it is started again.
+
+    Args:
+        input: folder or zip file of studies, as for predict, or a folder with train/ and test/; with --datalist, the folder of its paths.
+        output: folder for the results.
+        pixels: read the pixels; else headers alone, and empty slices, skull, intensities and near-duplicates are left out.
+        labels: CSV of labels; by default train_labels.csv in input, where there is one.
+        datalist: data list whose patients are looked at.
+        section: of the data list: training, validation or test; all by default.
+        rules: YAML file of rules by which DICOM series are sorted; by default configs/modality_rules.yaml, which says how.
+        num_workers: processes that read (2).
+        overwrite: replace an earlier page in output; facts of series that have not changed are used again.
+
+    Returns:
+        The page; open it in a browser.
+    """
+    if input is None and datalist is None:
+        raise ValueError(
+            "no studies; give a folder or a zip file of them (--input STUDIES), or a data list (--datalist FILE)"
+        )
+    options = locals()
+    for package in ("jinja2", "matplotlib"):
+        if importlib.util.find_spec(package) is None:
+            raise ImportError(
+                f"{package} is not installed, with which the page is made: pip install 'brats-mri-radiogenomics[report]'"
+            )
+    run_command("explore", {**options, "overrides": {}})
+    return Path(str(output)) / "explore.html"
 
 
 # Longer than other functions, for every option stands here with its meaning.

@@ -1,11 +1,12 @@
 """The guard against leaks: no person may be both trained on and evaluated on, under whatever name.
 
-A person is known by the identifier that the data list gives, by the ``group`` there, by the DICOM PatientID, and by the pixels
-of each series, so that a renamed copy is found as well.
+A person is known by the identifier that the data list gives, by the ``group`` there, by the DICOM PatientID, by the pixels of each
+series, so that a renamed copy is found as well, and by what each looks like, so that a copy on another grid is.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import logging
 from collections import defaultdict
@@ -17,6 +18,7 @@ import numpy as np
 
 from ..errors import UserError
 from ..identifiers import lookup, person
+from . import fingerprints
 
 logger = logging.getLogger(__name__)
 
@@ -24,11 +26,13 @@ SHOWN = 20
 """Leaking pairs that an error names."""
 PLACEHOLDER = 5
 """A PatientID that more patients than this have is no PatientID: what took the real ones out wrote it into all of them."""
+LOOKS = "looks of a series"
+"""Evidence that is compared, not equal: ``<modality> <fingerprint>``, see :mod:`scripts.evaluation.fingerprints`."""
 _INTEGERS = 1 << 16
 _BLOCK = 1 << 20
 
 Identities = Mapping[str, Mapping[str, set[str]]]
-"""What each patient is known by, by kind of evidence: identifier, group, DICOM PatientID, pixels of a series."""
+"""What each patient is known by, by kind of evidence: identifier, group, DICOM PatientID, pixels and looks of a series."""
 
 
 class LeakError(UserError):
@@ -76,7 +80,7 @@ def identities(
 
     Args:
         entries: of the data list.
-        rows: of the index of their prepared series, with ``pixels`` and ``person``.
+        rows: of the index of their prepared series, with ``pixels``, ``looks`` and ``person``.
     """
     found: dict[str, dict[str, set[str]]] = {}
     owners: dict[str, set[str]] = defaultdict(set)
@@ -90,6 +94,8 @@ def identities(
             continue
         if row.get("pixels"):
             found[row["patient"]]["pixels of a series"].add(row["pixels"])
+        if row.get("looks"):
+            found[row["patient"]][LOOKS].add(f"{row['mri_type']} {row['looks']}")
         if row.get("person"):
             owners[row["person"]].add(row["patient"])
     for mark, patients in owners.items():
@@ -105,16 +111,47 @@ def find_leaks(first: Identities, second: Identities) -> dict[tuple[str, str], l
     """The evidence that a patient of the one side and one of the other are the same person, by the two, sorted."""
     owners: dict[tuple[str, str], list[str]] = defaultdict(list)
     for patient, evidence in second.items():
-        for kind, marks in evidence.items():
+        for kind, marks in _equal(evidence):
             for mark in marks:
                 owners[kind, mark].append(patient)
     shared: dict[tuple[str, str], set[str]] = defaultdict(set)
     for patient, evidence in first.items():
-        for kind, marks in evidence.items():
+        for kind, marks in _equal(evidence):
             for mark in marks:
                 for other in owners.get((kind, mark), ()):
                     shared[patient, other].add(kind)
+    for pair, mri_type, alike in _alike(_looks(first), _looks(second)):
+        shared[pair].add(f"looks the same in {mri_type}, similarity {alike:.2f}")
     return {pair: sorted(kinds) for pair, kinds in sorted(shared.items())}
+
+
+def _equal(evidence: Mapping[str, set[str]]) -> list[tuple[str, set[str]]]:
+    """The evidence of which equal marks are the same person."""
+    return [(kind, marks) for kind, marks in evidence.items() if kind != LOOKS]
+
+
+def _looks(side: Identities) -> tuple[tuple[str, str], ...]:
+    return tuple(sorted((patient, mark) for patient, evidence in side.items() for mark in evidence.get(LOOKS, ())))
+
+
+@functools.lru_cache(maxsize=32)  # the models of a fold have the same patients
+def _alike(
+    first: tuple[tuple[str, str], ...], second: tuple[tuple[str, str], ...]
+) -> list[tuple[tuple[str, str], str, float]]:
+    """The pairs of patients who have a series that looks the same, its modality and the similarity."""
+    sides: list[dict[str, list[tuple[str, str]]]] = []
+    for side in (first, second):
+        sides.append(defaultdict(list))
+        for patient, mark in side:
+            mri_type, looks = mark.split(" ", 1)
+            sides[-1][mri_type].append((patient, looks))
+    found = []
+    for mri_type in sorted(sides[0].keys() & sides[1].keys()):
+        mine, theirs = (side[mri_type] for side in sides)
+        similar = fingerprints.similarity([looks for _, looks in mine], [looks for _, looks in theirs])
+        for one, other in np.argwhere(similar >= fingerprints.SAME):
+            found.append(((mine[one][0], theirs[other][0]), mri_type, float(similar[one, other])))
+    return found
 
 
 def refuse_leaks(first: Identities, second: Identities, sides: Sequence[str], remedy: str) -> int:

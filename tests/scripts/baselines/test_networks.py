@@ -12,7 +12,7 @@ from sklearn.preprocessing import StandardScaler
 from scripts.baselines import fitting
 from scripts.baselines.members import find_members, load, of_file, stack_settings
 from scripts.baselines.models import names, numbers
-from scripts.baselines.networks import SMALLEST, STACKED, CNN3D, ResNet10, build_baseline
+from scripts.baselines.networks import CNN3D, SMALLEST, STACKED, ResNet10, build_baseline
 from scripts.errors import UserError
 from scripts.model_files import WeightsError
 
@@ -71,7 +71,7 @@ def test_resnet10_refuses_what_lacks_a_weight(tmp_path):
     state = ResNet10().state_dict()
     del state["fc.bias"]
     torch.save(state, tmp_path / "weights.pth")
-    with pytest.raises(WeightsError, match="fc.bias"):
+    with pytest.raises(WeightsError, match=r"fc\.bias"):
         load([{"T1wCE": str(tmp_path / "weights.pth")}], "resnet10")
 
 

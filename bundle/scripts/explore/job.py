@@ -1,0 +1,154 @@
+"""The job `explore`: the facts of all series, once, resumable; then the page."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from .. import distributed
+from ..datalists import MRI_TYPES, DataListError, select
+from ..files import write_json
+from ..preparation import as_is, fingerprint
+from .facts import ReadFacts
+from .page import PAGE, write_page_of
+
+logger = logging.getLogger(__name__)
+
+VERSION = 1
+"""Of the facts; others are read anew."""
+
+
+def entries_of(
+    dataset_dir: str | Path | None = None,
+    datalist: str | Path | None = None,
+    section: str | None = None,
+    labels: str | Path | None = None,
+    rules: str | Path | None = None,
+) -> list[dict[str, Any]]:
+    """The patients to look at: those of a data list, of a folder or zip file, or of ``train`` and ``test`` in a folder.
+
+    Labels are those of ``labels``, else of ``train_labels.csv`` in the folder, where there is one.
+
+    Raises:
+        DataListError: when nobody is found, or train and test have a patient in common.
+    """
+    root = None if dataset_dir is None or datalist is not None else Path(dataset_dir)
+    if labels is None and root is not None and (root / "train_labels.csv").is_file():
+        labels = root / "train_labels.csv"
+    if root is None or not (root / "train").is_dir():
+        return select(dataset_dir, datalist, section, labels, rules)
+    parts = [root / name for name in ("train", "test") if (root / name).is_dir()]
+    entries = [entry for part in parts for entry in select(part, None, None, labels, rules)]
+    names = [entry["patient"] for entry in entries]
+    if doubled := {name for name in names if names.count(name) > 1}:
+        raise DataListError(f"{root}: {', '.join(sorted(doubled))} lie in train and in test; rename one of each")
+    return entries
+
+
+def items_of(entries: Iterable[Mapping[str, Any]], facts_dir: str | Path) -> list[dict[str, Any]]:
+    """One item per series: ``patient``, ``mri_type``, ``files``, ``fingerprint`` and the file that keeps its ``facts``."""
+    items = []
+    for entry in entries:
+        for mri_type in MRI_TYPES:
+            if mri_type in entry:
+                try:
+                    mark = fingerprint({"facts": VERSION}, entry[mri_type])
+                except OSError:  # its reader gives the reason
+                    mark = ""
+                name = hashlib.sha256(f"{entry['patient']}/{mri_type}".encode()).hexdigest()[:24]
+                items.append(
+                    {
+                        "patient": entry["patient"],
+                        "mri_type": mri_type,
+                        "files": entry[mri_type],
+                        "fingerprint": mark,
+                        "kept": str(Path(facts_dir) / name[:2] / f"{name}.json"),
+                    }
+                )
+    return items
+
+
+def _kept(item: Mapping[str, Any], pixels: bool) -> dict[str, Any] | None:
+    """The facts that an earlier run found of the same files."""
+    try:
+        found = json.loads(Path(item["kept"]).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    same = item["fingerprint"] and found.get("fingerprint") == item["fingerprint"]
+    return found if same and (found.get("pixels") or not pixels) else None
+
+
+def read_facts(items: Sequence[Mapping[str, Any]], pixels: bool = True, num_workers: int = 2) -> None:
+    """Read the facts of the series of which none are kept, and keep them as they come, each process its share."""
+    mine = distributed.share(items)
+    todo = [item for item in mine if _kept(item, pixels) is None]
+    logger.info("%d series: %d looked at before, %d to look at", len(mine), len(mine) - len(todo), len(todo))
+    workers = min(num_workers, len(todo))
+    dataset: Any = ReadFacts(todo, pixels)  # has what a loader needs of a dataset
+    loader: DataLoader = DataLoader(dataset, batch_size=None, num_workers=workers, collate_fn=as_is)
+    quiet = not todo or not distributed.is_first()
+    for done in tqdm(loader, total=len(todo), desc="explore", unit="series", disable=quiet):
+        found = {key: done[key] for key in ("patient", "mri_type", "fingerprint", "facts", "error") if key in done}
+        if "error" in found:
+            logger.warning("%s/%s: %s", done["patient"], done["mri_type"], done["error"])
+        write_json({**found, "pixels": pixels}, done["kept"])
+
+
+def explore(
+    entries: Sequence[Mapping[str, Any]],
+    facts_dir: str | Path,
+    run_dir: str | Path,
+    pixels: bool = True,
+    num_workers: int = 2,
+    title: str = "",
+    phantom: bool = False,
+) -> None:
+    """Read the facts of all series of the patients and write the page, its figures and tables.
+
+    Args:
+        entries: from :func:`entries_of`.
+        facts_dir: keeps the facts of each series, also for the next run.
+        run_dir: for the page.
+        pixels: read the pixels; else headers alone are read, and what needs pixels is left out.
+        num_workers: processes that read.
+        title: what the data are called.
+        phantom: whether they are synthetic.
+    """
+    items = items_of(entries, facts_dir)
+    read_facts(items, pixels, num_workers)
+    distributed.gather({})  # until all are done
+    _write(entries, items, run_dir, pixels, title, phantom)
+
+
+@distributed.by_first
+def _write(
+    entries: Sequence[Mapping[str, Any]],
+    items: Sequence[Mapping[str, Any]],
+    run_dir: str | Path,
+    pixels: bool,
+    title: str,
+    phantom: bool,
+) -> None:
+    rows = []
+    for item in items:
+        kept = _kept({**item, "fingerprint": item["fingerprint"] or " "}, pixels) or _unread(item)
+        row = {"patient": item["patient"], "mri_type": item["mri_type"], **kept.get("facts", {})}
+        rows.append(row | ({"error": kept["error"]} if "error" in kept else {}))
+    write_page_of(entries, rows, Path(run_dir), pixels, title, phantom)
+    logger.info("%s: open it in a browser", Path(run_dir) / PAGE)
+
+
+def _unread(item: Mapping[str, Any]) -> dict[str, Any]:
+    """The reason why nothing is kept of a series whose files are gone."""
+    try:
+        found: dict[str, Any] = json.loads(Path(item["kept"]).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {"error": "not read"}
+    return found
