@@ -51,15 +51,15 @@ SETTINGS: dict[str, dict[str, Any]] = {
     },
     "cnn3d": {
         "prepare_baseline": {"image_size": 32},
-        "train_baseline": {"learning_rate": 0.001, "max_epochs": 15},
+        "train_baseline": {"learning_rate": 0.001, "max_epochs": 8},
     },
     "resnet10": {
         "prepare_baseline": {"image_size": 32, "slices": 16},
-        "train_baseline": {"max_epochs": 8},
+        "train_baseline": {"max_epochs": 4},
     },
     "efficientnet3d": {
         "prepare_baseline": {"image_size": 32, "slices": 32},
-        "train_baseline": {"learning_rate": 0.001, "max_epochs": 12},
+        "train_baseline": {"learning_rate": 0.001, "max_epochs": 5},
     },
 }
 """Values that differ from the configurations' own, by model, the quickest first."""
