@@ -28,7 +28,7 @@ from .run import Evaluation, Run, is_phantom, read_run
 from .scores import show_evaluation, tiles_of
 from .settings import run_facts, run_versions, settings_table
 from .tables import Table, table_of_records
-from .training import show_training, training_table
+from .training import importance_table, show_training, training_table
 from .writer import PAGE, PARTS, Writer
 
 if TYPE_CHECKING:
@@ -147,6 +147,8 @@ def _render(run: Run, jinja: Environment, writer: Writer, base: str, back: str, 
     evaluations = [show_evaluation(part, writer, place) for place, part in enumerate(run.evaluations)]
     training = [show_training(part, writer) for part in run.trainings]
     runs = [writer.table(training_table(run.trainings))] if run.trainings else []
+    if importances := importance_table(run.folder):
+        runs.append(writer.table(importances))
     patients = _patients(run, jinja, writer, images, {"report_title": title, "phantom": phantom, "back": back})
     note, versions = run_versions(run)
     settings = {name: plain_settings(config) for name, config in run.configs.items()}

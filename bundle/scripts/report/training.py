@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ..files import read_csv
 from .figures import draw_history
 from .run import Training
 from .tables import Table, head, table_of_records
@@ -51,3 +54,21 @@ def training_table(runs: Sequence[Training]) -> Table:
         count = len(run.history["epoch"])
         records.append({"run": run.name, "epochs": count, "best_epoch": epoch, "chosen_by": head(by), **scores})
     return table_of_records("Training runs", records, "Scores in the epoch whose weights were kept.")
+
+
+def importance_table(folder: Path) -> Table | None:
+    """The importance of features in all random forests of a run, the most important first; None where there is no forest."""
+    values: dict[str, list[float]] = defaultdict(list)
+    files = sorted(folder.rglob("importances.csv"))
+    for file in files:
+        for row in read_csv(file):
+            values[row["feature"]].append(float(row["importance"]))
+    if not values:
+        return None
+    ranked = sorted(values, key=lambda name: -np.mean(values[name]))
+    records = [{"feature": name, "importance": np.mean(values[name]), "sd": np.std(values[name])} for name in ranked]
+    note = (
+        f"Mean decrease in impurity, which sums to 1, and its spread over {len(files)} "
+        f"{'forest' if len(files) == 1 else 'forests'}. Features that say the same share it."
+    )
+    return table_of_records("Importance of features", records, note)
