@@ -24,7 +24,7 @@ CELL = 8.0
 GRID = (18, 22, 18)
 """Cells from left to right, from back to front, from foot to head."""
 SAME = 0.78
-"""Similarity from which two series are taken for copies. Of 26 real patients 0.75 at most between two, 0.88 at least between copies (docs/evaluate.md)."""
+"""Similarity from which two series are taken for copies. Of 26 real patients 0.70 at most between two, 0.85 at least between copies (docs/evaluate.md)."""
 LEAST_SHARED = 0.6
 """Of the cells of the smaller brain, those that both must show to be compared."""
 _SMALL = 4.0  # mm, of the voxels that all is computed on
@@ -32,6 +32,7 @@ _DETAIL = 1.0  # cells; what varies more slowly is left out
 _LEVELS = 7  # of the values that are kept, on either side of 0
 _SPREAD = 2.5  # local contrasts at the highest level
 _OUTSIDE = 15
+_WITHIN = 0.9  # of a cell, at least so much is brain
 _DARKEST, _NOISE = (
     0.02,
     0.1,
@@ -57,7 +58,7 @@ def fingerprint(volume: np.ndarray, affine: np.ndarray) -> str:
         return ""
     centre, axes = _pose(brain, place)
     values, weights = _cells(small, brain, place, centre, axes)
-    inside = weights > 0.5
+    inside = weights > _WITHIN
     if inside.sum() < 50:
         return ""
     return _packed(_details(values / np.maximum(weights, 1e-3), inside), inside)

@@ -11,7 +11,7 @@ from scipy import ndimage
 from scripts.evaluation import fingerprints, leakage
 
 pytest.importorskip("nilearn")
-SPACING = 3.0  # mm
+SPACING = 2.0  # mm
 PATIENTS = int(os.environ.get("RADIOGENOMICS_FINGERPRINT_PATIENTS", "6"))  # 250 make 1,000 volumes
 
 
@@ -22,7 +22,7 @@ def brain(number):
     return patient.volumes, patient.affine
 
 
-def resampled(volume, affine, spacing=(2.0, 2.0, 5.0)):
+def resampled(volume, affine, spacing=(1.5, 1.5, 5.0)):
     """The same on another grid, in the same place."""
     change = np.diag([*(np.array(spacing) / np.linalg.norm(affine[:3, :3], axis=0)), 1.0])
     shape = np.floor((np.array(volume.shape) - 1) / np.diag(change)[:3]).astype(int) + 1
