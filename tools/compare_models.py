@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import multiprocessing
 from pathlib import Path
 from typing import Any
 
@@ -82,10 +83,19 @@ def run(output: Path, signal: float) -> list[Path]:
             masks = {"segmenter": segmenter, "prepared": output / "prepared" / "masks"}
             masks["prepare_classification"] = {**NAMESAKES, "zoom": 1.0}
         mri_type = "T1wCE" if model == "resnet10" else "FLAIR"
-        radiogenomics.crossvalidate(
-            runs[-1], datalist=datalist, model=model, mri_types=[mri_type], num_workers=0, **masks, **settings
-        )
+        options = {"datalist": datalist, "model": model, "mri_types": [mri_type], "num_workers": 0, **masks, **settings}
+        # in a process of its own, whose memory is measured
+        process = multiprocessing.get_context("spawn").Process(target=_crossvalidate, args=(runs[-1], options))
+        process.start()
+        process.join()
+        if process.exitcode:
+            raise SystemExit(f"{model}: its process ended with {process.exitcode}")
     return runs
+
+
+def _crossvalidate(output: Path, options: dict[str, Any]) -> None:
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    radiogenomics.crossvalidate(output, **options)
 
 
 def main() -> None:
