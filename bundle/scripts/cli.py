@@ -24,8 +24,8 @@ from .commands.train import datalist, prepare, pretrain, train
 from .commands.use import explore, predict, report, segment, studies
 
 GROUPS: dict[str, tuple[Callable[..., Any], ...]] = {
-    "Use it on your own studies": (predict, segment, studies, explore, report),
-    "Look at the data": (show, headers, volumes),
+    "Use it on your own studies": (predict, segment, studies, report),
+    "Look at the data": (explore, show, headers, volumes),
     "Train": (datalist, prepare, train, pretrain),
     "Evaluate": (evaluate, crossvalidate, compare, explain, card),
     "Tools": (doctor, download, export, phantom, demo),

@@ -6,6 +6,8 @@ import copy
 import json
 import re
 import shutil
+from collections import Counter
+from fnmatch import fnmatch
 from pathlib import Path
 from urllib.parse import urlparse
 
@@ -17,6 +19,7 @@ from monai.bundle.utils import DEPRECATED_ID_MAPPING
 from packaging.requirements import Requirement
 
 from scripts import weights
+from scripts.baselines.members import PUBLISHED
 
 ROOT = Path(__file__).resolve().parents[2]
 BUNDLE = ROOT / "bundle"
@@ -97,10 +100,15 @@ def test_research_use_only(metadata):
 # Large files
 
 
-def test_large_files_are_the_seven_released_ones(released):
+def test_large_files_are_the_seven_released_ones_and_the_winners_five(released):
     files = copy.deepcopy(released)
-    assert len({file["path"] for file in files}) == len({file["url"] for file in files}) == 7
-    assert all(urlparse(file["url"]).netloc == "drive.google.com" for file in files)
+    assert len({file["path"] for file in files}) == len({file["url"] for file in files}) == 12
+    hosts = Counter(urlparse(file["url"]).netloc for file in files)
+    assert hosts == {"drive.google.com": 7, "raw.githubusercontent.com": 5}
+    winners = [file for file in files if "resnet10" in file["path"]]
+    assert all(file["url"].endswith(f"/weights/{Path(file['path']).name}") for file in winners)
+    assert all(fnmatch(file["path"], f"models/{PUBLISHED['resnet10']}") for file in winners)
+    assert len(winners) == 5
     assert [file["path"] for file in files if Path(file["path"]).parent.name != "released"] == ["models/model.pt"]
 
 

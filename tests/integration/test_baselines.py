@@ -8,9 +8,9 @@ import torch
 
 import radiogenomics
 from scripts import handlers
-from scripts.baselines import fitting
+from scripts.baselines import fitting, networks
 from scripts.model_files import WeightsError, read_weights
-from scripts.prepared import PreparedError
+from scripts.prepared import PreparedError, PreparedSeries
 from tests.integration.jobs import KEEP_ALL, equal, killed, patients, read_rows, refused
 from tests.scripts.baselines.stacks import write_masks, write_stacks
 
@@ -20,28 +20,44 @@ STACKED = {
     "efficientnet2d": {"image_size": 32},
     "efficientnet3d": {"image_size": 32, "slices": 32},
 }
+STACKED_NETWORKS = dict(networks.STACKED)
 FITTED = ("forest", "size")
-EPOCHS = {"cnn3d": 25, "resnet10": 5, "efficientnet2d": 12, "efficientnet3d": 20}
-RATES = {"cnn3d": 0.003, "resnet10": 0.001, "efficientnet2d": 0.003, "efficientnet3d": 0.001}
-LEARNING = {"num_workers": 0, "batch_size": 2, "score": "-log_loss"}
+EPOCHS = {"cnn3d": 8, "resnet10": 6, "efficientnet2d": 10, "efficientnet3d": 10}
+LEARNING = {"num_workers": 0, "batch_size": 6, "learning_rate": 0.001}
 
 
 def train(model, data, output, **rest):
     datalist, prepared = data
-    options = LEARNING | {"max_epochs": EPOCHS[model], "learning_rate": RATES[model]} if model in STACKED else {}
+    options = LEARNING | {"max_epochs": EPOCHS[model]} if model in STACKED else {}
     return radiogenomics.train(
         "baseline", datalist, prepared, output, model=model, mri_types="FLAIR", **{**options, **rest}
     )
 
 
+def quick_to_average(model):
+    """A network whose batch normalisation needs a few steps, not a hundred, to know its statistics."""
+
+    def build():
+        network = STACKED_NETWORKS[model]()
+        for layer in network.modules():
+            if isinstance(layer, torch.nn.modules.batchnorm._BatchNorm):
+                layer.momentum = 0.5
+        return network
+
+    return build
+
+
 @pytest.mark.parametrize("model", [*STACKED, *FITTED])
-def test_a_planted_signal_is_learnt(model, tmp_path):
+def test_a_planted_signal_is_learnt(model, tmp_path, monkeypatch):
+    monkeypatch.setattr(networks, "STACKED", {name: quick_to_average(name) for name in STACKED})
     data = write_stacks(tmp_path, model, **STACKED[model]) if model in STACKED else write_masks(tmp_path)
     run = train(model, data, tmp_path / "run")
     metrics = radiogenomics.evaluate("baseline", *data, tmp_path / "evaluation", classifier=run, model=model)
-    assert metrics["FLAIR"]["patients"] in (6, 8)
+    assert metrics["FLAIR"]["patients"] == (6 if model in STACKED else 8)
     assert metrics["FLAIR"]["auc"] == 1
-    assert metrics["FLAIR"]["log_loss"] < 0.6
+    if model in STACKED:  # not in the best epoch alone, which may be luck
+        history = read_rows(run / "FLAIR" / "history.csv")
+        assert [float(row["auc"]) for row in history[-2:]] == [1, 1]
     if model == "forest":
         ranked = [row["feature"] for row in read_rows(run / "FLAIR" / "importances.csv")]
         assert any(name.startswith("tumour_") for name in ranked[:3])
@@ -173,8 +189,6 @@ def test_the_order_of_files_reaches_the_stack(cohort, tmp_path):
             )
             index = json.loads((prepared / "index.json").read_text())
             assert index["configuration"]["settings"]["order"] == by
-            from scripts.prepared import PreparedSeries
-
             stacks[name, by] = PreparedSeries(prepared / "P1" / "T1wCE.h5").images()
     assert (stacks["space", "position"] == stacks["files", "position"]).all()
     assert (

@@ -46,12 +46,17 @@ def costs(plan: Plan, seconds: Mapping[str, float], peak_memory_mb: float | None
     shapes += [describe(str(plan.segmenter)).shapes] if plan.masks else []
     trained = sum(value for title, value in seconds.items() if title.startswith("train ") and ", seed " in title)
     return {
-        "parameters": sum(math.prod(shape) for one in shapes for shape in one.values()),
+        "parameters": sum(math.prod(shape) for one in shapes for name, shape in one.items() if _counts(name)),
         "gflop": _gflop(plan, files),
         "seconds_per_patient": _seconds_per_patient(plan),
         "training_seconds": round(trained, 1),
         "peak_memory_mb": peak_memory_mb,
     }
+
+
+def _counts(name: str) -> bool:
+    """Whether an entry of a state dict is a parameter, or a statistic as others count it with them; a count of batches is neither."""
+    return not name.endswith("num_batches_tracked")
 
 
 def peak_memory() -> float | None:
