@@ -54,24 +54,25 @@ def as_values(settings: Mapping[str, Any]) -> dict[str, Any]:
     Such a text becomes an expression that gives it; :func:`as_typed` is the way back.
 
     Raises:
-        ValueError: for a mapping that MONAI would build an object of.
+        ValueError: for a mapping that MONAI would build an object of; the settings that a cross-validation hands on to its jobs
+            (``train_segmentation``, …) may have such.
     """
 
-    def escaped(value: Any) -> Any:
+    def escaped(value: Any, components: bool) -> Any:
         if isinstance(value, Mapping):
-            if "_target_" in value:
+            if "_target_" in value and not components:
                 raise ValueError(
                     f"{dict(value)}: found _target_, of which an object would be built, expected a value; components are replaced "
                     "in a configuration (`python -m monai.bundle run`)"
                 )
-            return {key: escaped(one) for key, one in value.items()}
+            return {key: escaped(one, components) for key, one in value.items()}
         if isinstance(value, (list, tuple)):
-            return [escaped(one) for one in value]
+            return [escaped(one, components) for one in value]
         if isinstance(value, str) and any(sign in value for sign in "#@$%"):
             return "$" + "".join(f"\\x{ord(sign):02x}" if sign in "#@$%" else sign for sign in repr(value))
         return value
 
-    return {key: escaped(value) for key, value in settings.items()}
+    return {key: escaped(value, (CONFIGS / f"{key}.yaml").is_file()) for key, value in settings.items()}
 
 
 def as_typed(value: Any) -> Any:
@@ -240,7 +241,7 @@ _SETTINGS: dict[str, Check] = {
     "stages": some_of(STAGES),
     **dict.fromkeys(("mri_type", "reference"), one_of(MRI_TYPES)),
     "selection": one_of(SELECTIONS),
-    "model": one_of(models.names()),
+    "model": lambda option, value: one_of(models.names())(option, value),
     "order": one_of(("position", "files")),
     "runtime": one_of(RUNTIMES),
     "precision": one_of(PRECISIONS),
