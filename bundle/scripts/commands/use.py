@@ -1,4 +1,4 @@
-"""Commands for one's own studies, predict, segment, report."""
+"""Commands for one's own studies: studies, predict, segment, explore, report."""
 
 from __future__ import annotations
 
