@@ -5,6 +5,7 @@ DEPLOY_VENV ?= .venv-monaideploy
 LABEL_VENV ?= .venv-monailabel
 FLARE_VENV ?= .venv-flare
 TENSORFLOW_VENV ?= .venv-tensorflow
+SUPPLY_VENV ?= .venv-supply
 DEMO ?= demo
 SIGNAL ?= 1
 WORKERS ?= 2
@@ -13,10 +14,19 @@ BENCH ?= benchmarks.md
 TARGET_PYTHON ?=
 TARGET_PLATFORM ?=
 WITHOUT ?=
+# 1: install the versions and hashes that `make lock` wrote; else the newest that fit.
+LOCKED ?=
+LOCK_OPTIONS ?=
+PYTHON_OLDEST ?= python3.10
+PYTHON_NEWEST ?= python3.13
+TESTS ?= tests
+
+LOCK = $(if $(LOCKED),.ci/requirements.txt)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo quick test test-docs lint format bench clean bundle wheel wheelhouse test-bundle test-wheelhouse test-monailabel test-monaideploy test-flare test-tensorflow
+.PHONY: help demo quick test test-docs lint format bench clean bundle wheel wheelhouse test-bundle test-wheelhouse test-monailabel test-monaideploy test-flare test-tensorflow \
+  lock sbom audit test-versions
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^## / {printf "\n%s\n", substr($$0, 4)} /^[a-z-]+:.*## / {printf "  make %-18s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -25,6 +35,8 @@ help: ## list the targets
 	@echo "  PYTHON=$(PYTHON) VENV=$(VENV)"
 	@echo "  DEMO=$(DEMO) (its folder) SIGNAL=$(SIGNAL) (of the phantom, 0 to 1)"
 	@echo "  WORKERS=$(WORKERS) (tests at a time) BENCH=$(BENCH) (tables of the benchmarks)"
+	@echo "  LOCKED=$(LOCKED) (1: the versions of make lock) LOCK_OPTIONS=$(LOCK_OPTIONS) (of uv pip compile)"
+	@echo "  PYTHON_OLDEST=$(PYTHON_OLDEST) PYTHON_NEWEST=$(PYTHON_NEWEST) TESTS=$(TESTS) (of test-versions)"
 	@echo "  TARGET_PYTHON=$(TARGET_PYTHON) TARGET_PLATFORM=$(TARGET_PLATFORM) WITHOUT=\"$(WITHOUT)\" (of the wheelhouse)"
 
 ## Try it
@@ -76,6 +88,20 @@ wheelhouse: $(VENV)/.dev-stamp ## dist/wheelhouse: every wheel that prediction n
 	  $(if $(TARGET_PYTHON),--python-version $(TARGET_PYTHON)) $(if $(TARGET_PLATFORM),--platform $(TARGET_PLATFORM)) \
 	  $(if $(WITHOUT),--without $(WITHOUT))
 
+## What it is made of
+
+lock: $(SUPPLY_VENV)/.supply-stamp ## .ci/requirements.txt: versions and hashes of all that the tests install, for every Python and platform
+	$(SUPPLY_VENV)/bin/uv pip compile --quiet --universal --python-version 3.10 --extra dev --generate-hashes --upgrade --no-header --no-annotate \
+	  $(LOCK_OPTIONS) --output-file .ci/requirements.txt pyproject.toml
+
+sbom: $(VENV)/.dev-stamp $(SUPPLY_VENV)/.supply-stamp ## dist/sbom.cdx.json (CycloneDX) and dist/licences.md of the environment
+	mkdir -p dist
+	$(SUPPLY_VENV)/bin/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible --output-file dist/sbom.cdx.json $(VENV)/bin/python
+	$(SUPPLY_VENV)/bin/pip-licenses --python $(VENV)/bin/python --format markdown --with-urls --order license --output-file dist/licences.md
+
+audit: $(VENV)/.dev-stamp $(SUPPLY_VENV)/.supply-stamp ## known holes in the environment's packages; asks a public database
+	$(SUPPLY_VENV)/bin/pip-audit --path "$$($(VENV)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
+
 ## Try what was built, and the apps, in environments of their own (some GB each)
 
 test-bundle: ## try both zips in new environments with the oldest and the newest MONAI (installs some GB)
@@ -97,6 +123,14 @@ test-flare: $(FLARE_VENV)/.flare-stamp ## the job of apps/flare in NVIDIA FLARE'
 test-tensorflow: $(TENSORFLOW_VENV)/.tensorflow-stamp ## volumes read by TensorFlow, in an environment of its own (Python 3.10 to 3.13)
 	$(ONE_THREAD) $(TENSORFLOW_VENV)/bin/python -m pytest tests/integration/test_tensorflow.py
 
+test-versions: $(SUPPLY_VENV)/.supply-stamp ## TESTS with the oldest versions that are promised on Python 3.10, and the newest on 3.13
+	$(SUPPLY_VENV)/bin/uv venv --allow-existing --python $(PYTHON_OLDEST) .venv-oldest
+	$(SUPPLY_VENV)/bin/uv pip install --python .venv-oldest/bin/python --resolution lowest-direct -e '.[dev]'
+	$(ONE_THREAD) .venv-oldest/bin/python -m pytest -n $(WORKERS) --dist loadfile $(TESTS)
+	$(SUPPLY_VENV)/bin/uv venv --allow-existing --python $(PYTHON_NEWEST) .venv-newest
+	$(SUPPLY_VENV)/bin/uv pip install --python .venv-newest/bin/python --upgrade -e '.[dev]'
+	$(ONE_THREAD) .venv-newest/bin/python -m pytest -n $(WORKERS) --dist loadfile $(TESTS)
+
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
@@ -104,8 +138,19 @@ $(VENV)/.demo-stamp: pyproject.toml | $(VENV)/bin/python
 	$(VENV)/bin/python -m pip install -e '.[demo]'
 	@touch $@
 
-$(VENV)/.dev-stamp: pyproject.toml | $(VENV)/bin/python
+$(VENV)/.dev-stamp: pyproject.toml $(LOCK) | $(VENV)/bin/python
+ifeq ($(LOCK),)
 	$(VENV)/bin/python -m pip install -e '.[dev]'
+else
+	$(VENV)/bin/python -m pip install --require-hashes -r $(LOCK)
+	$(VENV)/bin/python -m pip install --no-deps --no-build-isolation -e .
+	$(VENV)/bin/python -m pip check
+endif
+	@touch $@
+
+$(SUPPLY_VENV)/.supply-stamp:
+	$(PYTHON) -m venv $(SUPPLY_VENV)
+	$(SUPPLY_VENV)/bin/python -m pip install 'cyclonedx-bom>=7' 'pip-audit>=2.9' 'pip-licenses>=5' 'uv>=0.8'
 	@touch $@
 
 $(FLARE_VENV)/.flare-stamp: pyproject.toml

@@ -1,6 +1,6 @@
 """Cross-validate the method and the field's other models on one phantom cohort, with a weak made-up signal or none, and compare them.
 
-    python tools/compare_models.py OUTPUT --signal 0.4
+    python tools/compare_models.py OUTPUT --signal 0.2
 
 Images, networks and trainings are smaller than the published ones (``SETTINGS``), so that two CPU cores need about an hour: what comes out
 shows that all models go through the same folds, guard and scores, and nothing about MGMT. An interrupted run continues.
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import radiogenomics
+from radiogenomics.scripts.demo import SETTINGS as DEMO
 
 PATIENTS = 66
 COHORT = {
@@ -35,19 +36,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "train_baseline": {"learning_rate": 0.001, "max_epochs": 12},
     },
     "t4e": {
-        "train_classification": {
-            "backbone": "resnet10t",
-            "hidden_size": 32,
-            "image_size": 64,
-            "sequence_length": 12,
-            "stride": 6,
-            "zoom": 1.0,
-            "init": "none",
-            "score": "-log_loss",
-            "learning_rate": 0.0005,
-            "max_epochs": 8,
-            "warmup_epochs": 0,
-        },
+        "train_classification": DEMO["train_classification"],
         "evaluate_classification": {"zoom": 1.0},
     },
     "cnn3d": {
@@ -102,7 +91,7 @@ def main() -> None:
     """Read the command line, run, and compare."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("output", type=Path)
-    parser.add_argument("--signal", type=float, default=0.4, help="strength of the made-up signal, 0 (none) to 1")
+    parser.add_argument("--signal", type=float, default=0.2, help="strength of the made-up signal, 0 (none) to 1")
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     runs = run(options.output.resolve(), options.signal)
