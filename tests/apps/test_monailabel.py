@@ -21,6 +21,7 @@ from packaging.requirements import Requirement
 from scripts import weights
 from scripts.masks import label_map
 from scripts.networks import BiLSTMNFNet
+from tests.forked import python_words
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -203,7 +204,7 @@ def test_annotated_volumes_train_the_weights(install, bundle, segmenter, tmp_pat
         "validate#dataset#data": [],
     }
     done = subprocess.run(
-        [sys.executable, "-c", run, json.dumps(given)],
+        [*python_words(), "-c", run, json.dumps(given)],
         cwd=tmp_path,
         capture_output=True,
         text=True,

@@ -30,6 +30,7 @@ import pytest
 import yaml
 
 from scripts import checks, cli
+from tests.forked import python_words
 from tools import build_bundle
 
 try:
@@ -118,8 +119,20 @@ def place(project: Path, document: str, folder: Path) -> Path:
 def environment(workspace: Path) -> dict[str, str]:
     """Variables of a command in a workspace: the copied code is the installed one."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith(("MAKE", "MFLAGS", "PYTHON"))}
-    programs = os.pathsep.join((str(Path(sys.executable).parent), kept["PATH"]))
+    programs = os.pathsep.join(
+        (str(write_programs(workspace / ".programs")), str(Path(sys.executable).parent), kept["PATH"])
+    )
     return {**kept, "PATH": programs, "PYTHONPATH": str(workspace / "installed"), "VENV": sys.prefix}
+
+
+def write_programs(folder: Path) -> Path:
+    """``python`` and ``radiogenomics`` that import PyTorch and MONAI once for all commands (``tests/forked.py``)."""
+    folder.mkdir(exist_ok=True)
+    entry = "import sys; from radiogenomics.scripts.cli import main; sys.argv[0] = 'radiogenomics'; sys.exit(main())"
+    for name, words in {"python": [], "radiogenomics": ["-c", entry]}.items():
+        (folder / name).write_text(f'#!/bin/sh\nexec {shlex.join([*python_words(), *words])} "$@"\n')
+        (folder / name).chmod(0o755)
+    return folder
 
 
 def run(block: Block, workspace: Path, environment: dict[str, str]) -> None:
@@ -130,7 +143,7 @@ def run(block: Block, workspace: Path, environment: dict[str, str]) -> None:
         if path.is_dir():
             shutil.rmtree(path)
         path.unlink(missing_ok=True)
-    words = ["python", "-c"] if block.language == "python" else ["bash", "-euo", "pipefail", "-c"]
+    words = [*python_words(), "-c"] if block.language == "python" else ["bash", "-euo", "pipefail", "-c"]
     done = subprocess.run(
         [*words, block.text], cwd=workspace, env=environment, capture_output=True, text=True, timeout=900, check=False
     )

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 import radiogenomics
+from tests.forked import python_words
 
 CONFIGS = Path(radiogenomics.__file__).parent / "configs"
 SEGMENTER = {"encoder_name": "tu-test_efficientnet", "decoder_channels": [16, 8, 8, 4, 4], "image_size": 32}
@@ -32,7 +33,7 @@ def command(config, run_id, folder, **overrides):
     folder.mkdir(exist_ok=True)
     words = [f"--{name}={value}" for name, value in overrides.items()]
     done = subprocess.run(
-        [sys.executable, "-m", "monai.bundle", "run", run_id, "--config_file", str(CONFIGS / f"{config}.yaml"), *words],
+        [*python_words(), "-m", "monai.bundle", "run", run_id, "--config_file", str(CONFIGS / f"{config}.yaml"), *words],
         cwd=folder, capture_output=True, text=True, timeout=300, check=False,
         env={**os.environ, "PYTHONPATH": str(CONFIGS.parent) + os.pathsep + str(CONFIGS.parents[1])},
     )  # fmt: skip
@@ -123,10 +124,10 @@ def overflowing(file, target):
     return target
 
 
-def foreign_lines(words, *ours):
+def foreign_lines(words, *ours, start=(sys.executable,)):
     """What the command with these words shows beside its results, its progress and lines that begin with ours."""
     done = subprocess.run(
-        [sys.executable, "-c", "from radiogenomics.scripts.cli import main; main()", *map(str, words)],
+        [*start, "-c", "from radiogenomics.scripts.cli import main; main()", *map(str, words)],
         capture_output=True, text=True, timeout=300, check=False,
         env={key: value for key, value in os.environ.items() if key not in ("PYTHONWARNINGS", "RADIOGENOMICS_DEBUG")},
     )  # fmt: skip

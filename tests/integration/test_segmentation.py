@@ -3,7 +3,6 @@
 import json
 import shutil
 import subprocess
-import sys
 
 import nibabel as nib
 import numpy as np
@@ -15,6 +14,7 @@ pytest.importorskip("nilearn", reason="the phantom cohort needs the extra [phant
 import radiogenomics
 from custom_transforms import SeriesReader
 from scripts import datalists, fusion, inferers
+from tests.forked import python_words
 from tests.integration.jobs import (
     affine_and_shape,
     contents,
@@ -195,7 +195,7 @@ def test_paths_are_taken_as_they_are_typed(one_study, segmenter, tmp_path, name)
     studies = tmp_path / f"in {name}"
     one_study.rename(studies)
     done = subprocess.run(
-        [sys.executable, "-m", "radiogenomics.scripts.cli", "segment", f"--input={studies.name}", f"--output={name}",
+        [*python_words(), "-m", "radiogenomics.scripts.cli", "segment", f"--input={studies.name}", f"--output={name}",
          f"--segmenter={segmenter}", "--num_workers=0"],
         cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip

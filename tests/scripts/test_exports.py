@@ -1,6 +1,5 @@
 import json
 import subprocess
-import sys
 from importlib.util import find_spec
 
 import numpy as np
@@ -13,6 +12,7 @@ from scripts import exports, runtimes
 from scripts.exports import ExportError, export
 from scripts.networks import BiLSTMNFNet
 from scripts.weights import WeightsError, save_weights
+from tests.forked import python_words
 
 pytestmark = pytest.mark.slow  # networks are compiled or written for other runtimes
 
@@ -214,7 +214,7 @@ def test_the_command(tmp_path, trained):
     code = "from radiogenomics.scripts.cli import main; main()"
     words = ["export", "--what", "classifier", "--format", "torchscript", "--weights", str(trained["classifier"][1])]
     words += ["--output", str(tmp_path / "network.ts")]
-    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=False)
+    done = subprocess.run([*python_words(), "-c", code, *words], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == str(tmp_path / "network.ts")
     assert "research use only" in done.stderr

@@ -1,6 +1,5 @@
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +12,7 @@ from scripts import weights
 from scripts.errors import UserError
 from scripts.model_files import WeightsError
 from scripts.networks import BiLSTMNFNet
+from tests.forked import python_words
 
 TINY = "test_efficientnet"
 SETTINGS = {"backbone": TINY, "image_size": 32, "sequence_length": 4, "stride": 2, "hidden_size": 3}
@@ -542,5 +542,7 @@ def test_a_file_may_be_written_over_while_its_weights_are_used(tmp_path):
     )
     weights.save_weights(classifier(0), SETTINGS, file)
     env = {**os.environ, "PYTHONPATH": str(Path(weights.__file__).parents[1])}
-    done = subprocess.run([sys.executable, "-c", code, str(file)], env=env, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [*python_words(), "-c", code, str(file)], env=env, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr

@@ -15,6 +15,7 @@ pytest.importorskip("nilearn", reason="the phantom cohort needs the extra [phant
 
 from scripts.synthetic.cohort import balanced_labels, write_cohort
 from scripts.synthetic.phantom import MRI_TYPES, make_patient, make_series
+from tests.forked import python_words
 
 CONFIG = Path(__file__).resolve().parents[3] / "bundle" / "configs" / "phantom.yaml"
 SPACING = 4.0
@@ -365,7 +366,7 @@ def test_what_a_killed_run_left_is_removed(tmp_path):
         "import os, sys; from scripts.synthetic import cohort; cohort._write_csv = lambda *_: os.kill(os.getpid(), 9); "
     )
     code += "cohort.write_cohort(sys.argv[1], 1, 0, 0, spacing=5.0)"
-    killed = subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=CONFIG.parents[1], check=False)
+    killed = subprocess.run([*python_words(), "-c", code, str(tmp_path)], cwd=CONFIG.parents[1], check=False)
     assert killed.returncode == -9
     (leftover,) = tmp_path.iterdir()
     assert (leftover / "task1" / "BraTS2021_00000").is_dir()
@@ -405,7 +406,7 @@ def test_without_nilearn_the_error_tells_the_way_out(monkeypatch):
 def test_config_runs_from_any_working_directory(tmp_path):
     arguments = {"output_dir": "made", "signal": 0.5, "spacing": 5.0, "segmentation_patients": 1}
     arguments |= {"classification_patients": 1, "test_patients": 0}
-    command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", str(CONFIG)]
+    command = [*python_words(), "-m", "monai.bundle", "run", "--config_file", str(CONFIG)]
     for name, value in arguments.items():
         command += [f"--{name}", str(value)]
     result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
