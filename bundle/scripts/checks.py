@@ -15,10 +15,9 @@ from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from .baselines import models
 from .environment import BUNDLE_ROOT, config_files
+from .files import parse_yaml
 from .modalities import MRI_TYPES
 
 CONFIGS = BUNDLE_ROOT / "configs"
@@ -316,7 +315,7 @@ def _known(config: str) -> dict[str, Any]:
     """Defaults by id, of all configurations that are laid over each other."""
     found: dict[str, Any] = {}
     for file in config_files(config):
-        for key, value in yaml.safe_load(file.read_text(encoding="utf-8")).items():
+        for key, value in parse_yaml(file.read_text(encoding="utf-8")).items():
             *above, last = key.split("#")
             place = found
             for part in above:

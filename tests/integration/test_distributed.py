@@ -8,7 +8,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 from pathlib import Path
 
 import nibabel as nib
@@ -26,6 +25,7 @@ from scripts.networks import BiLSTMNFNet
 from scripts.preparation import read_index
 from scripts.prepared import PreparedSeries
 from scripts.weights import read_weights, save_weights
+from tests.forked import python_words
 
 CONFIGS = BUNDLE_ROOT / "configs"
 SEGMENTER = {"encoder_name": "tu-test_efficientnet", "decoder_channels": [16, 8, 8, 4, 4], "image_size": 32}
@@ -129,7 +129,7 @@ def torchrun(folder, *words):
     options = ["--nproc_per_node", "2", "--max-restarts", "1", "--monitor-interval", "0.1", "--master_port", port]
     places = [BUNDLE_ROOT, BUNDLE_ROOT.parent, folder]
     return subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", *map(str, [*options, *words])],
+        [*python_words(), "-m", "torch.distributed.run", "--no-python", *map(str, [*options, *python_words(), *words])],
         cwd=folder, capture_output=True, text=True, timeout=300, check=False,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, places)), "OMP_NUM_THREADS": "1"},
     )  # fmt: skip

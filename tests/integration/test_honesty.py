@@ -79,12 +79,12 @@ def crossvalidated(features, labels, seed):
     return rows
 
 
-def summary(rows):
-    return summarise(rows, resamples=200, permutations=2000)
+def summary(rows, permutations):
+    return summarise(rows, resamples=20, permutations=permutations)
 
 
 def test_the_planted_signal_is_found(encoded):
-    found = summary(crossvalidated(encoded[1.0], LABELS, seed=1))
+    found = summary(crossvalidated(encoded[1.0], LABELS, seed=1), permutations=2000)
     low, high = found["ensembles"]["mean"]["auc"]["delong"]
     assert 0.5 < low < high <= 1
     assert found["controls"]["permutation"]["p"] < 0.01
@@ -98,7 +98,7 @@ def test_no_signal_gives_none(encoded):
         labels = LABELS.copy()
         for fold in range(FOLDS):
             labels[fold == SPLIT] = rng.permutation(LABELS[fold == SPLIT])
-        found = summary(crossvalidated(encoded[0.0], labels, seed))
+        found = summary(crossvalidated(encoded[0.0], labels, seed), permutations=400)
         values.append(found["controls"]["permutation"]["p"])
         areas.append(found["ensembles"]["mean"]["auc"]["value"])
     # Kolmogorov and Smirnov's distance from a uniform distribution, its 99.9 % point for 40 values

@@ -13,6 +13,7 @@ from scripts import checks, cli
 from scripts.modalities import MRI_TYPES
 from scripts.networks import BiLSTMNFNet
 from scripts.weights import save_weights
+from tests.forked import python_words
 
 ENCODER = {"encoder_name": "tu-test_efficientnet", "decoder_channels": [16, 8, 8, 4, 4], "image_size": 32}
 
@@ -154,9 +155,10 @@ def test_a_reader_that_goes_away_ends_the_command_quietly(tmp_path, words):
     source, sink = os.pipe()
     os.close(source)
     code = f"import sys; from radiogenomics.scripts import cli; sys.argv = ['radiogenomics', *{words!r}]; cli.main()"
+    start = [sys.executable] if words == ["--help"] else python_words()
     try:
         done = subprocess.run(
-            [sys.executable, "-c", code.format(studies=tmp_path)], stdout=sink, stderr=subprocess.PIPE, text=True, timeout=120,
+            [*start, "-c", code.format(studies=tmp_path)], stdout=sink, stderr=subprocess.PIPE, text=True, timeout=120,
             check=False,
         )  # fmt: skip
     finally:
@@ -446,17 +448,16 @@ def test_mistakes_are_refused_before_anything_heavy_is_imported(tmp_path):
         ]
         commands.append([name, *given, *map(placed, words)])
     code = f"""
-import json, sys, time
+import json, sys
 from radiogenomics.scripts.cli import main
 for words in {commands!r}:
     sys.argv = ["radiogenomics", *words]
-    started = time.process_time()
     try:
         main()
         said = "nothing"
     except SystemExit as end:
         said = end.code
-    print(json.dumps([said, time.process_time() - started, sorted({{"torch", "monai", "numpy"}} & set(sys.modules))]))
+    print(json.dumps([said, sorted({{"torch", "monai", "numpy"}} & set(sys.modules))]))
 """
     environment = {key: value for key, value in os.environ.items() if key != "RADIOGENOMICS_DEBUG"}
     done = subprocess.run(
@@ -464,13 +465,12 @@ for words in {commands!r}:
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, "")
     for (words, expected), line in zip(REFUSED, done.stdout.splitlines(), strict=True):
-        said, seconds, heavy = json.loads(line)
+        said, heavy = json.loads(line)
         first, hint = said.splitlines()
         assert first.startswith("error: "), words
         assert placed(expected) in first, words
         assert hint == "(RADIOGENOMICS_DEBUG=1 shows where)"
         assert not heavy, words
-        assert seconds < 1, words
     assert {path.name for path in tmp_path.iterdir()} == {"file", "index.json"}
 
 

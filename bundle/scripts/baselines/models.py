@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
-import yaml
-
 from ..environment import BUNDLE_ROOT
 from ..errors import UserError
+from ..files import parse_yaml
 
 MODELS_FILE = BUNDLE_ROOT / "configs" / "baseline_models.yaml"
 METHOD = "t4e"
@@ -18,7 +17,7 @@ METHOD = "t4e"
 
 @lru_cache
 def _table() -> dict[str, dict[str, Any]]:
-    table: dict[str, dict[str, Any]] = yaml.safe_load(MODELS_FILE.read_text(encoding="utf-8"))
+    table: dict[str, dict[str, Any]] = parse_yaml(MODELS_FILE.read_text(encoding="utf-8"))
     return table
 
 

@@ -6,12 +6,10 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-import yaml
-
 from .. import weights
 from ..datalists import classification_split, load_datalist, segmentation_split
 from ..environment import BUNDLE_ROOT
-from ..files import read_csv
+from ..files import parse_yaml, read_csv
 from ..run_folder import CONFIG_FILE, PREDICTIONS_FILE
 from . import leakage
 from .plan import Plan, rows_of
@@ -85,7 +83,7 @@ def _task2(plan: Plan) -> leakage.Identities:
 def _trained_segmenter(plan: Plan) -> leakage.Identities | None:
     """Who trained the segmenter that was given, where its run lies beside it."""
     file = Path(str(plan.segmenter)).parent / CONFIG_FILE
-    config = yaml.safe_load(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    config = parse_yaml(file.read_text(encoding="utf-8")) if file.is_file() else {}
     if config.get("job") != "train_segmentation" or not Path(str(config.get("datalist"))).is_file():
         if "trained_on" in weights.segmenter_settings(plan.segmenter):
             seen_by_segmenter(plan)
@@ -126,7 +124,7 @@ def verify(plan: Plan) -> dict[str, int]:
 
 def _compare(plan: Plan, stage: str, run: Path, table: Path) -> int:
     """Compare the patients who decided on a model, by training it or choosing its epoch, with those in its table of results."""
-    config = yaml.safe_load((run / CONFIG_FILE).read_text(encoding="utf-8"))
+    config = parse_yaml((run / CONFIG_FILE).read_text(encoding="utf-8"))
     data = (config["datalist"], config["dataset_dir"], config["fold"])
     if stage == "segmentation":
         split = segmentation_split(*data, config["classification_datalist"], config["excluded_patients"])

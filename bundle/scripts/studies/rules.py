@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from ..files import parse_yaml
 from ..modalities import MRI_TYPES
 from .series import DicomSeries, DicomStudy, StudiesError, by_number
 
@@ -93,7 +94,7 @@ def _content(file: str | Path) -> dict[str, Any]:
     if not Path(file).is_file():
         raise StudiesError(f"{file}: no such file of rules")
     try:
-        content = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
+        content = parse_yaml(Path(file).read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
         raise StudiesError(f"{file}: not YAML ({error})") from error
     if not isinstance(content, dict) or not isinstance(content.get("modalities"), dict):

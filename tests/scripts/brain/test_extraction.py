@@ -3,7 +3,6 @@
 import os
 import stat
 import sys
-import time
 
 import nibabel as nib
 import numpy as np
@@ -280,27 +279,23 @@ def test_a_series_without_a_mask_leaves_the_others_alone(head, tmp_path):
 def real_brains(real_head):
     if not (deepbet.is_installed() and registration.is_installed()):
         pytest.skip("deepbet or SimpleITK is not installed")
-    extract_brain({"T1w": real_head.series["T1w"]})  # loads the networks
-    start = time.process_time()
-    found = extract_brain(real_head.series, patient="06692")
-    return found, time.process_time() - start
+    return extract_brain(real_head.series, patient="06692")
 
 
 @pytest.mark.slow
 def test_masks_of_a_real_head_agree_with_those_of_hd_bet(real_head, real_brains):
-    found, seconds = real_brains
+    found = real_brains
     for mri_type, brain in found.items():
         assert dice(brain.mask, real_head.masks[mri_type]) > 0.96, mri_type
         assert brain.mask.shape == real_head.series[mri_type][0].shape
         assert 1500 < brain.volume < 1650
     assert found["T1w"].transform is None
     assert found["FLAIR"].transform.shift > 10  # the patient moved
-    assert seconds < 20
 
 
 @pytest.mark.slow
 def test_real_series_are_stripped_after_it(real_head, real_brains):
-    for mri_type, brain in real_brains[0].items():
+    for mri_type, brain in real_brains.items():
         volume, affine = real_head.series[mri_type]
         assert has_skull(volume * brain.mask, affine).verdict == "stripped"
 
@@ -313,7 +308,7 @@ def test_the_order_the_orientation_and_rounded_headers_of_real_series_change_not
     )
     for mri_type, brain in found.items():
         stored = as_stored(brain.mask, real_head.series[mri_type][1])
-        np.testing.assert_array_equal(stored, real_brains[0][mri_type].mask)
+        np.testing.assert_array_equal(stored, real_brains[mri_type].mask)
 
 
 @pytest.mark.slow
