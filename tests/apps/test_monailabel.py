@@ -138,6 +138,7 @@ def test_weights_are_laid_where_monai_label_looks(install, bundle, segmenter):
     assert install.lay_weights(bundle) == install.lay_weights(bundle, segmenter) == file
 
 
+@pytest.mark.slow
 def test_released_weights_have_no_settings_and_fit(install, bundle, tmp_path):
     network = smp.UnetPlusPlus("densenet121", encoder_weights=None, classes=2)
     torch.save(network.state_dict(), tmp_path / "flat.pth")

@@ -51,6 +51,7 @@ def test_zip_holds_the_whole_bundle_and_nothing_else(unzipped):
     assert not any("__pycache__" in file or file.endswith(".pyc") for file in files)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [NAME, SEGMENTATION])
 def test_zip_is_reproducible_and_replaces_itself_whole(builder, tmp_path, name):
     first = builder.build_bundle(tmp_path / "first", name=name).read_bytes()

@@ -40,6 +40,7 @@ def write_dicom(folder, stack, orientation, names, syntax):
     return [folder / name for name in names]
 
 
+@pytest.mark.slow
 @given(
     orientation=st.sampled_from(sorted(ORIENTATIONS)),
     names=st.permutations([f"IM{number:06d}" for number in (3, 17, 100, 2, 81, 45, 9)]),

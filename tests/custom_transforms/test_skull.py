@@ -22,6 +22,7 @@ def halves(volume):
         yield from np.split(volume, [middle], axis)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mri_type", MRI_TYPES)
 @pytest.mark.parametrize(("fat", "noise"), [(1.0, 0.0), (0.4, 0.0), (1.0, 0.02)])
 def test_phantoms_with_a_skull_and_without(patient, mri_type, fat, noise):
@@ -37,6 +38,7 @@ def test_phantoms_with_a_skull_and_without(patient, mri_type, fat, noise):
             assert has_skull(series.image, series.affine).verdict == verdict, (plane, thickness)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mri_type", MRI_TYPES)
 def test_the_scale_of_grey_values_does_not_matter(patient, mri_type):
     brain = patient.volumes[mri_type]

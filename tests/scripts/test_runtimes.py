@@ -14,6 +14,7 @@ import torch
 from scripts import runtimes
 from scripts.networks import BiLSTMNFNet
 from scripts.runtimes import Runtime, RuntimeMissingError, calibration_images, for_training
+from tests.forked import python_words
 
 needs_openvino = pytest.mark.skipif(find_spec("openvino") is None, reason="OpenVINO is not installed")
 
@@ -219,7 +220,7 @@ def test_openvino_sends_no_usage_reports():
         "assert sys.modules['openvino_telemetry'] is None"
     )
     home = {"HOME": "/nonexistent", "PYTHONPATH": os.pathsep.join(sys.path)}
-    subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, **home}, timeout=300)
+    subprocess.run([*python_words(), "-c", code], check=True, env={**os.environ, **home}, timeout=300)
 
 
 def test_choices_that_make_no_sense_are_refused(monkeypatch):

@@ -66,6 +66,7 @@ def test_the_first_way_that_is_there_is_taken(monkeypatch, tmp_path):
 # --- deepbet -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @needs_registration
 def test_the_mask_is_carried_to_where_the_patient_moved(patient, monkeypatch):
     brain = patient.volumes["T1w"] > 0
@@ -112,6 +113,7 @@ def test_a_mask_that_does_not_fit_is_replaced_by_the_series_own(head, monkeypatc
     assert found["T2w"].transform is None
 
 
+@pytest.mark.slow
 @needs_registration
 def test_a_mask_is_carried_where_two_registrations_agree_though_the_series_own_is_poor(head, monkeypatch):
     volume, affine, brain = head

@@ -34,6 +34,7 @@ def heads(patient):
     return {mri_type: with_skull(patient.volumes[mri_type], noise=0.02) for mri_type in ("T1w", "FLAIR")}
 
 
+@pytest.mark.slow
 def test_planted_motion_is_found_between_modalities(heads, patient):
     brain = patient.volumes["T1w"] > 0
     planted = motion(*MOTIONS[2], centre(brain, patient.affine))
@@ -45,6 +46,7 @@ def test_planted_motion_is_found_between_modalities(heads, patient):
     assert np.corrcoef(aligned[brain], patient.volumes["FLAIR"][brain])[0, 1] > 0.97
 
 
+@pytest.mark.slow
 def test_the_orientation_of_storage_changes_nothing(heads, patient):
     volume, affine = canonical(heads["FLAIR"], patient.affine)
     found = [

@@ -11,11 +11,12 @@ from scripts.errors import UserError
 from tests.heads import with_skull
 
 
-@pytest.fixture
-def study(patient, tmp_path):
+@pytest.fixture(scope="module")
+def study(patient, tmp_path_factory):
     """Two series with their skull, one without, and a mask of the brain for the first alone."""
     volumes = {name: with_skull(patient.volumes[name], noise=0.02) for name in ("T1w", "FLAIR")}
     volumes["T2w"] = patient.volumes["T2w"]
+    tmp_path = tmp_path_factory.mktemp("study")
     (tmp_path / "masks").mkdir()
     brain = patient.volumes["T1w"] > 0
     nib.save(nib.Nifti1Image(brain.astype(np.uint8), patient.affine), tmp_path / "masks" / "T1w.nii.gz")
@@ -32,6 +33,7 @@ def read(study, mri_type):
     return {**item, "warnings": list(item["image"].meta["warnings"])}
 
 
+@pytest.mark.slow
 def test_a_series_with_its_skull_leaves_as_the_brain_alone(study, tmp_path):
     paths, brain, masks = study
     item = read(paths, "T1w")
@@ -46,6 +48,7 @@ def test_a_series_with_its_skull_leaves_as_the_brain_alone(study, tmp_path):
     np.testing.assert_array_equal(np.asarray(written.dataobj) > 0, brain)
 
 
+@pytest.mark.slow
 def test_a_series_without_a_mask_is_refused_and_the_others_go_on(study):
     paths, _, masks = study
     strip = StripSkull(str(masks))
@@ -54,6 +57,7 @@ def test_a_series_without_a_mask_is_refused_and_the_others_go_on(study):
     assert strip(read(paths, "T1w"))["image"].any()
 
 
+@pytest.mark.slow
 def test_a_stripped_series_stays_as_it_is(study):
     paths, _, masks = study
     item = read(paths, "T2w")
@@ -62,6 +66,7 @@ def test_a_stripped_series_stays_as_it_is(study):
     assert after["warnings"] == item["warnings"]
 
 
+@pytest.mark.slow
 def test_with_never_the_skull_stays_and_is_warned_of(study):
     paths, _, _ = study
     item = read(paths, "T1w")

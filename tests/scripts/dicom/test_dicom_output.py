@@ -54,6 +54,7 @@ def prepare(folder, entries, empty=()):
     return rows
 
 
+@pytest.mark.slow
 def test_after_a_prediction(tmp_path, caplog, monkeypatch):
     studies = tmp_path / "studies"
     for patient, mri_type in (("a", "FLAIR"), ("a", "T2w"), ("b", "FLAIR"), ("c", "T1w")):

@@ -169,6 +169,7 @@ def test_family_holds_each_pair_once(runs, found):
     assert compare([run("a"), run("b", seed=1)], **FEW)["size"] is None
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=10)
 @given(st.permutations(range(4)))
 def test_order_of_runs_does_not_matter(order):

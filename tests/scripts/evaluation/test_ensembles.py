@@ -82,6 +82,7 @@ def features_of(n=30, seed=0):
     return labels, rng.normal(labels[:, None] * [0.5, 1.0], 1.0), np.arange(n) % 5
 
 
+@pytest.mark.slow
 @given(seed=st.integers(0, 10_000), changed=st.integers(0, 29))
 @settings(deadline=None, max_examples=15)
 def test_nobody_is_predicted_with_labels_of_the_own_fold(seed, changed):
@@ -95,6 +96,7 @@ def test_nobody_is_predicted_with_labels_of_the_own_fold(seed, changed):
     assert not np.array_equal(before[~own], after[~own])
 
 
+@pytest.mark.slow
 def test_labels_that_mean_nothing_are_not_predicted():
     """Without cross-fitting, 40 features of noise would separate 60 patients."""
     areas = []

@@ -92,6 +92,7 @@ def test_what_shows_no_brain_has_no_fingerprint():
     assert fingerprints.similarity([], ["x"]).shape == (0, 1)
 
 
+@pytest.mark.slow
 def test_near_copy_under_another_name_is_a_leak():
     """Stage 1 in NIfTI, stage 2 in DICOM on another grid: no identifier, no checksum in common."""
     image, affine = brain(3)[0]["FLAIR"], brain(3)[1]

@@ -56,6 +56,7 @@ def test_interval_of_a_perfect_score():
 SCORES = {"auc": roc_auc, "pr_auc": average_precision, "brier": brier_score, "log_loss": log_loss}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("score", SCORES)
 @given(BOTH_LABELS, st.integers(0, 99))
 @EXAMPLES
@@ -98,6 +99,7 @@ def test_p_value_is_at_most_one_and_never_none(rows, seed):
 SMALL = st.lists(st.tuples(st.integers(0, 1), st.integers(0, 4)), min_size=2, max_size=7)
 
 
+@pytest.mark.slow
 @given(SMALL.filter(lambda rows: len({label for label, _ in rows}) == 2))
 @settings(deadline=None, max_examples=25)
 def test_p_value_against_all_permutations(rows):
