@@ -82,3 +82,17 @@ def _fast_yaml():
         if hasattr(yaml, "CSafeLoader"):
             patch.setattr(yaml, "safe_load", lambda stream: yaml.load(stream, Loader=yaml.CSafeLoader))
         yield
+
+
+@pytest.fixture
+def without_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reports whose figures are not what is tested: drawing them takes most of the time. The files in their places are empty."""
+    from scripts.report import writer
+
+    def save_nothing(figure: object, folder: Path, name: str) -> str:
+        folder.mkdir(parents=True, exist_ok=True)
+        for ending in ("png", "svg"):
+            (folder / f"{name}.{ending}").touch()
+        return "<svg></svg>"
+
+    monkeypatch.setattr(writer, "save_figure", save_nothing)

@@ -12,7 +12,7 @@ import yaml
 import radiogenomics
 from scripts.evaluation import crossvalidation, guard, leakage, plan
 from scripts.evaluation.cohort import COLUMNS
-from scripts.report import card, writer
+from scripts.report import card
 from scripts.weights import read_weights, sha256
 
 SEGMENTER = {"encoder_name": "tu-test_efficientnet", "decoder_channels": [8, 8, 4, 4, 4], "image_size": 32}
@@ -150,12 +150,6 @@ def test_every_patient_has_a_page_in_the_report(cohort, finished, tmp_path):
                 if found["modality"] == one["mri_type"]
             )
             assert float(series[f"seed {one['seed']}"]) == pytest.approx(float(one["probability"]))
-
-
-@pytest.fixture
-def without_figures(monkeypatch):
-    """Most of a report's time goes into its figures, which ``test_every_patient_has_a_page_in_the_report`` draws."""
-    monkeypatch.setattr(writer, "save_figure", lambda figure, folder, name: "<svg></svg>")
 
 
 def test_an_evaluation_of_a_fold_has_pages_too(finished, without_figures, tmp_path):

@@ -75,6 +75,7 @@ def explain_series(file, classifier, zoom=1.2, batch_size=35):
     return explain(file, Classifier(classifier, "cpu"), zoom, batch_size)
 
 
+@pytest.mark.slow
 def test_explanation_of_a_series(tmp_path, colour_slices, make_network, probability, save_classifier, save_series):
     file, _ = save_series(tmp_path)
     found = explain_series(file, save_classifier(tmp_path / "model.pt"), zoom=1.3, batch_size=3)
@@ -190,6 +191,7 @@ def test_explaining_goes_on_where_it_was_interrupted(prediction, monkeypatch, sa
     assert explained(patients=["1"], mri_types=["FLAIR"])[1] == ["1/FLAIR.h5"]
 
 
+@pytest.mark.slow
 def test_other_probabilities_than_predicted_are_told(prediction, caplog):
     folder, classifiers = prediction
     rows = json.loads((folder / "patients.json").read_text())
@@ -218,6 +220,7 @@ def test_what_explaining_needs(prediction, tmp_path_factory):
         explain_run(folder, classifiers)
 
 
+@pytest.mark.slow
 def test_prepared_series_may_lie_elsewhere(prediction, tmp_path_factory):
     folder, classifiers = prediction
     place = tmp_path_factory.mktemp("elsewhere") / "series"
@@ -230,6 +233,7 @@ def test_prepared_series_may_lie_elsewhere(prediction, tmp_path_factory):
         explain_run(folder, classifiers, ["1"], ["FLAIR"])
 
 
+@pytest.mark.slow
 def test_an_evaluation_is_explained_with_its_own_zoom(prediction):
     folder, classifiers = prediction
     content = json.loads((folder / "patients.json").read_text())

@@ -78,6 +78,7 @@ def test_planted_faults_are_told_and_a_second_run_reads_nothing(studies, tmp_pat
     assert page.is_file()
 
 
+@pytest.mark.slow
 def test_headers_alone(studies, tmp_path, monkeypatch):
     monkeypatch.setattr(facts, "SeriesReader", None)
     entries = job.entries_of(studies)

@@ -116,6 +116,7 @@ FEATURES = st.dictionaries(
 )
 
 
+@pytest.mark.slow
 @given(st.lists(FEATURES, max_size=3))
 def test_what_is_written_is_read(tmp_path_factory, examples):
     file = tmp_path_factory.mktemp("records") / "a.tfrecord"

@@ -98,6 +98,7 @@ def test_page_figures_and_tables(runs, tmp_path):
         assert json.load(stream)[0]["run"] == "t4e"
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_what_the_page_says(runs, tmp_path):
     page = write_comparison(runs, tmp_path / "out", **FEW)
     text = re.sub(r"\s+", " ", text_of(page))
@@ -126,6 +127,7 @@ def test_what_the_page_says(runs, tmp_path):
     assert "seeds" not in settings
 
 
+@pytest.mark.slow
 def test_page_fetches_and_runs_nothing_foreign(runs, tmp_path):
     page = write_comparison(runs, tmp_path / "out", **FEW)
     content = page.read_text()
@@ -135,6 +137,7 @@ def test_page_fetches_and_runs_nothing_foreign(runs, tmp_path):
     assert not re.search(r"""(?i)(?:href|src|url\()=?\s*["']?(?:https?:|//)""", content)
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_phantoms_are_named(runs, tmp_path):
     cohort = tmp_path / "phantom"
     cohort.mkdir()
@@ -186,6 +189,7 @@ def test_what_is_no_finished_cross_validation(runs, tmp_path):
     assert "holds a run of evaluate_classification, expected a finished cross-validation" in message(runs[2])
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_nothing_else_is_overwritten(runs, tmp_path):
     out = tmp_path / "out"
     write_comparison(runs, out, **FEW)
@@ -212,6 +216,7 @@ def test_costs_that_a_run_wrote_come_first():
     assert costs_of({})["training_seconds"] is None
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_command(runs, tmp_path, monkeypatch, capsys):
     """Folders whose names Fire would take for numbers or lists."""
     odd = [tmp_path / "1e3", tmp_path / "a,b"]

@@ -164,6 +164,7 @@ def test_patients_of_a_cross_validation(folds, made_up):
     assert sequence["probability"] == pytest.approx(float(flair["probability"]))
 
 
+@pytest.mark.usefixtures("without_figures")
 @pytest.mark.slow
 def test_a_patient_whom_no_fold_could_predict_is_in_the_index(folds, made_up):
     page = write_report(folds)
@@ -191,6 +192,7 @@ def test_patients_of_an_evaluation(folds, made_up):
     assert "Known label: 1" in text_of(one)
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_a_cross_validation_on_its_way(folds):
     """Folds that were evaluated are shown before the others are."""
     for name in ("predictions.csv", "metrics.json"):
@@ -222,6 +224,7 @@ def test_links_lead_to_files(request, run):
                 assert (file.parent / unquote(html.unescape(link))).is_file(), (file, link)
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_kept_slices_stand_in_for_a_study_that_is_gone(prediction, made_up):
     shutil.rmtree(prediction.parent / "studies")
     page = write_report(prediction)
@@ -230,6 +233,7 @@ def test_kept_slices_stand_in_for_a_study_that_is_gone(prediction, made_up):
     assert f'"slices": {made_up.kept}' in one.read_text()
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_a_study_that_changed_is_not_shown(prediction, made_up):
     file = prediction.parent / "studies" / "00001" / "00001_flair.nii.gz"
     nib.save(
@@ -239,6 +243,7 @@ def test_a_study_that_changed_is_not_shown(prediction, made_up):
     assert "is not the series that was predicted" in text_of(prediction / "report" / "patients" / "00001.html")
 
 
+@pytest.mark.usefixtures("without_figures")
 @pytest.mark.parametrize("content", [{"maps": np.zeros((2, 4, 4), np.uint8), "slices": [0, 1]}, {"other": np.zeros(3)}])
 def test_heat_maps_of_other_slices_are_not_shown(prediction, content):
     np.savez(prediction / "explanations" / "00001_FLAIR.npz", **content)
@@ -246,6 +251,7 @@ def test_heat_maps_of_other_slices_are_not_shown(prediction, content):
     assert "FLAIR: no heat map" in text_of(prediction / "report" / "patients" / "00001.html")
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_what_the_classifiers_looked_at(prediction):
     write_report(prediction)
     text = text_of(prediction / "report" / "patients" / "00001.html")
@@ -255,6 +261,7 @@ def test_what_the_classifiers_looked_at(prediction):
     assert "What the classifiers looked at" not in text_of(prediction / "report" / "patients" / "00002.html")
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_prediction_without_pictures(prediction):
     write_report(prediction, images=False)
     assert '<script type="application/json">' not in (prediction / "report" / "patients" / "00001.html").read_text()
@@ -284,6 +291,7 @@ def test_pages_ask_for_nothing_outside(prediction, cross_validation, training):
             assert not re.findall(r'(?:src|href)="(?:https?:)?//', text)
 
 
+@pytest.mark.usefixtures("without_figures")
 @pytest.mark.slow
 def test_many_patients_are_linked_and_not_embedded(many):
     page = write_report(many)
@@ -291,6 +299,7 @@ def test_many_patients_are_linked_and_not_embedded(many):
     assert page.read_text().count('<details class="patient"') == 0
 
 
+@pytest.mark.usefixtures("without_figures")
 @pytest.mark.slow
 def test_a_report_is_replaced_only_when_asked_to(training):
     page = write_report(training)
@@ -302,6 +311,7 @@ def test_a_report_is_replaced_only_when_asked_to(training):
     assert not page.read_text().endswith("earlier")
 
 
+@pytest.mark.usefixtures("without_figures")
 @pytest.mark.parametrize("name", ["out", "out.html"])
 def test_what_is_no_report_is_never_replaced(training, tmp_path, name):
     if name == "out":
@@ -314,6 +324,7 @@ def test_what_is_no_report_is_never_replaced(training, tmp_path, name):
     assert "years of work" in ((tmp_path / name / "thesis.txt") if name == "out" else tmp_path / name).read_text()
 
 
+@pytest.mark.usefixtures("without_figures")
 @pytest.mark.slow
 def test_a_report_that_fails_leaves_the_earlier_one(training, monkeypatch):
     page = write_report(training)
@@ -325,6 +336,7 @@ def test_a_report_that_fails_leaves_the_earlier_one(training, monkeypatch):
     assert [path.name for path in training.iterdir() if path.name.startswith(".")] == []
 
 
+@pytest.mark.usefixtures("without_figures")
 @pytest.mark.slow
 def test_command(many, monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["radiogenomics", "report", str(many), "--output", str(many.parent / "here")])
