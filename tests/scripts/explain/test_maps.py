@@ -99,6 +99,7 @@ def test_the_backbone_sees_each_slice_once_in_small_batches(network, monkeypatch
     assert seen == [1, 4, 4, 1]  # the black slice comes first
 
 
+@pytest.mark.slow
 def test_grad_cam_leaves_the_network_as_it_was(network, colour_slices):
     network.train()
     before = {name: value.clone() for name, value in network.state_dict().items()}
@@ -271,6 +272,7 @@ def test_spearman_is_that_of_scipy():
     assert np.isnan(maps.rank_correlation(np.arange(4), np.array([0, 1, np.nan, 2])))
 
 
+@pytest.mark.slow
 def test_randomised_weights_change_the_maps(network, colour_slices):
     found = randomisation_check(encoded(network, colour_slices(6), SIZE))
     assert list(found["correlation"]) == ["head", "head and LSTM", "everything"]

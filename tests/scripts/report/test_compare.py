@@ -69,6 +69,7 @@ def table_of(page, name="comparison"):
         return list(csv.DictReader(stream))
 
 
+@pytest.mark.slow
 def test_page_figures_and_tables(runs, tmp_path):
     page = write_comparison(runs, tmp_path / "out", **FEW)
     assert page == tmp_path / "out" / "compare.html"
@@ -98,6 +99,7 @@ def test_page_figures_and_tables(runs, tmp_path):
         assert json.load(stream)[0]["run"] == "t4e"
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("without_figures")
 def test_what_the_page_says(runs, tmp_path):
     page = write_comparison(runs, tmp_path / "out", **FEW)
@@ -137,6 +139,7 @@ def test_page_fetches_and_runs_nothing_foreign(runs, tmp_path):
     assert not re.search(r"""(?i)(?:href|src|url\()=?\s*["']?(?:https?:|//)""", content)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("without_figures")
 def test_phantoms_are_named(runs, tmp_path):
     cohort = tmp_path / "phantom"
@@ -189,6 +192,7 @@ def test_what_is_no_finished_cross_validation(runs, tmp_path):
     assert "holds a run of evaluate_classification, expected a finished cross-validation" in message(runs[2])
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("without_figures")
 def test_nothing_else_is_overwritten(runs, tmp_path):
     out = tmp_path / "out"
@@ -216,6 +220,7 @@ def test_costs_that_a_run_wrote_come_first():
     assert costs_of({})["training_seconds"] is None
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("without_figures")
 def test_command(runs, tmp_path, monkeypatch, capsys):
     """Folders whose names Fire would take for numbers or lists."""

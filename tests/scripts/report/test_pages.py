@@ -63,6 +63,7 @@ def test_phantom_is_known_by_its_readme(many, tmp_path):
     assert is_phantom(read_run(many))
 
 
+@pytest.mark.slow
 def test_training(training):
     page = write_report(training)
     assert page == training / "report" / "report.html"
@@ -79,6 +80,7 @@ def test_training(training):
     assert not list(training.glob(".*"))
 
 
+@pytest.mark.slow
 def test_cross_validation(cross_validation, made_up):
     page = write_report(cross_validation)
     text = text_of(page)
@@ -110,6 +112,7 @@ def test_segmentation(tmp_path):
     assert "0.625" in text
 
 
+@pytest.mark.slow
 def test_prediction(prediction, made_up):
     page = write_report(prediction)
     text = text_of(page)
@@ -173,6 +176,7 @@ def test_a_patient_whom_no_fold_could_predict_is_in_the_index(folds, made_up):
     assert "cohort prior 0.5" in text_of(page)
 
 
+@pytest.mark.slow
 def test_patients_of_an_evaluation(folds, made_up):
     evaluation = folds / "classification" / "seed67" / "fold2" / "evaluation"
     rows = [
@@ -192,6 +196,7 @@ def test_patients_of_an_evaluation(folds, made_up):
     assert "Known label: 1" in text_of(one)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("without_figures")
 def test_a_cross_validation_on_its_way(folds):
     """Folds that were evaluated are shown before the others are."""
@@ -213,6 +218,7 @@ def test_details_that_are_none_are_named(folds):
         write_report(folds)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("run", ["prediction", "folds"])
 def test_links_lead_to_files(request, run):
     prediction = request.getfixturevalue(run)
@@ -233,6 +239,7 @@ def test_kept_slices_stand_in_for_a_study_that_is_gone(prediction, made_up):
     assert f'"slices": {made_up.kept}' in one.read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("without_figures")
 def test_a_study_that_changed_is_not_shown(prediction, made_up):
     file = prediction.parent / "studies" / "00001" / "00001_flair.nii.gz"
@@ -243,6 +250,7 @@ def test_a_study_that_changed_is_not_shown(prediction, made_up):
     assert "is not the series that was predicted" in text_of(prediction / "report" / "patients" / "00001.html")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("without_figures")
 @pytest.mark.parametrize("content", [{"maps": np.zeros((2, 4, 4), np.uint8), "slices": [0, 1]}, {"other": np.zeros(3)}])
 def test_heat_maps_of_other_slices_are_not_shown(prediction, content):

@@ -54,6 +54,7 @@ def run(tmp_path):
     return folder
 
 
+@pytest.mark.slow
 def test_picture_shows_masks_and_curves(run, tmp_path):
     picture.write_picture(run, tmp_path / "true", tmp_path / "out" / "overview.png")
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["overview.png"]

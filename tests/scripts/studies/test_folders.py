@@ -149,6 +149,7 @@ def test_folders_without_images_are_no_patients_and_are_told(tmp_path, told):
     assert "00002 (no images), 00003 (no images), 00004 (AX FLAIR)." in told.text
 
 
+@pytest.mark.slow
 def test_a_thousand_of_them_are_told_in_a_line(tmp_path, told):
     dicom_study(tmp_path, "00001")
     for number in range(1000):

@@ -78,6 +78,7 @@ def test_without_signal_the_label_changes_nothing():
         np.testing.assert_array_equal(zero.volumes[mri_type], one.volumes[mri_type])
 
 
+@pytest.mark.slow
 def test_full_signal_separates_the_labels_in_every_modality():
     solid: dict[int, list[float]] = {0: [], 1: []}
     contrast: dict[str, dict[int, list[float]]] = {mri_type: {0: [], 1: []} for mri_type in MRI_TYPES}
@@ -104,6 +105,7 @@ def test_signal_strength_grows_with_the_setting():
     assert 0 < difference(0.2) < difference(0.6) < difference(1.0)
 
 
+@pytest.mark.slow
 def test_tumour_lies_in_one_hemisphere_inside_the_brain_and_is_large_enough():
     for number in range(4):
         patient = make_patient(number, number % 2, spacing=2.0)
@@ -330,6 +332,7 @@ def test_dicom_identity_and_numbering(cohort):
     assert sorted(numbers_by_slice["T2w"]) == list(range(1, len(numbers_by_slice["T2w"]) + 1))
 
 
+@pytest.mark.slow
 def test_same_arguments_give_the_same_files_and_nothing_is_replaced_unasked(cohort):
     folder, _ = cohort
     before = files_of(folder)
