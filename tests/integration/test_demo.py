@@ -12,7 +12,7 @@ from scripts import demo
 from scripts.weights import read_weights
 
 TINY = {
-    "phantom": {"segmentation_patients": 6, "classification_patients": 8, "test_patients": 2, "overlap": 1, "spacing": 6.0},
+    "phantom": {"segmentation_patients": 10, "classification_patients": 10, "test_patients": 4, "overlap": 1, "spacing": 6.0},
     "train_segmentation": {"max_epochs": 1},
     "prepare_classification": {"min_tumor_ratio": -1},
     "train_classification": {
@@ -41,7 +41,7 @@ def test_a_demo_goes_on_after_an_interruption_and_ends_with_its_figures(tmp_path
     metrics = json.loads((folder / demo.METRICS_FILE).read_text(encoding="utf-8"))
     assert metrics["interrupted"] == ["overview"]
     assert metrics["segmentation"]["WT_dice"] > 0.5, "the shipped weights know what a tumour is"
-    assert metrics["submission"]["patients"] == 2
+    assert metrics["submission"]["patients"] == 4
     assert {part.name for part in folder.iterdir()} == set(demo.PARTS)
     trained_on = read_weights(folder / "runs" / "segmentation" / "segmentation.pt")[1]["trained_on"]
     assert set(trained_on) > set(read_weights(demo.START)[1]["trained_on"])
