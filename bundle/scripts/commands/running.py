@@ -21,7 +21,7 @@ BASELINE = "baseline"
 """What commands call the field's other models where they otherwise name a stage."""
 _PATHS = {
     *("dataset_dir", "output_dir", "prepared_dir", "datalist", "segmentation_datalist"),
-    *("classifier", "label_maps", "sample_submission", "rules"),
+    *("classifier", "label_maps", "sample_submission", "rules", "key_file"),
 }
 
 
