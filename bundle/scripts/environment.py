@@ -7,6 +7,8 @@ import platform
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from .logs import keep_lines_whole
+
 BUNDLE_ROOT = Path(__file__).resolve().parents[1]
 """Folder of ``configs``, ``docs``, ``models`` and ``scripts``."""
 
@@ -26,6 +28,7 @@ def without_statistics() -> None:
 
 
 without_statistics()
+keep_lines_whole()
 
 LAID_OVER = {
     "prepare_classification": "inference",
