@@ -1,4 +1,4 @@
-"""A catch for attempts to reach a network, in a process and those that it starts: ``run`` writes a ``sitecustomize`` that notes them."""
+"""A catch for attempts to reach a network or to listen to one, in a process and those that it starts: ``run`` writes a ``sitecustomize`` that notes them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import os, sys
 def _note(event, args):
     if event in ("socket.getaddrinfo", "socket.gethostbyname", "socket.gethostbyaddr", "socket.getnameinfo", "urllib.Request"):
         told = str(args[:2])
-    elif event in ("socket.connect", "socket.sendto", "socket.sendmsg"):
+    elif event in ("socket.connect", "socket.sendto", "socket.sendmsg", "socket.bind"):
         if args[1] is None or isinstance(args[1], (str, bytes)):
             return  # between processes of this machine
         told = str(args[1])

@@ -237,3 +237,11 @@ def search(places: list[Path], marks: dict[str, str], said: str = "") -> dict[st
             for match in anything.finditer(part.lower()):
                 found.setdefault(marks[match[0].decode()], set()).add(where)
     return found
+
+
+_FETCHES = re.compile(r"""(?:src|srcset|href|action|data|poster)\s*=\s*["']?\s*(?:https?:|ftp:|//)|url\(\s*["']?\s*(?:https?:|//)|@import|\bfetch\(|XMLHttpRequest|WebSocket|<(?:iframe|object|embed|base)\b""", re.IGNORECASE)  # fmt: skip
+
+
+def fetched(page: str) -> list[str]:
+    """What a page would fetch from elsewhere, or what could."""
+    return _FETCHES.findall(re.sub(r'"data:[^"]*"', '""', page))

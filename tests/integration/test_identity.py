@@ -23,7 +23,7 @@ from radiogenomics.scripts import cli
 from scripts.networks import build_classifier
 from scripts.weights import save_weights
 from tests.integration.jobs import CLASSIFIER, SEGMENTER
-from tests.planted import DESCRIPTIONS, Marks, dicom_series, nifti, pictures, search
+from tests.planted import DESCRIPTIONS, Marks, dicom_series, fetched, nifti, pictures, search
 
 pytestmark = pytest.mark.slow
 LINKS = ("SeriesInstanceUID", "FrameOfReferenceUID", "StudyInstanceUID")
@@ -135,6 +135,9 @@ def test_the_identifier_alone(planted, networks, said, tmp_path, command):
     """But a message on what is wrong with a file names it, and tables of studies have the descriptions by which series are told apart."""
     told = said(*words_of(planted, networks, tmp_path, command))
     assert (tmp_path / "out").exists()
+    pages = list((tmp_path / "out").rglob("*.html"))
+    assert len(pages) == (command in ("explore", "headers"))
+    assert not [what for page in pages for what in fetched(page.read_text(encoding="utf-8"))]
     for what, places in found(planted, tmp_path, told).items():
         if NAMES_OF_FILES.fullmatch(what):
             assert what.startswith("broken"), (what, places)
