@@ -20,6 +20,8 @@ def _note(event, args):
     elif event in ("socket.connect", "socket.sendto", "socket.sendmsg", "socket.bind"):
         if args[1] is None or isinstance(args[1], (str, bytes)):
             return  # between processes of this machine
+        if event == "socket.bind" and args[1][0] in ("127.0.0.1", "::1"):
+            return  # urllib3 tries whether there is IPv6
         told = str(args[1])
     else:
         return
