@@ -23,6 +23,7 @@ from .identifiers import lookup, person, visit_of
 from .modalities import MRI_TYPES
 from .outputs import check_identifier, same_on_disk
 from .studies.folders import DataListError, find_studies
+from .studies.pseudonyms import CALLED, deidentified
 
 logger = logging.getLogger(__name__)
 
@@ -51,10 +52,18 @@ def read_labels(file: str | Path) -> dict[str, int]:
     return labels
 
 
-def read_asked(sample_submission: str | Path | None) -> list[str] | None:
-    """The patients that a sample submission asks for, in its order and its style of writing them; None without one."""
+def read_asked(sample_submission: str | Path | None, deidentify: bool = False) -> list[str] | None:
+    """The patients that a sample submission asks for, in its order and its style of writing them; None without one.
+
+    Raises:
+        DataListError: when it can't be read, or nobody is to be named.
+    """
     if sample_submission is None:
         return None
+    if deidentify:
+        raise DataListError(
+            "a sample submission names patients, whom --deidentify gives pseudonyms; leave one of them out"
+        )
     return [row["BraTS21ID"] for row in _read_csv(sample_submission, ("BraTS21ID",))]
 
 
@@ -340,7 +349,7 @@ def select(
         rules: file of rules for DICOM series; the bundle's by default.
         named: series of one patient by modality, see :func:`~scripts.studies.folders.find_studies`.
         patient: what that patient is called.
-        deidentify: call studies that are known by their DICOM headers ``study_<checksum>``.
+        deidentify: give patients pseudonyms (:mod:`scripts.studies.pseudonyms`).
 
     Raises:
         DataListError: when nothing is named, or nobody is left.
@@ -351,10 +360,11 @@ def select(
             raise DataListError(
                 "series and patients are named in the data list; name them there, or give studies without a data list"
             )
-        lists = load_datalist(datalist, dataset_dir)
+        lists = _load(datalist, dataset_dir, deidentify)
         if section is not None and section not in lists:
             raise DataListError(f"section {section!r}: expected one of {', '.join(lists)}")
         entries = [entry for name, part in lists.items() if section in (None, name) for entry in part]
+        entries = deidentified(entries) if deidentify else entries
     else:
         entries = find_studies(dataset_dir, rules, deidentify, given, patient)
     if not entries:
@@ -364,15 +374,26 @@ def select(
     if labels is not None:
         label_of = lookup(read_labels(labels))
         for entry in entries:
-            label = label_of(entry["patient"])
+            label = label_of(entry.get(CALLED, entry["patient"]))
             if label is not None:
                 entry["label"] = label
     return entries
 
 
+def _load(datalist: str | Path, dataset_dir: str | Path | None, deidentify: bool) -> dict[str, list[dict[str, Any]]]:
+    try:
+        return load_datalist(datalist, dataset_dir)
+    except DataListError:
+        if not deidentify or not Path(datalist).is_file():
+            raise
+        raise DataListError(
+            "the data list can't be used; the reason may name patients, which --deidentify leaves out: the same command without it tells it"
+        ) from None
+
+
 def identifiers(entries: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Who the entries are."""
-    return [entry["patient"] for entry in entries]
+    """Who the entries are, whatever pseudonyms they have."""
+    return [entry.get(CALLED, entry["patient"]) for entry in entries]
 
 
 def volumes(image: str | Path | None = None, dataset_dir: str | Path | None = None) -> list[dict[str, Any]]:

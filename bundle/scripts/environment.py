@@ -8,8 +8,28 @@ from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from .logs import keep_lines_whole
+
 BUNDLE_ROOT = Path(__file__).resolve().parents[1]
 """Folder of ``configs``, ``docs``, ``models`` and ``scripts``."""
+
+_NO_STATISTICS = {
+    "ORT_DISABLE_TELEMETRY": "1",  # ONNX Runtime's official builds send events to their maker, under an identifier that they keep
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "DO_NOT_TRACK": "true",
+}
+"""Of other packages, which read these before they report how they are used; whoever has set one has decided."""
+
+
+def without_statistics() -> None:
+    """Keep packages that are imported from now on from sending statistics of use. OpenVINO's are left out where it is imported."""
+    for name, value in _NO_STATISTICS.items():
+        os.environ.setdefault(name, value)
+
+
+without_statistics()
+keep_lines_whole()
 
 LAID_OVER = {
     "prepare_classification": "inference",

@@ -112,6 +112,14 @@ def printable(text: str) -> str:
     return "".join("\ufffd" if unicodedata.category(sign) in ("Cc", "Cf", "Cs") else sign for sign in text)
 
 
+def escaped(text: str) -> str:
+    """A text on one line, in which what steers a terminal, or turns the direction of writing, stands as ``\\n``, ``\\x1b``, ``\\u202e``."""
+    return "".join(
+        sign.encode("unicode_escape").decode() if unicodedata.category(sign) in ("Cc", "Cf", "Cs", "Zl", "Zp") else sign
+        for sign in text
+    )
+
+
 def _shielded(cell: Any) -> Any:
     """A cell that a spreadsheet shows as it is: an apostrophe before what it would run, and before such apostrophes."""
     return f"'{cell}" if isinstance(cell, str) and _FORMULA.match(cell) else cell

@@ -28,6 +28,7 @@ from .inferers import SliceSegmenter
 from .masks import REGIONS, label_map, region_volumes, save_label_map
 from .outputs import inside
 from .preparation import fingerprint
+from .studies import pseudonyms
 from .volumes import in_millilitres, write_volumes
 
 logger = logging.getLogger(__name__)
@@ -55,6 +56,7 @@ def series_items(
             "mri_type": name,
             "image": entry[name],
             "study": {other: entry[other] for other in mri_types if other in entry},
+            **pseudonyms.name_of(entry),
         }
         for entry in entries
         for name in order

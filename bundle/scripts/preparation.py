@@ -28,6 +28,7 @@ from .files import write_json
 from .inferers import NonFiniteError
 from .outputs import SERIES_SUFFIX, inside
 from .prepared import PreparedError, PreparedSeries, write_series
+from .studies import pseudonyms
 
 logger = logging.getLogger(__name__)
 
@@ -62,6 +63,7 @@ def series_items(
             "study": {name: entry[name] for name in mri_types if name in entry},
             "output": str(inside(prepared_dir, entry["patient"], f"{mri_type}{SERIES_SUFFIX}")),
             "fingerprint": fingerprint(configuration, entry[mri_type]),
+            **pseudonyms.name_of(entry),
         }
         for entry in entries
         for mri_type in mri_types
@@ -93,7 +95,8 @@ class SeriesDataset(Dataset):
         started = time.time()
         item = {**self.data[index], "error": ""}
         try:
-            item = self.transform(item)
+            with pseudonyms.quiet(pseudonyms.CALLED in item):
+                item = _unnamed(self.transform(item))
             return {**item, "ready": time.time(), "read_seconds": time.time() - started}
         except Exception as error:
             reason: BaseException = error
@@ -112,9 +115,17 @@ def _failed(item: Mapping[str, Any], error: BaseException) -> dict[str, Any]:
         "classified": torch.zeros(0, dtype=torch.int64),
         "geometry": None,
         "n_slices": 0,
-        "warnings": list(item.get("warnings", [])),
-        "error": f"{type(error).__name__}: {error}",
+        "warnings": [pseudonyms.hide(text, item) for text in item.get("warnings", [])],
+        "error": pseudonyms.hide(f"{type(error).__name__}: {error}", item),
     }
+
+
+def _unnamed(item: dict[str, Any]) -> dict[str, Any]:
+    """An item of a deidentified run without what leads back to the patient; another as it is."""
+    if pseudonyms.CALLED not in item:
+        return item
+    known = {key: value for key, value in item.get("identity", {}).items() if key != "person"}
+    return {**item, "warnings": [pseudonyms.hide(text, item) for text in item.get("warnings", [])], "identity": known}
 
 
 class SeriesEvaluator(SupervisedEvaluator):
@@ -189,8 +200,7 @@ class SaveSeries(Transform):
         summary |= {"slices": data["n_slices"], "foreground": len(foreground), "kept": len(image)}
         # items are read ahead: the work on this one began when it was ready and the one before it was done
         summary["seconds"] = round(data["read_seconds"] + time.time() - max(data["ready"], self._free), 3)
-        known = {"fingerprint": data["fingerprint"], "source": Path(data["source"]).name}
-        info = {**summary, **data.get("identity", {}), **known}
+        info = {**summary, **data.get("identity", {}), "fingerprint": data["fingerprint"]}
         write_series(data["output"], image, as_array(data["slices"]), masks, info, data["geometry"])
         memory.release()
         self._free = time.time()

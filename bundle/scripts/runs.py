@@ -19,7 +19,7 @@ import yaml
 from monai.bundle import ConfigParser
 
 from . import distributed
-from .checks import as_typed, flag
+from .checks import BRAIN_METHODS, as_typed, flag
 from .environment import versions
 from .errors import UserError
 from .files import parse_yaml, remove_leftovers, write_json, written_whole
@@ -31,6 +31,10 @@ logger = logging.getLogger(__name__)
 _SUFFIX = ".replacement"
 COMPLETE = ".complete"
 """File in the folder of a replacement that only needs to be moved into place."""
+
+
+_IDENTIFYING = ("dataset_dir", "datalist", "named", "patient", "sample_submission", "key_file")
+"""Settings that may name patients or where they lie, which a deidentified run does not keep."""
 
 
 class RunExistsError(UserError):
@@ -116,6 +120,10 @@ def start(
         lists = [value for key, value in config.items() if key.endswith("datalist") and isinstance(value, str)]
         sums = {name: hashlib.sha256(Path(name).read_bytes()).hexdigest() for name in lists if Path(name).is_file()}
         config |= {"versions": versions(), "datalists_sha256": sums}  # for whoever reads it later
+        if config.get("deidentify") is True:
+            config |= {**{key: None for key in _IDENTIFYING if key in config}, "datalists_sha256": {}}
+            if config.get("brain") not in BRAIN_METHODS:
+                config["brain"] = "a folder"
         if (launch := distributed.launch()) is not None:
             config["launch"] = launch  # by which a later attempt knows that this folder is its own
         _write_config(config, written / CONFIG_FILE)

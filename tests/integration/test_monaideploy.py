@@ -31,6 +31,7 @@ import highdicom
 
 import radiogenomics
 from scripts.networks import BiLSTMNFNet
+from scripts.studies.folders import find_studies
 from scripts.weights import save_weights
 
 APP = Path(__file__).resolve().parents[2] / "apps" / "monaideploy"
@@ -192,13 +193,15 @@ def test_the_seg_lies_where_the_mask_lies(output, study, mri_type):
         )
 
 
-def test_the_seg_refers_to_the_chosen_series(output):
+def test_the_seg_refers_to_the_chosen_series(output, studies):
     facts = json.loads((output / "results" / "studies.json").read_text())
+    known = {entry["patient"]: entry["study"] for entry in find_studies(studies)}
     for one in facts:
-        for mri_type, chosen in one["chosen"].items():
+        uids = {row["modality"]: row["uid"] for row in known[one["patient"]]["series"] if row["chosen"]}
+        for mri_type in one["chosen"]:
             seg = pydicom.dcmread(output / "results" / one["patient"] / f"{mri_type}_seg.dcm")
-            assert seg.StudyInstanceUID == one["study"]
-            assert [item.SeriesInstanceUID for item in seg.ReferencedSeriesSequence] == [chosen["uid"]]
+            assert seg.StudyInstanceUID == known[one["patient"]]["uid"]
+            assert [item.SeriesInstanceUID for item in seg.ReferencedSeriesSequence] == [uids[mri_type]]
 
 
 def values_of(report, code):

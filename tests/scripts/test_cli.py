@@ -302,7 +302,10 @@ def test_dicom_without_highdicom(monkeypatch, capsys, tmp_path, studies, segment
 
 @pytest.mark.parametrize(
     ("option", "reason"),
-    [("--deidentify", "add --dicom"), ("--dicom=yes", "--dicom yes: expected True or False")],
+    [
+        ("--deidentify=yes", "--deidentify yes: expected True or False"),
+        ("--dicom=yes", "--dicom yes: expected True or False"),
+    ],
 )
 def test_dicom_is_asked_for_clearly(monkeypatch, capsys, tmp_path, studies, segmenter, option, reason):
     words = ("predict", "--input", studies, "--output", tmp_path / "out", "--segmenter", segmenter)

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from scripts import checks
+from scripts.commands import running
 from scripts.commands.running import run_job
 from scripts.datalists import build_datalist, load_datalist, read_asked, read_labels, select
 from scripts.errors import UserError
@@ -76,6 +77,53 @@ def test_an_option_builds_no_object():
     for value in (object_of, [object_of], {"a": object_of}):
         with pytest.raises(ValueError, match=r"found _target_.*expected a value"):
             run_job("inference", section=value)
+
+
+def test_an_option_is_an_expression_where_it_is_said(monkeypatch):
+    ran = {}
+    monkeypatch.setattr(running, "run_config", lambda config, run=None, **values: ran.update(values))
+    run_job("inference", batch_size="$2 * 8", seed="$1", device="@device", expression="batch_size,device")
+    assert (ran["batch_size"], ran["device"]) == ("$2 * 8", "@device")
+    assert checks.as_typed(ran["seed"]) == "$1"  # the text
+    assert "expression" not in ran
+    for name, reason in (
+        ("zoom", "no such setting was given"),
+        ("prior", "found 0.5"),
+        ("segmenter", "found '/a/\\$b'"),
+        (3, "names of settings"),
+    ):
+        with pytest.raises(ValueError, match=reason):
+            run_job("inference", prior=0.5, segmenter="/a/$b", expression=name)
+
+
+def test_no_command_takes_expressions_unasked(tmp_path, monkeypatch):
+    """From the command line, through every command that has further settings."""
+    from scripts.commands import evaluate, train, use
+
+    ran = []
+    monkeypatch.setattr(running, "run_config", lambda config, run=None, **values: ran.append(values))
+    monkeypatch.setattr(use, "bundle_module", lambda name: pytest.fail("nothing is written"))
+    monkeypatch.setattr(evaluate, "_metrics", lambda output: {})
+    common = {"device": CODE, "seed": CODE}
+    use.predict(tmp_path, tmp_path / "o", report=False, **common)
+    use.segment(tmp_path, tmp_path / "o", **common)
+    train.prepare("segmentation", tmp_path / "p", datalist="x.json", num_workers=CODE)
+    train.train("classification", "x.json", tmp_path / "p", tmp_path / "o", mri_types="FLAIR", **common)
+    train.pretrain(tmp_path / "o", **common)
+    evaluate.evaluate("segmentation", "x.json", tmp_path / "p", tmp_path / "o", **common)
+    evaluate.crossvalidate(tmp_path / "o", **common, train_classification={"seed": CODE, "nested": [CODE]})
+    texts = [text for values in ran for text in _texts(values)]
+    assert len(ran) == 7
+    assert sum(text == CODE for text in map(checks.as_typed, texts)) >= 14
+    assert CODE not in texts
+
+
+def _texts(value):
+    if isinstance(value, dict):
+        return [text for one in value.values() for text in _texts(one)]
+    if isinstance(value, (list, tuple)):
+        return [text for one in value for text in _texts(one)]
+    return [value] if isinstance(value, str) else []
 
 
 def test_names_of_folders(folder, tmp_path):

@@ -77,7 +77,6 @@ class SaveStack(Transform):
         summary |= {"foreground": len(image), "kept": len(image)}
         summary["seconds"] = round(time.time() - data["started"], 3)
         info = {**summary, **data.get("identity", {}), "fingerprint": data["fingerprint"]}
-        info["source"] = Path(data["source"]).name
         masks = np.zeros((len(image), 2, *image.shape[1:]), dtype=bool)
         write_series(data["output"], image, np.arange(len(image)), masks, info)
         return {"patient": data["patient"], "mri_type": data["mri_type"], "summary": summary, "error": ""}

@@ -18,6 +18,7 @@ from custom_transforms.series import SKULL
 from ..errors import UserError
 from ..masks import save_label_map
 from ..outputs import BRAIN_SUFFIX, inside
+from ..studies.pseudonyms import CALLED
 from .extraction import BrainMask, check_method, extract_brain, method_for
 from .registration import write_transform
 
@@ -90,7 +91,7 @@ class StripSkull(Transform):
             method = method_for(self.method, f"patient {patient}: {mri_type}")
             series = {mri_type: (np.asarray(data["image"][0]), np.asarray(data["image"].affine, dtype=float))}
             series |= _read_others(data.get("study", {}), mri_type)
-            self._masks, self._patient = extract_brain(series, method, patient), patient
+            self._masks, self._patient = extract_brain(series, method, data.get(CALLED, patient)), patient
             if self.masks_dir is not None:
                 for name, (_, affine) in series.items():
                     self._write(patient, name, self._masks[name], affine)

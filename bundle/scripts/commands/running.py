@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import importlib
+import logging
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -17,11 +18,13 @@ from ..datalists import MRI_TYPES
 from ..environment import BUNDLE_ROOT, config_files
 from ..outputs import keep_apart
 
+logger = logging.getLogger(__name__)
+
 BASELINE = "baseline"
 """What commands call the field's other models where they otherwise name a stage."""
 _PATHS = {
     *("dataset_dir", "output_dir", "prepared_dir", "datalist", "segmentation_datalist"),
-    *("classifier", "label_maps", "sample_submission", "rules"),
+    *("classifier", "label_maps", "sample_submission", "rules", "key_file"),
 }
 
 
@@ -90,8 +93,36 @@ def run_config(config: str, **overrides: Any) -> None:
 
 
 def run_job(config: str, run: Sequence[str] | None = None, **values: Any) -> None:
-    """:func:`run_config` with what a person typed, every text of which is taken as it is; ``run`` replaces its own ``run``."""
-    run_config(config, run=run, **checks.as_values(values))
+    """:func:`run_config` with what a person typed, every text of which is taken as it is; ``run`` replaces its own ``run``.
+
+    Only the options that ``expression`` among the values names are expressions: Python code behind ``$``, another setting behind ``@``.
+
+    Raises:
+        ValueError: when it names an option that was not given, or one that is no expression.
+    """
+    names = _names(values.pop("expression", None))
+    for name in names:
+        found = values.get(name)
+        if not isinstance(found, str) or found[:1] not in ("$", "@"):
+            what = "no such setting was given" if found is None else f"found {found!r}"
+            raise ValueError(
+                f"--expression {name}: {what}, expected one that begins with $ or @, --batch_size '$2 * 8' for example"
+            )
+    code = {name: values.pop(name) for name in names}
+    if code:
+        logger.info(
+            "run as code, because --expression says so: %s", ", ".join(f"{name}={text}" for name, text in code.items())
+        )
+    run_config(config, run=run, **checks.as_values(values), **code)
+
+
+def _names(given: Any) -> list[str]:
+    if given is None:
+        return []
+    listed = given.split(",") if isinstance(given, str) else given
+    if not isinstance(listed, Sequence) or not all(isinstance(name, str) and name for name in listed):
+        raise ValueError(f"--expression {given}: expected names of settings, batch_size,device for example")
+    return list(listed)
 
 
 def run_command(config: str, options: Mapping[str, Any], run: Sequence[str] | None = None, **settings: Any) -> None:

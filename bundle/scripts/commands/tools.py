@@ -55,6 +55,7 @@ def doctor(segmenter: str | Path | None = None, classifier: str | Path | None = 
         "optional packages": {package: installed(package) or "not installed" for package in OPTIONAL},
         "devices": {name: f"fast bfloat16: {inferers.has_fast_bf16(torch.device(name))}" for name in devices},
         "bundle": str(BUNDLE_ROOT),
+        "shipped files": bundle_module("downloads").shipped(models),
         "weights": {name: file or "none" for name, file in found.items()},
         "tried": {file: result or "can't be used, see problems" for file, result in tried.items()},
         "to get weights": weights.GET_WEIGHTS,
@@ -65,11 +66,9 @@ def doctor(segmenter: str | Path | None = None, classifier: str | Path | None = 
 
 def download() -> Path:
     """Download the weights that the method's authors released (MIT licence) into the bundle."""
-    bundle_module("weights")
-    from monai.bundle import download_large_files
-
+    downloads = bundle_module("downloads")
     try:
-        download_large_files(bundle_path=str(BUNDLE_ROOT))
+        downloads.download_all(BUNDLE_ROOT)
     except Exception as error:
         raise OSError(
             f"the released weights could not be downloaded ({error}); `pip install 'brats-mri-radiogenomics[download]'` and a "

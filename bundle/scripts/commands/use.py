@@ -122,6 +122,7 @@ def predict(
     exact: bool = False,
     dicom: bool = False,
     deidentify: bool = False,
+    key_file: str | Path | None = None,
     report: bool | None = None,
     overwrite: bool = False,
     brain: str | Path | None = None,
@@ -158,7 +159,8 @@ def predict(
         fast: compute in 8 bits (CPUs, OpenVINO), and skip slices between two others 4 mm apart that show no tumour.
         exact: compute in float32.
         dicom: write dicom/<patient>/<mri_type>_seg.dcm (DICOM SEG) and report_sr.dcm (DICOM SR) for DICOM series as well.
-        deidentify: leave names, dates and the like out of the DICOM output; the UIDs of the series stay.
+        deidentify: pseudonyms for patients in all results and messages, and no dates, descriptions and names of files; in DICOM the series' UIDs stay.
+        key_file: CSV for the key to the pseudonyms, outside of output; by default none is kept.
         report: write report/report.html, web pages of the results, as well; by default where its packages are installed.
         overwrite: replace the results of an earlier prediction in output.
         brain: how the brain is found in series that show the skull: auto (the first of these that is installed), deepbet, hd-bet, synthstrip,
@@ -202,6 +204,8 @@ def segment(
     runtime: str | None = None,
     fast: bool = False,
     exact: bool = False,
+    deidentify: bool = False,
+    key_file: str | Path | None = None,
     overwrite: bool = False,
     brain: str | Path | None = None,
     rules: str | Path | None = None,
@@ -230,6 +234,8 @@ def segment(
         runtime: openvino (CPUs; used by itself where it is installed), torch, inductor or eager.
         fast: compute in 8 bits (CPUs, OpenVINO), and without fuse skip slices between two others 4 mm apart that show no tumour.
         exact: compute in float32.
+        deidentify: pseudonyms for patients in all results and messages, and no dates, descriptions and names of files.
+        key_file: CSV for the key to the pseudonyms, outside of output; by default none is kept.
         overwrite: replace the results of an earlier segmentation in output.
         brain: how the brain is found in series that show the skull: auto (the first of these that is installed), deepbet, hd-bet, synthstrip,
             a folder of masks (<patient>_<mri_type>_brain.nii.gz), or never, which uses such series as they are.

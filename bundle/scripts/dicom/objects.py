@@ -63,13 +63,11 @@ def require(dicom: bool = True, deidentify: bool = False) -> None:
 
     Raises:
         ImportError: when highdicom is not installed.
-        ValueError: when a setting is neither True nor False, or only the second is True.
+        ValueError: when a setting is neither True nor False.
     """
     for name, value in (("dicom", dicom), ("deidentify", deidentify)):
         if not isinstance(value, bool):  # the command line makes a string of `true`, and any string would count as true
             raise ValueError(f"{name} is {value!r}, expected True or False")
-    if deidentify and not dicom:
-        raise ValueError("deidentify is True without DICOM output; add --dicom")
     if dicom and find_spec("highdicom") is None:
         raise ImportError("DICOM is written with highdicom: pip install 'brats-mri-radiogenomics[dicom]'")
 

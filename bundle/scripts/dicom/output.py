@@ -16,6 +16,7 @@ from ..modalities import ENHANCING_ON, MRI_TYPES
 from ..outputs import inside
 from ..preparation import read_index
 from ..prepared import PreparedSeries
+from ..studies.pseudonyms import hide
 from .objects import DicomError, require
 from .report import write_report
 from .segmentation import write_segmentation
@@ -60,7 +61,7 @@ def write_dicom(
         patient = entry["patient"]
         folder = inside(output_dir, patient)
         files, reasons = _write_patient(entry, index, row_of[patient], folder, deidentify, enhancing_on)
-        left_out |= reasons
+        left_out |= {name: hide(reason, entry) for name, reason in reasons.items()}
         if files:
             written[patient] = [Path(os.path.relpath(file, output_dir)).as_posix() for file in files]
     parts = distributed.gather((written, left_out))

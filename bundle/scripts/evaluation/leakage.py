@@ -232,11 +232,15 @@ def refuse_trained(
 
 
 def name_trained(
-    patients: Iterable[str], settings: Mapping[str, Any], file: str | Path, namesakes: bool = False
+    patients: Iterable[str],
+    settings: Mapping[str, Any],
+    file: str | Path,
+    namesakes: bool = False,
+    hidden: bool = False,
 ) -> list[str]:
     """The patients that the segmenter was trained on, unless ``namesakes`` (see :func:`refuse_trained`).
 
-    The log names them, for their masks are better than other patients' are.
+    The log names them, unless names are ``hidden``, for their masks are better than other patients' are.
     """
     found = {} if namesakes else trained(patients, settings)
     if found:
@@ -245,7 +249,7 @@ def name_trained(
             "figures that should hold for new patients; or, if they are different persons with the same names, add --namesakes True",
             file,
             len(found),
-            ", ".join(_shown(found)),
+            "names are left out (--deidentify)" if hidden else ", ".join(_shown(found)),
         )
     return sorted(found)
 

@@ -16,7 +16,7 @@ from custom_transforms.dicom import read_dicom
 from custom_transforms.volume import entries_of
 
 from ..errors import UserError
-from ..files import RESEARCH_ONLY, written_whole
+from ..files import RESEARCH_ONLY, escaped, written_whole
 from .profile import may_identify
 
 HIDDEN = "(hidden; --phi shows it)"
@@ -188,6 +188,10 @@ def _private_name(element: pydicom.DataElement, phi: bool) -> str:
 
 def _value(element: pydicom.DataElement) -> str:
     """The value of an element as text on one line; of pixels and other binary values their size and checksum."""
+    return escaped(_text(element))
+
+
+def _text(element: pydicom.DataElement) -> str:
     value = element.value
     if isinstance(value, (bytes, bytearray)):
         if len(value) <= _BULK and element.keyword != "PixelData":
@@ -279,9 +283,9 @@ def as_text(comparison: Comparison, everything: bool = False, colour: bool = Fal
     rows = comparison.told(everything)
     lines = []
     if len(comparison.names) == 2:
-        lines += [f"--- A {comparison.names[0]}", f"+++ B {comparison.names[1]}"]
+        lines += [f"--- A {escaped(comparison.names[0])}", f"+++ B {escaped(comparison.names[1])}"]
     else:
-        lines.append(f"    {comparison.names[0]}")
+        lines.append(f"    {escaped(comparison.names[0])}")
     lines += _table(comparison, rows) if comparison.series else _diff(rows)
     lines.append(f"@@ {comparison.summary()}")
     if colour:

@@ -75,6 +75,10 @@ FFFC: FFFC
 """
 
 
+_FILE_META = {0x00020016, 0x00020017, 0x00020018, 0x00020026, 0x00020027, 0x00020028, 0x00020100, 0x00020102}
+"""Who sent the file to whom, which the table leaves to whoever sends it on."""
+
+
 @lru_cache(maxsize=1)
 def tags() -> frozenset[int]:
     """The tags of the table."""
@@ -91,11 +95,14 @@ def tags() -> frozenset[int]:
 def may_identify(element: DataElement) -> bool:
     """Whether an element may tell who the patient is.
 
-    It is in the table, private, unknown to the standard, a person's name, or a curve, or the text or pixels of an overlay.
+    It is in the table, private, unknown to the standard, a person's name, a date or time, the name or address of a machine or a private
+    entry in the file's own header, or a curve, or the text or pixels of an overlay.
     """
     tag = element.tag
     curve_or_overlay = 0x5000 <= tag.group <= 0x50FF or (
         0x6000 <= tag.group <= 0x60FF and tag.element in (0x3000, 0x4000)
     )
     unknown = not element.keyword and tag.element != 0  # 0: the length of a group
-    return int(tag) in tags() or tag.is_private or unknown or element.VR == "PN" or curve_or_overlay
+    if element.VR in ("PN", "DA", "TM", "DT") or int(tag) in _FILE_META:
+        return True
+    return int(tag) in tags() or tag.is_private or unknown or curve_or_overlay

@@ -10,10 +10,13 @@ import tempfile
 import time
 import zipfile
 import zlib
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 from ..errors import UserError
 
+MAX_MEMBERS = 3_000_000
+"""Files in a zip file; the challenge's whole Task 2 has 400 000."""
 MAX_RATIO = 1100
 """To which a member may unpack; deflate packs 1032 bytes into one at most."""
 
@@ -43,23 +46,52 @@ def _unpack(path: Path, size: int, changed: int) -> Path:
     try:
         with zipfile.ZipFile(path) as archive:
             members = [member for member in archive.infolist() if not member.is_dir()]
-            _check(path, members, shutil.disk_usage(home).free)
+            _check(path, members, shutil.disk_usage(home).free, size)
             for member in members:
                 file = Path(archive.extract(member, folder))
                 # a resumed prediction knows files by their times
                 stamp = time.mktime((*member.date_time, 0, 0, -1))
                 os.utime(file, (stamp, stamp))
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, OSError) as error:
+    except (
+        zipfile.BadZipFile,
+        zlib.error,
+        EOFError,
+        NotImplementedError,
+        RuntimeError,
+        ValueError,
+        OSError,
+        OverflowError,
+    ) as error:
+        if isinstance(error, ArchiveError):
+            raise
         raise ArchiveError(
             f"{path}: can't be unpacked ({error}). Copy it again, or unpack it and name the folder"
         ) from error
     return folder
 
 
-def _check(path: Path, members: list[zipfile.ZipInfo], free: int) -> None:
+def _has_drive(parts: Sequence[str]) -> bool:
+    return any(len(part) == 2 and part[0].isalpha() and part[1] == ":" for part in parts)
+
+
+def _check(path: Path, members: list[zipfile.ZipInfo], free: int, size: int) -> None:
+    if len(members) > MAX_MEMBERS:
+        raise ArchiveError(
+            f"{path}: has {len(members):,} members, expected at most {MAX_MEMBERS:,}; unpack it yourself"
+        )
+    if sum(member.compress_size for member in members) > size:
+        raise ArchiveError(
+            f"{path}: its members lie over each other, or one says that it is larger than the file; make it anew"
+        )
     for member in members:
         parts = PurePosixPath(member.filename.replace("\\", "/")).parts
-        if ".." in parts or member.filename.startswith(("/", "\\")) or ":" in parts[0]:
+        if (
+            not parts
+            or ".." in parts
+            or member.filename.startswith(("/", "\\"))
+            or ":" in parts[0]
+            or _has_drive(parts)
+        ):
             raise ArchiveError(
                 f"{path}: its member {member.filename!r} would be written outside its folder; unpack it yourself"
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import hashlib
 import os
 import re
@@ -16,7 +17,7 @@ from .series import DicomSeries, DicomStudy, read_studies
 
 
 def read_exported(
-    root: Path, files: Sequence[Path], rules: str | Path, deidentify: bool = False
+    root: Path, files: Sequence[Path], rules: str | Path
 ) -> tuple[dict[str, dict[str, Any]], dict[str, str], list[Path]]:
     """Sort DICOM files into studies and choose their series.
 
@@ -24,7 +25,6 @@ def read_exported(
         root: folder of all files.
         files: some that may be DICOM.
         rules: file of rules.
-        deidentify: call studies ``study_<checksum>`` and tell no dates.
 
     Returns:
         ``study`` of :func:`~scripts.studies.folders.find_studies` by the patient's name; the persons of whom there are several
@@ -36,13 +36,13 @@ def read_exported(
     sorted_by = read_rules(rules)
     studies, unreadable = read_studies(files)
     in_folder = Counter(path.parent for path in files)
-    names = item_names(studies, root, deidentify)
+    names = item_names(studies, root)
     found = {}
     for name, study in zip(names, studies, strict=True):
-        rows = [_row(decision, in_folder, deidentify) for decision in choose(study, sorted_by)]
+        rows = [_row(decision, in_folder) for decision in choose(study, sorted_by)]
         phantom = any(series.phantom for series in study.series)
         found[name] = {
-            "date": "" if deidentify else study.date,
+            "date": study.date,
             "description": study.description,
             "uid": study.uid,
             "phantom": phantom,
@@ -50,30 +50,43 @@ def read_exported(
         }
     counts = Counter(study.patient for study in studies)
     persons = {
-        name: f"person_{_checksum(study.patient)}" if deidentify else study.patient
+        name: study.patient
         for name, study in zip(names, studies, strict=True)
         if study.patient and counts[study.patient] > 1
     }
     return found, persons, unreadable
 
 
-def item_names(studies: Sequence[DicomStudy], root: Path, deidentify: bool = False) -> list[str]:
+def item_names(studies: Sequence[DicomStudy], root: Path) -> list[str]:
     """Names of the studies that are safe as names of files, no two alike.
 
-    They are the PatientID, with the StudyDate where a patient has several studies; without a PatientID the folder below ``root`` that
-    all files lie in; else, or with ``deidentify``, ``study_<checksum>``.
+    They are the PatientID, where a patient has several studies with the days since the first, ``P-1_day062``; without a PatientID the
+    folder below ``root`` that all files lie in; else ``study_<checksum>``. Dates are in none of them.
     """
     per_patient = Counter(study.patient for study in studies)
     marks = [_checksum(f"{study.uid}/{study.patient}") for study in studies]
     wishes = []
     for study, mark in zip(studies, marks, strict=True):
-        date = study.date if per_patient[study.patient] > 1 else ""
-        parts = [_safe(part) for part in (study.patient, date)]
+        parts = [_safe(study.patient), _day(study, studies) if per_patient[study.patient] > 1 else ""]
         if not parts[0]:
             parts = [_safe(_folder_of(study, root)), ""]
-        wishes.append(f"study_{mark}" if deidentify or not parts[0] else "_".join(filter(None, parts)))
+        wishes.append(f"study_{mark}" if not parts[0] else "_".join(filter(None, parts)))
     counts = Counter(wish.lower() for wish in wishes)  # some file systems do not tell A from a
     return [f"{wish}_{mark}" if counts[wish.lower()] > 1 else wish for wish, mark in zip(wishes, marks, strict=True)]
+
+
+def _day(study: DicomStudy, studies: Sequence[DicomStudy]) -> str:
+    """How many days after a patient's first study another one was made; empty where its date does not tell."""
+    days = [_days(other.date) for other in studies if other.patient == study.patient]
+    mine = _days(study.date)
+    return "" if mine is None else f"day{mine - min(day for day in days if day is not None):03d}"
+
+
+def _days(date: str) -> int | None:
+    try:
+        return datetime.datetime.strptime(date, "%Y%m%d").toordinal()
+    except ValueError:
+        return None
 
 
 def _folder_of(study: DicomStudy, root: Path) -> str:
@@ -92,7 +105,7 @@ def _checksum(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
-def _row(decision: Decision, in_folder: Counter[Path], deidentify: bool) -> dict[str, Any]:
+def _row(decision: Decision, in_folder: Counter[Path]) -> dict[str, Any]:
     series = decision.series
     return {
         "number": series.number,
@@ -101,7 +114,7 @@ def _row(decision: Decision, in_folder: Counter[Path], deidentify: bool) -> dict
         "slices": series.slices,
         "spacing": series.spacing and round(series.spacing, 3),
         "region": series.region,
-        "taken": "" if deidentify else series.taken,
+        "taken": series.taken,
         "uid": series.uid,
         "modality": decision.mri_type,
         "chosen": decision.chosen,

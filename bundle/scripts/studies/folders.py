@@ -12,6 +12,7 @@ from ..errors import UserError, some
 from ..modalities import MRI_TYPES
 from ..outputs import same_on_disk
 from .archives import unpacked
+from .pseudonyms import deidentified, quiet
 from .walk import Walk, has_image, named_row
 
 logger = logging.getLogger(__name__)
@@ -21,6 +22,12 @@ RULES_FILE = BUNDLE_ROOT / "configs" / "modality_rules.yaml"
 _LAYOUTS = (
     "Expected DICOM files, NIfTI files whose names end with a modality (<patient>_flair.nii.gz, <patient>-t2f.nii.gz), or "
     f"<patient>/{{{','.join(MRI_TYPES)}}}/ with DICOM or JPG files"
+)
+
+
+NO_STUDY = (
+    "no study can be used; the reason names patients and files, which --deidentify leaves out: `radiogenomics studies --input STUDIES` "
+    "tells it"
 )
 
 
@@ -50,13 +57,15 @@ def find_studies(
     Args:
         source: the folder, or the zip file, which is unpacked for as long as the process lives; None where ``named`` has all series.
         rules: file of rules for DICOM series; :data:`RULES_FILE` by default.
-        deidentify: call DICOM studies ``study_<checksum>`` and tell no dates.
+        deidentify: give patients pseudonyms, and tell no dates, descriptions, UIDs and names of files (:mod:`scripts.studies.pseudonyms`).
         named: of one patient, by modality: a file or folder, or the number, description, UID or file name of a series in ``source``.
         patient: what that patient is called.
 
     Raises:
         DataListError: when nothing of the kind is there, or ``named`` fits nothing.
     """
+    if deidentify:
+        return _deidentified(source, rules, named, patient)
     if source is None:
         return [_of_files(named or {}, patient)]
     root = unpacked(source)
@@ -64,7 +73,7 @@ def find_studies(
         raise DataListError(f"{source}: no such folder of studies, nor a zip file of them")
     nested = [name for name in ("train", "test") if (root / name).is_dir()]
     walk = Walk(root, nested)
-    studies, clashes = _resolve(walk, rules, deidentify)
+    studies, clashes = _resolve(walk, rules)
     if named or patient:
         _apply(named or {}, patient, studies, clashes, source)
     entries = {name: _entry(name, study, clashes[name]) for name, study in studies.items()}
@@ -73,6 +82,19 @@ def find_studies(
             entries[name]["group"] = person
     _tell_the_rest(walk, entries)
     return _reported(walk, entries, source, root / nested[0] if nested else None)
+
+
+def _deidentified(
+    source: str | Path | None,
+    rules: str | Path | None,
+    named: Mapping[str, str | Path] | None,
+    patient: str | None,
+) -> list[dict[str, Any]]:
+    with quiet():
+        try:
+            return deidentified(find_studies(source, rules, False, named, patient))
+        except DataListError:
+            raise DataListError(NO_STUDY) from None
 
 
 def paths_of(files: str | Sequence[str]) -> list[Path]:
@@ -105,9 +127,7 @@ def _named_study(series: list[dict[str, Any]]) -> dict[str, Any]:
     return {"date": "", "uid": "", "phantom": False, "series": series}
 
 
-def _resolve(
-    walk: Walk, rules: str | Path | None, deidentify: bool
-) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, str]]]:
+def _resolve(walk: Walk, rules: str | Path | None) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, str]]]:
     """What is known of each patient's study, and what can't be decided, by patient and modality."""
     studies: dict[str, dict[str, Any]] = {}
     for name, rows in walk.rows.items():
@@ -116,7 +136,7 @@ def _resolve(
     if walk.dicom:
         from .dicom import read_exported  # pydicom is not loaded where nothing needs it
 
-        exported, persons, unreadable = read_exported(walk.root, walk.dicom, rules or RULES_FILE, deidentify)
+        exported, persons, unreadable = read_exported(walk.root, walk.dicom, rules or RULES_FILE)
         for name, study in exported.items():
             earlier = studies.get(name, {"series": []})
             studies[name] = {**study, "series": [*earlier["series"], *study["series"]]}

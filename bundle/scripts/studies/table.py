@@ -17,8 +17,10 @@ from .names import is_nifti
 
 STUDIES_FILE = "studies.json"
 COLUMNS = (
-    "patient", "date", "modality", "chosen", "number", "description", "plane", "slices", "spacing", "reason", "remark",
+    "patient", "modality", "chosen", "number", "description", "plane", "slices", "spacing", "reason", "remark",
 )  # fmt: skip
+_NOT_TOLD = ("files", "taken", "uid")
+"""Of a series: where it lies, when it was acquired, and what links it to its archive."""
 FEW_SLICES = 16
 """Fewer of them leave a classifier little to look at, and small tumours lie between them."""
 FAR_APART = 6.0  # mm
@@ -116,16 +118,14 @@ def remarks(entry: Mapping[str, Any]) -> list[str]:
 
 
 def write_studies(entries: Iterable[Mapping[str, Any]], folder: str | Path) -> None:
-    """Write ``studies.json`` and ``studies.csv``; entries of a data list have no such facts and are left out."""
+    """Write ``studies.json`` and ``studies.csv``, in which there are no dates, times and UIDs; entries of a data list have no such facts and are left out."""
     known = [entry for entry in entries if "study" in entry]
     if not known:
         return
     content = [_facts(entry) for entry in known]
     write_json(content, Path(folder) / STUDIES_FILE)
     rows = [
-        {**row, "patient": one["patient"], "date": one["date"], "remark": row.get("remark", "")}
-        for one in content
-        for row in one["series"]
+        {**row, "patient": one["patient"], "remark": row.get("remark", "")} for one in content for row in one["series"]
     ]
     write_csv(rows or [dict.fromkeys(COLUMNS, "")], Path(folder) / "studies.csv", COLUMNS)
 
@@ -135,14 +135,10 @@ def _facts(entry: Mapping[str, Any]) -> dict[str, Any]:
     chosen = {row["modality"]: row for row in study["series"] if row["chosen"]}
     return {
         **{key: entry[key] for key in ("patient", "group") if key in entry},
-        "study": study["uid"],
-        "date": study["date"],
         "phantom": study["phantom"],
-        "chosen": {
-            name: {key: chosen[name][key] for key in ("description", "uid")} for name in MRI_TYPES if name in chosen
-        },
+        "chosen": {name: {"description": chosen[name]["description"]} for name in MRI_TYPES if name in chosen},
         "remarks": remarks(entry),
-        "series": [{key: value for key, value in row.items() if key != "files"} for row in study["series"]],
+        "series": [{key: value for key, value in row.items() if key not in _NOT_TOLD} for row in study["series"]],
     }
 
 
@@ -159,7 +155,7 @@ def as_text(entries: Sequence[Mapping[str, Any]]) -> str:
     lines = []
     for entry in entries:
         study = entry["study"]
-        lines.append(f"{entry['patient']}  {study['date']}".rstrip())
+        lines.append(entry["patient"])
         rows = sorted(
             study["series"], key=lambda row: (not row["chosen"], str(row["modality"]), str(row["description"]))
         )

@@ -150,8 +150,7 @@ def test_a_source_that_changed_stops_nobody_else(tmp_path, caplog):
 def test_settings_are_checked_first():
     output.require(True, True)
     output.require(False, False)
-    with pytest.raises(ValueError, match="add --dicom"):
-        output.require(False, True)
+    output.require(False, True)
     with pytest.raises(ValueError, match="dicom is 'yes', expected True or False"):
         output.require("yes")
 

@@ -104,7 +104,7 @@ def test_studies_of_one_patient_stay_apart(export):
     export.series("FLAIR", study="1.2.2", StudyDate="20200304")
     found = studies_of(export.folder)
     assert [(study.uid, len(study.series)) for study in found] == [("1.2.1", 1), ("1.2.2", 1)]
-    assert item_names(found, export.folder) == ["P-1_20200102", "P-1_20200304"]
+    assert item_names(found, export.folder) == ["P-1_day000", "P-1_day062"]
 
 
 def test_two_patients_with_one_study_uid_are_not_mixed(export):
@@ -240,16 +240,18 @@ def test_visits_are_entries_of_one_person(export):
     export.series("FLAIR", study="1.2.1", StudyDate="20200102")
     export.series("FLAIR", study="1.2.2", StudyDate="20200304")
     assert [(one["patient"], one["group"]) for one in find_studies(export.folder)] == [
-        ("P-1_20200102", "P-1"),
-        ("P-1_20200304", "P-1"),
+        ("P-1_day000", "P-1"),
+        ("P-1_day062", "P-1"),
     ]
 
 
 def test_deidentified_studies_name_neither_patient_nor_dates(exported):
     found = find_studies(exported.folder, deidentify=True)
-    told = json.dumps([{key: value for key, value in one.items() if key not in MRI_TYPES} for one in found])
+    told = json.dumps(
+        [{key: value for key, value in one.items() if key not in (*MRI_TYPES, "called")} for one in found]
+    )
     assert not re.search(r"P-1|P-2|20200102", re.sub(r'"files": (\[[^]]*\]|"[^"]*")', "", told))
-    assert all(re.fullmatch(r"study_[0-9a-f]{8}", one["patient"]) for one in found)
+    assert all(re.fullmatch(r"study_[0-9a-f]{12}", one["patient"]) for one in found)
 
 
 def test_the_rules_of_a_site(export, tmp_path):

@@ -1,0 +1,27 @@
+"""Log lines that stay lines: nothing in a name steers the terminal or begins a line of its own. Standard library only."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from .files import escaped
+
+OURS = ("scripts", "radiogenomics", "custom_transforms")
+"""Loggers, with all below them, whose messages have names from data in them."""
+
+
+def keep_lines_whole() -> None:
+    """From now on show control characters in the values of our loggers' messages as ``\\n``, ``\\x1b``, whatever handlers there are."""
+    earlier = logging.getLogRecordFactory()
+    if getattr(earlier, "keeps_lines_whole", False):
+        return
+
+    def record_of(*args: Any, **more: Any) -> logging.LogRecord:
+        record = earlier(*args, **more)
+        if record.name.split(".", 1)[0] in OURS and isinstance(record.args, tuple):
+            record.args = tuple(one if isinstance(one, (int, float)) else escaped(str(one)) for one in record.args)
+        return record
+
+    record_of.keeps_lines_whole = True  # type: ignore[attr-defined]
+    logging.setLogRecordFactory(record_of)
