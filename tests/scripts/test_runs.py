@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from monai.bundle import ConfigParser, ConfigWorkflow
 
-from scripts import checks, runs
+from scripts import checks, locks, runs
 from scripts.runs import RunExistsError
 
 CONFIG = """
@@ -112,6 +112,8 @@ def test_config_is_saved_with_its_overrides(tmp_path):
     assert saved["output_dir"] == str(folder)
     assert saved["names"] == ["a", "b"]
     assert saved["later"] == "$@rate * 2"
+    assert {path.name for path in folder.iterdir()} - set(locks.FILES) == {runs.CONFIG_FILE}
+    locks.release(folder)
     assert [path.name for path in folder.iterdir()] == [runs.CONFIG_FILE]
     # what was saved is a configuration itself, and the folder is known as a run
     again = ConfigWorkflow(

@@ -69,6 +69,7 @@ def run_config(config: str, **overrides: Any) -> None:
     if "output_dir" in typed:
         keep_apart(typed["output_dir"], typed)
     bundle_module("runs")
+    locks = bundle_module("locks")
     from monai.bundle import ConfigWorkflow
 
     workflow = ConfigWorkflow(
@@ -79,9 +80,10 @@ def run_config(config: str, **overrides: Any) -> None:
         **values,
     )
     try:
-        workflow.initialize()
-        workflow.run()
-        workflow.finalize()
+        with locks.released_after():
+            workflow.initialize()
+            workflow.run()
+            workflow.finalize()
     except RuntimeError as error:
         known = mistake(error)
         if known is None:
