@@ -12,10 +12,14 @@ import sys
 import time
 from pathlib import Path
 
+import nibabel as nib
+import numpy as np
 import pytest
 
+import radiogenomics
 import scripts
 from scripts import locks
+from scripts.environment import config_files
 
 HOLDER = """
 import os, sys, time
@@ -183,3 +187,34 @@ def test_a_folder_is_refused_within_a_moment(holder, tmp_path):
     with pytest.raises(locks.FolderInUseError):
         locks.acquire(tmp_path / "out")
     assert time.monotonic() - started_at < 0.5
+
+
+def test_every_job_with_an_output_folder_takes_its_lock():
+    names = {file.stem for file in config_files("inference")[0].parent.glob("*.yaml")} - {"phantom"}  # makes a new folder
+    jobs = {name: "".join(file.read_text() for file in config_files(name)) for name in names}
+    writing = {name for name, text in jobs.items() if re.search(r"^output_dir:|^job: prepare_", text, re.M)}
+    assert {
+        "inference",
+        "explore",
+        "volumes",
+        "crossvalidate",
+        "fuse_segmentation",
+        "prepare_classification",
+    } <= writing
+    assert {name for name in writing if "$runs.start(" not in jobs[name]} == set()
+
+
+def test_a_command_leaves_a_folder_in_use_as_it_is(holder, tmp_path):
+    for patient in ("00001", "00002"):
+        (tmp_path / "in" / patient).mkdir(parents=True)
+        image = nib.Nifti1Image(np.random.default_rng(0).uniform(0, 9, (20, 20, 6)).astype(np.float32), np.eye(4))
+        nib.save(image, tmp_path / "in" / patient / f"{patient}_flair.nii.gz")
+    out = tmp_path / "out"
+    for command in (radiogenomics.explore, radiogenomics.volumes):
+        with pytest.raises(ValueError, match=f"^{out}: another run is writing into this folder .*process {holder.pid}"):
+            command(tmp_path / "in", out)
+        assert {path.name for path in out.iterdir()} == set(locks.FILES)
+    holder.communicate("\n")
+    radiogenomics.volumes(tmp_path / "in", out)
+    assert len(list(out.glob("*.npz"))) == 2
+    assert not set(locks.FILES) & {path.name for path in out.iterdir()}
