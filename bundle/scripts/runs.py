@@ -5,6 +5,7 @@ A run that replaces another is written into a hidden folder beside it, and takes
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import logging
@@ -167,9 +168,21 @@ def _move_into_place(new: Path, folder: Path) -> None:
     if earlier:
         remove_own_files(folder, earlier, but=frozenset([CONFIG_FILE, *(path.as_posix() for path in files)]))
     for path in sorted(files, key=lambda path: path.name == CONFIG_FILE):  # its own configuration goes last
-        (folder / path).parent.mkdir(parents=True, exist_ok=True)
-        os.replace(new / path, folder / path)
+        _move(new / path, folder / path)
     shutil.rmtree(new)
+
+
+def _move(file: Path, target: Path) -> None:
+    """Move a file in one step, also to another disk: a container's output folder is often one of its own."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.replace(file, target)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        with written_whole(target) as temporary:
+            shutil.copyfile(file, temporary)
+        file.unlink()
 
 
 def _rename_in_files(new: Path, folder: Path) -> None:
