@@ -69,7 +69,7 @@ def run_config(config: str, **overrides: Any) -> None:
     if "output_dir" in typed:
         keep_apart(typed["output_dir"], typed)
     bundle_module("runs")
-    locks = bundle_module("locks")
+    files, locks = bundle_module("files"), bundle_module("locks")
     from monai.bundle import ConfigWorkflow
 
     workflow = ConfigWorkflow(
@@ -84,11 +84,18 @@ def run_config(config: str, **overrides: Any) -> None:
             workflow.initialize()
             workflow.run()
             workflow.finalize()
-    except RuntimeError as error:
-        known = mistake(error)
+    except (RuntimeError, OSError) as error:
+        known = files.write_error(error, _written_to(typed, workflow)) or mistake(error)
         if known is None:
             raise
         raise known from None
+
+
+def _written_to(given: Mapping[str, Any], workflow: Any) -> str:
+    """The folder that a job writes into, as far as it is known when it failed."""
+    name = "output_dir" if "output_dir" in workflow.parser.get() else "prepared_dir"
+    value = given.get(name) or workflow.parser.get(name)
+    return str(value) if checks.is_plain(value) and value is not None else "output folder"
 
 
 def run_job(config: str, run: Sequence[str] | None = None, **values: Any) -> None:
