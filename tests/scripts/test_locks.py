@@ -190,7 +190,9 @@ def test_a_folder_is_refused_within_a_moment(holder, tmp_path):
 
 
 def test_every_job_with_an_output_folder_takes_its_lock():
-    names = {file.stem for file in config_files("inference")[0].parent.glob("*.yaml")} - {"phantom"}  # makes a new folder
+    names = {file.stem for file in config_files("inference")[0].parent.glob("*.yaml")} - {
+        "phantom"
+    }  # makes a new folder
     jobs = {name: "".join(file.read_text() for file in config_files(name)) for name in names}
     writing = {name for name, text in jobs.items() if re.search(r"^output_dir:|^job: prepare_", text, re.M)}
     assert {
