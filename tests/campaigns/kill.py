@@ -311,6 +311,16 @@ class Campaign:
         return "\n".join(rows)
 
 
+@contextlib.contextmanager
+def _new_folder():
+    """A folder for the block; a TemporaryDirectory would go with the first process that was forked and ends."""
+    folder = Path(tempfile.mkdtemp())
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 def main():
     """Entry point."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -331,7 +341,7 @@ def main():
         "SIGKILL",
         *([FULL, "SIGKILL", READ_ONLY] if may_mount() else []),
     ]
-    with tempfile.TemporaryDirectory() if given.work is None else contextlib.nullcontext(given.work) as folder:
+    with _new_folder() if given.work is None else contextlib.nullcontext(given.work) as folder:
         campaign = Campaign(folder, given.seed, given.jobs)
         started = time.monotonic()
         for number in range(given.count):
