@@ -24,7 +24,7 @@ def read_nifti(path: Path) -> Volume:
         SeriesError: when it is damaged, or no volume.
     """
     try:
-        image: Any = nib.load(path)
+        image: Any = nib.load(path, mmap=False)  # a mapped file that stalls would stop all threads
         shape = image.shape
         if image.get_data_dtype().kind not in "iuf":
             raise SeriesError(

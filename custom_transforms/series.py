@@ -111,7 +111,7 @@ class SeriesReader(ImageReader):
             SeriesError: when the series can't be used.
         """
         paths = [Path(name) for name in ensure_tuple(img)]
-        path, volume = _read_volume(paths, self.voi_lut)
+        path, volume = self._read(paths)
         if not self.labels:
             _as_brain(path, volume)
         called = path if len(paths) == 1 else f"{paths[0]} and {len(paths) - 1} more files"
@@ -135,6 +135,10 @@ class SeriesReader(ImageReader):
         if self.voi_lut:
             meta["shown_range"] = list(volume.shown_range or [])
         return volume.array, {str(key): value for key, value in meta.items()}
+
+    def _read(self, paths: list[Path]) -> tuple[Path, Volume]:
+        """Where the series lies, and what it holds."""
+        return _read_volume(paths, self.voi_lut)
 
 
 def _as_brain(path: Path, volume: Volume) -> None:

@@ -265,7 +265,7 @@ _SETTINGS: dict[str, Check] = {
     **dict.fromkeys(("num_workers", "fold", "seed", "max_contours", "warmup_epochs", "max_epochs"), _FROM_0),
     **dict.fromkeys(("zoom", "other_zoom"), number(1)),
     **dict.fromkeys(("prior", "threshold", "keep_rate", "signal"), number(0, 1)),
-    **dict.fromkeys(("coarse_step", "learning_rate"), number(0)),
+    **dict.fromkeys(("coarse_step", "learning_rate", "read_timeout"), number(0)),
 }
 """Checks by the name of a setting; others must be of their default's kind: True or False, a number, or anything."""
 _TRAINING = {"runtime": one_of(TRAINING_RUNTIMES), "prepared_dir": prepared}

@@ -7,10 +7,12 @@ the same functions are the Python API (``from radiogenomics import predict``). N
 from __future__ import annotations
 
 import difflib
+import functools
 import inspect
 import logging
 import os
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -23,6 +25,7 @@ from .commands.tools import demo, doctor, download, export, phantom
 from .commands.train import datalist, prepare, pretrain, train
 from .commands.use import explore, predict, report, segment, studies
 from .files import escaped
+from .interruption import Interruption, awaited, line_break
 
 GROUPS: dict[str, tuple[Callable[..., Any], ...]] = {
     "Use it on your own studies": (predict, segment, studies, report),
@@ -63,7 +66,8 @@ def main() -> None:
     """
     try:
         try:
-            _main()
+            with awaited("".join(sys.argv[1:2])) as interruption:
+                _main(interruption)
         finally:
             sys.stdout.flush()
     except BrokenPipeError:
@@ -72,7 +76,7 @@ def main() -> None:
         sys.exit(READER_GONE)
 
 
-def _main() -> None:
+def _main(interruption: Interruption) -> None:
     import fire
 
     debug = bool(os.environ.get("RADIOGENOMICS_DEBUG"))
@@ -100,7 +104,8 @@ def _main() -> None:
             first, *more = result["problems"]
             sys.exit(f"error: {escaped(str(first))}" + (f" (and {len(more)} more)" if more else ""))
     except KeyboardInterrupt:
-        sys.exit("interrupted; the same command continues where it stopped")
+        interruption.say()
+        sys.exit(interruption.status)
     except Exception as error:
         if isinstance(error, BrokenPipeError) and _reader_is_gone():
             raise
@@ -110,7 +115,7 @@ def _main() -> None:
         hint = ""
         if isinstance(known, ImportError) and "pip install" not in str(known):
             hint = ". Optional packages: pip install 'brats-mri-radiogenomics[demo]'"
-        sys.exit(f"error: {escaped(str(known))}{hint}\n(RADIOGENOMICS_DEBUG=1 shows where)")
+        sys.exit(f"{line_break()}error: {escaped(str(known))}{hint}\n(RADIOGENOMICS_DEBUG=1 shows where)")
 
 
 def _reader_is_gone() -> bool:
@@ -147,6 +152,7 @@ def _quieten() -> None:
     os.environ.setdefault("PYTHONWARNINGS", "ignore")  # of the processes that read ahead
     for name in ("monai", "ignite", "torch", "nncf", "timm"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    logging.getLogger("ignite.engine").setLevel(logging.CRITICAL)  # tells each error, which is raised and told later
     chatty = (
         "monai.bundle.scripts",
         "monai.bundle.workflows",
@@ -157,6 +163,15 @@ def _quieten() -> None:
     )
     for name in chatty:
         logging.getLogger(name).addFilter(_is_error)  # they set their level themselves
+    # as it does with its traceback
+    logging.getLogger("monai.handlers.StatsHandler").addFilter(lambda record: not record.exc_info)
+    threading.excepthook = functools.partial(_tell_of_threads, threading.__excepthook__)
+
+
+def _tell_of_threads(then: Callable[[Any], Any], told: Any) -> None:
+    """Pass over the traceback of TensorBoard's writing thread: the training ends with the same error."""
+    if not type(told.thread).__module__.startswith("tensorboard"):
+        then(told)
 
 
 def _is_error(record: logging.LogRecord) -> bool:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import errno
 import json
 import os
 import platform
@@ -10,33 +12,92 @@ import re
 import shutil
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from .errors import UserError
 
 RESEARCH_ONLY = "Research use only. Not for diagnosis."
 """What every table, page and mask says; in the header of a NIfTI file, ``descrip``, it tells our masks from images."""
 
+_GO_ON = "then start the same command again"
+_IN_THE_WAY = {
+    errno.ENOSPC: f"no space is left on its disk; free some, {_GO_ON}",
+    getattr(errno, "EDQUOT", errno.ENOSPC): f"the disk quota is used up; free some space, {_GO_ON}",
+    errno.EROFS: f"its disk is read-only; make it writable, {_GO_ON}, or name another folder",
+    errno.EACCES: f"no permission to write; ask for it, {_GO_ON}, or name another folder",
+    errno.EPERM: f"no permission to write; ask for it, {_GO_ON}, or name another folder",
+}
+# what libraries say that keep no errno: HDF5; torch.save; numpy.save
+_TOLD = re.compile(
+    r"errno = (\d+)|\[Errno (\d+)\]|(PytorchStreamWriter failed writing|unexpected pos \d+ vs|\d+ requested and \d+ written)"
+)
 
-@contextmanager
+
+class WriteError(UserError):
+    """A folder that can't be written to: its disk is full or read-only, or there is no permission. No fault of the data."""
+
+    def __init__(self, message: str) -> None:
+        # a loader hands on what its worker raised as the text of a traceback
+        super().__init__(message.rstrip().rsplit(f"{type(self).__name__}: ", 1)[-1])
+
+
+def write_error(error: BaseException, folder: str | Path, file: Path | None = None) -> WriteError | None:
+    """The error that tells a person why a folder can't be written to; None where ``error`` has another reason.
+
+    Args:
+        error: of writing something, or one that was raised from it.
+        folder: that is named.
+        file: that was written; without it, lacking permission counts only for files in the folder, as for reading it is another matter.
+    """
+    one: BaseException | None = error
+    seen: set[int] = set()
+    while one is not None and id(one) not in seen:  # causes and contexts may go round in a circle
+        seen.add(id(one))
+        if isinstance(one, WriteError):
+            return one
+        number = one.errno if isinstance(one, OSError) else None
+        told = _TOLD.search(str(one)) if number is None and isinstance(one, (OSError, RuntimeError)) else None
+        if told:
+            number = errno.ENOSPC if told[3] else int(told[1] or told[2])
+        named = getattr(one, "filename", None)
+        named = Path(os.fsdecode(named)) if isinstance(named, (str, bytes, os.PathLike)) else None
+        if number in (errno.EACCES, errno.EPERM) and not (file and named in (None, file)):
+            number = number if named and Path(folder) in (named, *named.parents) else None
+        if number in _IN_THE_WAY:
+            return WriteError(f"{folder}: {_IN_THE_WAY[number]}")
+        one = one.__cause__ or one.__context__
+    return None
+
+
+@contextlib.contextmanager
 def written_whole(path: str | Path) -> Iterator[Path]:
     """A path to write to in place of ``path``, which the written file replaces at the end of the block; folders are made.
 
     It is a hidden file beside ``path`` that ends with its name, as some writers go by the suffix, and holds this machine's name and
     the number of this process, as several may write the same file. When the block fails it is removed, and what was at ``path``
     stays; :func:`remove_leftovers` removes those of killed processes.
+
+    Raises:
+        WriteError: when the folder can't be written to.
     """
     target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{platform.node()}.{os.getpid()}.{target.name}")
     try:
+        target.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         os.replace(temporary, target)
+    except (OSError, RuntimeError) as error:
+        known = write_error(error, target.parent, temporary)
+        if known is None or known is error:
+            raise
+        raise known from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # of a disk that is read-only now
+            temporary.unlink(missing_ok=True)
 
 
-@contextmanager
+@contextlib.contextmanager
 def folder_written_whole(path: str | Path) -> Iterator[Path]:
     """A new folder to write to in place of ``path``, which it replaces, with all that is in it, at the end of the block.
 
@@ -68,7 +129,8 @@ def remove_leftovers(folder: str | Path) -> None:
         for name in names:
             match = made_here.fullmatch(name)
             if match and is_dead(int(match[1])):
-                Path(place, name).unlink(missing_ok=True)
+                with contextlib.suppress(OSError):
+                    Path(place, name).unlink(missing_ok=True)
 
 
 def is_dead(process: int) -> bool:

@@ -13,7 +13,7 @@ import ignite.distributed as idist
 import numpy as np
 import torch
 from ignite.engine import Engine, Events
-from ignite.handlers import Checkpoint, DiskSaver, EarlyStopping
+from ignite.handlers import Checkpoint, EarlyStopping
 from monai.engines import Evaluator
 from monai.transforms import Randomizable
 from torch import nn
@@ -21,7 +21,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from . import distributed
-from .files import read_csv, write_csv
+from .files import read_csv, write_csv, written_whole
 from .weights import save_weights
 
 try:  # for the configurations, which name it here
@@ -289,10 +289,15 @@ class LastCheckpoint:
     def attach(self, engine: Engine) -> None:
         """Resume when the run starts, write after each epoch that ends with a validation."""
         self.objects["trainer"] = engine
-        saver = DiskSaver(str(self.output_dir), create_dir=True, require_empty=False)
-        checkpoint = Checkpoint(self.objects, saver, filename_pattern=LAST_CHECKPOINT, n_saved=None)
+        # ignite's DiskSaver leaves its temporary file when it is killed
+        checkpoint = Checkpoint(self.objects, self._save, filename_pattern=LAST_CHECKPOINT, n_saved=None)
         engine.add_event_handler(Events.STARTED, self.load)
         engine.add_event_handler(Events.EPOCH_COMPLETED(every=self.score.interval), checkpoint)
+
+    def _save(self, checkpoint: Mapping[str, Any], filename: str, *_: Any) -> None:
+        if distributed.is_first():
+            with written_whole(self.output_dir / filename) as temporary:
+                torch.save(checkpoint, temporary)
 
     def load(self, engine: Engine) -> None:
         """Go on from the last checkpoint; a run that had stopped stays so."""

@@ -13,9 +13,10 @@ from monai.data import MetaTensor
 from monai.transforms import Compose, LoadImage, Orientation
 from scipy import ndimage
 
-from custom_transforms import BratsLabelsToWTET, ScaleToUint8, SeriesReader, grey_window
+from custom_transforms import BratsLabelsToWTET, ScaleToUint8, grey_window
 
 from .datalists import MRI_TYPES, load_datalist, split_fold
+from .reading import PatientReader
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +61,7 @@ def load_volumes(entries: Sequence[Mapping[str, Any]], seed: int = 67) -> list[L
 def _load(entry: Mapping[str, Any], rng: np.random.Generator) -> LabelledVolume:
     read, read_labels = (
         Compose([LoadImage(reader=reader, ensure_channel_first=True), Orientation("RAS", labels=None)])
-        for reader in (SeriesReader(), SeriesReader(labels=True))
+        for reader in (PatientReader(), PatientReader(labels=True))
     )
     labels = read_labels(entry["seg"])
     spacing = np.abs(np.linalg.norm(np.asarray(labels.affine)[:3, :3], axis=0))

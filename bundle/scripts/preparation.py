@@ -24,7 +24,7 @@ from monai.transforms import Transform
 from . import distributed, memory
 from .datalists import MRI_TYPES
 from .evaluation import fingerprints, leakage
-from .files import write_json
+from .files import WriteError, write_json
 from .inferers import NonFiniteError
 from .outputs import SERIES_SUFFIX, inside
 from .prepared import PreparedError, PreparedSeries, write_series
@@ -102,6 +102,8 @@ class SeriesDataset(Dataset):
             reason: BaseException = error
             while isinstance(reason, RuntimeError) and reason.__cause__ is not None:
                 reason = reason.__cause__  # below MONAI's «applying transform …» wrappers
+            if isinstance(reason, WriteError):
+                raise reason from None  # the output's disk, which no other series would find better
             return _failed(item, reason)
         finally:
             memory.release()

@@ -54,7 +54,8 @@ def write_series(
         )
     height, width = masks.shape[2:]
     bits = np.packbits(masks.reshape(len(masks), 2, height * width), axis=-1)
-    with written_whole(path) as temporary, h5py.File(temporary, "w", track_order=False) as file:
+    # in memory first: HDF5 complains many times over when the disk is full
+    with h5py.File("series", "w", driver="core", backing_store=False, track_order=False) as file:
         # the one-slice chunks that make slices readable alone need at least one slice
         chunked = {"chunks": (1, height, width), "compression": _COMPRESSION} if len(image) else {}
         file.create_dataset("image", data=image.reshape(-1, height, width).astype(np.uint8), **chunked)
@@ -65,6 +66,10 @@ def write_series(
         file.attrs["size"] = (height, width)
         file.attrs["info"] = json.dumps(info)
         file.attrs["geometry"] = json.dumps(geometry.to_dict() if geometry else None)
+        file.flush()
+        content = file.id.get_file_image()
+    with written_whole(path) as temporary:
+        temporary.write_bytes(content)
 
 
 class PreparedSeries:

@@ -5,6 +5,7 @@ A run that replaces another is written into a hidden folder beside it, and takes
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import logging
@@ -18,7 +19,7 @@ from typing import Any
 import yaml
 from monai.bundle import ConfigParser
 
-from . import distributed
+from . import distributed, locks
 from .checks import BRAIN_METHODS, as_typed, flag
 from .environment import versions
 from .errors import UserError
@@ -57,6 +58,8 @@ def is_replacement(folder: str | Path) -> bool:
 def place(output_dir: str | Path, resume: bool = False, overwrite: bool = False) -> str:
     """The folder that a run writes into: its own, or that of a replacement where it overwrites another run or goes on with such."""
     folder, new = Path(output_dir), replacement(output_dir)
+    if folder.is_dir() and running_config() is not None:
+        locks.acquire(folder)
     if (new / COMPLETE).is_file():  # the process died while it was moved into place
         _move_into_place(new, folder)
     there = read_config(folder)
@@ -93,6 +96,7 @@ def start(
 
     Raises:
         RunExistsError: when a run is there and neither was asked for, or the outputs are another job's.
+        FolderInUseError: when another process is writing into it.
         OutputError: when the folder is mixed up with what the job reads.
     """
     for name, value in (("resume", resume), ("overwrite", overwrite)):
@@ -103,6 +107,7 @@ def start(
     config = running_config()
     if config is not None:
         keep_apart(folder, config)
+        locks.acquire(folder)
     _check(folder, resume, overwrite, last_output, config)
     written = Path(run_dir or folder)
     there = read_config(written)
@@ -115,6 +120,7 @@ def start(
         remove_own_files(written, there)
     if written.is_dir():
         remove_leftovers(written)
+        locks.remove_leftovers(written)
     written.mkdir(parents=True, exist_ok=True)
     if config is not None:
         lists = [value for key, value in config.items() if key.endswith("datalist") and isinstance(value, str)]
@@ -140,7 +146,7 @@ def _check(
     """Refuse to touch an earlier run unasked, and what is no run."""
     found = read_config(folder)
     if not found:
-        if folder.is_dir() and overwrite and any(folder.iterdir()):
+        if folder.is_dir() and overwrite and any(path.name not in locks.FILES for path in folder.iterdir()):
             raise RunExistsError(f"{folder} is not empty, but holds no run of this project; it is not overwritten")
         return
     if config is not None and found.get("job") != config.get("job"):
@@ -155,12 +161,12 @@ def _check(
 def finish(output_dir: str | Path, run_dir: str | Path) -> None:
     """Move a complete run from ``run_dir``, see :func:`place`, to ``output_dir``; only files of the earlier run are removed."""
     folder, new = Path(output_dir), Path(run_dir)
-    if folder == new:
-        return
-    _rename_in_files(new, folder)
-    (new / COMPLETE).touch()
-    _move_into_place(new, folder)
-    logger.info("%s: the earlier run was replaced", folder)
+    if folder != new:
+        _rename_in_files(new, folder)
+        (new / COMPLETE).touch()
+        _move_into_place(new, folder)
+        logger.info("%s: the earlier run was replaced", folder)
+    locks.release(folder)
 
 
 def _move_into_place(new: Path, folder: Path) -> None:
@@ -170,9 +176,21 @@ def _move_into_place(new: Path, folder: Path) -> None:
     if earlier:
         remove_own_files(folder, earlier, but=frozenset([CONFIG_FILE, *(path.as_posix() for path in files)]))
     for path in sorted(files, key=lambda path: path.name == CONFIG_FILE):  # its own configuration goes last
-        (folder / path).parent.mkdir(parents=True, exist_ok=True)
-        os.replace(new / path, folder / path)
+        _move(new / path, folder / path)
     shutil.rmtree(new)
+
+
+def _move(file: Path, target: Path) -> None:
+    """Move a file in one step, also to another disk: a container's output folder is often one of its own."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.replace(file, target)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        with written_whole(target) as temporary:
+            shutil.copyfile(file, temporary)
+        file.unlink()
 
 
 def _rename_in_files(new: Path, folder: Path) -> None:

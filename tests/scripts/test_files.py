@@ -1,4 +1,5 @@
 import csv
+import errno
 import json
 import os
 import platform
@@ -8,6 +9,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+import h5py
 import nibabel as nib
 import numpy as np
 import pytest
@@ -15,7 +17,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scripts import masks, weights
+from scripts import files, masks, weights
 from scripts.files import (
     folder_written_whole,
     is_dead,
@@ -231,3 +233,76 @@ def test_a_folder_that_fails_leaves_the_earlier_one(tmp_path):
         fail()
     assert files_in(tmp_path / "b") == {"first": b"first"}
     assert [path.name for path in tmp_path.iterdir()] == ["b"]
+
+
+@pytest.fixture
+def full_disk(tmp_path):
+    """A folder on a disk of 64 KB, which only root may mount."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    words = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(place)]
+    if subprocess.run(words, capture_output=True, check=False).returncode != 0:
+        pytest.skip("this user may not mount a file system")
+    yield place
+    subprocess.run(["umount", "-l", str(place)], check=True)  # an error that pytest keeps may hold a file
+
+
+def _write_with_torch(path):
+    torch.save(torch.zeros(100_000), path)
+
+
+def _write_with_hdf5(path):
+    with h5py.File(path, "w") as file:
+        file["image"] = np.random.default_rng(0).random(100_000)
+
+
+def _write_with_numpy(path):
+    with open(path, "wb") as stream:
+        np.savez(stream, image=np.zeros(100_000))
+
+
+def _write_array(path):
+    np.save(path, np.zeros(100_000))
+
+
+def _write_text(path):
+    path.write_text("x" * 100_000)
+
+
+@pytest.mark.parametrize("write", [_write_with_torch, _write_with_hdf5, _write_with_numpy, _write_array, _write_text])
+def test_a_full_disk_is_told_by_folder_and_remedy(full_disk, write):
+    (full_disk / "out.npy").write_text("earlier")
+    with (
+        pytest.raises(files.WriteError, match=rf"^{full_disk}: no space is left on its disk; free some, .*again$"),
+        files.written_whole(full_disk / "out.npy") as temporary,
+    ):
+        write(temporary)
+    assert (full_disk / "out.npy").read_text() == "earlier"
+    assert len(list(full_disk.iterdir())) == 1
+
+
+def test_a_read_only_disk_is_told(full_disk):
+    subprocess.run(["mount", "-o", "remount,ro", str(full_disk)], check=True)
+    for path in (full_disk / "out.csv", full_disk / "new" / "out.csv"):
+        with pytest.raises(files.WriteError, match=r"its disk is read-only; make it writable, .* name another folder$"):
+            files.write_csv([{"a": 1}], path)
+
+
+def test_a_write_error_comes_through_a_loader_as_it_is(tmp_path):
+    error = files.WriteError(f"{tmp_path}: no space")
+    again = files.WriteError(f"Caught WriteError in worker 0.\nTraceback\n  x\nscripts.files.WriteError: {error}\n")
+    assert str(again) == str(error)
+
+
+def test_lacking_permission_to_read_is_no_write_error(tmp_path):
+    error = PermissionError(errno.EACCES, "no", str(tmp_path / "input.nii"))
+    with pytest.raises(PermissionError), files.written_whole(tmp_path / "out" / "a.csv"):
+        raise error
+    assert files.write_error(error, tmp_path / "out") is None
+    assert "no permission to write" in str(files.write_error(error, tmp_path))
+
+
+def test_errors_that_refer_to_each_other_come_to_an_end(tmp_path):
+    one, other = RuntimeError("one"), RuntimeError("other")
+    one.__cause__, other.__context__ = other, one
+    assert files.write_error(one, tmp_path) is None

@@ -1,4 +1,5 @@
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from monai.bundle import ConfigParser, ConfigWorkflow
 
-from scripts import checks, runs
+from scripts import checks, locks, runs
 from scripts.runs import RunExistsError
 
 CONFIG = """
@@ -112,6 +113,8 @@ def test_config_is_saved_with_its_overrides(tmp_path):
     assert saved["output_dir"] == str(folder)
     assert saved["names"] == ["a", "b"]
     assert saved["later"] == "$@rate * 2"
+    assert {path.name for path in folder.iterdir()} - set(locks.FILES) == {runs.CONFIG_FILE}
+    locks.release(folder)
     assert [path.name for path in folder.iterdir()] == [runs.CONFIG_FILE]
     # what was saved is a configuration itself, and the folder is known as a run
     again = ConfigWorkflow(
@@ -206,3 +209,23 @@ def test_any_text_is_a_value(text):
     parser.parse()
     assert parser.get_parsed_content("value") == text
     assert parser.get_parsed_content("listed") == [text, {"deep": text}]
+
+
+def test_a_replacement_moves_to_another_disk(tmp_path):
+    """As of a container whose output folder is mounted: what replaces it is written beside it."""
+    folder = run_of(tmp_path / "out")
+    new = runs.replacement(folder)
+    words = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
+    if subprocess.run(words, capture_output=True, check=False).returncode != 0:
+        pytest.skip("this user may not mount a file system")
+    try:
+        run_of(folder, "metrics.json")
+        run_of(new / "tables")
+        (new / "metrics.json").write_text("new")
+        (new / runs.CONFIG_FILE).write_text("job: evaluate_segmentation\n")
+        runs.finish(folder, new)
+        assert (folder / "metrics.json").read_text() == "new"
+        assert {path.name for path in folder.iterdir()} == {"metrics.json", runs.CONFIG_FILE, "tables"}
+        assert not new.exists()
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)

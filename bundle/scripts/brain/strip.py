@@ -12,12 +12,12 @@ import torch
 from monai.data import MetaTensor
 from monai.transforms import Transform
 
-from custom_transforms import SeriesReader
 from custom_transforms.series import SKULL
 
 from ..errors import UserError
 from ..masks import save_label_map
 from ..outputs import BRAIN_SUFFIX, inside
+from ..reading import PatientReader
 from ..studies.pseudonyms import CALLED
 from .extraction import BrainMask, check_method, extract_brain, method_for
 from .registration import write_transform
@@ -116,7 +116,7 @@ def _read_others(study: Mapping[str, str | Sequence[str]], mri_type: str) -> dic
         if name == mri_type:
             continue
         try:
-            array, meta = SeriesReader().get_data(files)
+            array, meta = PatientReader().get_data(files)
         except Exception as error:
             logger.info("%s is left out of the search for the brain: %s", name, error)
             continue

@@ -72,6 +72,7 @@ def run_config(config: str, **overrides: Any) -> None:
     if "output_dir" in typed:
         keep_apart(typed["output_dir"], typed)
     bundle_module("runs")
+    files, locks = bundle_module("files"), bundle_module("locks")
     from monai.bundle import ConfigWorkflow
 
     workflow = ConfigWorkflow(
@@ -82,14 +83,22 @@ def run_config(config: str, **overrides: Any) -> None:
         **values,
     )
     try:
-        workflow.initialize()
-        workflow.run()
-        workflow.finalize()
-    except RuntimeError as error:
-        known = mistake(error)
+        with locks.released_after():
+            workflow.initialize()
+            workflow.run()
+            workflow.finalize()
+    except (RuntimeError, OSError) as error:
+        known = files.write_error(error, _written_to(typed, workflow)) or mistake(error)
         if known is None:
             raise
         raise known from None
+
+
+def _written_to(given: Mapping[str, Any], workflow: Any) -> str:
+    """The folder that a job writes into, as far as it is known when it failed."""
+    name = "output_dir" if "output_dir" in workflow.parser.get() else "prepared_dir"
+    value = given.get(name) or workflow.parser.get(name)
+    return str(value) if checks.is_plain(value) and value is not None else "output folder"
 
 
 def run_job(config: str, run: Sequence[str] | None = None, **values: Any) -> None:

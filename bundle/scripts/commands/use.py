@@ -23,6 +23,7 @@ def studies(
     T1w: str | Path | None = None,
     T1wCE: str | Path | None = None,
     T2w: str | Path | None = None,
+    read_timeout: float = 900,
 ) -> str:
     """Show which patient has which modality from which series, why other series were left out, and what may go wrong.
 
@@ -38,13 +39,16 @@ def studies(
         T1w: as FLAIR.
         T1wCE: as FLAIR.
         T2w: as FLAIR.
+        read_timeout: seconds in which the files of a series have to answer; 0 for no limit.
     """
     from tqdm import tqdm
 
     checks.flag("skull", skull)
+    checks.number(0)("read_timeout", read_timeout)
     named = named_series(FLAIR=FLAIR, T1w=T1w, T1wCE=T1wCE, T2w=T2w)
     if input is not None:
         checks.studies("input", full_path(input))
+    bundle_module("waiting").limit_reading(read_timeout)
     entries = bundle_module("studies.folders").find_studies(
         full_path(input), full_path(rules), named=named, patient=patient if patient is None else str(patient)
     )
@@ -68,6 +72,7 @@ def explore(
     rules: str | Path | None = None,
     num_workers: int | None = None,
     overwrite: bool = False,
+    read_timeout: float = 900,
 ) -> Path:
     """Look at the data: a page of counts, acquisition, labels, and of series that are missing, alike or odd. Research use only, not for diagnosis.
 
@@ -84,6 +89,7 @@ def explore(
         rules: YAML file of rules by which DICOM series are sorted; by default configs/modality_rules.yaml, which says how.
         num_workers: processes that read (2).
         overwrite: replace an earlier page in output; facts of series that have not changed are used again.
+        read_timeout: seconds in which the files of a series have to answer, or it counts as failed; 0 for no limit.
 
     Returns:
         The page; open it in a browser.

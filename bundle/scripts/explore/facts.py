@@ -9,14 +9,16 @@ from typing import Any
 
 import numpy as np
 
-from custom_transforms import SeriesReader, SliceGeometry
+from custom_transforms import SliceGeometry
 from custom_transforms.dicom import dicom_slices
 from custom_transforms.pictures import PICTURE_SUFFIXES
 
 from .. import memory
 from ..evaluation import fingerprints, leakage
+from ..reading import PatientReader
 from ..studies.folders import paths_of
 from ..studies.names import is_nifti
+from ..waiting import StalledError, within_limit
 
 LEAST_SHOWN = 0.005
 """Of a slice's pixels, above 0: one with fewer is empty."""
@@ -39,10 +41,10 @@ def facts_of(files: str | Sequence[str], pixels: bool = True) -> dict[str, Any]:
     Raises:
         SeriesError: when it can't be read.
     """
-    facts = _from_headers(files)
+    facts = within_limit(paths_of(files)[0], _from_headers, files)
     if not pixels:
         return facts
-    array, meta = SeriesReader().get_data(files)
+    array, meta = PatientReader().get_data(files)
     try:
         # pictures carry no geometry; what stands in for it must not be counted
         located = facts["format"] != "pictures"
@@ -151,5 +153,7 @@ class ReadFacts:
         logging.getLogger("custom_transforms").setLevel(logging.ERROR)  # warnings are among the facts
         try:
             return {**item, "facts": facts_of(item["files"], self.pixels)}
+        except StalledError as error:
+            return {**item, "fingerprint": "", "error": str(error)}  # it may answer next time
         except Exception as error:
             return {**item, "error": str(error) or type(error).__name__}

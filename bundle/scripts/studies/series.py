@@ -7,6 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from pydicom.uid import (
 from custom_transforms.planes import PLANES
 
 from ..errors import UserError
+from ..waiting import within_limit
 
 logger = logging.getLogger(__name__)
 
@@ -162,7 +164,7 @@ def _read_header(path: Path) -> Dataset | None:
     """What KEYWORDS name; None for files that are no DICOM or can't be read."""
     options: dict[str, Any] = {"stop_before_pixels": True, "specific_tags": list(KEYWORDS)}
     try:
-        header = pydicom.dcmread(path, **options)
+        header = within_limit(path, partial(pydicom.dcmread, path, **options))
     except InvalidDicomError:
         with open(path, "rb") as stream:
             if path.suffix.lower() not in _DICOM_SUFFIXES or stream.read(2) not in _FIRST_GROUPS:

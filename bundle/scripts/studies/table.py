@@ -12,6 +12,7 @@ import numpy as np
 
 from ..files import printable, write_csv, write_json
 from ..modalities import MRI_TYPES
+from ..waiting import within_limit
 from .folders import paths_of
 from .names import is_nifti
 
@@ -42,16 +43,17 @@ def describe(entry: Mapping[str, Any], skull: bool = True) -> None:
         if not row["chosen"] or row["modality"] not in MRI_TYPES:
             continue
         try:
-            row |= _from_headers(row["files"]) if row["slices"] is None else {}
+            if row["slices"] is None:
+                row |= within_limit(paths_of(row["files"])[0], _from_headers, row["files"])
             row |= _from_voxels(row["files"]) if skull else {}
         except Exception as error:  # whatever is wrong with the file: the others go on
             row["remark"] = str(error)
 
 
 def _from_voxels(files: str | Sequence[str]) -> dict[str, Any]:
-    from custom_transforms import SeriesReader
+    from ..reading import PatientReader
 
-    _, meta = SeriesReader().get_data(files)
+    _, meta = PatientReader().get_data(files)
     told = {
         "skull": "the skull shows, which predict and segment remove (--brain)",
         "unclear": "it is not clear whether the skull shows",

@@ -13,6 +13,7 @@ from typing import Any
 from ..files import RESEARCH_ONLY
 from ..modalities import MRI_TYPES
 from ..outputs import CONFIG_FILE
+from ..waiting import StalledError, within_limit
 from .names import is_nifti, modality_of, read_name
 
 IMAGE_SUFFIXES = (".nii", ".nii.gz", ".dcm", ".dicom", ".ima", ".jpg", ".jpeg", ".png")
@@ -184,10 +185,14 @@ def _is_output(folder: Path) -> bool:
 def _is_mask(file: Path) -> bool:
     """Whether a file is a label map that this project wrote: by the header of NIfTI, which has room for a note."""
     try:
-        with gzip.open(file) if file.name.lower().endswith(".gz") else open(file, "rb") as stream:
-            return stream.read(228)[148:].rstrip(b"\0") == RESEARCH_ONLY.encode()
-    except (OSError, EOFError, zlib.error):  # its reader gives the reason
+        return within_limit(file, _beginning, file, 228)[148:].rstrip(b"\0") == RESEARCH_ONLY.encode()
+    except (OSError, EOFError, zlib.error, StalledError):  # its reader gives the reason
         return False
+
+
+def _beginning(file: Path, count: int) -> bytes:
+    with gzip.open(file) if file.name.lower().endswith(".gz") else open(file, "rb") as stream:
+        return stream.read(count)
 
 
 def _is_dicom(file: Path) -> bool:
@@ -195,9 +200,8 @@ def _is_dicom(file: Path) -> bool:
     if file.name.lower().endswith(IMAGE_SUFFIXES):
         return file.name.lower().endswith((".dcm", ".dicom", ".ima"))
     try:
-        with open(file, "rb") as stream:
-            start = stream.read(132)
-    except OSError:
+        start = within_limit(file, _beginning, file, 132)
+    except (OSError, EOFError, zlib.error, StalledError):
         return False
     old = file.suffix == "" and start[:2] in (b"\x02\x00", b"\x08\x00")
     return file.name != "DICOMDIR" and (start[128:] == b"DICM" or old)

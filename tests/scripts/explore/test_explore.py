@@ -80,7 +80,7 @@ def test_planted_faults_are_told_and_a_second_run_reads_nothing(studies, tmp_pat
 
 @pytest.mark.slow
 def test_headers_alone(studies, tmp_path, monkeypatch):
-    monkeypatch.setattr(facts, "SeriesReader", None)
+    monkeypatch.setattr(facts, "PatientReader", None)
     entries = job.entries_of(studies)
     job.explore(entries, tmp_path / "facts", tmp_path / "run", pixels=False, num_workers=0)
     assert "Left out: needs pixels" in (tmp_path / "run" / "explore.html").read_text(encoding="utf-8")

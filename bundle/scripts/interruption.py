@@ -1,0 +1,109 @@
+"""A command that is asked to end (Ctrl-C, SIGTERM of a scheduler or a container) leaves soon, with one line. Standard library only."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from types import FrameType
+from typing import Any
+
+PATIENCE = 4.0
+"""Seconds that a command has to clear away what it was doing; then it ends where it stands, as if it were killed."""
+
+_GO_ON = {
+    **dict.fromkeys(("predict", "segment", "explore", "prepare", "crossvalidate", "volumes", "explain"), ""),
+    **dict.fromkeys(("train", "pretrain"), " with --resume"),
+}
+
+
+class Interruption:
+    """Waits for signals; see :func:`awaited`.
+
+    Args:
+        command: its name, which tells how to go on.
+    """
+
+    def __init__(self, command: str = "") -> None:
+        how = f"; the same command{_GO_ON[command]} continues where it stopped" if command in _GO_ON else ""
+        self.line, self.number, self._said = f"interrupted{how}", 0, False
+        self._before: dict[int, Any] = {}
+
+    @property
+    def status(self) -> int:
+        """With which the process ends, as shells know it: 128 and the signal's number."""
+        return 128 + (self.number or signal.SIGINT)
+
+    def say(self) -> None:
+        """Tell that the command was interrupted, once; of several processes the first one speaks."""
+        if not self._said and int(os.environ.get("RANK") or 0) == 0:
+            self._said = True
+            with suppress(OSError, ValueError):
+                print(line_break() + self.line, file=sys.stderr, flush=True)
+
+    def install(self) -> None:
+        """Take over the signals, in the main thread."""
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._before[number] = signal.signal(number, self._arrived)
+        if os.name == "posix":
+            os.register_at_fork(after_in_child=self.uninstall)  # what is forked ends as it would have
+            reading, self._writing = os.pipe()
+            os.set_blocking(self._writing, False)
+            # a handler waits until the code it interrupts comes back to Python; this thread does not
+            signal.set_wakeup_fd(self._writing, warn_on_full_buffer=False)
+            threading.Thread(target=self._watch, args=(reading,), daemon=True).start()
+
+    def uninstall(self) -> None:
+        """Give the signals back."""
+        if self._before and threading.current_thread() is threading.main_thread():
+            if os.name == "posix":
+                signal.set_wakeup_fd(-1)
+                os.close(self._writing)  # which ends the thread
+            for number, handler in self._before.items():
+                signal.signal(number, handler)
+        self._before = {}
+
+    def _arrived(self, number: int, _: FrameType | None) -> None:
+        if self.number:
+            self._leave()  # asked again
+        self.number = number
+        raise KeyboardInterrupt
+
+    def _watch(self, reading: int) -> None:
+        while (arrived := os.read(reading, 1)) and arrived[0] not in (signal.SIGINT, signal.SIGTERM):
+            pass
+        if not arrived:  # given back
+            os.close(reading)
+            return
+        time.sleep(PATIENCE)
+        self.number = self.number or arrived[0]
+        self._leave()
+
+    def _leave(self) -> None:
+        self.say()
+        for child in multiprocessing.active_children():
+            child.kill()
+        os._exit(self.status)
+
+
+def line_break() -> str:
+    """What goes before a last line: a new line where a progress bar has not come to its end."""
+    return "\n" if getattr(getattr(sys.modules.get("tqdm"), "tqdm", None), "_instances", ()) else ""
+
+
+@contextmanager
+def awaited(command: str = "") -> Iterator[Interruption]:
+    """Raise a KeyboardInterrupt in the block where the process is asked to end, and see to it that it ends."""
+    interruption = Interruption(command)
+    if threading.current_thread() is threading.main_thread():
+        interruption.install()
+    try:
+        yield interruption
+    finally:
+        if not interruption.number:
+            interruption.uninstall()

@@ -1,0 +1,111 @@
+"""A limit to how long reading waits for a file that gives no answer, as on a network share that stalls. Standard library only."""
+
+from __future__ import annotations
+
+import math
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from typing import Any, TypeVar
+
+from .errors import UserError
+
+T = TypeVar("T")
+
+_SETTING = "RADIOGENOMICS_READ_TIMEOUT"  # processes that read ahead have it too, however they are started
+
+
+class StalledError(UserError):
+    """A series whose files give no answer."""
+
+
+def limit_reading(seconds: float) -> float:
+    """Set how long reading a series, or a header, may take in this process and those it starts; 0: as long as it takes.
+
+    Raises:
+        ValueError: for less than 0, or no number.
+    """
+    if not 0 <= float(seconds) < math.inf:
+        raise ValueError(f"--read_timeout {seconds}: expected seconds, or 0 for no limit")
+    os.environ[_SETTING] = str(float(seconds))
+    _stalled.clear()
+    return float(seconds)
+
+
+def reading_limit() -> float:
+    """The limit in seconds; 0: none, which it is until a job sets one."""
+    try:
+        return max(float(os.environ.get(_SETTING) or 0), 0.0)
+    except ValueError:
+        return 0.0
+
+
+def within_limit(path: str | Path, read: Callable[..., T], *args: Any) -> T:
+    """What ``read(*args)`` returns or raises, if it comes within the limit.
+
+    It runs in a thread of its own, which is left behind when the limit is over: nothing else can be done about a system call that does
+    not come back. What was left behind is known by the series it belongs to, of which nothing else is tried then.
+
+    Args:
+        path: file or folder that is read; a file belongs to the folder it lies in, unless it is NIfTI.
+        read: a function.
+        args: of the function.
+
+    Raises:
+        StalledError: when the limit is over.
+    """
+    seconds = reading_limit()
+    if not seconds:
+        return read(*args)
+    series = Path(path)
+    if not series.name.lower().endswith((".nii", ".nii.gz")) and series.suffix:
+        series = series.parent
+    told = (
+        f"{path}: no answer within {seconds:g} s, the limit of reading; see whether the disk or network share answers, and start again, "
+        "or allow more time (--read_timeout SECONDS, 0 for no limit)"
+    )
+    if series in _stalled:
+        raise StalledError(told)
+    reader: _Reader | None = getattr(_mine, "reader", None)
+    if reader is None or reader.process != os.getpid():  # a thread does not come along into a forked process
+        reader = _mine.reader = _Reader()
+    try:
+        value, error = reader.ask(read, args, seconds)
+    except Empty:
+        _mine.reader = None
+        _stalled.add(series)
+        raise StalledError(told) from None
+    if error is not None:
+        raise error
+    return value
+
+
+class _Reader:
+    """A thread that does one thing after another."""
+
+    def __init__(self) -> None:
+        self.process = os.getpid()
+        self._asked: SimpleQueue[tuple[Callable[..., Any], tuple[Any, ...]]] = SimpleQueue()
+        self._answers: SimpleQueue[tuple[Any, BaseException | None]] = SimpleQueue()
+        threading.Thread(target=self._work, daemon=True, name="reader").start()  # does not keep the process from ending
+
+    def ask(self, read: Callable[..., Any], args: tuple[Any, ...], seconds: float) -> tuple[Any, BaseException | None]:
+        self._asked.put((read, args))
+        return self._answers.get(timeout=seconds)
+
+    def _work(self) -> None:
+        while True:
+            read, args = self._asked.get()
+            answer: tuple[Any, BaseException | None]
+            try:
+                answer = read(*args), None
+            except BaseException as error:
+                answer = None, error
+            self._answers.put(answer)
+            del answer, read, args  # a volume is not kept until the next one comes
+
+
+_mine = threading.local()
+_stalled: set[Path] = set()
