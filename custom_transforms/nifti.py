@@ -9,7 +9,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 
-from .volume import MAX_VOXELS, SeriesError, Volume, check_size
+from .volume import MAX_VOXELS, SeriesError, Volume, check_affine, check_size, finite_voxels
 
 NIFTI_SUFFIXES = (".nii", ".nii.gz")
 MAX_NIFTI_BYTES = 4 * MAX_VOXELS  # nibabel takes three times as much to unpack them
@@ -50,18 +50,12 @@ def read_nifti(path: Path) -> Volume:
             "source."
         ) from error
     affine = np.array(image.affine, dtype=np.float64)
-    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
-        raise SeriesError(f"{path}: unusable affine {affine.tolist()}. Repair the file's sform or qform.")
+    check_affine(str(path), affine, "Repair the file's sform or qform.")
     warnings = []
     if int(image.header.get("sform_code", 1)) == 0 and int(image.header.get("qform_code", 1)) == 0:
         warnings.append("neither sform nor qform is set: orientation and position in the patient are unknown.")
-    finite = np.isfinite(array)
-    if not finite.all():
-        if not finite.any():
-            raise SeriesError(f"{path}: all voxels are NaN or infinite. Export the series again.")
-        warnings.append(f"{int((~finite).sum())} NaN or infinite voxels set to 0.")
-        array = np.where(finite, array, np.float32(0))
-    return Volume(np.ascontiguousarray(array), affine, [], warnings)
+    (array,), cleared = finite_voxels(str(path), [array])
+    return Volume(np.ascontiguousarray(array), affine, [], warnings + cleared)
 
 
 def _check_nifti_file(path: Path, declared: int) -> None:

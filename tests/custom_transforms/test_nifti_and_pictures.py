@@ -27,6 +27,21 @@ from tests.custom_transforms.stacks import (
 # --- NIfTI and pictures -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    "affine",
+    [
+        np.diag([-5e12, -6e12, 8e12, 1]),
+        np.diag([1e-6, 1e-6, 1e-6, 1]),
+        np.array([[1, 0, 1, 0], [0, 1, 0, 0], [0, 0, 1e-5, 0], [0, 0, 0, 1.0]]),
+        np.array([[1, 0, 0, 1e30], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1.0]]),
+    ],
+)
+def test_a_geometry_in_which_nothing_can_lie_is_refused(tmp_path, affine):
+    nib.save(nib.Nifti1Image(np.random.default_rng(0).uniform(size=(8, 8, 8)).astype("f4"), affine), tmp_path / "a.nii")
+    with pytest.raises(SeriesError, match=r"a\.nii: unusable affine .* expected voxels of 0.001 to 1000 mm .* Repair"):
+        read(tmp_path / "a.nii")
+
+
 @pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
 @pytest.mark.parametrize("shape", [(3, 4, 5), (3, 4, 5, 1), (3, 4)])
 def test_nifti(tmp_path, suffix, shape):

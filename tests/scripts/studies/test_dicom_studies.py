@@ -311,3 +311,11 @@ def test_a_patient_whose_files_are_named(tmp_path):
     assert (entry["FLAIR"], entry["T1wCE"]) == (str(tmp_path / "Jo" / "a.nii.gz"), str(tmp_path / "Jo" / "post"))
     with pytest.raises(DataListError, match=r"--FLAIR .*gone: no such file or folder"):
         find_studies(None, named={"FLAIR": tmp_path / "gone"})
+
+
+def test_a_file_that_declares_a_billion_frames_is_left_out_at_once(tmp_path):
+    export = Export(tmp_path)
+    export.series("FLAIR AX", slices=3, NumberOfFrames=1_000_000_000)
+    (decision,) = decisions(export).values()
+    assert not decision.chosen
+    assert "declares 1000000000 frames, expected at most 4096" in decision.reason

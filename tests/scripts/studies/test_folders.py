@@ -6,7 +6,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from custom_transforms.dicom import DICOM_SUFFIXES
+from custom_transforms.dicom_file import DICOM_SUFFIXES
 from custom_transforms.nifti import NIFTI_SUFFIXES
 from custom_transforms.pictures import PICTURE_SUFFIXES
 from scripts.masks import save_label_map
