@@ -144,6 +144,9 @@ def check_masks(out: Path, sound: Path, studies: Path | None) -> Iterator[str]:
             continue
         if not entries:
             continue
+        if patient not in entries:
+            yield f"mask of {patient}, whom nobody knows"
+            continue
         array, meta = SeriesReader().get_data(entries[patient][mri_type])
         if mask.shape != array.shape:
             yield f"mask of {mask.shape} for a series of {array.shape}"
@@ -157,8 +160,9 @@ def check_masks(out: Path, sound: Path, studies: Path | None) -> Iterator[str]:
 def check_rows(out: Path, sound: Path, name: str, key: str, both: bool) -> Iterator[str]:
     """A table whose row of the neighbour is as ever, and has one of the broken patient."""
     rows, known = rows_of(out / name, "patient", key), rows_of(sound / name, "patient", key)
-    mine = {one: row for one, row in rows.items() if one[0] == "P-SOUND" and one in known}
-    if mine != known:
+    told = ("plane", "slices", "spacing", "whole_tumour_ml", "empty_slices", "row_spacing", "slice_spacing", "reason") if both else ("slices",)
+    mine = {one: {name: rows.get(one, {}).get(name) for name in told} for one in known}
+    if mine != {one: {name: row.get(name) for name in told} for one, row in known.items()}:
         yield f"{name}: the neighbour's rows changed"
     if both and ("P-BROKEN" not in {one[0] for one in rows}):
         yield f"{name}: no row of the broken patient"

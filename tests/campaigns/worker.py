@@ -19,7 +19,9 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 SECONDS, MEGABYTES = 30.0, 2000.0
-"""Limits of a command; of memory above what the process takes when its imports are done."""
+"""Limits of a command: of the processor's time, and of memory above what the process takes when its imports are done."""
+PATIENCE = 4.0
+"""How many times as long as its limit a command may take by the clock, as other programs may run."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,7 @@ class Outcome:
         status: ``right``, ``refused`` (with a message), ``traceback``, ``hang``, ``memory`` or ``crash``.
         text: the message or the traceback.
         output: all that was printed.
-        seconds: it took.
+        seconds: of the processor's time.
         megabytes: above the base.
     """
 
@@ -97,25 +99,25 @@ class Worker:
     def _run(self, words: Sequence[Any], seconds: float, most: float) -> Outcome:
         assert self.process is not None
         Path(f"/proc/{self.process.pid}/clear_refs").write_text("5")  # the peak is counted from here on
-        started = time.monotonic()
+        started, spent_before = time.monotonic(), _processor(self.process.pid)
         self.process.stdin.write(json.dumps({"words": [str(word) for word in words], "log": str(self.log)}) + "\n")
         self.process.stdin.flush()
         status = ""
         while not select.select([self.process.stdout], [], [], 0.03)[0]:
-            if time.monotonic() - started > seconds:
+            if _processor(self.process.pid) - spent_before > seconds or time.monotonic() - started > PATIENCE * seconds:
                 status = "hang"
             elif _memory(self.process.pid, "VmRSS") - self.base > most:
                 status = "memory"
             if status:
                 break
-        spent, peak = time.monotonic() - started, _memory(self.process.pid, "VmHWM") - self.base
+        spent, peak = _processor(self.process.pid) - spent_before, _memory(self.process.pid, "VmHWM") - self.base
         answer = {"status": status, "text": ""} if status else json.loads(self.process.stdout.readline() or "{}")
         if answer.get("status") in (None, "hang", "memory"):
             self.stop()
         if peak > most:
             answer["status"] = "memory"
         output = self.log.read_text(encoding="utf-8", errors="replace")
-        return Outcome(answer.get("status") or "crash", answer.get("text", ""), output, spent, max(peak, 0.0))
+        return Outcome(answer.get("status") or "crash", answer.get("text", ""), output, max(spent, 0.0), max(peak, 0.0))
 
 
 def _memory(process: int, what: str) -> float:
@@ -125,6 +127,15 @@ def _memory(process: int, what: str) -> float:
     except OSError:
         return 0.0
     return next((int(line.split()[1]) / 1000 for line in lines if line.startswith(what)), 0.0)
+
+
+def _processor(process: int) -> float:
+    """Seconds that a process has computed; 0 of one that is gone."""
+    try:
+        fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def _serve() -> None:
