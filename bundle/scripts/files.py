@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from .errors import UserError
+
 RESEARCH_ONLY = "Research use only. Not for diagnosis."
 """What every table, page and mask says; in the header of a NIfTI file, ``descrip``, it tells our masks from images."""
 
@@ -79,6 +81,32 @@ def is_dead(process: int) -> bool:
     except OSError as error:
         return isinstance(error, ProcessLookupError)
     return False
+
+
+class FileError(UserError):
+    """A file that can't be read as what it should be."""
+
+
+def read_json(file: str | Path, remedy: str) -> Any:
+    """What a JSON file holds.
+
+    Args:
+        file: the file, in UTF-8.
+        remedy: what to do where it can't be read, the end of the message.
+
+    Raises:
+        FileError: when it can't be read, or is no JSON: numbers of thousands of digits, or lists in lists by the thousand, among it.
+    """
+    try:
+        return json.loads(Path(file).read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise FileError(f"{file}: not JSON that can be read ({one_line(error)}); {remedy}") from error
+
+
+def one_line(text: object, most: int = 300) -> str:
+    """A text, or the message of an error, on one line of at most so many letters."""
+    line = " ".join(str(text).split())
+    return line if len(line) <= most else f"{line[: most - 1]}…"
 
 
 def write_json(content: Any, file: str | Path) -> None:
