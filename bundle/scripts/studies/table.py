@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ..files import printable, write_csv, write_json
+from ..files import FileError, printable, read_json, write_csv, write_json
 from ..modalities import MRI_TYPES
 from .folders import paths_of
 from .names import is_nifti
@@ -151,7 +150,11 @@ def read_studies_file(folder: str | Path) -> dict[str, dict[str, Any]]:
     file = Path(folder) / STUDIES_FILE
     if not file.is_file():
         return {}
-    return {one["patient"]: one for one in json.loads(file.read_text(encoding="utf-8"))}
+    again = "write it again with `radiogenomics studies` or the job that wrote it"
+    content = read_json(file, again)
+    if not isinstance(content, list) or not all(isinstance(one, dict) and "patient" in one for one in content):
+        raise FileError(f"{file}: holds no list of patients; {again}")
+    return {one["patient"]: one for one in content}
 
 
 def as_text(entries: Sequence[Mapping[str, Any]]) -> str:
