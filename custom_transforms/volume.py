@@ -88,12 +88,14 @@ def finite_voxels(where: str, arrays: Sequence[np.ndarray]) -> tuple[list[np.nda
         SeriesError: when nothing else is in them.
     """
     # NaN is neither, and looking for the ends takes no memory
-    if all(array.size and -LARGEST_VALUE <= array.min() and array.max() <= LARGEST_VALUE for array in arrays):
+    if all(array.size and array.min() >= -LARGEST_VALUE and array.max() <= LARGEST_VALUE for array in arrays):
         return list(arrays), []
     bad = [~(np.abs(array) <= LARGEST_VALUE) for array in arrays]
     count = sum(int(one.sum()) for one in bad)
     if count == sum(array.size for array in arrays):
-        raise SeriesError(f"{where}: all voxels are NaN, infinite, or beyond ±{LARGEST_VALUE:g}. Export the series again.")
+        raise SeriesError(
+            f"{where}: all voxels are NaN, infinite, or beyond ±{LARGEST_VALUE:g}. Export the series again."
+        )
     cleared = [np.where(wrong, np.float32(0), array) for wrong, array in zip(bad, arrays, strict=True)]
     return cleared, [f"{count} NaN or infinite voxels set to 0."]
 

@@ -170,6 +170,8 @@ def test_a_reader_that_goes_away_ends_the_command_quietly(tmp_path, words):
 def test_unknown_setting_is_answered_with_the_nearest(tmp_path):
     with pytest.raises(ValueError, match="inference has no setting 'min_tumour_ratio'; did you mean --min_tumor_ratio"):
         cli.run_config("inference", min_tumour_ratio=0.1)
+    with pytest.raises(ValueError, match=r"--imports 5: this is no setting; change it in a configuration"):
+        checks.settings("inference", {"imports": 5})
     with pytest.raises(ValueError, match=r"train_segmentation has no setting 'xyz'; it knows .*max_epochs"):
         cli.run_config("train_segmentation", xyz=1)
     assert not list(tmp_path.iterdir())
