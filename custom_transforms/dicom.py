@@ -71,6 +71,7 @@ def dicom_slices(path: PathLike | Sequence[PathLike]) -> DicomSlices | None:
         frames, _, positions, _ = without_doubles(place, frames, None, positions)
     grid, _ = slice_grid(frames, positions)
     affine, _ = dicom_affine(frames, orientation, positions, int(grid[-1]))
+    check_affine(str(place), affine, "Export the series again, or leave it out.")
     headers: list[pydicom.Dataset | None] = [None] * (int(grid[-1]) + 1)
     indices = [0] * len(headers)
     located = orientation is not None and all(frame.position is not None for frame in frames)

@@ -23,7 +23,7 @@ from pydicom.uid import (
 
 from custom_transforms.dicom_file import open_dicom
 from custom_transforms.planes import PLANES
-from custom_transforms.volume import MAX_SIDE
+from custom_transforms.volume import FARTHEST, MAX_SIDE
 
 from ..errors import UserError
 
@@ -238,7 +238,8 @@ def _slice(header: Dataset, frame: int) -> _Slice:
         for place in (*items, header):
             value = place.get(keyword)
             if value is not None and len(value) == length:
-                return np.array([float(part) for part in value])
+                array = np.array([float(part) for part in value])
+                return array if bool((np.abs(array) <= FARTHEST).all()) else None  # NaN is not
         return None
 
     try:

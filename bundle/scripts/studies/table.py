@@ -59,18 +59,17 @@ def _from_voxels(files: str | Sequence[str]) -> dict[str, Any]:
 def _from_headers(files: str | Sequence[str]) -> dict[str, Any]:
     paths = paths_of(files)
     if len(paths) == 1 and is_nifti(paths[0].name):
-        import nibabel
-
+        from custom_transforms.nifti import open_nifti
         from custom_transforms.planes import PLANES
 
-        image: Any = nibabel.load(paths[0])  # type: ignore[attr-defined]
-        zooms = np.linalg.norm(image.affine[:3, :3], axis=0)
+        _, shape, affine = open_nifti(paths[0])
+        zooms = np.linalg.norm(affine[:3, :3], axis=0)
         across = int(np.argmax(zooms))
-        axis = int(np.argmax(np.abs(image.affine[:3, across] / zooms[across])))
+        axis = int(np.argmax(np.abs(affine[:3, across] / zooms[across])))
         flat = float(zooms[across]) > 1.05 * float(np.min(zooms))
         return {
             "plane": PLANES[axis] if flat else "3D",
-            "slices": int(image.shape[across]),
+            "slices": int(shape[across]),
             "spacing": round(float(zooms[across]), 3),
         }
     from .series import read_studies

@@ -7,6 +7,7 @@ import numpy as np
 import pydicom
 import pytest
 import yaml
+from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.uid import (
     EnhancedMRImageStorage,
@@ -319,3 +320,19 @@ def test_a_file_that_declares_a_billion_frames_is_left_out_at_once(tmp_path):
     (decision,) = decisions(export).values()
     assert not decision.chosen
     assert "declares 1000000000 frames, expected at most 4096" in decision.reason
+
+
+@pytest.mark.parametrize("position", ["nan", "inf", "1e300"])
+def test_positions_that_are_no_place_are_none(tmp_path, position):
+    export = Export(tmp_path)
+    export.series("FLAIR AX", slices=4)
+    file = next(path for path in sorted(tmp_path.rglob("*")) if path.is_file())
+    dataset = pydicom.dcmread(file)
+    tag = pydicom.tag.Tag("ImagePositionPatient")
+    value = f"0\\0\\{position} ".encode()
+    value += b" " * (len(value) % 2)
+    dataset._dict[tag] = RawDataElement(tag, "DS", len(value), value, 0, False, True)
+    dataset.save_as(file)
+    (study,) = studies_of(tmp_path)
+    assert study.series[0].spacing is None  # as where a slice says nothing
+    assert study.series[0].plane == "axial"
