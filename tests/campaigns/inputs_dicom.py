@@ -8,8 +8,8 @@ from pathlib import Path
 from random import Random
 
 import numpy as np
-from pydicom.dataelem import RawDataElement
 from pydicom.datadict import dictionary_VR, tag_for_keyword
+from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate
 from pydicom.tag import Tag
@@ -33,7 +33,17 @@ ORIENTATIONS = (
 TEXTS = (
     "", "../../x", "a/b", "a\\b", "=1+1", "x" * 300, "\x1b[2J", "NUL", "$x", "@x", "..", "\u00e4\u00f6", "<b>", "a\x00b", "'", "FLAIR", "localizer",
 )  # fmt: skip
-UIDS = ("", "abc", "1", "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.1.3.10", "1." * 60, "../x", "1.02.3")
+UIDS = (
+    "",
+    "abc",
+    "1",
+    "1.2.840.10008.5.1.4.1.1.2",
+    "1.2.840.10008.5.1.4.1.1.66.4",
+    "1.2.840.10008.1.3.10",
+    "1." * 60,
+    "../x",
+    "1.02.3",
+)
 SYNTAXES = (
     "1.2.840.10008.1.2", "1.2.840.10008.1.2.2", "1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.5", "1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.57",
     "1.2.840.10008.1.2.4.70", "1.2.840.10008.1.2.4.80", "1.2.840.10008.1.2.4.90", "1.2.840.10008.1.2.4.201", "1.2.840.10008.1.2.4.100", "1.2.3.4", "",
@@ -115,11 +125,25 @@ def lying_image(rng: Random, slices: list[Dataset]) -> str:
         data[start : start + 4] = big
         syntax = "1.2.840.10008.1.2.4.50"
     elif kind == "rle":
-        data = bytearray(struct.pack("<16I", rng.choice([1, 2, 15, 1 << 30]), 64, *[rng.choice([64, 70, 1 << 31]) for _ in range(14)]) + b"\x81\x05" * 3000)
+        data = bytearray(
+            struct.pack(
+                "<16I", rng.choice([1, 2, 15, 1 << 30]), 64, *[rng.choice([64, 70, 1 << 31]) for _ in range(14)]
+            )
+            + b"\x81\x05" * 3000
+        )
         syntax = "1.2.840.10008.1.2.5"
     else:
         frame = b"\xff\xf7" if kind == "jpegls" else b"\xff\xc3"
-        data = bytearray(b"\xff\xd8" + frame + struct.pack(">HB", 11, 16) + big + b"\x01\x01\x11\x00" + b"\xff\xda\x00\x08\x01\x01\x00\x01\x00\x00" + b"\x55" * 400 + b"\xff\xd9")
+        data = bytearray(
+            b"\xff\xd8"
+            + frame
+            + struct.pack(">HB", 11, 16)
+            + big
+            + b"\x01\x01\x11\x00"
+            + b"\xff\xda\x00\x08\x01\x01\x00\x01\x00\x00"
+            + b"\x55" * 400
+            + b"\xff\xd9"
+        )
         syntax = "1.2.840.10008.1.2.4.80" if kind == "jpegls" else "1.2.840.10008.1.2.4.70"
     agree = rng.random() < 0.4
     if rng.random() < 0.3:
@@ -149,13 +173,32 @@ def wrong_pixels(rng: Random, slices: list[Dataset]) -> str:
             del one.PixelData
         else:
             data = one.PixelData
-            one.PixelData = {"short": data[: len(data) // 2], "long": data * 3, "empty": b"", "zero": bytes(len(data)), "odd": data[:-3]}[kind]
+            one.PixelData = {
+                "short": data[: len(data) // 2],
+                "long": data * 3,
+                "empty": b"",
+                "zero": bytes(len(data)),
+                "odd": data[:-3],
+            }[kind]
     return f"pixels {kind}"
 
 
 def odd_series(rng: Random, slices: list[Dataset]) -> str:
     """Slices that lack, are there twice, lie in one place, or are those of two series."""
-    kind = rng.choice(["missing", "one", "doubled", "other pixels", "reversed", "two series", "two orientations", "big gap", "other size", "other patient"])
+    kind = rng.choice(
+        [
+            "missing",
+            "one",
+            "doubled",
+            "other pixels",
+            "reversed",
+            "two series",
+            "two orientations",
+            "big gap",
+            "other size",
+            "other patient",
+        ]
+    )
     if kind == "missing":
         del slices[rng.randrange(1, 5) : rng.randrange(6, 9)]
     elif kind == "one":
@@ -174,7 +217,10 @@ def odd_series(rng: Random, slices: list[Dataset]) -> str:
     elif kind == "big gap":
         put(slices[-1], "ImagePositionPatient", f"0\\0\\{rng.choice([400, 1e5, 1e9, -1e9, 1e15])}")
     elif kind == "other size":
-        slices[-1].Rows, slices[-1].PixelData = sound.SHAPE[1] // 2, slices[-1].PixelData[: len(slices[-1].PixelData) // 2]
+        slices[-1].Rows, slices[-1].PixelData = (
+            sound.SHAPE[1] // 2,
+            slices[-1].PixelData[: len(slices[-1].PixelData) // 2],
+        )
     else:
         slices[0].PatientID = "P-OTHER"
     return f"series: {kind}"
@@ -204,7 +250,11 @@ def multiframe(rng: Random, slices: list[Dataset]) -> str:
     elif kind == "no groups":
         del one.PerFrameFunctionalGroupsSequence
     elif kind == "position":
-        put(one.PerFrameFunctionalGroupsSequence[3].PlanePositionSequence[0], "ImagePositionPatient", rng.choice(POSITIONS))
+        put(
+            one.PerFrameFunctionalGroupsSequence[3].PlanePositionSequence[0],
+            "ImagePositionPatient",
+            rng.choice(POSITIONS),
+        )
     elif kind == "pixels":
         one.PixelData = one.PixelData[: rng.randrange(len(one.PixelData)) // 2 * 2]
     elif kind == "shared":
@@ -249,7 +299,23 @@ def _with_syntax(meta: bytes, syntax: str) -> bytes:
 
 def damage(rng: Random, files: list[Path]) -> str:
     """Change the bytes of files."""
-    kind = rng.choice(["flip", "flip", "header", "cut", "cut", "zero", "insert", "empty", "text", "deflated", "lengths", "preamble", "tail"])
+    kind = rng.choice(
+        [
+            "flip",
+            "flip",
+            "header",
+            "cut",
+            "cut",
+            "zero",
+            "insert",
+            "empty",
+            "text",
+            "deflated",
+            "lengths",
+            "preamble",
+            "tail",
+        ]
+    )
     told = some_of(rng, files)
     for file in told:
         data = bytearray(file.read_bytes())

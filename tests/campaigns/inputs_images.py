@@ -14,7 +14,26 @@ from PIL import Image
 
 from . import sound
 
-DTYPES = {2: 1, 4: 2, 8: 4, 16: 4, 32: 8, 64: 8, 128: 3, 256: 1, 512: 2, 768: 4, 1024: 8, 1280: 8, 1536: 16, 1792: 16, 2304: 4, 0: 2, 1: 1, 99: 2}
+DTYPES = {
+    2: 1,
+    4: 2,
+    8: 4,
+    16: 4,
+    32: 8,
+    64: 8,
+    128: 3,
+    256: 1,
+    512: 2,
+    768: 4,
+    1024: 8,
+    1280: 8,
+    1536: 16,
+    1792: 16,
+    2304: 4,
+    0: 2,
+    1: 1,
+    99: 2,
+}
 """Codes of NIfTI's data types, unknown ones among them, and bytes of a voxel."""
 FLOATS = (0.0, -1.0, float("nan"), float("inf"), 1e-30, 1e30, 1e-6, 3e38, 0.5, 1e5)
 
@@ -58,7 +77,9 @@ def data_type(rng: Random, data: bytearray) -> str:
 
 def affine(rng: Random, data: bytearray) -> str:
     """An affine that is singular, sheared, mirrored, turned or huge."""
-    kind = rng.choice(["singular", "sheared", "nan row", "mirrored", "huge", "tiny", "turned", "zero", "far", "all inf"])
+    kind = rng.choice(
+        ["singular", "sheared", "nan row", "mirrored", "huge", "tiny", "turned", "zero", "far", "all inf"]
+    )
     matrix = np.diag([-5.0, -6.0, 8.0, 1.0])[:3]
     if kind == "singular":
         matrix[2] = matrix[1]
@@ -85,7 +106,9 @@ def affine(rng: Random, data: bytearray) -> str:
 
 def voxels(rng: Random, data: bytearray) -> str:
     """Values that are no numbers, huge, all the same, or negative."""
-    kind = rng.choice(["nan", "inf", "all nan", "constant", "zero", "huge", "negative", "one voxel", "double", "tiny", "int64"])
+    kind = rng.choice(
+        ["nan", "inf", "all nan", "constant", "zero", "huge", "negative", "one voxel", "double", "tiny", "int64"]
+    )
     values = sound.brain(1).astype("<f8")
     where = values > rng.choice([-1, 300, 600])
     if kind in ("nan", "inf"):
@@ -112,7 +135,23 @@ def voxels(rng: Random, data: bytearray) -> str:
 
 def shape(rng: Random, data: bytearray) -> str:
     """A picture, several volumes, one slice, or more voxels than bytes."""
-    sides = rng.choice([(32, 28), (320, 28), (8960,), (32, 28, 5, 2), (32, 28, 10, 1), (32, 28, 10, 1, 1), (16, 28, 10, 2), (1, 28, 320), (32, 28, 1), (3000, 3000, 11), (4096, 4096, 5), (2, 2, 2), (32, 14, 20)])
+    sides = rng.choice(
+        [
+            (32, 28),
+            (320, 28),
+            (8960,),
+            (32, 28, 5, 2),
+            (32, 28, 10, 1),
+            (32, 28, 10, 1, 1),
+            (16, 28, 10, 2),
+            (1, 28, 320),
+            (32, 28, 1),
+            (3000, 3000, 11),
+            (4096, 4096, 5),
+            (2, 2, 2),
+            (32, 14, 20),
+        ]
+    )
     struct.pack_into("<8h", data, 40, len(sides), *(sides + (1,) * 7)[:7])
     return f"shape {sides}"
 
@@ -125,8 +164,28 @@ def nifti(rng: Random, place: Path) -> tuple[str, list[Path]]:
     place.mkdir(parents=True)
     data = bytearray(sound.nifti(1))
     told = rng.choice(NIFTI)(rng, data) if rng.random() < 0.75 else "as it is"
-    kind = rng.choice(["plain", "plain", "gz", "gz", "cut", "cut gz", "bomb", "flip", "flip gz", "under .gz", "gz as .nii", "empty", "extension", "text"])
-    file = place / f"{place.name}_flair.{'nii' if kind in ('plain', 'cut', 'flip', 'gz as .nii', 'extension') else 'nii.gz'}"
+    kind = rng.choice(
+        [
+            "plain",
+            "plain",
+            "gz",
+            "gz",
+            "cut",
+            "cut gz",
+            "bomb",
+            "flip",
+            "flip gz",
+            "under .gz",
+            "gz as .nii",
+            "empty",
+            "extension",
+            "text",
+        ]
+    )
+    file = (
+        place
+        / f"{place.name}_flair.{'nii' if kind in ('plain', 'cut', 'flip', 'gz as .nii', 'extension') else 'nii.gz'}"
+    )
     if kind in ("flip",):
         for _ in range(rng.choice([1, 20])):
             data[rng.randrange(rng.choice([352, len(data)]))] = rng.randrange(256)
@@ -152,7 +211,12 @@ def nifti(rng: Random, place: Path) -> tuple[str, list[Path]]:
             struct.pack_into("<f", data, 108, 2e9)
             data[352:352] = struct.pack("<ii", 2_000_000_000 // 16 * 16, 6)
         packer = zlib.compressobj(1, zlib.DEFLATED, -15)
-        packed = b"\x1f\x8b\x08\0\0\0\0\0\0\xff" + packer.compress(bytes(data)) + packer.flush(zlib.Z_SYNC_FLUSH) + sound.zeros()
+        packed = (
+            b"\x1f\x8b\x08\0\0\0\0\0\0\xff"
+            + packer.compress(bytes(data))
+            + packer.flush(zlib.Z_SYNC_FLUSH)
+            + sound.zeros()
+        )
     elif kind in ("empty", "text"):
         packed = b"" if kind == "empty" else b"not found\n"
     file.write_bytes(packed)
@@ -249,7 +313,12 @@ def pictures(rng: Random, place: Path) -> tuple[str, list[Path]]:
         file.write_bytes(data)
         if kind == "bomb":
             break
-    renamed = {"no number": "Image.png", "same number": "Other-2.png", "huge number": f"Image-{'9' * 150}.png", "upper case": "Image-1.PNG"}
+    renamed = {
+        "no number": "Image.png",
+        "same number": "Other-2.png",
+        "huge number": f"Image-{'9' * 150}.png",
+        "upper case": "Image-1.PNG",
+    }
     if kind in renamed:
         files[0].rename(folder / renamed[kind])
     elif kind == "one":

@@ -64,7 +64,11 @@ def _check_file(file: Path) -> Iterator[str]:
             yield "other values than 0, 1, 2"
     elif file.suffix == ".npz":
         with np.load(file) as content:
-            yield from (f"{key} is not finite" for key in content if content[key].dtype.kind == "f" and not np.isfinite(content[key]).all())
+            yield from (
+                f"{key} is not finite"
+                for key in content
+                if content[key].dtype.kind == "f" and not np.isfinite(content[key]).all()
+            )
     elif file.suffix in (".png", ".gif"):
         from PIL import Image
 
@@ -160,7 +164,11 @@ def check_masks(out: Path, sound: Path, studies: Path | None) -> Iterator[str]:
 def check_rows(out: Path, sound: Path, name: str, key: str, both: bool) -> Iterator[str]:
     """A table whose row of the neighbour is as ever, and has one of the broken patient."""
     rows, known = rows_of(out / name, "patient", key), rows_of(sound / name, "patient", key)
-    told = ("plane", "slices", "spacing", "whole_tumour_ml", "empty_slices", "row_spacing", "slice_spacing", "reason") if both else ("slices",)
+    told = (
+        ("plane", "slices", "spacing", "whole_tumour_ml", "empty_slices", "row_spacing", "slice_spacing", "reason")
+        if both
+        else ("slices",)
+    )
     mine = {one: {name: rows.get(one, {}).get(name) for name in told} for one in known}
     if mine != {one: {name: row.get(name) for name in told} for one, row in known.items()}:
         yield f"{name}: the neighbour's rows changed"
