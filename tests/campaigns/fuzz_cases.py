@@ -11,7 +11,7 @@ from random import Random
 from typing import Any
 
 from . import inputs_dicom, inputs_files, inputs_images, inputs_weights, oracle, sound
-from .worker import ROOT
+from .worker import OVERLAY, ROOT
 
 SHARES = {
     "DICOM headers": 24, "DICOM bytes": 11, "DICOM compressed": 5, "DICOM multi-frame": 6, "NIfTI": 17, "pictures": 8, "tables of labels": 5,
@@ -19,7 +19,8 @@ SHARES = {
 }  # fmt: skip
 """Inputs of each kind in a hundred."""
 ASKED = ("P-SOUND", "P-BROKEN")
-BUNDLE_RULES = ROOT / "bundle" / "configs" / "modality_rules.yaml"
+CONFIGS = ROOT / "bundle" / "configs"
+BUNDLE_RULES = CONFIGS / "modality_rules.yaml"
 
 
 @dataclass
@@ -289,6 +290,24 @@ class Campaign:
     def _runs(self, made: Case, rng: Random) -> None:
         """Settings that are typed; files of an earlier run that are damaged."""
         out = self.out
+        if made.kind == "settings" and rng.random() < 0.4:
+            file, base = self.place / "mine.yaml", CONFIGS / "inference.yaml"
+            made.what, data = inputs_files.overlay(rng)
+            file.write_bytes(data)
+            words = [
+                OVERLAY,
+                base,
+                file,
+                "--dataset_dir",
+                self.sound,
+                "--output_dir",
+                out / "overlay",
+                "--segmenter",
+                self.segmenter,
+            ]
+            words += ["--classifier", self.classifier, "--runtime", "eager", "--brain", "never"]
+            made.commands = [(words, _all_right)]
+            return
         if made.kind == "settings":
             setting = rng.choice(
                 [

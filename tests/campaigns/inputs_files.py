@@ -251,3 +251,29 @@ def rules(rng: Random, text: str) -> tuple[str, bytes]:
         kind, data = damaged(rng, data)
         kind = f"bytes {kind}"
     return kind, data
+
+
+def overlay(rng: Random) -> tuple[str, bytes]:
+    """A file that is laid over the configuration ``inference``."""
+    import yaml
+
+    key = rng.choice(
+        ["zoom", "min_foreground", "mri_types", "batch_size", "seed", "device", "imports", "preparation", "preparation#dataset", "evaluator", "network_def", "run", "inference",
+         "patients", "prior", "num_workers", "nothing", "evaluator#val_handlers", "preparation#inferer#zoom", "compute"]
+    )  # fmt: skip
+    value = rng.choice(
+        [
+            *[one for one in ODD if one not in ("\x00", "\ud800")],
+            f"@{key}",
+            "$1/0",
+            "$(",
+            "%nothing::x",
+            {"_target_": "no.such.thing"},
+        ]
+    )
+    kind = f"{key}: {value!r:.60}"
+    data = yaml.safe_dump({key: value, "num_workers": 0}).encode()
+    if rng.random() < 0.2:
+        kind, data = damaged(rng, data)
+        kind = f"bytes {kind}"
+    return f"laid over inference: {kind}", data

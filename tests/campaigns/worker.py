@@ -23,6 +23,9 @@ SECONDS, MEGABYTES = 30.0, 2000.0
 PATIENCE = 4.0
 """How many times as long as its limit a command may take by the clock, as other programs may run."""
 
+OVERLAY = "overlay"
+"""First word of what is no command: MONAI's runner with a configuration, a file laid over it, and settings."""
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -164,6 +167,8 @@ def _answer(words: list[str]) -> dict[str, str]:
 
     from radiogenomics.scripts import cli
 
+    if words[0] == OVERLAY:
+        return _overlay(words)
     sys.argv = ["radiogenomics", *words]
     try:
         cli.main()
@@ -173,6 +178,23 @@ def _answer(words: list[str]) -> dict[str, str]:
         return {"status": "refused", "text": str(end.code)}
     except BaseException:  # whatever it is, the command line would show it
         return {"status": "traceback", "text": traceback.format_exc()}
+    return {"status": "right", "text": ""}
+
+
+def _overlay(words: list[str]) -> dict[str, str]:
+    """Run a configuration with a file laid over it by MONAI's runner, whose errors are tracebacks: of each the cause is told."""
+    from monai.bundle import run
+
+    base, file, *settings = words[1:]
+    values = dict(zip([name.removeprefix("--") for name in settings[::2]], settings[1::2], strict=True))
+    meta = Path(base).with_name("metadata.json")
+    try:
+        run("run", config_file=[base, file], meta_file=str(meta), logging_file=False, **values)
+    except BaseException as error:
+        cause: BaseException = error
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        return {"status": "refused", "text": f"{type(cause).__name__}: {cause}"}
     return {"status": "right", "text": ""}
 
 
