@@ -317,9 +317,10 @@ def _decode(path: Path, frames: list[Frame]) -> list[np.ndarray]:
                 raise
             except Exception as error:
                 syntax = frame.dataset.file_meta.get("TransferSyntaxUID", "")
+                told = " ".join(str(error).split())  # pydicom's has a line for each of its plugins
                 raise SeriesError(
                     f"{path}: the pixels of {frame.name} can't be decoded ({getattr(syntax, 'name', syntax)}; "
-                    f"{error}). The file is truncated or damaged, or its compression is not supported: copy it again, "
+                    f"{told}). The file is truncated or damaged, or its compression is not supported: copy it again, "
                     "or decompress it with `gdcmconv --raw`."
                 ) from error
         plane = decoded[key][frame.index].astype(np.float32)

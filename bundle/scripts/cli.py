@@ -22,6 +22,7 @@ from .commands.running import mistake, run_config
 from .commands.tools import demo, doctor, download, export, phantom
 from .commands.train import datalist, prepare, pretrain, train
 from .commands.use import explore, predict, report, segment, studies
+from .files import printable
 
 GROUPS: dict[str, tuple[Callable[..., Any], ...]] = {
     "Use it on your own studies": (predict, segment, studies, report),
@@ -97,7 +98,7 @@ def _main() -> None:
         result = fire.Fire(commands, command=words, name="radiogenomics", serialize=_shown)
         if isinstance(result, Mapping) and result.get("problems"):
             first, *more = result["problems"]
-            sys.exit(f"error: {first}" + (f" (and {len(more)} more)" if more else ""))
+            sys.exit(f"error: {printable(' '.join(first.split()))}" + (f" (and {len(more)} more)" if more else ""))
     except KeyboardInterrupt:
         sys.exit("interrupted; the same command continues where it stopped")
     except Exception as error:
@@ -109,7 +110,8 @@ def _main() -> None:
         hint = ""
         if isinstance(known, ImportError) and "pip install" not in str(known):
             hint = ". Optional packages: pip install 'brats-mri-radiogenomics[demo]'"
-        sys.exit(f"error: {known}{hint}\n(RADIOGENOMICS_DEBUG=1 shows where)")
+        # on one line, and without what steers a terminal, whatever the data are called
+        sys.exit(f"error: {printable(' '.join(str(known).split()))}{hint}\n(RADIOGENOMICS_DEBUG=1 shows where)")
 
 
 def _reader_is_gone() -> bool:

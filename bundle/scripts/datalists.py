@@ -42,10 +42,14 @@ def read_labels(file: str | Path) -> dict[str, int]:
     for row in _read_csv(file, ("BraTS21ID", "MGMT_value")):
         patient = row["BraTS21ID"]
         if row["MGMT_value"] not in ("0", "1"):
-            raise DataListError(f"{file}: MGMT_value of {patient} is {row['MGMT_value']!r}, expected 0 or 1")
+            raise DataListError(
+                f"{file}: MGMT_value of {one_line(patient)} is {one_line(repr(row['MGMT_value']))}, expected 0 or 1"
+            )
         who = (person(patient), visit_of(patient))
         if who in named:
-            raise DataListError(f"{file}: {named[who]} and {patient} are the same patient; keep one of them")
+            raise DataListError(
+                f"{file}: {one_line(named[who])} and {one_line(patient)} are the same patient; keep one of them"
+            )
         named[who] = patient
         labels[patient] = int(row["MGMT_value"])
     return labels

@@ -551,6 +551,20 @@ def test_a_geometry_in_which_nothing_can_lie_is_refused(write_series, tmp_path, 
         read(tmp_path / "series")
 
 
+def test_pixels_that_no_decoder_takes_are_told_on_one_line(write_series, tmp_path):
+    broken = b"\xff\xd8\xff\xc3" + struct.pack(">HBHH", 11, 16, 6, 5) + b"\x01\x01\x11\x00\xff\xd9"
+
+    def compress(index, dataset):
+        dataset.PixelData = encapsulate([broken])
+        dataset["PixelData"].is_undefined_length = True
+        dataset.file_meta.TransferSyntaxUID = JPEGLosslessSV1
+
+    write_series(planes(3), change=compress)
+    with pytest.raises(SeriesError, match=r"the pixels of Image-1\.dcm can't be decoded .*: copy it again") as info:
+        read(tmp_path / "series")
+    assert "\n" not in str(info.value)
+
+
 def test_values_that_are_no_numbers_become_zero(write_series, tmp_path):
     values = planes(3)
     write_series(values, RescaleSlope="1e28")

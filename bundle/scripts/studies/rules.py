@@ -125,7 +125,9 @@ def _expression(text: Any, words: Mapping[str, str], where: str) -> re.Pattern[s
 
     def word(match: re.Match[str]) -> str:
         if match[1] not in words:
-            raise StudiesError(f"{where}: {{{match[1]}}} stands for no expression of `words`: {', '.join(words)}")
+            raise StudiesError(
+                f"{where}: {{{match[1]}}} stands for no expression of `words`: {one_line(', '.join(map(str, words)))}; add it there"
+            )
         return f"(?:{words[match[1]]})"
 
     if not isinstance(text, (str, int, float)):
