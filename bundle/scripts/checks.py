@@ -299,7 +299,7 @@ def settings(config: str, values: Mapping[str, Any]) -> None:
                 f"--{key} {value}: this is no setting; change it in a configuration (`python -m monai.bundle run`)"
             )
         default = _default(config, known, key)
-        if value is None or str(value)[:1] in "$@%":  # an expression, which is known only later
+        if value is None or str(value).startswith(("$", "@", "%")):  # an expression, which is known only later
             continue
         option = _OPTIONS.get(key, key)
         if key in checks:

@@ -174,6 +174,8 @@ def test_unknown_setting_is_answered_with_the_nearest(tmp_path):
         cli.run_config("inference", min_tumour_ratio=0.1)
     with pytest.raises(ValueError, match=r"--imports 5: this is no setting; change it in a configuration"):
         checks.settings("inference", {"imports": 5})
+    with pytest.raises(ValueError, match=r"--batch_size : expected a whole number from 1"):
+        checks.settings("inference", {"batch_size": ""})
     with pytest.raises(ValueError, match=r"train_segmentation has no setting 'xyz'; it knows .*max_epochs"):
         cli.run_config("train_segmentation", xyz=1)
     assert not list(tmp_path.iterdir())
