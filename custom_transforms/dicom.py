@@ -14,20 +14,15 @@ import numpy as np
 import pydicom
 from monai.config import PathLike
 from monai.utils import ensure_tuple
-from pydicom.dataset import FileMetaDataset
-from pydicom.errors import InvalidDicomError
 from pydicom.uid import (
-    ExplicitVRLittleEndian,
-    ImplicitVRLittleEndian,
     JPEG2000TransferSyntaxes,
-    MediaStorageDirectoryStorage,
 )
 
+from .dicom_file import read_dicom
 from .dicom_order import Frame, dicom_affine, in_slice_order, slice_grid, without_doubles
 from .voi_lut import with_voi_lut
-from .volume import LPS_TO_RAS, SeriesError, Volume, check_size, files_of, some
+from .volume import LPS_TO_RAS, SeriesError, Volume, check_affine, check_size, files_of, finite_voxels, some
 
-DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
 # Start of a JPEG 2000 image and its columns and rows, which decoders take memory for whatever the DICOM header says.
 JPEG_2000_SIZE = re.compile(rb"\xff\x4f\xff\x51.{4}(.{4})(.{4})", re.DOTALL)
 
@@ -76,6 +71,7 @@ def dicom_slices(path: PathLike | Sequence[PathLike]) -> DicomSlices | None:
         frames, _, positions, _ = without_doubles(place, frames, None, positions)
     grid, _ = slice_grid(frames, positions)
     affine, _ = dicom_affine(frames, orientation, positions, int(grid[-1]))
+    check_affine(str(place), affine, "Export the series again, or leave it out.")
     headers: list[pydicom.Dataset | None] = [None] * (int(grid[-1]) + 1)
     indices = [0] * len(headers)
     located = orientation is not None and all(frame.position is not None for frame in frames)
@@ -87,40 +83,6 @@ def dicom_slices(path: PathLike | Sequence[PathLike]) -> DicomSlices | None:
     return DicomSlices(headers, indices, origins if located else None, orientation, frames[0].spacing, affine)
 
 
-def read_dicom(path: Path, pixels: bool = True) -> pydicom.Dataset | None:
-    """Read one file; None where it is no DICOM file and its name does not claim that it is."""
-    suffix = path.suffix.lower()
-    dataset: pydicom.Dataset
-    try:
-        dataset = pydicom.dcmread(path, stop_before_pixels=not pixels)
-    except InvalidDicomError:
-        if suffix != "" and suffix not in DICOM_SUFFIXES:
-            return None
-        # Old files lack the 128-byte preamble that tells DICOM from anything else.
-        try:
-            dataset = pydicom.dcmread(path, stop_before_pixels=not pixels, force=True)
-        except Exception:
-            dataset = pydicom.Dataset()
-        if "SOPClassUID" not in dataset or "Rows" not in dataset:
-            if suffix == "":
-                return None
-            raise SeriesError(
-                f"{path}: not a readable DICOM file ({path.stat().st_size} bytes). Copy it again from its source, or "
-                "remove it from the folder."
-            ) from None
-        if "TransferSyntaxUID" not in getattr(dataset, "file_meta", {}):
-            dataset.file_meta = FileMetaDataset()
-            is_explicit = getattr(dataset, "original_encoding", (True, True))[0] is False
-            dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian if is_explicit else ImplicitVRLittleEndian
-    except Exception as error:
-        raise SeriesError(
-            f"{path}: unreadable or truncated DICOM file ({error}). Copy it again from its source, or remove it from "
-            "the folder."
-        ) from error
-    is_directory = dataset.file_meta.get("MediaStorageSOPClassUID") == MediaStorageDirectoryStorage
-    return None if is_directory else dataset
-
-
 def assemble_dicom(path: Path, datasets: dict[str, pydicom.Dataset], voi_lut: bool = False) -> Volume:
     """The volume of a series, whose files ``datasets`` holds by name; ``voi_lut`` applies their windows.
 
@@ -129,7 +91,8 @@ def assemble_dicom(path: Path, datasets: dict[str, pydicom.Dataset], voi_lut: bo
     """
     _check_pixel_data(path, datasets)
     frames, orientation, positions, warnings = _in_order(path, datasets)
-    pixels = _decode(path, frames)
+    pixels, cleared = finite_voxels(str(path), _decode(path, frames))
+    warnings += cleared
     shown_range = None
     if voi_lut:
         pixels, unshown, shown_range = with_voi_lut(path, frames, pixels)
@@ -149,6 +112,7 @@ def assemble_dicom(path: Path, datasets: dict[str, pydicom.Dataset], voi_lut: bo
         files[place] = frame.name
     affine, assumed = dicom_affine(frames, orientation, positions, int(grid[-1]))
     warnings += uneven + assumed
+    check_affine(str(path), affine, "Export the series again, or leave it out.")
     facts = _facts(frames[0].dataset)
     return Volume(np.ascontiguousarray(volume.transpose(2, 1, 0)), affine, files, warnings, facts, shown_range)
 
@@ -353,9 +317,10 @@ def _decode(path: Path, frames: list[Frame]) -> list[np.ndarray]:
                 raise
             except Exception as error:
                 syntax = frame.dataset.file_meta.get("TransferSyntaxUID", "")
+                told = " ".join(str(error).split())  # pydicom's has a line for each of its plugins
                 raise SeriesError(
                     f"{path}: the pixels of {frame.name} can't be decoded ({getattr(syntax, 'name', syntax)}; "
-                    f"{error}). The file is truncated or damaged, or its compression is not supported: copy it again, "
+                    f"{told}). The file is truncated or damaged, or its compression is not supported: copy it again, "
                     "or decompress it with `gdcmconv --raw`."
                 ) from error
         plane = decoded[key][frame.index].astype(np.float32)

@@ -9,7 +9,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 
-from .volume import MAX_VOXELS, SeriesError, Volume, check_size
+from .volume import MAX_VOXELS, SeriesError, Volume, check_affine, check_size, finite_voxels
 
 NIFTI_SUFFIXES = (".nii", ".nii.gz")
 MAX_NIFTI_BYTES = 4 * MAX_VOXELS  # nibabel takes three times as much to unpack them
@@ -17,8 +17,8 @@ MAX_NIFTI_BYTES = 4 * MAX_VOXELS  # nibabel takes three times as much to unpack 
 MAX_GZIP_RATIO = 1100
 
 
-def read_nifti(path: Path) -> Volume:
-    """The volume of a NIfTI file.
+def open_nifti(path: Path) -> tuple[Any, tuple[int, int, int], np.ndarray]:
+    """nibabel's image of a file, of which no voxels are read, the shape of its volume ``(X, Y, Z)`` and its affine.
 
     Raises:
         SeriesError: when it is damaged, or no volume.
@@ -40,28 +40,40 @@ def read_nifti(path: Path) -> Volume:
                 "file per volume and pass one of them."
             )
         check_size(str(path), shape)
+        affine = np.array(image.affine, dtype=np.float64)
+    except SeriesError:
+        raise
+    except Exception as error:
+        raise _unreadable(path, error) from error
+    check_affine(str(path), affine, "Repair the file's sform or qform.")
+    return image, shape, affine
+
+
+def read_nifti(path: Path) -> Volume:
+    """The volume of a NIfTI file.
+
+    Raises:
+        SeriesError: when it is damaged, or no volume.
+    """
+    image, shape, affine = open_nifti(path)
+    try:
         _check_nifti_file(path, image.dataobj.offset + math.prod(shape) * image.get_data_dtype().itemsize)
         array = np.asanyarray(image.dataobj, dtype=np.float32).reshape(shape)
     except SeriesError:
         raise
     except Exception as error:
-        raise SeriesError(
-            f"{path}: unreadable or truncated NIfTI file ({type(error).__name__}: {error}). Copy it again from its "
-            "source."
-        ) from error
-    affine = np.array(image.affine, dtype=np.float64)
-    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
-        raise SeriesError(f"{path}: unusable affine {affine.tolist()}. Repair the file's sform or qform.")
+        raise _unreadable(path, error) from error
     warnings = []
     if int(image.header.get("sform_code", 1)) == 0 and int(image.header.get("qform_code", 1)) == 0:
         warnings.append("neither sform nor qform is set: orientation and position in the patient are unknown.")
-    finite = np.isfinite(array)
-    if not finite.all():
-        if not finite.any():
-            raise SeriesError(f"{path}: all voxels are NaN or infinite. Export the series again.")
-        warnings.append(f"{int((~finite).sum())} NaN or infinite voxels set to 0.")
-        array = np.where(finite, array, np.float32(0))
-    return Volume(np.ascontiguousarray(array), affine, [], warnings)
+    (array,), cleared = finite_voxels(str(path), [array])
+    return Volume(np.ascontiguousarray(array), affine, [], warnings + cleared)
+
+
+def _unreadable(path: Path, error: Exception) -> SeriesError:
+    return SeriesError(
+        f"{path}: unreadable or truncated NIfTI file ({type(error).__name__}: {error}). Copy it again from its source."
+    )
 
 
 def _check_nifti_file(path: Path, declared: int) -> None:

@@ -62,7 +62,9 @@ def _read_picture(folder: Path, file: Path) -> np.ndarray:
         picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE | cv2.IMREAD_ANYDEPTH)
     except Image.DecompressionBombError as error:
         raise SeriesError(f"{folder}: {file.name} is not a slice of a brain ({error}). Remove it.") from error
-    except (OSError, cv2.error):
+    except SeriesError:
+        raise
+    except Exception:  # of any kind: ValueError, SyntaxError and struct.error are among those of damaged pictures
         pass
     if picture is None:
         raise SeriesError(f"{folder}: {file.name} is not a readable picture. Copy it again, or remove it.")

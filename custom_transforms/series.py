@@ -12,7 +12,8 @@ from monai.config import PathLike
 from monai.data import ImageReader
 from monai.utils import MetaKeys, SpaceKeys, ensure_tuple
 
-from .dicom import DICOM_SUFFIXES, assemble_dicom, read_dicom
+from .dicom import assemble_dicom
+from .dicom_file import DICOM_SUFFIXES, read_dicom
 from .intensity import background_to_zero
 from .nifti import NIFTI_SUFFIXES, read_nifti
 from .pictures import PICTURE_SUFFIXES, read_pictures
@@ -53,7 +54,7 @@ class SeriesReader(ImageReader):
       a quarter of the spacing, at most half of the grid missing), blank slices of the series' lowest value are put in
       the gaps. Thus every acquired slice, and a mask drawn on it, stays where it is in the patient. Otherwise the
       volume gets the mean spacing, and the warning says by how many mm slices are off.
-    - NaN and infinite values of a NIfTI file become 0.
+    - NaN, infinite values and those beyond ±1e30 become 0.
     - A background of another value than 0 becomes 0, and the brain of a z-scored volume is raised above it: see
       :py:func:`~custom_transforms.intensity.background_to_zero`.
 
@@ -66,7 +67,7 @@ class SeriesReader(ImageReader):
 
     Everything else raises :py:class:`SeriesError`: a missing path, an empty folder, several series, different sizes,
     orientations or pixel spacings (localizers), different pixels at one position, no pixel data, unreadable or
-    truncated files, colour, a NIfTI file with several volumes, the same value everywhere, and (before memory is taken
+    truncated files, colour, a NIfTI file with several volumes, the same value everywhere, voxels that are flat, shorter than 0.001 mm or longer than 1 m, and (before memory is taken
     for it) more than 4096 voxels a side, 100 million in all, or than the file can hold. It is raised by ``get_data``, not by ``read``:
     ``LoadImage`` hands a file whose ``read`` failed to MONAI's other readers, which would accept, for one, the first of
     several series.

@@ -46,16 +46,20 @@ def with_voi_lut(
             shown.append(plane)
             continue
         values: np.ndarray = plane
-        if header.get("VOILUTSequence"):
-            entries, first = (int(number) for number in header.VOILUTSequence[0].LUTDescriptor[:2])
-            # whole numbers from the first to the last entry, for pydicom would wrap what lies beyond 16 bits
-            values = np.clip(np.rint(plane), first, first + (entries or 1 << 16) - 1).astype(np.int64)
         try:
-            shown.append(np.asarray(apply_voi_lut(values, header), np.float32))
+            if header.get("VOILUTSequence"):
+                entries, first = (int(number) for number in header.VOILUTSequence[0].LUTDescriptor[:2])
+                # whole numbers from the first to the last entry, for pydicom would wrap what lies beyond 16 bits
+                values = np.clip(np.rint(plane), first, first + (entries or 1 << 16) - 1).astype(np.int64)
+            seen = np.asarray(apply_voi_lut(values, header), np.float32)
+            if not np.isfinite(seen).all():
+                raise ValueError("it gives NaN or infinity")
+            shown.append(seen)
             ranges.add(_range_of(header))
         except Exception as error:
             raise SeriesError(
-                f"{path}: the window or VOI LUT of {frame.name} can't be applied ({error}). Read the series without voi_lut."
+                f"{path}: the window or VOI LUT of {frame.name} can't be applied ({error}). Read the series without voi_lut, "
+                "as `show --window percentile` does."
             ) from error
     if len(without) == len(frames):
         return shown, ["no window or VOI LUT in the header: grey values are as they were stored."], None

@@ -21,6 +21,10 @@ LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 # much takes about 1 GB.
 MAX_SIDE = 4096
 MAX_VOXELS = 100_000_000
+# mm; a voxel of an image of a person, and how far from the scanner's centre it may lie, are well within them.
+SHORTEST_SIDE, LONGEST_SIDE, FARTHEST = 1e-3, 1e3, 1e6
+FLATTEST = 1e-3  # volume of a voxel over that of a box with its sides
+LARGEST_VALUE = 1e30  # float32 ends at 3e38; what is computed of larger values is no number
 
 
 class SeriesError(ValueError):
@@ -58,6 +62,42 @@ def check_size(where: str, shape: Sequence[int]) -> None:
             f"{where}: the header declares {' x '.join(map(str, shape))} voxels, expected at most {MAX_SIDE} per side and "
             f"{MAX_VOXELS:,} in a series. The header is damaged, or this is not a series of one brain: export it again."
         )
+
+
+def check_affine(where: str, affine: np.ndarray, remedy: str) -> None:
+    """Refuse a geometry in which nothing can lie: NaN, sides of no length or of kilometres, flat voxels."""
+    sides = np.linalg.norm(affine[:3, :3], axis=0) if np.isfinite(affine).all() else np.zeros(3)
+    box = float(np.prod(sides))
+    usable = (
+        sides.min() >= SHORTEST_SIDE
+        and sides.max() <= LONGEST_SIDE
+        and abs(np.linalg.det(affine[:3, :3])) >= FLATTEST * box
+        and np.abs(affine[:3, 3]).max() <= FARTHEST
+    )
+    if not usable:
+        raise SeriesError(
+            f"{where}: unusable affine {affine.tolist()}, expected voxels of {SHORTEST_SIDE:g} to {LONGEST_SIDE:g} mm in three directions, "
+            f"at most {FARTHEST:g} mm from the scanner's centre. {remedy}"
+        )
+
+
+def finite_voxels(where: str, arrays: Sequence[np.ndarray]) -> tuple[list[np.ndarray], list[str]]:
+    """Arrays with 0 in place of NaN, infinity and what is near it, and the warning.
+
+    Raises:
+        SeriesError: when nothing else is in them.
+    """
+    # NaN is neither, and looking for the ends takes no memory
+    if all(array.size and array.min() >= -LARGEST_VALUE and array.max() <= LARGEST_VALUE for array in arrays):
+        return list(arrays), []
+    bad = [~(np.abs(array) <= LARGEST_VALUE) for array in arrays]
+    count = sum(int(one.sum()) for one in bad)
+    if count == sum(array.size for array in arrays):
+        raise SeriesError(
+            f"{where}: all voxels are NaN, infinite, or beyond ±{LARGEST_VALUE:g}. Export the series again."
+        )
+    cleared = [np.where(wrong, np.float32(0), array) for wrong, array in zip(bad, arrays, strict=True)]
+    return cleared, [f"{count} NaN or infinite voxels set to 0."]
 
 
 def files_of(paths: Path | Sequence[Path]) -> tuple[Path, dict[str, Path]]:

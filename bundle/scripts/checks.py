@@ -268,6 +268,8 @@ _SETTINGS: dict[str, Check] = {
     **dict.fromkeys(("coarse_step", "learning_rate", "read_timeout"), number(0)),
 }
 """Checks by the name of a setting; others must be of their default's kind: True or False, a number, or anything."""
+_NO_SETTINGS = ("imports", "bundle_root")
+"""Ids that stand in every configuration so that it runs at all."""
 _TRAINING = {"runtime": one_of(TRAINING_RUNTIMES), "prepared_dir": prepared}
 
 
@@ -291,8 +293,12 @@ def settings(config: str, values: Mapping[str, Any]) -> None:
     for key, value in values.items():
         if re.split("#|::", key)[0] in written.keys() - used:
             raise ValueError(f"{config}: nothing that runs here uses {_OPTIONS.get(key, key)!r}; leave it out")
+        if re.split("#|::", key)[0] in _NO_SETTINGS:
+            raise ValueError(
+                f"--{key} {value}: this is no setting; change it in a configuration (`python -m monai.bundle run`)"
+            )
         default = _default(config, known, key)
-        if value is None or str(value)[:1] in "$@%":  # an expression, which is known only later
+        if value is None or str(value).startswith(("$", "@", "%")):  # an expression, which is known only later
             continue
         option = _OPTIONS.get(key, key)
         if key in checks:

@@ -102,7 +102,7 @@ def _main(interruption: Interruption) -> None:
         result = fire.Fire(commands, command=words, name="radiogenomics", serialize=_shown)
         if isinstance(result, Mapping) and result.get("problems"):
             first, *more = result["problems"]
-            sys.exit(f"error: {escaped(str(first))}" + (f" (and {len(more)} more)" if more else ""))
+            sys.exit(f"error: {escaped(' '.join(str(first).split()))}" + (f" (and {len(more)} more)" if more else ""))
     except KeyboardInterrupt:
         interruption.say()
         sys.exit(interruption.status)
@@ -115,7 +115,9 @@ def _main(interruption: Interruption) -> None:
         hint = ""
         if isinstance(known, ImportError) and "pip install" not in str(known):
             hint = ". Optional packages: pip install 'brats-mri-radiogenomics[demo]'"
-        sys.exit(f"{line_break()}error: {escaped(str(known))}{hint}\n(RADIOGENOMICS_DEBUG=1 shows where)")
+        # on one line, and without what steers a terminal, whatever the data are called
+        message = escaped(" ".join(str(known).split()))
+        sys.exit(f"{line_break()}error: {message}{hint}\n(RADIOGENOMICS_DEBUG=1 shows where)")
 
 
 def _reader_is_gone() -> bool:

@@ -9,7 +9,6 @@ same person) and ``fold``. Paths are relative to ``dataset_dir``, which the file
 from __future__ import annotations
 
 import csv
-import json
 import logging
 import os
 from collections import Counter
@@ -17,8 +16,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from .datalist_entries import check_entry, is_path
 from .errors import some
-from .files import write_json
+from .files import FileError, one_line, read_json, write_json
 from .identifiers import lookup, person, visit_of
 from .modalities import MRI_TYPES
 from .outputs import check_identifier, same_on_disk
@@ -43,10 +43,14 @@ def read_labels(file: str | Path) -> dict[str, int]:
     for row in _read_csv(file, ("BraTS21ID", "MGMT_value")):
         patient = row["BraTS21ID"]
         if row["MGMT_value"] not in ("0", "1"):
-            raise DataListError(f"{file}: MGMT_value of {patient} is {row['MGMT_value']!r}, expected 0 or 1")
+            raise DataListError(
+                f"{file}: MGMT_value of {one_line(patient)} is {one_line(repr(row['MGMT_value']))}, expected 0 or 1"
+            )
         who = (person(patient), visit_of(patient))
         if who in named:
-            raise DataListError(f"{file}: {named[who]} and {patient} are the same patient; keep one of them")
+            raise DataListError(
+                f"{file}: {one_line(named[who])} and {one_line(patient)} are the same patient; keep one of them"
+            )
         named[who] = patient
         labels[patient] = int(row["MGMT_value"])
     return labels
@@ -70,8 +74,13 @@ def read_asked(sample_submission: str | Path | None, deidentify: bool = False) -
 def _read_csv(file: str | Path, columns: Sequence[str]) -> list[dict[str, str]]:
     if not Path(file).is_file():
         raise DataListError(f"{file}: no such file")
-    with open(file, newline="", encoding="utf-8-sig") as stream:
-        rows = list(csv.DictReader(stream))
+    try:
+        with open(file, newline="", encoding="utf-8-sig") as stream:
+            rows = list(csv.DictReader(stream, restval=""))
+    except (csv.Error, ValueError) as error:
+        raise DataListError(
+            f"{file}: not a table that can be read ({one_line(error)}); save it as CSV in UTF-8"
+        ) from error
     missing = [column for column in columns if rows and column not in rows[0]]
     if missing or not rows:
         raise DataListError(
@@ -210,34 +219,26 @@ def load_datalist(file: str | Path, dataset_dir: str | Path | None = None) -> di
             f"{file}: no such data list; make one with `radiogenomics datalist --input DIR --output {file}`"
         )
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise DataListError(f"{file}: not JSON ({error})") from error
+        content = read_json(path, "make it anew with `radiogenomics datalist`")
+    except FileError as error:
+        raise DataListError(str(error)) from error
     sections = ("training", "validation", "test")
     if not isinstance(content, dict) or not any(section in content for section in sections):
         raise DataListError(f"{file}: not a data list; expected a JSON object with the lists {', '.join(sections)}")
-    root = Path(dataset_dir or content.get("dataset_dir") or path.parent)
+    folder = content.get("dataset_dir") or ""
+    if not is_path(folder):
+        raise DataListError(f"{file}: dataset_dir is {one_line(repr(folder))}; expected the path of a folder")
+    root = Path(dataset_dir or folder or path.parent)
     root = root if root.is_absolute() else (path.parent / root)
     datalist: dict[str, list[dict[str, Any]]] = {}
     for section in sections:
         datalist[section] = []
+        if not isinstance(content.get(section, []), list):
+            raise DataListError(
+                f"{file}: {section!r} is {one_line(repr(content[section]))}; expected a list of patients"
+            )
         for entry in content.get(section, []):
-            if not isinstance(entry, dict) or "patient" not in entry:
-                raise DataListError(f"{file}: an entry of {section!r} has no 'patient': {entry}")
-            if not isinstance(entry["patient"], str) or not entry["patient"].strip():
-                raise DataListError(
-                    f"{file}: an entry of {section!r} has the patient {entry['patient']!r}, expected a text that is not empty, "
-                    '"00012" for example; give the identifier in quotes, as the folder of the study is named'
-                )
-            check_identifier(entry["patient"], file)
-            for key in (*MRI_TYPES, "seg"):
-                value = entry.get(key, "")
-                if not isinstance(value, str) and not (
-                    isinstance(value, list) and value and all(isinstance(one, str) for one in value)
-                ):
-                    raise DataListError(
-                        f"{file}: {key} of patient {entry['patient']} is {value!r}; expected a path, or a list of the files of one series"
-                    )
+            check_entry(entry, section, file)
             paths = {
                 key: _each(lambda path: str(root / path), entry[key]) for key in (*MRI_TYPES, "seg") if key in entry
             }
@@ -245,7 +246,7 @@ def load_datalist(file: str | Path, dataset_dir: str | Path | None = None) -> di
     names = Counter(entry["patient"] for section in sections for entry in datalist[section])
     doubled = [patient for patient, count in names.items() if count > 1]
     if doubled or (doubled := same_on_disk(names)):  # the latter have one folder on some file systems
-        raise DataListError(f"{file}: patients named more than once: {', '.join(doubled[:10])}")
+        raise DataListError(f"{file}: patients named more than once: {', '.join(doubled[:10])}; keep one entry of each")
     return datalist
 
 

@@ -143,6 +143,32 @@ def is_dead(process: int) -> bool:
     return False
 
 
+class FileError(UserError):
+    """A file that can't be read as what it should be."""
+
+
+def read_json(file: str | Path, remedy: str) -> Any:
+    """What a JSON file holds.
+
+    Args:
+        file: the file, in UTF-8.
+        remedy: what to do where it can't be read, the end of the message.
+
+    Raises:
+        FileError: when it can't be read, or is no JSON: numbers of thousands of digits, or lists in lists by the thousand, among it.
+    """
+    try:
+        return json.loads(Path(file).read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise FileError(f"{file}: not JSON that can be read ({one_line(error)}); {remedy}") from error
+
+
+def one_line(text: object, most: int = 300) -> str:
+    """A text, or the message of an error, on one line of at most so many letters."""
+    line = " ".join(str(text).split())
+    return line if len(line) <= most else f"{line[: most - 1]}…"
+
+
 def write_json(content: Any, file: str | Path) -> None:
     """Write JSON, whole or not at all; folders are made."""
     with written_whole(file) as temporary:
@@ -167,11 +193,6 @@ def parse_yaml(text: str) -> Any:
 def is_formula(text: Any) -> bool:
     """Whether a spreadsheet would run what a cell holds, ``=1+1`` or ``@name``, instead of showing it."""
     return isinstance(text, str) and not text.startswith("'") and _FORMULA.match(text) is not None
-
-
-def printable(text: str) -> str:
-    """A text of which a terminal shows every character: those that steer it, or turn the direction of writing, become ``\ufffd``."""
-    return "".join("\ufffd" if unicodedata.category(sign) in ("Cc", "Cf", "Cs") else sign for sign in text)
 
 
 def escaped(text: str) -> str:

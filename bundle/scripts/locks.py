@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import UserError
-from .files import is_dead, printable, write_json
+from .files import escaped, is_dead, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -192,7 +192,7 @@ def _without_locks(place: Path) -> Callable[[], None]:
 
 
 def _note() -> dict[str, Any]:
-    command = printable(shlex.join([Path(sys.argv[0] or "python").name, *sys.argv[1:]]))
+    command = escaped(shlex.join([Path(sys.argv[0] or "python").name, *sys.argv[1:]]))
     since = datetime.now().astimezone().isoformat(" ", "seconds")
     return {"process": os.getpid(), "host": platform.node(), "command": command[:300], "since": since}
 
@@ -206,7 +206,7 @@ def _read(place: Path) -> dict[str, Any]:
 
 
 def _who(note: Mapping[str, Any]) -> str:
-    known = {name: printable(str(note.get(name, "unknown")))[:300] for name in ("process", "host", "command", "since")}
+    known = {name: escaped(str(note.get(name, "unknown")))[:300] for name in ("process", "host", "command", "since")}
     return f"process {known['process']} on {known['host']}, since {known['since']}: {known['command']}"
 
 

@@ -22,6 +22,7 @@ import torch
 
 from .checks import GET_WEIGHTS
 from .errors import UserError
+from .files import one_line
 from .inferers import is_finite
 
 TRAINED_ON_SYNTHETIC = "synthetic brains"
@@ -75,6 +76,13 @@ def read_weights(file: str | Path) -> tuple[dict[str, torch.Tensor], dict[str, A
         WeightsError: when there is no such file, it is not a file of weights, or a weight is NaN or infinite.
     """
     state, settings = _read(Path(file))
+    room = Path(file).stat().st_size
+    for name, value in state.items():  # some bytes may say that they are terabytes: seen in a thousand ways
+        if value.numel() * value.element_size() > room:
+            raise WeightsError(
+                f"{file}: parameter {name} of {tuple(value.shape)} is larger than the file of {room} bytes; the file is damaged: download "
+                "or copy it again"
+            )
     broken = [name for name, value in state.items() if not is_finite(value)]
     if broken:
         first = ", ".join(broken[:3]) + (", …" if len(broken) > 3 else "")
@@ -121,6 +129,7 @@ def _read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
         raise WeightsError(f"{path}: is a folder, expected a weights file; name the file in it")
     if not path.is_file():
         raise WeightsError(f"{path}: no such weights file; {GET_WEIGHTS}")
+    _check_archive(path)
     try:
         # files of old versions of torch are no archives and can't be mapped
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
@@ -131,11 +140,37 @@ def _read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
         ) from None
     settings: dict[str, Any] = {}
     if isinstance(content, Mapping) and isinstance(content.get("model"), Mapping):
-        settings = dict(content.get("settings", {}))
-        content = content["model"]
-    if not isinstance(content, Mapping) or not all(isinstance(value, torch.Tensor) for value in content.values()):
-        raise WeightsError(f"{path}: holds no state dict; expected a mapping from parameter names to tensors")
-    return dict(content), settings
+        settings, content = content.get("settings", {}), content["model"]
+        if not isinstance(settings, Mapping) or not all(isinstance(name, str) for name in settings):
+            raise WeightsError(
+                f"{path}: its settings are {one_line(repr(settings))}, expected a mapping from names to values; write the file again"
+            )
+    if not isinstance(content, Mapping) or not all(map(_is_parameter, content.items())):
+        raise WeightsError(
+            f"{path}: holds no state dict; expected a mapping from parameter names to tensors, use another file"
+        )
+    return dict(content), dict(settings)
+
+
+def _is_parameter(item: tuple[Any, Any]) -> bool:
+    """Whether a name and a value are those of a parameter: a plain tensor of real numbers."""
+    name, value = item
+    plain = isinstance(value, torch.Tensor) and value.layout == torch.strided and not value.is_quantized
+    return isinstance(name, str) and plain and not value.is_complex()
+
+
+def _check_archive(path: Path) -> None:
+    """Refuse an archive that is larger than its file before memory is taken for it: torch.save packs nothing."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            size = sum(member.file_size for member in archive.infolist())
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
+        return  # no archive, or a damaged one, of which torch tells
+    if size > path.stat().st_size:
+        raise WeightsError(
+            f"{path}: not a weights file that can be read safely: its {path.stat().st_size} bytes unpack to {size:,}, expected what "
+            "torch.save writes, which is not packed; download or copy it again"
+        )
 
 
 def _unreadable(path: Path, said: str) -> str:

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from .errors import UserError
+from .files import one_line
 
 
 class Strict(nn.Module):
@@ -52,17 +53,29 @@ def build_segmenter(settings: Mapping[str, Any]) -> nn.Module:
     architecture = settings["architecture"]
     if architecture not in ARCHITECTURES:
         raise ValueError(f"architecture is {architecture!r}, expected one of {', '.join(ARCHITECTURES)}")
-    return ARCHITECTURES[architecture](
-        encoder_name=settings["encoder_name"],
-        encoder_weights=None,
-        decoder_channels=list(settings["decoder_channels"]),
-        classes=2,
-    )
+    parts = {"encoder_name": settings["encoder_name"], "decoder_channels": list(settings["decoder_channels"])}
+    try:
+        network: nn.Module = ARCHITECTURES[architecture](**parts, encoder_weights=None, classes=2)
+    except Exception as error:  # of the library, of any kind
+        raise _no_network("segmentation network", parts, error) from error
+    return network
 
 
 def build_classifier(settings: Mapping[str, Any]) -> BiLSTMNFNet:
     """The classifier of a weights file's settings, some of them ``CLASSIFIER_PARTS``, with random weights."""
-    return BiLSTMNFNet(**{name: settings[name] for name in CLASSIFIER_PARTS if name in settings})
+    parts = {name: settings[name] for name in CLASSIFIER_PARTS if name in settings}
+    try:
+        return BiLSTMNFNet(**parts)
+    except Exception as error:  # of the library, of any kind
+        raise _no_network("classifier", parts, error) from error
+
+
+def _no_network(what: str, parts: Mapping[str, Any], error: Exception) -> UserError:
+    """The error of settings that a library can't build."""
+    return UserError(
+        f"no {what} can be built of {parts}, the settings of the weights or of the configuration ({one_line(error)}); use other weights "
+        f"(--{'segmenter' if what != 'classifier' else what} FILE), or name another network"
+    )
 
 
 class BiLSTMNFNet(nn.Module):

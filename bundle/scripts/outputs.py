@@ -5,7 +5,6 @@ Standard library and YAML only.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import unicodedata
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import UserError
+from .files import read_json
 from .modalities import MRI_TYPES
 
 CONFIG_FILE = "resolved_config.yaml"
@@ -115,7 +115,10 @@ def check_identifier(patient: Any, source: str | Path) -> str:
             f"{source}: patient {patient!r} can't be used in file names; expected text without /, \\, control characters or a drive, "
             "and not . or ..; rename the patient"
         )
-    size = len(patient.encode("utf-8", "surrogateescape"))
+    try:
+        size = len(patient.encode("utf-8", "surrogateescape"))
+    except UnicodeEncodeError:
+        raise OutputError(f"{source}: patient {patient!r} holds half a character; rename the patient") from None
     if size > _LONGEST:
         raise OutputError(
             f"{source}: patient {patient[:40]!r}… has {size} bytes, expected at most {_LONGEST}, as file names are made of it; "
@@ -212,7 +215,7 @@ def keep_apart(output: str | Path, config: Mapping[str, Any]) -> None:
 def _dataset_dir(datalist: Path) -> Path | None:
     """The folder of studies that a data list names, if any."""
     try:
-        named = json.loads(datalist.read_text(encoding="utf-8")).get("dataset_dir")
-    except (OSError, ValueError, AttributeError):
+        named = read_json(datalist, "").get("dataset_dir")
+    except (UserError, AttributeError):
         return None  # whoever reads it says what is wrong
-    return datalist.parent / named if isinstance(named, str) and named else None
+    return datalist.parent / named if isinstance(named, str) and named and "\0" not in named else None

@@ -24,7 +24,7 @@ from monai.transforms import Transform
 from . import distributed, memory
 from .datalists import MRI_TYPES
 from .evaluation import fingerprints, leakage
-from .files import WriteError, write_json
+from .files import FileError, WriteError, read_json, write_json
 from .inferers import NonFiniteError
 from .outputs import SERIES_SUFFIX, inside
 from .prepared import PreparedError, PreparedSeries, write_series
@@ -310,7 +310,14 @@ def read_index(prepared_dir: str | Path) -> dict[str, dict[str, Any]]:
     path = Path(prepared_dir) / "index.json"
     if not path.is_file():
         raise PreparedError(f"{path}: no such index; prepare into {prepared_dir} first (`radiogenomics prepare`)")
-    rows = json.loads(path.read_text(encoding="utf-8"))["series"]
+    again = f"prepare into {prepared_dir} again"
+    try:
+        content = read_json(path, again)
+    except FileError as error:
+        raise PreparedError(str(error)) from error
+    rows = content.get("series") if isinstance(content, dict) else None
+    if not isinstance(rows, dict) or not all(isinstance(row, dict) for row in rows.values()):
+        raise PreparedError(f"{path}: holds no series; {again}")
     return {
         name: {**row, "file": str(Path(prepared_dir) / row["file"])} if "file" in row else row
         for name, row in rows.items()

@@ -6,7 +6,6 @@ row a patient, so that all three can be shown and explained in the same way. Nee
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,7 +17,7 @@ import yaml
 from .checks import is_plain
 from .errors import UserError
 from .evaluation.resampling import agreement_interval
-from .files import parse_yaml
+from .files import FileError, one_line, parse_yaml, read_json
 from .outputs import CONFIG_FILE
 
 PATIENTS_FILE = "patients.json"
@@ -26,6 +25,10 @@ NOT_ASKED = "not asked for"
 """Reason of a series that nobody wanted."""
 PREDICTIONS_FILE = "predictions.csv"
 """Beside the ``patients.json`` of an evaluation, not of a prediction."""
+
+
+AGAIN = "run the job that wrote it again, into another folder or with --overwrite"
+"""What to do about a damaged file of a run."""
 
 
 class RunError(UserError):
@@ -39,11 +42,11 @@ class RunError(UserError):
 def read_object(file: Path) -> dict[str, Any]:
     """The object in a JSON file; a :class:`RunError` where it can't be read or holds something else."""
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise RunError(f"{file}: can't be read as JSON ({error})") from error
+        content = read_json(file, AGAIN)
+    except FileError as error:
+        raise RunError(str(error)) from error
     if not isinstance(content, dict):
-        raise RunError(f"{file}: expected an object, found {type(content).__name__}")
+        raise RunError(f"{file}: expected an object, found {type(content).__name__}; {AGAIN}")
     return content
 
 
@@ -54,8 +57,8 @@ def read_config(folder: Path) -> dict[str, Any]:
         return {}
     try:
         content = parse_yaml(file.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise RunError(f"{file}: can't be read as YAML ({error})") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise RunError(f"{file}: can't be read as YAML ({one_line(error)}); {AGAIN}") from error
     return content if isinstance(content, dict) else {}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import zlib
 from typing import Any
 
 import cv2
@@ -25,6 +26,21 @@ from tests.custom_transforms.stacks import (
 )
 
 # --- NIfTI and pictures -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "affine",
+    [
+        np.diag([-5e12, -6e12, 8e12, 1]),
+        np.diag([1e-6, 1e-6, 1e-6, 1]),
+        np.array([[1, 0, 1, 0], [0, 1, 0, 0], [0, 0, 1e-5, 0], [0, 0, 0, 1.0]]),
+        np.array([[1, 0, 0, 1e30], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1.0]]),
+    ],
+)
+def test_a_geometry_in_which_nothing_can_lie_is_refused(tmp_path, affine):
+    nib.save(nib.Nifti1Image(np.random.default_rng(0).uniform(size=(8, 8, 8)).astype("f4"), affine), tmp_path / "a.nii")
+    with pytest.raises(SeriesError, match=r"a\.nii: unusable affine .* expected voxels of 0.001 to 1000 mm .* Repair"):
+        read(tmp_path / "a.nii")
 
 
 @pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
@@ -208,3 +224,15 @@ def test_pictures_that_are_refused(tmp_path):
     (tmp_path / "a" / "Image-2.png").write_bytes(b"")
     with pytest.raises(SeriesError, match=r"Image-2.png is not a readable picture"):
         read(tmp_path / "a")
+
+
+@pytest.mark.parametrize("chunk", [b"zTXt", b"iCCP"])
+def test_a_picture_with_text_that_unpacks_to_gigabytes_is_refused(tmp_path, chunk):
+    picture = cv2.imencode(".png", planes(1)[0])[1].tobytes()
+    packer = zlib.compressobj(9)
+    block = packer.compress(bytes(1 << 24)) + packer.flush(zlib.Z_FULL_FLUSH)
+    content = b"a\0\0" + block + block[2:] * 120  # the header of zlib comes once
+    whole = len(content).to_bytes(4, "big") + chunk + content + zlib.crc32(chunk + content).to_bytes(4, "big")
+    (tmp_path / "Image-1.png").write_bytes(picture[:33] + whole + picture[33:])
+    with pytest.raises(SeriesError, match=r"Image-1\.png is not a readable picture. Copy it again, or remove it"):
+        read(tmp_path)

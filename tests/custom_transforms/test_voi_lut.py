@@ -133,8 +133,15 @@ def test_without_a_window(write_series, tmp_path):
 
 def test_a_window_that_is_none(write_series, tmp_path):
     write_series(planes(3), WindowCenter=500, WindowWidth=0)
-    with pytest.raises(SeriesError, match=r"the window or VOI LUT of Image-1.dcm .*without voi_lut"):
+    with pytest.raises(
+        SeriesError, match=r"the window or VOI LUT of Image-1.dcm .*without voi_lut, .*--window percentile"
+    ):
         shown(tmp_path / "series")
+    write_series(planes(3), "broken", WindowCenter="nan", WindowWidth="5")
+    with pytest.raises(
+        SeriesError, match=r"the window or VOI LUT of Image-1.dcm .*NaN or infinity.*--window percentile"
+    ):
+        shown(tmp_path / "broken")
 
 
 def test_nifti_has_nothing_to_apply(tmp_path: Path):

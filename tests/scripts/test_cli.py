@@ -4,6 +4,8 @@ import subprocess
 import sys
 from importlib.metadata import version
 
+import nibabel as nib
+import numpy as np
 import pytest
 import segmentation_models_pytorch as smp
 import torch
@@ -172,6 +174,10 @@ def test_a_reader_that_goes_away_ends_the_command_quietly(tmp_path, words):
 def test_unknown_setting_is_answered_with_the_nearest(tmp_path):
     with pytest.raises(ValueError, match="inference has no setting 'min_tumour_ratio'; did you mean --min_tumor_ratio"):
         cli.run_config("inference", min_tumour_ratio=0.1)
+    with pytest.raises(ValueError, match=r"--imports 5: this is no setting; change it in a configuration"):
+        checks.settings("inference", {"imports": 5})
+    with pytest.raises(ValueError, match=r"--batch_size : expected a whole number from 1"):
+        checks.settings("inference", {"batch_size": ""})
     with pytest.raises(ValueError, match=r"train_segmentation has no setting 'xyz'; it knows .*max_epochs"):
         cli.run_config("train_segmentation", xyz=1)
     assert not list(tmp_path.iterdir())
@@ -220,6 +226,15 @@ def mistake(monkeypatch, capsys, *words):
     assert len(rest) <= 1
     assert "Traceback" not in code + capsys.readouterr().err
     return first
+
+
+def test_a_name_of_several_lines_is_told_on_one(monkeypatch, capsys, tmp_path):
+    labels = tmp_path / "labels.csv"
+    labels.write_text('BraTS21ID,MGMT_value\n"a\nb\x1b[2J",5\n')
+    (tmp_path / "in" / "A").mkdir(parents=True)
+    nib.save(nib.Nifti1Image(np.eye(4)[:, :, None] * np.ones(4), np.eye(4)), tmp_path / "in" / "A" / "A_flair.nii")
+    said = mistake(monkeypatch, capsys, "datalist", tmp_path / "in", tmp_path / "list.json", "--labels", labels)
+    assert said == f"error: {labels}: MGMT_value of a b\ufffd[2J is '5', expected 0 or 1"
 
 
 def test_no_studies(monkeypatch, capsys, tmp_path, segmenter):

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from scripts import datalists
 from scripts.datalists import DataListError
+from scripts.errors import UserError
 from tests.scripts.layouts import NAMES_2023, dicom_study, names, nifti_study, touch
 
 
@@ -82,6 +83,17 @@ def test_two_labels_of_a_patient_are_refused(tmp_path, first, second):
 def test_visits_of_a_person_have_labels_of_their_own(tmp_path):
     visits = {"BraTS-GLI-00012-000": 0, "BraTS-GLI-00012-001": 1}
     assert datalists.read_labels(write_rows(tmp_path / "labels.csv", visits.items())) == visits
+
+
+@pytest.mark.parametrize("content", [b"BraTS21ID,MGMT_value\n1," + b"x" * 200_000, b"BraTS21ID,MGMT_value\n\xe4,1\n"])
+@pytest.mark.parametrize("read", [datalists.read_labels, datalists.read_asked])
+def test_what_is_no_table_is_named(tmp_path, content, read):
+    file = tmp_path / "labels.csv"
+    file.write_bytes(content)
+    with pytest.raises(
+        DataListError, match=r"labels\.csv: not a table that can be read \(.*\); save it as CSV in UTF-8"
+    ):
+        read(file)
 
 
 def test_wrong_columns(tmp_path):
@@ -265,13 +277,25 @@ def test_paths_follow_the_folder_that_is_given(tmp_path):
         ('{"test": [{"patient": " "}]}', "has the patient ' ', expected a text that is not empty"),
         (
             '{"training": [{"patient": "1"}], "test": [{"patient": "1"}]}',
-            r"list\.json: patients named more than once: 1",
+            r"list\.json: patients named more than once: 1; keep one",
         ),
+        ("[" * 100_000, r"list\.json: not JSON that can be read \(.*\); make it anew with `radiogenomics datalist`"),
+        ('{"test": [], "n": ' + "9" * 5000 + "}", r"list\.json: not JSON that can be read .*; make it anew"),
+        ("\udcff", r"list\.json: not JSON that can be read .*utf-8.*; make it anew"),
+        ('{"test": null}', r"list\.json: 'test' is None; expected a list of patients"),
+        ('{"test": [], "dataset_dir": 5}', r"list\.json: dataset_dir is 5; expected the path of a folder"),
+        ('{"test": [{"patient": "1", "FLAIR": "a\\u0000"}]}', r"list\.json: FLAIR of patient 1 is .*; expected a path"),
+        ('{"test": [{"patient": "1", "seg": "\\ud800"}]}', r"list\.json: seg of patient 1 is .*; expected a path"),
+        ('{"test": [{"patient": "\\ud800"}]}', r"list\.json: patient '\\ud800' holds half a character; rename"),
+        ('{"test": [{"patient": "1", "label": "x"}]}', r"list\.json: label of patient 1 is 'x'; expected 0 or 1"),
+        ('{"test": [{"patient": "1", "label": true}]}', r"list\.json: label of patient 1 is True; expected 0 or 1"),
+        ('{"test": [{"patient": "1", "fold": 0.5}]}', r"list\.json: fold of patient 1 is 0.5; expected a whole number"),
+        ('{"test": [{"patient": "1", "group": []}]}', r"list\.json: group of patient 1 is \[\]; expected a text"),
     ],
 )
 def test_unusable_lists(tmp_path, content, message):
-    (tmp_path / "list.json").write_text(content)
-    with pytest.raises(DataListError, match=message):
+    (tmp_path / "list.json").write_text(content, encoding="utf-8", errors="surrogateescape")
+    with pytest.raises(UserError, match=message):
         datalists.load_datalist(tmp_path / "list.json")
 
 

@@ -113,3 +113,46 @@ def test_what_is_no_state_dict_is_refused(tmp_path, content):
     torch.save(content, file)
     with pytest.raises(WeightsError, match=r"other\.pt: holds no state dict; expected a mapping"):
         read_weights(file)
+
+
+def packed_zeros(content, gigabytes):
+    """Weights to which a packed member of zeros was added."""
+    stream = io.BytesIO(content)
+    with zipfile.ZipFile(stream, "a", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        archive.writestr("archive/data/9", bytes(int(gigabytes * 1e9)))
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (
+            packed_zeros(saved({"a": torch.zeros(9)}), 0.05),
+            "bytes unpack to 5.*expected what torch.save writes, which is not packed",
+        ),
+        (
+            saved({"a": torch.zeros(1).expand(10**13)}),
+            r"parameter a of \(10000000000000,\) is larger than the file of \d+ bytes",
+        ),
+        (
+            saved({"a": torch.zeros(3, dtype=torch.complex64)}),
+            "holds no state dict; expected a mapping from parameter names",
+        ),
+        (saved({"a": torch.eye(3).to_sparse()}), "holds no state dict; expected a mapping from parameter names"),
+        (saved({1: torch.zeros(3)}), "holds no state dict; expected a mapping from parameter names"),
+        (
+            saved({"model": {"a": torch.zeros(1)}, "settings": None}),
+            "its settings are None, expected a mapping from names",
+        ),
+        (
+            saved({"model": {"a": torch.zeros(1)}, "settings": {1: 2}}),
+            r"its settings are \{1: 2\}, expected a mapping from names",
+        ),
+    ],
+    ids=["packed", "view", "complex", "sparse", "numbered", "no settings", "numbered settings"],
+)
+def test_hostile_weights_are_refused_before_memory_is_taken(tmp_path, content, reason):
+    file = tmp_path / "hostile.pt"
+    file.write_bytes(content)
+    with pytest.raises(WeightsError, match=rf"hostile\.pt: .*{reason}"):
+        read_weights(file)

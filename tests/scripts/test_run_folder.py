@@ -154,3 +154,17 @@ def test_zoom(run, tmp_path):
 def test_neither_torch_nor_monai_is_needed():
     code = "import sys, radiogenomics.scripts.run_folder; sys.exit(any(name in sys.modules for name in ('torch', 'monai')))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("content", ["[" * 100_000, "\udcff", "{", "[]"])
+def test_a_damaged_file_of_a_run_is_named_with_what_to_do(tmp_path, content):
+    (tmp_path / "patients.json").write_text(content, errors="surrogateescape")
+    with pytest.raises(run_folder.RunError, match=r"patients\.json: .*; run the job that wrote it again"):
+        run_folder.read_patients(tmp_path)
+    if content != "[]":
+        (tmp_path / "resolved_config.yaml").write_text(content, errors="surrogateescape")
+        with pytest.raises(
+            run_folder.RunError, match=r"resolved_config\.yaml: can't be read as YAML .*; run the job"
+        ) as info:
+            run_folder.read_config(tmp_path)
+        assert "\n" not in str(info.value)

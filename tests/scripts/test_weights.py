@@ -11,7 +11,7 @@ from torch import nn
 from scripts import weights
 from scripts.errors import UserError
 from scripts.model_files import WeightsError
-from scripts.networks import BiLSTMNFNet
+from scripts.networks import BiLSTMNFNet, build_classifier, build_segmenter
 from tests.forked import python_words
 
 TINY = "test_efficientnet"
@@ -140,6 +140,43 @@ def test_where_they_tell_it_is_a_list_of_modalities(tmp_path, value):
     weights.save_weights(torch.nn.Linear(1, 1), {"enhancing_on": value}, tmp_path / "own.pt")
     with pytest.raises(weights.WeightsError, match=r"enhancing_on is .* expected a list of FLAIR, T1w, T1wCE, T2w"):
         weights.segmenter_settings(tmp_path / "own.pt")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("image_size", "x", "a whole number from 16 to 1024"),
+        ("image_size", 10**6, "a whole number from 16 to 1024"),
+        ("image_size", True, "a whole number from 16 to 1024"),
+        ("decoder_channels", [1e9], "five whole numbers"),
+        ("decoder_channels", None, "five whole numbers"),
+        ("scaling", [], "minmax or window"),
+        ("field_of_view", float("nan"), "None, or mm from 10 to 1000"),
+        ("encoder_name", None, "a text"),
+    ],
+)
+def test_settings_that_no_segmenter_has_are_refused(tmp_path, name, value, expected):
+    file = tmp_path / "odd.pt"
+    weights.save_weights(segmenter(), {name: value}, file)
+    with pytest.raises(
+        WeightsError, match=rf"odd\.pt: its setting {name} is .*, expected {expected}.*; write the file again"
+    ):
+        weights.segmenter_settings(file)
+
+
+@pytest.mark.parametrize(("name", "value"), [("hidden_size", "x"), ("sequence_length", 10**9), ("stride", 0)])
+def test_settings_that_no_classifier_has_are_refused(tmp_path, name, value):
+    file = tmp_path / "odd.pt"
+    weights.save_weights(classifier(), {name: value}, file)
+    with pytest.raises(WeightsError, match=rf"odd\.pt: its setting {name} is .*, expected a whole number"):
+        weights.classifier_settings({"FLAIR": file})
+
+
+def test_a_network_that_nobody_knows_is_refused():
+    with pytest.raises(UserError, match=r"no segmentation network can be built of .*'nobody'.*; use other weights"):
+        build_segmenter({**weights.SEGMENTER_SETTINGS, "encoder_name": "nobody"})
+    with pytest.raises(UserError, match=r"no classifier can be built of .*'nobody'.*; use other weights"):
+        build_classifier({"backbone": "nobody"})
 
 
 def test_settings_of_classifiers(tmp_path):

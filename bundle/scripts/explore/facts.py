@@ -11,6 +11,7 @@ import numpy as np
 
 from custom_transforms import SliceGeometry
 from custom_transforms.dicom import dicom_slices
+from custom_transforms.nifti import open_nifti
 from custom_transforms.pictures import PICTURE_SUFFIXES
 
 from .. import memory
@@ -66,11 +67,8 @@ def _from_headers(files: str | Sequence[str]) -> dict[str, Any]:
 
 
 def _of_nifti(path: Path) -> dict[str, Any]:
-    import nibabel
-
-    image: Any = nibabel.load(path)  # type: ignore[attr-defined]
-    shape = (*image.shape, 1, 1)[:3]
-    return {"format": "NIfTI", "files": 1, **_of_grid(image.affine, shape)}
+    _, shape, affine = open_nifti(path)
+    return {"format": "NIfTI", "files": 1, **_of_grid(affine, shape)}
 
 
 def _of_dicom(files: str | Sequence[str]) -> dict[str, Any]:

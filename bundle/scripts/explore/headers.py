@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import pydicom
 
 from custom_transforms import SeriesError
-from custom_transforms.dicom import read_dicom
+from custom_transforms.dicom_file import read_dicom
 from custom_transforms.volume import entries_of
 
 from ..errors import UserError

@@ -20,6 +20,9 @@ MAX_MEMBERS = 3_000_000
 MAX_RATIO = 1100
 """To which a member may unpack; deflate packs 1032 bytes into one at most."""
 
+LARGEST_MEMBER = 1_000_000_000
+"""Bytes of a file that is unpacked: more than readers take of any."""
+
 
 class ArchiveError(UserError):
     """A zip file that can't be unpacked."""
@@ -98,6 +101,11 @@ def _check(path: Path, members: list[zipfile.ZipInfo], free: int, size: int) -> 
         if member.file_size > MAX_RATIO * member.compress_size + 1000:
             raise ArchiveError(
                 f"{path}: its member {member.filename!r} declares {member.file_size:,} bytes, more than it can hold"
+            )
+        if member.file_size > LARGEST_MEMBER:
+            raise ArchiveError(
+                f"{path}: its member {member.filename!r} declares {member.file_size:,} bytes, expected at most {LARGEST_MEMBER:,}, as no "
+                "series of one brain is larger; remove it from the zip file"
             )
     total = sum(member.file_size for member in members)
     if total > 0.9 * free:

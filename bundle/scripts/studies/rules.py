@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from ..files import parse_yaml
+from ..files import one_line, parse_yaml
 from ..modalities import MRI_TYPES
 from .series import DicomSeries, DicomStudy, StudiesError, by_number
 
@@ -62,6 +62,8 @@ def read_rules(file: str | Path) -> Rules:
     """
     content = _content(file)
     words = content.get("words") or {}
+    if not isinstance(words, dict):
+        raise StudiesError(f"{file}: words is {one_line(repr(words))}; expected an expression for each name")
 
     def listed(key: str) -> list[Any]:
         return _listed(content.get(key), f"{file}: {key}")
@@ -71,11 +73,13 @@ def read_rules(file: str | Path) -> Rules:
         return tuple(_expression(text, words, place) for text in _listed(texts, place))
 
     prefer = listed("prefer") if "prefer" in content else ["slices", "newest"]
-    if unknown := [name for name in prefer if name not in PREFERENCES]:
-        raise StudiesError(f"{file}: prefer: {unknown[0]!r} is unknown; expected some of {', '.join(PREFERENCES)}")
+    if unknown := [name for name in prefer if name not in list(PREFERENCES)]:
+        raise StudiesError(
+            f"{file}: prefer: {one_line(repr(unknown[0]))} is unknown; expected some of {', '.join(PREFERENCES)}"
+        )
     min_slices = content.get("min_slices", 1)
     if not isinstance(min_slices, int) or isinstance(min_slices, bool) or min_slices < 1:
-        raise StudiesError(f"{file}: min_slices is {min_slices!r}, expected a whole number from 1")
+        raise StudiesError(f"{file}: min_slices is {one_line(repr(min_slices))}, expected a whole number from 1")
     key = "contrast_by_header_unless"
     unless = content.get(key)
     return Rules(
@@ -95,23 +99,25 @@ def _content(file: str | Path) -> dict[str, Any]:
         raise StudiesError(f"{file}: no such file of rules")
     try:
         content = parse_yaml(Path(file).read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise StudiesError(f"{file}: not YAML ({error})") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise StudiesError(
+            f"{file}: not YAML ({one_line(error)}); expected rules as in configs/modality_rules.yaml, in UTF-8"
+        ) from error
     if not isinstance(content, dict) or not isinstance(content.get("modalities"), dict):
         raise StudiesError(f"{file}: expected rules with `modalities:`, a list of expressions for each modality")
     for key in content:
         if key not in _RULE_KEYS:
-            raise StudiesError(f"{file}: {key!r} is unknown; expected {', '.join(_RULE_KEYS)}")
+            raise StudiesError(f"{file}: {one_line(repr(key))} is unknown; expected {', '.join(_RULE_KEYS)}")
     for name in content["modalities"]:
-        if name not in MRI_TYPES:
-            raise StudiesError(f"{file}: modality {name!r} is unknown; expected {', '.join(MRI_TYPES)}")
+        if name not in list(MRI_TYPES):
+            raise StudiesError(f"{file}: modality {one_line(repr(name))} is unknown; expected {', '.join(MRI_TYPES)}")
     return content
 
 
 def _listed(value: Any, where: str) -> list[Any]:
     if value is None or isinstance(value, list):
         return value or []
-    raise StudiesError(f"{where}: expected a list, found {value!r}")
+    raise StudiesError(f"{where}: expected a list, found {one_line(repr(value))}")
 
 
 def _expression(text: Any, words: Mapping[str, str], where: str) -> re.Pattern[str]:
@@ -119,13 +125,17 @@ def _expression(text: Any, words: Mapping[str, str], where: str) -> re.Pattern[s
 
     def word(match: re.Match[str]) -> str:
         if match[1] not in words:
-            raise StudiesError(f"{where}: {{{match[1]}}} stands for no expression of `words`: {', '.join(words)}")
+            raise StudiesError(
+                f"{where}: {{{match[1]}}} stands for no expression of `words`: {one_line(', '.join(map(str, words)))}; add it there"
+            )
         return f"(?:{words[match[1]]})"
 
+    if not isinstance(text, (str, int, float)):
+        raise StudiesError(f"{where}: expected a regular expression, found {one_line(repr(text))}")
     try:
         return re.compile(re.sub(r"\{([a-z]\w*)\}", word, str(text)), re.IGNORECASE)
-    except re.error as error:
-        raise StudiesError(f"{where}: {text!r} is no regular expression ({error})") from error
+    except (re.error, OverflowError, RecursionError) as error:
+        raise StudiesError(f"{where}: {one_line(repr(text))} is no regular expression ({error}); correct it") from error
 
 
 def plain(description: str) -> str:

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pydicom
 from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
 from pydicom.uid import (
@@ -23,7 +22,9 @@ from pydicom.uid import (
     MRImageStorage,
 )
 
+from custom_transforms.dicom_file import open_dicom
 from custom_transforms.planes import PLANES
+from custom_transforms.volume import FARTHEST, MAX_SIDE
 
 from ..errors import UserError
 from ..waiting import within_limit
@@ -164,13 +165,13 @@ def _read_header(path: Path) -> Dataset | None:
     """What KEYWORDS name; None for files that are no DICOM or can't be read."""
     options: dict[str, Any] = {"stop_before_pixels": True, "specific_tags": list(KEYWORDS)}
     try:
-        header = within_limit(path, partial(pydicom.dcmread, path, **options))
+        header = within_limit(path, partial(open_dicom, path, **options))
     except InvalidDicomError:
         with open(path, "rb") as stream:
             if path.suffix.lower() not in _DICOM_SUFFIXES or stream.read(2) not in _FIRST_GROUPS:
                 return None
         try:  # old files lack the preamble
-            header = pydicom.dcmread(path, force=True, **options)
+            header = open_dicom(path, force=True, **options)
         except Exception:
             return None
     except Exception as error:  # whatever a damaged file makes the parser raise
@@ -224,8 +225,9 @@ def _series(files: Sequence[tuple[Path, Dataset]]) -> DicomSeries:
 
 
 def _frames(header: Dataset) -> int:
+    """Frames that a header declares, as far as a file can hold them."""
     value = _text(header, "NumberOfFrames")
-    return int(value) if value.isdigit() and int(value) > 0 else 1
+    return min(int(value), MAX_SIDE + 1) if re.fullmatch(r"[0-9]{1,12}", value) and int(value) > 0 else 1
 
 
 def _slice(header: Dataset, frame: int) -> _Slice:
@@ -238,7 +240,8 @@ def _slice(header: Dataset, frame: int) -> _Slice:
         for place in (*items, header):
             value = place.get(keyword)
             if value is not None and len(value) == length:
-                return np.array([float(part) for part in value])
+                array = np.array([float(part) for part in value])
+                return array if bool((np.abs(array) <= FARTHEST).all()) else None  # NaN is not
         return None
 
     try:
@@ -261,6 +264,8 @@ def _trouble(headers: Sequence[Dataset], directions: Sequence[np.ndarray], image
     kinds = {str(header.SOPClassUID) for header in headers} - set(MR_IMAGES)
     if kinds:
         return f"no MR images but {', '.join(sorted(UID(kind).name for kind in kinds))}"
+    if frames := [_text(header, "NumberOfFrames") for header in headers if _frames(header) > MAX_SIDE]:
+        return f"a file declares {frames[0]} frames, expected at most {MAX_SIDE}: its header is damaged"
     sizes = Counter((header.get("Columns"), header.get("Rows")) for header in headers)
     if len(sizes) > 1:
         return "slices of different sizes: " + ", ".join(f"{width} x {height}" for width, height in sizes)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ..files import printable, write_csv, write_json
+from ..files import FileError, escaped, read_json, write_csv, write_json
 from ..modalities import MRI_TYPES
 from ..waiting import within_limit
 from .folders import paths_of
@@ -64,18 +63,17 @@ def _from_voxels(files: str | Sequence[str]) -> dict[str, Any]:
 def _from_headers(files: str | Sequence[str]) -> dict[str, Any]:
     paths = paths_of(files)
     if len(paths) == 1 and is_nifti(paths[0].name):
-        import nibabel
-
+        from custom_transforms.nifti import open_nifti
         from custom_transforms.planes import PLANES
 
-        image: Any = nibabel.load(paths[0])  # type: ignore[attr-defined]
-        zooms = np.linalg.norm(image.affine[:3, :3], axis=0)
+        _, shape, affine = open_nifti(paths[0])
+        zooms = np.linalg.norm(affine[:3, :3], axis=0)
         across = int(np.argmax(zooms))
-        axis = int(np.argmax(np.abs(image.affine[:3, across] / zooms[across])))
+        axis = int(np.argmax(np.abs(affine[:3, across] / zooms[across])))
         flat = float(zooms[across]) > 1.05 * float(np.min(zooms))
         return {
             "plane": PLANES[axis] if flat else "3D",
-            "slices": int(image.shape[across]),
+            "slices": int(shape[across]),
             "spacing": round(float(zooms[across]), 3),
         }
     from .series import read_studies
@@ -149,7 +147,11 @@ def read_studies_file(folder: str | Path) -> dict[str, dict[str, Any]]:
     file = Path(folder) / STUDIES_FILE
     if not file.is_file():
         return {}
-    return {one["patient"]: one for one in json.loads(file.read_text(encoding="utf-8"))}
+    again = "write it again with `radiogenomics studies` or the job that wrote it"
+    content = read_json(file, again)
+    if not isinstance(content, list) or not all(isinstance(one, dict) and "patient" in one for one in content):
+        raise FileError(f"{file}: holds no list of patients; {again}")
+    return {one["patient"]: one for one in content}
 
 
 def as_text(entries: Sequence[Mapping[str, Any]]) -> str:
@@ -175,4 +177,4 @@ def as_text(entries: Sequence[Mapping[str, Any]]) -> str:
         widths = [max(map(len, column)) for column in zip(*table, strict=True)] if table else []
         lines += ["  " + "  ".join(map(str.ljust, one, widths)).rstrip() for one in table]
         lines += [f"  ! {text}" for text in remarks(entry)]
-    return "\n".join(map(printable, lines))
+    return "\n".join(map(escaped, lines))

@@ -7,6 +7,7 @@ import numpy as np
 import pydicom
 import pytest
 import yaml
+from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.uid import (
     EnhancedMRImageStorage,
@@ -313,3 +314,27 @@ def test_a_patient_whose_files_are_named(tmp_path):
     assert (entry["FLAIR"], entry["T1wCE"]) == (str(tmp_path / "Jo" / "a.nii.gz"), str(tmp_path / "Jo" / "post"))
     with pytest.raises(DataListError, match=r"--FLAIR .*gone: no such file or folder"):
         find_studies(None, named={"FLAIR": tmp_path / "gone"})
+
+
+def test_a_file_that_declares_a_billion_frames_is_left_out_at_once(tmp_path):
+    export = Export(tmp_path)
+    export.series("FLAIR AX", slices=3, NumberOfFrames=1_000_000_000)
+    (decision,) = decisions(export).values()
+    assert not decision.chosen
+    assert "declares 1000000000 frames, expected at most 4096" in decision.reason
+
+
+@pytest.mark.parametrize("position", ["nan", "inf", "1e300"])
+def test_positions_that_are_no_place_are_none(tmp_path, position):
+    export = Export(tmp_path)
+    export.series("FLAIR AX", slices=4)
+    file = next(path for path in sorted(tmp_path.rglob("*")) if path.is_file())
+    dataset = pydicom.dcmread(file)
+    tag = pydicom.tag.Tag("ImagePositionPatient")
+    value = f"0\\0\\{position} ".encode()
+    value += b" " * (len(value) % 2)
+    dataset._dict[tag] = RawDataElement(tag, "DS", len(value), value, 0, False, True)
+    dataset.save_as(file)
+    (study,) = studies_of(tmp_path)
+    assert study.series[0].spacing is None  # as where a slice says nothing
+    assert study.series[0].plane == "axial"

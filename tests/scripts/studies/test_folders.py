@@ -1,14 +1,16 @@
 """Studies in folders of any layout."""
 
 import logging
+import zipfile
 
 import nibabel as nib
 import numpy as np
 import pytest
 
-from custom_transforms.dicom import DICOM_SUFFIXES
+from custom_transforms.dicom_file import DICOM_SUFFIXES
 from custom_transforms.nifti import NIFTI_SUFFIXES
 from custom_transforms.pictures import PICTURE_SUFFIXES
+from scripts.errors import UserError
 from scripts.masks import save_label_map
 from scripts.studies import walk
 from scripts.studies.folders import DataListError, find_studies
@@ -258,3 +260,14 @@ def test_two_paths_for_one_modality(tmp_path):
         DataListError, match=r"flair\.nii\.gz and .*t2f\.nii\.gz are both FLAIR of patient BraTS2021_00001; keep one"
     ):
         find(tmp_path)
+
+
+def test_a_member_of_gigabytes_is_not_unpacked(tmp_path):
+    archive = tmp_path / "studies.zip"
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as new:
+        new.writestr("A/A_flair.nii", bytes(10_000_000))
+        new.filelist[0].file_size, new.filelist[0].compress_size = 3_000_000_000, 3_000_000
+    with pytest.raises(
+        UserError, match=r"studies\.zip: its member 'A/A_flair.nii' declares 3,000,000,000 bytes, .*; remove it"
+    ):
+        find_studies(archive)

@@ -78,17 +78,36 @@ def test_the_first_modality_that_fits_counts(export, tmp_path):
         ("modalities: {T1w: [t1]}\nprefer: [best]", "prefer: 'best' is unknown"),
         ("modalities: {T1w: [t1]}\nmin_slices: 0", "min_slices is 0"),
         ("modalities: {T1w: [t1", "not YAML"),
+        ("modalities: " + "[" * 5000, "not YAML"),
+        ("modalities: {T1w: [\udcff]}", "not YAML"),
+        ("modalities: {T1w: ['a{99999999999}']}", "is no regular expression"),
+        ("modalities: {T1w: [null]}", "modalities: T1w: expected a regular expression, found None"),
+        ("modalities: {T1w: ['{a}']}\nwords: [a]", "words is ['a']; expected an expression for each name"),
+        ("modalities: {T1w: [t1]}\nprefer: [[newest]]", "prefer: ['newest'] is unknown"),
         ("[]", "expected rules with `modalities:`"),
     ],
 )
 def test_mistakes_in_rules_are_named(tmp_path, content, words):
     file = tmp_path / "rules.yaml"
-    file.write_text(content)
+    file.write_text(content, encoding="utf-8", errors="surrogateescape")
     with pytest.raises(StudiesError, match=re.escape(words)) as info:
         read_rules(file)
     assert str(file) in str(info.value)
+    assert "\n" not in str(info.value)
     with pytest.raises(StudiesError, match="no such file of rules"):
         read_rules(tmp_path / "none.yaml")
+
+
+def test_rules_of_a_thousand_million_words_are_refused_in_a_sentence(tmp_path):
+    file = tmp_path / "rules.yaml"
+    lines = [
+        "a0: &a0 [x, x, x, x, x, x, x, x, x]",
+        *(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 5)),
+    ]
+    file.write_text("\n".join(["modalities:", *(f"  {line}" for line in lines), "  FLAIR: [*a4]"]))
+    with pytest.raises(StudiesError) as info:
+        read_rules(file)
+    assert len(str(info.value)) < 1000
 
 
 # Several series of a modality

@@ -97,3 +97,20 @@ def test_entries_of_a_data_list_have_no_table(tmp_path):
     write_studies([{"patient": "P", "FLAIR": "x"}], tmp_path)
     assert list(tmp_path.iterdir()) == []
     assert read_studies_file(tmp_path) == {}
+
+
+@pytest.mark.parametrize("skull", [True, False])
+@pytest.mark.parametrize("shape", [(3, 4), (3, 4, 5, 2), (30, 32, 20)])
+def test_what_is_wrong_with_a_nifti_file_is_told_and_no_number_is_none(tmp_path, skull, shape):
+    file = tmp_path / "A" / "A_flair.nii"
+    file.parent.mkdir()
+    data = bytearray(nib.Nifti1Image(np.ones(shape, np.int16), np.eye(4)).to_bytes())
+    data[280:284] = np.float32(np.inf if len(shape) == 3 else 1).tobytes()  # srow_x
+    file.write_bytes(data)
+    entries = find_studies(tmp_path)
+    describe(entries[0], skull)
+    write_studies(entries, tmp_path / "out")
+    told = (tmp_path / "out" / "studies.json").read_text()
+    json.loads(told, parse_constant=pytest.fail)
+    if skull or len(shape) != 2:
+        assert "A_flair.nii: " in told  # the file is named, not only what Python said of it
