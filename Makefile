@@ -20,13 +20,17 @@ LOCK_OPTIONS ?=
 PYTHON_OLDEST ?= python3.10
 PYTHON_NEWEST ?= python3.13
 TESTS ?= tests
+CAMPAIGN ?= campaigns
+COUNT ?=
+SEED ?= 0
 
+CAMPAIGN_RUN = mkdir -p $(CAMPAIGN) && PYTHONPATH=bundle $(ONE_THREAD) $(VENV)/bin/python -m tests.campaigns
 LOCK = $(if $(LOCKED),.ci/requirements.txt)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help demo quick test test-docs lint format bench clean bundle wheel wheelhouse test-bundle test-wheelhouse test-monailabel test-monaideploy test-flare test-tensorflow \
-  lock sbom audit test-versions
+  fuzz kill soak same-answer lock sbom audit test-versions
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^## / {printf "\n%s\n", substr($$0, 4)} /^[a-z-]+:.*## / {printf "  make %-18s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -35,6 +39,7 @@ help: ## list the targets
 	@echo "  PYTHON=$(PYTHON) VENV=$(VENV)"
 	@echo "  DEMO=$(DEMO) (its folder) SIGNAL=$(SIGNAL) (of the phantom, 0 to 1)"
 	@echo "  WORKERS=$(WORKERS) (tests at a time) BENCH=$(BENCH) (tables of the benchmarks)"
+	@echo "  CAMPAIGN=$(CAMPAIGN) (folder of the tables) COUNT=$(COUNT) SEED=$(SEED) (of a campaign)"
 	@echo "  LOCKED=$(LOCKED) (1: the versions of make lock) LOCK_OPTIONS=$(LOCK_OPTIONS) (of uv pip compile)"
 	@echo "  PYTHON_OLDEST=$(PYTHON_OLDEST) PYTHON_NEWEST=$(PYTHON_NEWEST) TESTS=$(TESTS) (of test-versions)"
 	@echo "  TARGET_PYTHON=$(TARGET_PYTHON) TARGET_PLATFORM=$(TARGET_PLATFORM) WITHOUT=\"$(WITHOUT)\" (of the wheelhouse)"
@@ -87,6 +92,20 @@ wheelhouse: $(VENV)/.dev-stamp ## dist/wheelhouse: every wheel that prediction n
 	$(VENV)/bin/python tools/wheelhouse.py --output dist/wheelhouse \
 	  $(if $(TARGET_PYTHON),--python-version $(TARGET_PYTHON)) $(if $(TARGET_PLATFORM),--platform $(TARGET_PLATFORM)) \
 	  $(if $(WITHOUT),--without $(WITHOUT))
+
+## Try to break it (a small part of each is in the tests)
+
+fuzz: $(VENV)/.dev-stamp ## 1,000 inputs with one thing wrong through the commands that read them; table in CAMPAIGN/fuzz.md
+	$(CAMPAIGN_RUN).fuzz --count $(or $(COUNT),1000) --seed $(SEED) --output $(CAMPAIGN)/fuzz.md
+
+kill: $(VENV)/.dev-stamp ## jobs that are killed, interrupted, out of disk space, and started again; table in CAMPAIGN/kill.md
+	$(CAMPAIGN_RUN).kill --count $(or $(COUNT),50) --seed $(SEED) --output $(CAMPAIGN)/kill.md
+
+soak: $(VENV)/.dev-stamp ## 1,000 small studies of all layouts, some broken: rows, memory, pace; table in CAMPAIGN/soak.md
+	$(CAMPAIGN_RUN).soak --count $(or $(COUNT),1000) --seed $(SEED) --report --output $(CAMPAIGN)/soak.md
+
+same-answer: $(VENV)/.dev-stamp ## one study computed in every way, also by .venv-oldest and .venv-newest; table in CAMPAIGN/same_answer.md
+	$(CAMPAIGN_RUN).same_answer --python $(wildcard .venv-oldest/bin/python .venv-newest/bin/python) --output $(CAMPAIGN)/same_answer.md
 
 ## What it is made of
 

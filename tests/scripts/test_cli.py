@@ -234,7 +234,7 @@ def test_a_name_of_several_lines_is_told_on_one(monkeypatch, capsys, tmp_path):
     (tmp_path / "in" / "A").mkdir(parents=True)
     nib.save(nib.Nifti1Image(np.eye(4)[:, :, None] * np.ones(4), np.eye(4)), tmp_path / "in" / "A" / "A_flair.nii")
     said = mistake(monkeypatch, capsys, "datalist", tmp_path / "in", tmp_path / "list.json", "--labels", labels)
-    assert said == f"error: {labels}: MGMT_value of a b\ufffd[2J is '5', expected 0 or 1"
+    assert said == f"error: {labels}: MGMT_value of a b\\x1b[2J is '5', expected 0 or 1"
 
 
 def test_no_studies(monkeypatch, capsys, tmp_path, segmenter):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import itertools
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -43,6 +43,7 @@ _TOP = np.deg2rad(13)  # on either side of the best roll
 _SHIFTS = tuple(
     itertools.product((-1, 0, 1), repeat=2)
 )  # cells front to back and foot to head; cut-off copies need them
+_TILTS = (-10, -5, 5, 10)  # degrees to one side; the outline of some brains leaves that open
 
 
 def fingerprint(volume: np.ndarray, affine: np.ndarray) -> str:
@@ -80,8 +81,7 @@ def similarity(first: Sequence[str], second: Sequence[str]) -> np.ndarray:
     best = np.full((len(first), len(second)), -1.0, dtype=np.float32)
     size = np.minimum.outer(inside.sum((1, 2, 3)), shown.sum((1, 2, 3)))
     flat, mask = (array.reshape(len(first), -1) for array in (values, inside))
-    for back, up in _SHIFTS:
-        moved, seen = (_shifted(array, back, up).reshape(len(second), -1) for array in (others, shown))
+    for moved, seen in _placed(others, shown):
         shared = mask @ seen.T
         norm = np.sqrt((flat**2 @ seen.T) * (mask @ (moved**2).T))
         found = np.where(shared >= LEAST_SHARED * size, flat @ moved.T / np.maximum(norm, 1e-6), 0)
@@ -202,6 +202,17 @@ def _unpacked(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         inside[place] = known
         values[place] = np.where(known, cells.reshape(GRID).astype(np.float32) - _LEVELS, 0)
     return values, inside
+
+
+def _placed(values: np.ndarray, inside: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Details and where they are known, ``(n, cells)``, moved and tilted as copies may be against each other."""
+    flat = (len(values), -1)
+    for back, up in _SHIFTS:
+        yield _shifted(values, back, up).reshape(flat), _shifted(inside, back, up).reshape(flat)
+    for angle in _TILTS:
+        tilted, seen = (ndimage.rotate(one, angle, axes=(1, 3), reshape=False, order=1) for one in (values, inside))
+        known = (seen > 0.5).astype(np.float32)
+        yield (tilted * known).reshape(flat), known.reshape(flat)
 
 
 def _shifted(stacks: np.ndarray, back: int, up: int) -> np.ndarray:
