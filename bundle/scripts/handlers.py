@@ -296,8 +296,8 @@ class LastCheckpoint:
 
     def _save(self, checkpoint: Mapping[str, Any], filename: str, *_: Any) -> None:
         if distributed.is_first():
-            with written_whole(self.output_dir / filename) as temporary:
-                torch.save(checkpoint, temporary)
+            with written_whole(self.output_dir / filename) as temporary, open(temporary, "wb") as stream:
+                torch.save(checkpoint, stream)
 
     def load(self, engine: Engine) -> None:
         """Go on from the last checkpoint; a run that had stopped stays so."""

@@ -361,8 +361,8 @@ def save_weights(network: nn.Module, settings: Mapping[str, Any], file: str | Pa
     state = network.state_dict()
     if half:
         state = {name: value.half() if value.is_floating_point() else value for name, value in state.items()}
-    with written_whole(file) as temporary:
-        torch.save({"model": state, "settings": dict(settings)}, temporary)
+    with written_whole(file) as temporary, open(temporary, "wb") as stream:  # a path would stand in the file
+        torch.save({"model": state, "settings": dict(settings)}, stream)
 
 
 def initialise(network: nn.Module, init: str | Path = "imagenet", models: str | Path | None = None) -> nn.Module:

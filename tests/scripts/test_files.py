@@ -251,6 +251,11 @@ def _write_with_torch(path):
     torch.save(torch.zeros(100_000), path)
 
 
+def _write_with_torch_to_a_stream(path):
+    with open(path, "wb") as stream:
+        torch.save(torch.zeros(100_000), stream)
+
+
 def _write_with_hdf5(path):
     with h5py.File(path, "w") as file:
         file["image"] = np.random.default_rng(0).random(100_000)
@@ -269,7 +274,10 @@ def _write_text(path):
     path.write_text("x" * 100_000)
 
 
-@pytest.mark.parametrize("write", [_write_with_torch, _write_with_hdf5, _write_with_numpy, _write_array, _write_text])
+@pytest.mark.parametrize(
+    "write",
+    [_write_with_torch, _write_with_torch_to_a_stream, _write_with_hdf5, _write_with_numpy, _write_array, _write_text],
+)
 def test_a_full_disk_is_told_by_folder_and_remedy(full_disk, write):
     (full_disk / "out.npy").write_text("earlier")
     with (

@@ -1,5 +1,7 @@
 import os
+import platform
 import subprocess
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -583,3 +585,12 @@ def test_a_file_may_be_written_over_while_its_weights_are_used(tmp_path):
         [*python_words(), "-c", code, str(file)], env=env, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_a_weights_file_is_the_same_wherever_it_is_written(tmp_path):
+    files = [tmp_path / "model.pt", tmp_path / "elsewhere" / "other.pt"]
+    for file in files:
+        torch.manual_seed(0)
+        weights.save_weights(torch.nn.Linear(2, 1), {"a": 1}, file)
+    assert files[0].read_bytes() == files[1].read_bytes()
+    assert platform.node().encode() not in zipfile.ZipFile(files[0]).namelist()[0].encode()
