@@ -169,7 +169,8 @@ class Unbroken:
         self.exact = {
             name
             for name, path in self.files.items()
-            if not name.endswith("events")
+            # a checkpoint that was loaded pickles the same values in another way
+            if not name.endswith(("events", "last.pt"))
             and bytes_of(path) == bytes_of(again[name])
             and not any(map(_TIMES.search, _all_values(path)))  # equal by chance
         }
