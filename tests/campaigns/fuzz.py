@@ -96,17 +96,21 @@ def run(count: int, seed: int, records: Path, minutes: float = 1e9, first: int =
     known = [json.loads(line) for line in records.read_text(encoding="utf-8").splitlines()] if records.is_file() else []
     todo = sorted(set(range(first, first + count)) - {record["number"] for record in known})
     started = time.monotonic()
+    before = logging.root.manager.disable
     logging.disable()
-    with tempfile.TemporaryDirectory(prefix="fuzz-") as name:
-        home = Path(name)
-        campaign = Campaign(home, seed)
-        with Worker(home / "worker", campaign.first) as worker, open(records, "a", encoding="utf-8") as stream:
-            for number in todo:
-                if time.monotonic() - started > 60 * minutes:
-                    break
-                known.append(try_case(campaign, worker, number))
-                stream.write(json.dumps(known[-1]) + "\n")
-                stream.flush()
+    try:
+        with tempfile.TemporaryDirectory(prefix="fuzz-") as name:
+            home = Path(name)
+            campaign = Campaign(home, seed)
+            with Worker(home / "worker", campaign.first) as worker, open(records, "a", encoding="utf-8") as stream:
+                for number in todo:
+                    if time.monotonic() - started > 60 * minutes:
+                        break
+                    known.append(try_case(campaign, worker, number))
+                    stream.write(json.dumps(known[-1]) + "\n")
+                    stream.flush()
+    finally:
+        logging.disable(before)
     return known
 
 

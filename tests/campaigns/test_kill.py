@@ -1,5 +1,6 @@
 """A small part of the kill campaign, and that its comparison sees what it should."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -9,13 +10,15 @@ import torch
 
 from tests.campaigns.kill_jobs import Unbroken
 
+ROOT = Path(__file__).parents[2]
+
 
 @pytest.mark.slow
 def test_a_killed_training_ends_as_an_unbroken_one(tmp_path):
     done = subprocess.run(
         [sys.executable, "-m", "tests.campaigns.kill", "--count", "3", "--seed", "1", "--jobs", "train", "--kinds", "SIGKILL",
          "SIGTERM", "SIGINT", "--output", tmp_path / "kill.md"],
-        cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=300, check=False,
+        cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT / "bundle")}, capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     assert (tmp_path / "kill.md").read_text().count("| nothing |") == 3

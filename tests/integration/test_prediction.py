@@ -135,7 +135,7 @@ def test_dicom_of_a_prediction(hospital, prediction, segmenter, classifiers, tmp
     studies = tmp_path / "studies"
     for patient in (hospital[1], "00902"):
         shutil.copytree(hospital[0] / patient, studies / patient)
-    settings = {"mri_types": "FLAIR,T2w", "dicom": True, "deidentify": True}
+    settings = {"mri_types": "FLAIR,T2w", "dicom": True}
     with monkeypatch.context() as patch:
         patch.setattr(output, "write_report", kill_after(0, output.write_report))
         with pytest.raises(Killed):

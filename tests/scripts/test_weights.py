@@ -73,9 +73,8 @@ def test_saving_replaces_whole_files_only(tmp_path, monkeypatch):
     weights.save_weights(classifier(1), SETTINGS, file)
     before = file.read_bytes()
 
-    def fail_half_way(content, path):
-        with open(path, "wb") as stream:
-            stream.write(b"half")
+    def fail_half_way(content, stream):
+        stream.write(b"half")
         raise OSError("disk full")
 
     with monkeypatch.context() as patch:
