@@ -91,5 +91,11 @@ def read_dicom(path: Path, pixels: bool = True) -> pydicom.Dataset | None:
             f"{path}: unreadable or truncated DICOM file ({error}). Copy it again from its source, or remove it from "
             "the folder."
         ) from error
-    is_directory = dataset.file_meta.get("MediaStorageSOPClassUID") == MediaStorageDirectoryStorage
+    try:
+        is_directory = dataset.file_meta.get("MediaStorageSOPClassUID") == MediaStorageDirectoryStorage
+    except Exception as error:
+        raise SeriesError(
+            f"{path}: its file meta information can't be read ({error}). Copy it again from its source, or remove it from "
+            "the folder."
+        ) from error
     return None if is_directory else dataset

@@ -369,7 +369,9 @@ def select(
     else:
         entries = find_studies(dataset_dir, rules, deidentify, given, patient)
     if not entries:
-        raise DataListError(f"{datalist}: there is no patient in {section or 'it'}")
+        raise DataListError(
+            f"{datalist}: there is no patient in {section or 'it'}; expected entries in a list called training, validation or test"
+        )
     for entry in entries:
         check_identifier(entry["patient"], dataset_dir or "")
     if labels is not None:

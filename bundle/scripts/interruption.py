@@ -44,6 +44,7 @@ class Interruption:
         if not self._said and int(os.environ.get("RANK") or 0) == 0:
             self._said = True
             with suppress(OSError, ValueError):
+                sys.stdout.flush()  # what was printed before stands before
                 print(line_break() + self.line, file=sys.stderr, flush=True)
 
     def install(self) -> None:

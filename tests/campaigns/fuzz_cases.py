@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 from collections.abc import Callable, Iterator
@@ -112,11 +113,20 @@ class Campaign:
     # inputs
 
     def case(self, number: int) -> Case:
-        """The input of this number, written anew."""
+        """The input of this number, written anew; one that pydicom will not write gives way to the next."""
+        for turn in itertools.count():
+            try:
+                return self._made(number, Random(f"{self.seed}/{number}" + f"/{turn}" * bool(turn)))
+            except (OverflowError, ValueError, TypeError, AttributeError):
+                if turn == 20:
+                    raise
+        raise AssertionError
+
+    def _made(self, number: int, rng: Random) -> Case:
         for folder in (self.place, self.out):
             shutil.rmtree(folder, ignore_errors=True)
         self.place.mkdir(parents=True)
-        kind, rng = self.kinds[number % len(self.kinds)], Random(f"{self.seed}/{number}")
+        kind = self.kinds[number % len(self.kinds)]
         made = Case(kind, "", [])
         if kind.startswith("DICOM") or kind in ("NIfTI", "pictures"):
             self._images(made, rng)

@@ -192,7 +192,7 @@ def archive(rng: Random, folder: Path) -> tuple[str, bytes]:
             member.external_attr = 0o120777 << 16
             new.writestr(member, "/etc")
         elif kind == "doubled":
-            new.writestr("P-SOUND/FLAIR/Image-2.dcm", b"x")
+            new.writestr("P-BROKEN/FLAIR/Image-2.dcm", b"x")
     data = bytearray(out.getvalue())
     if kind == "cut":
         del data[rng.randrange(len(data)) :]

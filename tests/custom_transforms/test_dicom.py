@@ -574,3 +574,11 @@ def test_values_that_are_no_numbers_become_zero(write_series, tmp_path):
     write_series(values + 1, "all", RescaleSlope="1e38")
     with pytest.raises(SeriesError, match=r"all voxels are NaN, infinite, .* Export the series again"):
         read(tmp_path / "all")
+
+
+def test_file_meta_of_an_unknown_representation_is_told(write_series, tmp_path):
+    write_series(planes(3))
+    file = sorted((tmp_path / "series").iterdir())[0]
+    file.write_bytes(file.read_bytes().replace(b"\x02\x00\x02\x00UI", b"\x02\x00\x02\x00BI", 1))
+    with pytest.raises(SeriesError, match=rf"{file.name}: its file meta information can't be read .*\. Copy it again"):
+        read(tmp_path / "series")

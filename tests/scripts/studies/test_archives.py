@@ -1,5 +1,6 @@
 """Zip files that would write where they should not, or more than they should."""
 
+import os
 import stat
 import struct
 import zipfile
@@ -76,3 +77,15 @@ def test_a_zip_file_in_a_zip_file_stays_one(tmp_path):
     inner = zip_of(tmp_path / "inner.zip", [("P_flair.nii.gz", bytes(5000))])
     folder = unpacked(zip_of(tmp_path / "outer.zip", [("inner.zip", inner.read_bytes())]))
     assert below(folder) == ["inner.zip"]
+
+
+def test_a_damaged_member_is_told_whatever_packed_it(tmp_path):
+    for method in (zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA):
+        archive = tmp_path / "studies.zip"
+        with zipfile.ZipFile(archive, "w", method) as new:
+            new.writestr("A/A_flair.nii", os.urandom(50_000))
+        content = bytearray(archive.read_bytes())
+        content[1000:2000] = bytes(1000)
+        archive.write_bytes(content)
+        with pytest.raises(ArchiveError, match=r"studies\.zip: can't be unpacked .*\. Copy it again"):
+            unpacked(archive)
