@@ -16,6 +16,7 @@ from monai.config import PathLike
 from monai.utils import ensure_tuple
 from pydicom.uid import (
     JPEG2000TransferSyntaxes,
+    RLELossless,
 )
 
 from .dicom_file import read_dicom
@@ -23,8 +24,11 @@ from .dicom_order import Frame, dicom_affine, in_slice_order, slice_grid, withou
 from .voi_lut import with_voi_lut
 from .volume import LPS_TO_RAS, SeriesError, Volume, check_affine, check_size, files_of, finite_voxels, some
 
-# Start of a JPEG 2000 image and its columns and rows, which decoders take memory for whatever the DICOM header says.
+# Starts of JPEG images and their sides, which decoders take memory for whatever the DICOM header says.
 JPEG_2000_SIZE = re.compile(rb"\xff\x4f\xff\x51.{4}(.{4})(.{4})", re.DOTALL)
+JPEG_SIZE = re.compile(
+    rb"\xff[\xc0-\xc3\xc5-\xc7\xc9-\xcb\xcd-\xcf\xf7].{3}(.{2})(.{2})", re.DOTALL
+)  # rows, columns; JPEG-LS too
 
 
 @dataclass(frozen=True, eq=False)
@@ -309,8 +313,10 @@ def _decode(path: Path, frames: list[Frame]) -> list[np.ndarray]:
         key = id(frame.dataset)
         if key not in decoded:
             try:
-                if frame.dataset.file_meta.TransferSyntaxUID in JPEG2000TransferSyntaxes:
-                    for size in JPEG_2000_SIZE.findall(frame.dataset.PixelData):
+                syntax = frame.dataset.file_meta.TransferSyntaxUID
+                if syntax.is_compressed and syntax != RLELossless:
+                    sizes = JPEG_2000_SIZE if syntax in JPEG2000TransferSyntaxes else JPEG_SIZE
+                    for size in sizes.findall(frame.dataset.PixelData):
                         check_size(f"{path}: {frame.name}", [int.from_bytes(side, "big") for side in size])
                 decoded[key] = frame.dataset.pixel_array.reshape(-1, *frame.shape)
             except SeriesError:

@@ -10,7 +10,7 @@ import math
 import os
 import re
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
@@ -273,8 +273,13 @@ _NO_SETTINGS = ("imports", "bundle_root")
 _TRAINING = {"runtime": one_of(TRAINING_RUNTIMES), "prepared_dir": prepared}
 
 
-def settings(config: str, values: Mapping[str, Any]) -> None:
+def settings(config: str, values: Mapping[str, Any], texts: Collection[str] = ()) -> None:
     """Check the values that a configuration is given by id, ``a#b`` for ``b`` in ``a``; ``run`` among them where its own is replaced.
+
+    Args:
+        config: its name.
+        values: by id.
+        texts: ids whose texts are no expressions, whatever they begin with.
 
     Raises:
         ValueError: for an id that is unknown or of which nothing that runs makes use, or a value that can't be meant.
@@ -298,8 +303,8 @@ def settings(config: str, values: Mapping[str, Any]) -> None:
                 f"--{key} {value}: this is no setting; change it in a configuration (`python -m monai.bundle run`)"
             )
         default = _default(config, known, key)
-        if value is None or str(value).startswith(("$", "@", "%")):  # an expression, which is known only later
-            continue
+        if value is None or (key not in texts and str(value).startswith(("$", "@", "%"))):
+            continue  # an expression, which is known only later
         option = _OPTIONS.get(key, key)
         if key in checks:
             checks[key](option, value)
@@ -360,7 +365,7 @@ def _default(config: str, known: Mapping[str, Any], key: str) -> Any:
             found = found[int(part)]
         else:
             close = difflib.get_close_matches(key, list(known), n=1)
-            hint = f"; did you mean --{close[0]}?" if close else f"; it knows {', '.join(_offered(known))}"
+            hint = f"; did you mean --{close[0]}?" if close else f"; expected one of {', '.join(_offered(known))}"
             raise ValueError(f"{config} has no setting {key!r}{hint}")
     return found
 

@@ -218,4 +218,6 @@ def _dataset_dir(datalist: Path) -> Path | None:
         named = read_json(datalist, "").get("dataset_dir")
     except (UserError, AttributeError):
         return None  # whoever reads it says what is wrong
-    return datalist.parent / named if isinstance(named, str) and named and "\0" not in named else None
+    if not isinstance(named, str) or not named or "\0" in named or any("\ud800" <= sign <= "\udfff" for sign in named):
+        return None  # no path
+    return datalist.parent / named

@@ -28,7 +28,7 @@ from .model_files import (
     read_weights,
     sha256,
 )
-from .networks import imagenet_state
+from .networks import ARCHITECTURES, imagenet_state
 
 logger = logging.getLogger(__name__)
 
@@ -89,7 +89,8 @@ def _whole(least: int, most: int) -> tuple[str, Callable[[Any], bool]]:
 
 _TEXT: tuple[str, Callable[[Any], bool]] = ("a text", lambda value: isinstance(value, str))
 _SETTINGS: dict[str, tuple[str, Callable[[Any], bool]]] = {
-    **dict.fromkeys(("architecture", "encoder_name", "backbone"), _TEXT),
+    "architecture": (" or ".join(ARCHITECTURES), lambda value: value in list(ARCHITECTURES)),
+    **dict.fromkeys(("encoder_name", "backbone"), _TEXT),
     "decoder_channels": (
         "five whole numbers from 1 to 1024",
         lambda value: (

@@ -142,6 +142,7 @@ def datalist(rng: Random, content: dict[str, Any]) -> tuple[str, bytes]:
     elif kind == "doubled":
         entries.append(dict(broken, patient=rng.choice(["P-BROKEN", "p-broken", "P-SOUND"])))
     elif kind == "dataset_dir":
+        value = 5 if isinstance(value, str) and value.isprintable() else value  # another folder is no mistake
         content["dataset_dir"] = value
         kind = f"dataset_dir = {value!r:.60}"
     elif kind == "path":

@@ -185,11 +185,14 @@ def _overlay(words: list[str]) -> dict[str, str]:
     """Run a configuration with a file laid over it by MONAI's runner, whose errors are tracebacks: of each the cause is told."""
     from monai.bundle import run
 
+    from scripts import locks  # which the process would hold to its end
+
     base, file, *settings = words[1:]
     values = dict(zip([name.removeprefix("--") for name in settings[::2]], settings[1::2], strict=True))
     meta = Path(base).with_name("metadata.json")
     try:
-        run("run", config_file=[base, file], meta_file=str(meta), logging_file=False, **values)
+        with locks.released_after():
+            run("run", config_file=[base, file], meta_file=str(meta), logging_file=False, **values)
     except BaseException as error:
         cause: BaseException = error
         while cause.__cause__ is not None:

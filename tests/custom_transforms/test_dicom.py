@@ -419,13 +419,19 @@ def test_dicom_files_that_declare_too_much_are_refused_before_memory_is_taken(wr
         read(tmp_path / "series")
 
 
-def test_a_compressed_image_that_is_larger_than_its_header_says_is_not_unpacked(write_series, tmp_path):
+@pytest.mark.parametrize(
+    ("syntax", "start", "offset", "form"),
+    [(JPEG2000Lossless, b"\xff\x4f\xff\x51", 8, ">II"), (JPEGLSLossless, b"\xff\xf7", 5, ">HH")],
+)
+def test_a_compressed_image_that_is_larger_than_its_header_says_is_not_unpacked(
+    write_series, tmp_path, syntax, start, offset, form
+):
     write_series(planes(1, 40, 32))
     (path,) = (tmp_path / "series").iterdir()
-    compress(path, JPEG2000Lossless)
+    compress(path, syntax)
     content = bytearray(path.read_bytes())
-    start = content.index(b"\xff\x4f\xff\x51") + 8
-    content[start : start + 8] = struct.pack(">II", 20000, 20000)
+    place = content.index(start) + offset
+    content[place : place + struct.calcsize(form)] = struct.pack(form, 20000, 20000)
     path.write_bytes(content)
     with little_memory(), pytest.raises(SeriesError, match=r"Image-1.dcm: the header declares 20000 x 20000 voxels"):
         read(tmp_path / "series")

@@ -178,7 +178,7 @@ def test_unknown_setting_is_answered_with_the_nearest(tmp_path):
         checks.settings("inference", {"imports": 5})
     with pytest.raises(ValueError, match=r"--batch_size : expected a whole number from 1"):
         checks.settings("inference", {"batch_size": ""})
-    with pytest.raises(ValueError, match=r"train_segmentation has no setting 'xyz'; it knows .*max_epochs"):
+    with pytest.raises(ValueError, match=r"train_segmentation has no setting 'xyz'; expected one of .*max_epochs"):
         cli.run_config("train_segmentation", xyz=1)
     assert not list(tmp_path.iterdir())
 
@@ -190,7 +190,13 @@ def test_what_is_offered_can_be_set():
     for name in ("learning_rate", "hidden_size", "datalist", "excluded_patients"):
         assert name in offered
     for name in ("network_def", "train", "imports", "training"):
-        assert name not in offered.split("it knows")[1].split(", ")
+        assert name not in offered.split("expected one of ")[1].split(", ")
+
+
+@pytest.mark.parametrize("text", ["$1/2", "@seed", "half"])
+def test_a_number_is_no_text(monkeypatch, capsys, tmp_path, text):
+    words = ("predict", "--input", tmp_path, "--output", tmp_path / "out", "--prior", text)
+    assert mistake(monkeypatch, capsys, *words) == f"error: --prior {text}: expected a number from 0 to 1"
 
 
 def test_part_of_a_block_can_be_set():

@@ -100,3 +100,9 @@ def test_results_are_kept_apart_from_what_a_data_list_names_prepared_series_and_
     for output in ("results", "lists/results", "weights/results"):
         outputs.keep_apart(tmp_path / output, given)
     outputs.keep_apart(tmp_path / "prepared", {**given, "job": "prepare_classification"})
+
+
+def test_a_data_list_whose_folder_is_no_path_is_left_to_whoever_reads_it(tmp_path):
+    for named in ("a\0b", "\ud800", 5, None):
+        (tmp_path / "list.json").write_text(json.dumps({"dataset_dir": named}))
+        outputs.keep_apart(tmp_path / "out", {"datalist": str(tmp_path / "list.json")})

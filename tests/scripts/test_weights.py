@@ -154,6 +154,7 @@ def test_where_they_tell_it_is_a_list_of_modalities(tmp_path, value):
         ("scaling", [], "minmax or window"),
         ("field_of_view", float("nan"), "None, or mm from 10 to 1000"),
         ("encoder_name", None, "a text"),
+        ("architecture", "resnet18", "unetplusplus or unet"),
     ],
 )
 def test_settings_that_no_segmenter_has_are_refused(tmp_path, name, value, expected):

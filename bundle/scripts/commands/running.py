@@ -68,7 +68,9 @@ def run_config(config: str, **overrides: Any) -> None:
     """
     values = {key: value for key, value in overrides.items() if value is not None}
     typed = checks.as_typed(values)
-    checks.settings(config, typed)
+    checks.settings(
+        config, typed, {key for key, value in values.items() if isinstance(typed[key], str) and typed[key] != value}
+    )
     if "output_dir" in typed:
         keep_apart(typed["output_dir"], typed)
     bundle_module("runs")
