@@ -2,7 +2,8 @@
 
     python -m tests.campaigns.same_answer --python .venv-oldest/bin/python .venv-newest/bin/python --output same_answer.md
 
-A phantom study is predicted by the bundle's segmenter and a classifier of the published size whose weights are drawn at random, in float32.
+A phantom study is predicted by the bundle's segmenter and a classifier of the published size, in float32; the classifier's weights are drawn
+at random, and those of its last layer are 100 times as large, so that the probability depends on the images.
 Promised: masks differ in 1 voxel of 10,000 at most, probabilities by 0.0001.
 """
 
@@ -52,7 +53,10 @@ def write_study(folder: Path, spacing: float) -> None:
     )
     (folder / "cohort" / "task2" / "test").rename(folder / "study")
     torch.manual_seed(0)
-    save_weights(build_classifier(CLASSIFIER_SETTINGS), CLASSIFIER_SETTINGS, folder / "classifier.pt")
+    network = build_classifier(CLASSIFIER_SETTINGS)
+    with torch.no_grad():
+        network.clf_head.weight *= 100  # as drawn, hardly anything of an image reaches the probability
+    save_weights(network, CLASSIFIER_SETTINGS, folder / "classifier.pt")
 
 
 def predicted(python: str, folder: Path, output: Path, settings: dict[str, Any]) -> tuple[dict[str, np.ndarray], float]:
@@ -97,10 +101,17 @@ def compared(
     }
 
 
+def spread(output: Path) -> str:
+    """The probabilities of the series, which show how much the images matter."""
+    (row,) = json.loads((output / "patients.json").read_text())["patients"]
+    return ", ".join(f"{name} {series['probability']:.4f}" for name, series in row["series"].items())
+
+
 def measure(folder: Path, pythons: list[str], spacing: float) -> list[dict[str, Any]]:
     """The rows of the table: ways in this environment, then the environments of other interpreters."""
     write_study(folder, spacing)
     first = predicted(sys.executable, folder, folder / "reference", REFERENCE)
+    print(f"probability {first[1]:.4f}; series: {spread(folder / 'reference')}", flush=True)
     ways = [(name, sys.executable, {**REFERENCE, **settings}) for name, settings in OTHERS.items()]
     for python in pythons:
         told = subprocess.run([python, "-c", _VERSIONS], capture_output=True, text=True, check=True).stdout

@@ -244,7 +244,7 @@ def watched(command: list[str], prepared: Path, log: Path) -> tuple[int, list[Lo
         while process.poll() is None:
             tree = list(_tree(process.pid))
             try:
-                done = sum(1 for folder in prepared.parent.glob(prepared.name) for _ in folder.glob("*/*.h5"))
+                done = sum(1 for _ in prepared.glob("*/*.h5"))
                 looks.append(
                     Look(time.monotonic() - start, done, sum(map(_megabytes, tree)), sum(map(_open_files, tree)))
                 )
@@ -342,7 +342,7 @@ def soak(count: int, seed: int, work: Path, report: bool = False) -> tuple[list[
     }  # fmt: skip
     command = [sys.executable, "-c", "from radiogenomics.scripts.cli import main; main()", "predict"]
     command += [f"--{name}={value}" for name, value in options.items()]
-    code, looks = watched(command, work / "*prediction*" / "prepared", work / "log.txt")
+    code, looks = watched(command, work / "prediction" / "prepared", work / "log.txt")
     if code:
         return studies, [f"predict ended with {code}: {(work / 'log.txt').read_text()[-1500:]}"], {}
     facts = facts_of(looks, count * len(MRI_TYPES))
