@@ -148,6 +148,7 @@ def test_doctor_tells_weights_that_cant_be_used(monkeypatch, capsys, segmenter, 
     assert "empty (0 bytes)" in run(monkeypatch, "doctor", "--segmenter", empty)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", [["--help"], ["studies", "{studies}"]])
 def test_a_reader_that_goes_away_ends_the_command_quietly(tmp_path, words):
     """As in ``radiogenomics --help | head -2``."""

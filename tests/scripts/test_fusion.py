@@ -250,6 +250,7 @@ def test_bad_settings_are_told(tmp_path, weights, threshold, told):
         FuseSeries(tmp_path, weights, threshold)
 
 
+@pytest.mark.slow
 def test_series_between_which_the_patient_moved_are_aligned_where_asked(tmp_path):
     pytest.importorskip("SimpleITK")
     patient = make_patient(1, 1, spacing=2.0, shape=(100, 110, 90))

@@ -56,6 +56,7 @@ def is_gone(child):
     return False
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 @pytest.mark.parametrize("kind", ["waiting", "computing"])
 def test_it_leaves_with_one_line(kind, number, status):

@@ -182,6 +182,7 @@ def test_small_for_a_brain(tmp_path):
     assert (tmp_path / "a.h5").stat().st_size < 0.25 * (tmp_path / "a.npy").stat().st_size
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_told_in_one_line(tmp_path):
     place = tmp_path / "disk"
     place.mkdir()
