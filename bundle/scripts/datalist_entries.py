@@ -2,25 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from .files import one_line
+from .files import is_path, one_line
 from .modalities import MRI_TYPES
 from .outputs import check_identifier
 from .studies.folders import DataListError
-
-
-def is_path(value: Any) -> bool:
-    """Whether a value is a text that a path may be."""
-    if not isinstance(value, str) or "\0" in value:
-        return False
-    try:
-        return bool(os.fsencode(value)) or not value
-    except UnicodeError:
-        return False
 
 
 def check_entry(entry: Any, section: str, file: str | Path) -> None:

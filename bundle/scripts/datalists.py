@@ -16,9 +16,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .datalist_entries import check_entry, is_path
+from .datalist_entries import check_entry
 from .errors import some
-from .files import FileError, one_line, read_json, write_json
+from .files import FileError, is_path, one_line, read_json, write_json
 from .identifiers import lookup, person, visit_of
 from .modalities import MRI_TYPES
 from .outputs import check_identifier, same_on_disk

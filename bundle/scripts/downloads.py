@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import ipaddress
 import json
 import logging
@@ -14,9 +13,8 @@ from pathlib import Path
 from typing import IO, Any
 from urllib.parse import urlsplit
 
-import yaml
-
 from .errors import UserError
+from .files import parse_yaml
 from .model_files import WeightsError, read_weights, sha256
 from .outputs import inside
 
@@ -51,7 +49,7 @@ def download_all(bundle: str | Path) -> list[Path]:
     Raises:
         DownloadError: when one can't be fetched, has another checksum than the list says, or is no file of weights.
     """
-    listed = yaml.safe_load((Path(bundle) / "large_files.yml").read_text(encoding="utf-8"))["large_files"]
+    listed = parse_yaml((Path(bundle) / "large_files.yml").read_text(encoding="utf-8"))["large_files"]
     return [_download(entry, inside(bundle, entry["path"])) for entry in listed]
 
 
@@ -118,7 +116,7 @@ def fetch(url: str, file: str | Path, expected: str | None = None, largest: int 
             raise DownloadError(
                 f"{url}: can't be fetched ({error}); the same command continues where it stopped"
             ) from error
-    digest = _digest(part)
+    digest = sha256(part)
     if expected and digest != expected:
         _forget(part)
         raise DownloadError(
@@ -204,11 +202,3 @@ def _read_note(part: Path) -> str:
 def _forget(part: Path) -> None:
     part.unlink(missing_ok=True)
     _note(part).unlink(missing_ok=True)
-
-
-def _digest(file: Path) -> str:
-    with open(file, "rb") as stream:
-        digest = hashlib.sha256()
-        while block := stream.read(_BLOCK):
-            digest.update(block)
-    return digest.hexdigest()

@@ -143,6 +143,17 @@ def is_dead(process: int) -> bool:
     return False
 
 
+def is_path(value: Any) -> bool:
+    """Whether a value is a text that a path may be."""
+    if not isinstance(value, str) or "\0" in value:
+        return False
+    try:
+        os.fsencode(value)
+    except UnicodeError:
+        return False
+    return True
+
+
 class FileError(UserError):
     """A file that can't be read as what it should be."""
 

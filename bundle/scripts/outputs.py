@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import UserError
-from .files import read_json
+from .files import is_path, read_json
 from .modalities import MRI_TYPES
 
 CONFIG_FILE = "resolved_config.yaml"
@@ -218,6 +218,4 @@ def _dataset_dir(datalist: Path) -> Path | None:
         named = read_json(datalist, "").get("dataset_dir")
     except (UserError, AttributeError):
         return None  # whoever reads it says what is wrong
-    if not isinstance(named, str) or not named or "\0" in named or any("\ud800" <= sign <= "\udfff" for sign in named):
-        return None  # no path
-    return datalist.parent / named
+    return datalist.parent / named if named and is_path(named) else None
