@@ -1,8 +1,10 @@
-"""Log lines that stay lines: nothing in a name steers the terminal or begins a line of its own. Standard library only."""
+"""Log lines that stay lines: nothing in a name steers the terminal or begins a line of its own; loggers that are quiet for a while. Standard library only."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from .files import escaped
@@ -25,3 +27,15 @@ def keep_lines_whole() -> None:
 
     record_of.keeps_lines_whole = True  # type: ignore[attr-defined]
     logging.setLogRecordFactory(record_of)
+
+
+@contextmanager
+def from_level(name: str, level: int) -> Iterator[None]:
+    """Let a logger tell nothing below a level meanwhile."""
+    logger = logging.getLogger(name)
+    earlier = logger.level
+    logger.setLevel(level)
+    try:
+        yield
+    finally:
+        logger.setLevel(earlier)

@@ -27,6 +27,7 @@ from custom_transforms import DicomSlices, SliceGeometry, dicom_slices
 from ..environment import BUNDLE_ROOT
 from ..errors import UserError
 from ..files import RESEARCH_ONLY, written_whole
+from ..logs import from_level
 
 SERIES_NUMBER = 9000
 """Of a patient's report; the segmentations of the modalities are the series that follow."""
@@ -215,19 +216,14 @@ def of_new_object(series_number: int, description: str) -> dict[str, Any]:
 @contextmanager
 def making(failure: str) -> Iterator[None]:
     """What highdicom refuses becomes a DicomError; its narration, and its doubts about the source's names, are kept back."""
-    narrator = logging.getLogger("highdicom")
-    level = narrator.level
-    narrator.setLevel(logging.WARNING)
     try:
-        with warnings.catch_warnings():
+        with from_level("highdicom", logging.WARNING), warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*unlikely to represent the intended person name")
             yield
     except (ValueError, AttributeError, KeyError) as error:
         raise DicomError(
             f"{failure} ({type(error).__name__}: {error}); export it as MR images, one file a slice or one multi-frame file"
         ) from error
-    finally:
-        narrator.setLevel(level)
 
 
 def finish(made: Dataset, path: Path, deidentify: bool) -> Path:

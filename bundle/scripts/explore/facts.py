@@ -14,7 +14,7 @@ from custom_transforms.dicom import dicom_slices
 from custom_transforms.nifti import open_nifti
 from custom_transforms.pictures import PICTURE_SUFFIXES
 
-from .. import memory
+from .. import logs, memory
 from ..evaluation import fingerprints, leakage
 from ..reading import PatientReader
 from ..studies.folders import paths_of
@@ -148,9 +148,9 @@ class ReadFacts:
     def __getitem__(self, index: int) -> dict[str, Any]:
         """One of them with its facts, or the reason why there are none."""
         item = dict(self.items[index])
-        logging.getLogger("custom_transforms").setLevel(logging.ERROR)  # warnings are among the facts
         try:
-            return {**item, "facts": facts_of(item["files"], self.pixels)}
+            with logs.from_level("custom_transforms", logging.ERROR):  # warnings are among the facts
+                return {**item, "facts": facts_of(item["files"], self.pixels)}
         except StalledError as error:
             return {**item, "fingerprint": "", "error": str(error)}  # it may answer next time
         except Exception as error:

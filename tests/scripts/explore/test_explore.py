@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import logging
 import shutil
 
 import nibabel as nib
@@ -96,6 +97,9 @@ def test_an_interrupted_run_goes_on(studies, tmp_path):
     job.read_facts(items[:1], pixels=False, num_workers=0)
     first = json.loads((tmp_path / "facts").rglob("*.json").__next__().read_text())
     assert first["mri_type"] == "FLAIR"
+    assert logging.getLogger("custom_transforms").level != logging.ERROR, (
+        "whoever explores in a program of their own hears warnings again"
+    )
     assert [job._kept(item, False) is not None for item in items] == [True, False, False, False]
     assert job._kept(items[0], True) is None, "pixels were not read"
     save(folder / "a" / "a_flair.nii.gz", np.ones((5, 5, 5)), np.eye(4))
