@@ -265,11 +265,8 @@ def _tree(pid: int) -> Iterator[int]:
 
 
 def _megabytes(pid: int) -> float:
-    """Memory of a process; what it shares with others counts in parts."""
-    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-        if line.startswith("Pss:"):
-            return int(line.split()[1]) / 1024
-    return 0.0
+    """Memory of a process, with all that it shares: a part of it would change as other programs come and go."""
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE") / 2**20
 
 
 def _open_files(pid: int) -> int:
