@@ -6,6 +6,7 @@ import functools
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -33,6 +34,25 @@ def _note(event, args):
 
 sys.addaudithook(_note)
 """
+
+LOCAL = {None, "", "127.0.0.1", "::1", "localhost", b"127.0.0.1", b"localhost", socket.gethostname()}
+
+
+def note(file: Path) -> None:
+    """From now on add a line to a file for every other machine that this process, or a fork of it, looks up or connects to."""
+
+    def hook(event: str, values: tuple) -> None:
+        if event == "socket.getaddrinfo":
+            host = values[0]
+        elif event == "socket.connect" and isinstance(values[1], tuple):
+            host = values[1][0]
+        else:
+            return
+        if host not in LOCAL:
+            with file.open("a") as stream:
+                stream.write(f"{event} {host}\n")
+
+    sys.addaudithook(hook)
 
 
 @functools.cache

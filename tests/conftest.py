@@ -9,6 +9,8 @@ import pytest
 import torch
 import yaml
 
+from tests import attempts
+
 SHARING = tuple(
     f"tests/integration/test_{name}.py" for name in ("any_study", "baselines", "prediction", "segmentation", "training")
 )
@@ -62,6 +64,22 @@ def _own_cache(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(os.environ, "XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
         yield
+
+
+@pytest.fixture(scope="session")
+def _attempts(tmp_path_factory) -> Path:
+    file = tmp_path_factory.mktemp("network") / "attempts.txt"
+    file.touch()
+    attempts.note(file)
+    return file
+
+
+@pytest.fixture(autouse=True)
+def _no_network(_attempts):
+    """No test reaches for another machine."""
+    before = _attempts.stat().st_size
+    yield
+    assert not _attempts.read_text()[before:]
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -24,7 +24,7 @@ from .commands.running import mistake, run_config
 from .commands.tools import demo, doctor, download, export, phantom
 from .commands.train import datalist, prepare, pretrain, train
 from .commands.use import explore, predict, report, segment, studies
-from .files import escaped
+from .files import one_line
 from .interruption import Interruption, awaited, line_break
 
 GROUPS: dict[str, tuple[Callable[..., Any], ...]] = {
@@ -102,7 +102,7 @@ def _main(interruption: Interruption) -> None:
         result = fire.Fire(commands, command=words, name="radiogenomics", serialize=_shown)
         if isinstance(result, Mapping) and result.get("problems"):
             first, *more = result["problems"]
-            sys.exit(f"error: {escaped(' '.join(str(first).split()))}" + (f" (and {len(more)} more)" if more else ""))
+            sys.exit(f"error: {one_line(first, None)}" + (f" (and {len(more)} more)" if more else ""))
     except KeyboardInterrupt:
         interruption.say()
         sys.exit(interruption.status)
@@ -116,7 +116,7 @@ def _main(interruption: Interruption) -> None:
         if isinstance(known, ImportError) and "pip install" not in str(known):
             hint = ". Optional packages: pip install 'brats-mri-radiogenomics[demo]'"
         # on one line, and without what steers a terminal, whatever the data are called
-        message = escaped(" ".join(str(known).split()))
+        message = one_line(known, None)
         sys.exit(f"{line_break()}error: {message}{hint}\n(RADIOGENOMICS_DEBUG=1 shows where)")
 
 

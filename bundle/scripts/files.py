@@ -174,10 +174,10 @@ def read_json(file: str | Path, remedy: str) -> Any:
         raise FileError(f"{file}: not JSON that can be read ({one_line(error)}); {remedy}") from error
 
 
-def one_line(text: object, most: int = 300) -> str:
-    """A text, or the message of an error, on one line of at most so many letters."""
-    line = " ".join(str(text).split())
-    return line if len(line) <= most else f"{line[: most - 1]}…"
+def one_line(text: object, most: int | None = 300) -> str:
+    """A text, or the message of an error, on one line of at most so many letters, :func:`escaped`."""
+    line = escaped(" ".join(str(text).split()))
+    return line if most is None or len(line) <= most else f"{line[: most - 1]}…"
 
 
 def write_json(content: Any, file: str | Path) -> None:

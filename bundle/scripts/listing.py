@@ -6,7 +6,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .files import escaped
+from .files import one_line
 from .run_folder import failures_of
 
 SHOWN_PATIENTS = 20
@@ -60,5 +60,5 @@ def show_patients(rows: Sequence[Mapping[str, Any]], volumes: Sequence[Mapping[s
 
 def _shortened(text: str, width: int, end: int = 0) -> str:
     """A text on one line; if it is too wide, its beginning and ``end`` letters of its end."""
-    line = escaped(" ".join(text.split()))
+    line = one_line(text, None)
     return line if len(line) <= width else f"{line[: width - 1 - end]}…{line[len(line) - end :]}"

@@ -311,12 +311,13 @@ def judge(studies: list[Study], output: Path) -> list[str]:
     return wrong
 
 
-def facts_of(looks: list[Look], series: int) -> dict[str, float]:
-    """Memory, open files and pace at the first tenth of the series that were prepared (after the start) and the last."""
-    known = [look for look in looks if 0 < look.done <= series]
+def facts_of(looks: list[Look]) -> dict[str, float]:
+    """Memory, open files and pace while the second tenth of the series was prepared, and the last; then the rest of the job begins."""
+    most = max(look.done for look in looks)
+    preparing = [*(look for look in looks if 0 < look.done < most), next(look for look in looks if look.done == most)]
     facts = {"peak MB": max(look.megabytes for look in looks)}
-    for name, low, high in (("first", 0.1, 0.2), ("last", 0.9, 1.0)):
-        part = [look for look in known if low * series <= look.done <= high * series]
+    for name, low, high in (("second", 0.1, 0.2), ("last", 0.9, 1.0)):
+        part = [look for look in preparing if low * most <= look.done <= high * most]
         if len(part) < 2 or part[-1].done == part[0].done:
             continue
         facts[f"{name} tenth, MB"] = float(np.median([look.megabytes for look in part]))
@@ -342,7 +343,7 @@ def soak(count: int, seed: int, work: Path, report: bool = False) -> tuple[list[
     code, looks = watched(command, work / "prediction" / "prepared", work / "log.txt")
     if code:
         return studies, [f"predict ended with {code}: {(work / 'log.txt').read_text()[-1500:]}"], {}
-    facts = facts_of(looks, count * len(MRI_TYPES))
+    facts = facts_of(looks)
     return studies, judge(studies, work / "prediction"), {"seconds": looks[-1].seconds, **facts}
 
 

@@ -6,9 +6,8 @@ import pytest
 
 from tests.campaigns import soak
 
-pytestmark = pytest.mark.slow
 
-
+@pytest.mark.slow
 def test_every_study_has_its_row_and_every_broken_one_its_reason(tmp_path, monkeypatch):
     monkeypatch.setattr(soak, "SHARE", 0.3)
     studies, wrong, facts = soak.soak(70, 0, tmp_path)
@@ -16,3 +15,13 @@ def test_every_study_has_its_row_and_every_broken_one_its_reason(tmp_path, monke
     assert {one.layout for one in studies if not one.way} == set(soak.LAYOUTS)
     assert wrong == []
     assert facts["peak MB"] > 100
+
+
+def test_tenths_are_those_of_the_preparation():
+    preparing = [soak.Look(number, number, 100 + number, 30) for number in range(101)]
+    later = [soak.Look(200 + number, 100, 9000, 5) for number in range(50)]
+    facts = soak.facts_of([*preparing, *later])
+    assert (facts["second tenth, MB"], facts["last tenth, MB"]) == (115, 195)
+    assert facts["last tenth, open files"] == 30
+    assert facts["last tenth, seconds a study"] == len(soak.MRI_TYPES)
+    assert facts["peak MB"] == 9000

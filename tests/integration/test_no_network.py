@@ -32,6 +32,7 @@ for words in json.load(open(sys.argv[1])):
     json.dump(endings, open("endings.json", "w"))
 """
 TRAINING = ["--init", "none", "--num_workers", 0, "--warmup_epochs", 1, "--max_epochs", 1, "--batch_size", 2]
+ONE_EPOCH = {"init": "none", "warmup_epochs": 0, "max_epochs": 1}
 TINY = ["--encoder_name", "tu-test_efficientnet", "--decoder_channels", "[16,8,8,4,4]", "--image_size", 32]
 
 
@@ -41,6 +42,7 @@ def commands(root, segmenter):
     weights, flair = ["--segmenter", segmenter], ["--mri_types", "FLAIR"]
     classifier = [word for name, value in CLASSIFIER.items() for word in (f"--{name}", value)]
     keep = ["--min_tumor_ratio", -1, "--num_workers", 0]
+    folds = ["--datalist", root / "t2.json", "--seeds", 1, "--num_workers", 0, "--runtime", "eager", *flair, *weights]
     first = next((test).glob("*/FLAIR/*"))
     return [
         ["--help"], *([name, "--help"] for name in ("predict", "train", "headers")), ["doctor"],
@@ -59,6 +61,9 @@ def commands(root, segmenter):
         ["segment", "--input", test, "--output", root / "fast", "--fast", *weights],
         ["predict", "--input", test, "--output", root / "predicted", "--classifier", root / "clf", "--runtime", "torch", "--dicom", *keep, *flair, *weights],
         ["explain", root / "predicted"], ["report", root / "e2"], ["card", root / "e2"],
+        ["crossvalidate", "--output", root / "cv1", *folds, "--train_classification", json.dumps({**CLASSIFIER, **ONE_EPOCH}), "--prepare_classification", '{"min_tumor_ratio": -1}'],
+        ["crossvalidate", "--output", root / "cv2", *folds, "--model", "size"],
+        ["compare", root / "cv1", root / "cv2", "--output", root / "compared"],
         *(["export", "segmenter", kind, segmenter, root / f"s.{end}"] for kind, end in (("onnx", "onnx"), ("torchscript", "ts"), ("openvino", "xml"))),
     ]  # fmt: skip
 

@@ -1,5 +1,6 @@
 """Reading that gives no answer: a FIFO that nobody writes to, and readers that block, also in forked processes."""
 
+import json
 import logging
 import os
 import time
@@ -16,6 +17,7 @@ from scripts import waiting
 from scripts.preparation import SeriesDataset
 from scripts.reading import PatientReader
 from scripts.waiting import StalledError, limit_reading, within_limit
+from tests.campaigns import sound
 
 
 @pytest.fixture(autouse=True)
@@ -126,6 +128,18 @@ def test_explore_goes_on(cohort, stalled, tmp_path, caplog, monkeypatch):
     monkeypatch.undo()  # it answers again
     page = radiogenomics.explore(cohort, tmp_path / "out", overwrite=True, num_workers=1)
     assert "no answer" not in caplog.text + page.read_text()
+
+
+@pytest.mark.slow
+def test_predict_goes_on(cohort, stalled, tmp_path):
+    segmenter, classifier = sound.weights(tmp_path / "weights")
+    radiogenomics.predict(
+        cohort, tmp_path / "out", segmenter=segmenter, classifier=classifier, mri_types="FLAIR", device="cpu", runtime="eager",
+        brain="never", min_tumor_ratio=-1, max_contours=1000, read_timeout=0.5, num_workers=1,
+    )  # fmt: skip
+    rows = {row["patient"]: row for row in json.loads((tmp_path / "out" / "patients.json").read_text())["patients"]}
+    assert [bool(rows[patient]["reason"]) for patient in ("00001", "00002", "00003")] == [False, True, False]
+    assert "no answer within 0.5 s" in rows["00002"]["series"]["FLAIR"]["reason"]
 
 
 def test_walking_passes_over_a_header_that_stalls(cohort, monkeypatch):

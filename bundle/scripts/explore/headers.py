@@ -335,7 +335,9 @@ def _cut(text: str, width: int) -> str:
 
 
 _PAGE = """<!DOCTYPE html>
-<html lang="en"><head><meta charset="utf-8"><title>DICOM headers</title><style>
+<html lang="en"><head><meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'">
+<title>DICOM headers</title><style>
 body {{ font: 14px/1.45 system-ui, sans-serif; margin: 2em; color: #1b2733; }}
 table {{ border-collapse: collapse; width: 100%; }}
 th, td {{ text-align: left; vertical-align: top; padding: .25em .7em; border-bottom: 1px solid #e7ebef; white-space: nowrap; }}

@@ -145,6 +145,7 @@ def test_colours_and_page(pair, tmp_path):
         in text
     )
     assert "Doe" not in text
+    assert """content="default-src 'none'; style-src 'unsafe-inline';""" in text
     with pytest.raises(ValueError, match="exists already"):
         cli.headers(*pair, html=page)
 
