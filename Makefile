@@ -143,10 +143,10 @@ test-tensorflow: $(TENSORFLOW_VENV)/.tensorflow-stamp ## volumes read by TensorF
 	$(ONE_THREAD) $(TENSORFLOW_VENV)/bin/python -m pytest tests/integration/test_tensorflow.py
 
 test-versions: $(SUPPLY_VENV)/.supply-stamp ## TESTS with the oldest versions that are promised on Python 3.10, and the newest on 3.13
-	$(SUPPLY_VENV)/bin/uv venv --allow-existing --python $(PYTHON_OLDEST) .venv-oldest
+	$(SUPPLY_VENV)/bin/uv venv --seed --allow-existing --python $(PYTHON_OLDEST) .venv-oldest
 	$(SUPPLY_VENV)/bin/uv pip install --python .venv-oldest/bin/python --resolution lowest-direct -e '.[dev]'
 	$(ONE_THREAD) .venv-oldest/bin/python -m pytest -n $(WORKERS) --dist loadfile $(TESTS)
-	$(SUPPLY_VENV)/bin/uv venv --allow-existing --python $(PYTHON_NEWEST) .venv-newest
+	$(SUPPLY_VENV)/bin/uv venv --seed --allow-existing --python $(PYTHON_NEWEST) .venv-newest
 	$(SUPPLY_VENV)/bin/uv pip install --python .venv-newest/bin/python --upgrade -e '.[dev]'
 	$(ONE_THREAD) .venv-newest/bin/python -m pytest -n $(WORKERS) --dist loadfile $(TESTS)
 

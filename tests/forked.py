@@ -36,13 +36,14 @@ PROJECT = ("scripts", "radiogenomics", "custom_transforms", "benchmarks", "tools
 @functools.cache
 def python_words() -> list[str]:
     """The words that start a Python program; the first call starts the process from which programs are forked."""
+    import shutil
     import subprocess
     import tempfile
 
     if not hasattr(os, "pidfd_open"):  # Linux alone has it
         return [sys.executable]
-    folder = tempfile.TemporaryDirectory(prefix="forked")
-    place = os.path.join(folder.name, "socket")
+    folder, mine = tempfile.mkdtemp(prefix="forked"), os.getpid()
+    place = os.path.join(folder, "socket")
     variables = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
     server = subprocess.Popen(
         [sys.executable, __file__, "serve", place],
@@ -52,9 +53,11 @@ def python_words() -> list[str]:
     assert server.stdout
 
     def end() -> None:
+        if os.getpid() != mine:  # a process that a test has forked, and that ends
+            return
         server.stdin.close()
         server.wait()
-        folder.cleanup()
+        shutil.rmtree(folder)
 
     atexit.register(end)
     assert server.stdout.readline() == b"ready\n", "the process from which others are forked did not start"

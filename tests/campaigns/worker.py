@@ -102,6 +102,7 @@ class Worker:
     def _run(self, words: Sequence[Any], seconds: float, most: float) -> Outcome:
         assert self.process is not None
         Path(f"/proc/{self.process.pid}/clear_refs").write_text("5")  # the peak is counted from here on
+        self.log.touch()  # a process that is killed at once has not made it yet
         started, spent_before = time.monotonic(), _processor(self.process.pid)
         self.process.stdin.write(json.dumps({"words": [str(word) for word in words], "log": str(self.log)}) + "\n")
         self.process.stdin.flush()
