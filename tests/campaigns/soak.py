@@ -322,8 +322,8 @@ def facts_of(looks: list[Look]) -> dict[str, float]:
             continue
         facts[f"{name} tenth, MB"] = float(np.median([look.megabytes for look in part]))
         facts[f"{name} tenth, open files"] = float(np.median([look.files for look in part]))
-        facts[f"{name} tenth, seconds a study"] = (
-            (part[-1].seconds - part[0].seconds) / (part[-1].done - part[0].done) * len(MRI_TYPES)
+        facts[f"{name} tenth, ms a study"] = (
+            1000 * (part[-1].seconds - part[0].seconds) / (part[-1].done - part[0].done) * len(MRI_TYPES)
         )
     return facts
 

@@ -23,5 +23,5 @@ def test_tenths_are_those_of_the_preparation():
     facts = soak.facts_of([*preparing, *later])
     assert (facts["second tenth, MB"], facts["last tenth, MB"]) == (115, 195)
     assert facts["last tenth, open files"] == 30
-    assert facts["last tenth, seconds a study"] == len(soak.MRI_TYPES)
+    assert facts["last tenth, ms a study"] == 1000 * len(soak.MRI_TYPES)
     assert facts["peak MB"] == 9000
