@@ -12,6 +12,7 @@ import nibabel as nib
 import numpy as np
 import pydicom
 import pytest
+from tqdm import tqdm
 
 pytest.importorskip("jinja2", reason="reports need the extra [report]")
 
@@ -53,6 +54,7 @@ def run(monkeypatch, capfd, caplog, *words):
     monkeypatch.setattr(sys, "argv", ["radiogenomics", *map(str, words)])
     ending = ""
     caplog.clear()
+    tqdm._instances.clear()  # a bar that another test has broken off moves those after it, by escape sequences
     try:
         cli.main()
     except SystemExit as error:
