@@ -237,6 +237,19 @@ class Look:
 def watched(command: list[str], prepared: Path, log: Path) -> tuple[int, list[Look]]:
     """Run a command, and look at it and its workers while it runs; its return code and the looks."""
     looks, start = [], time.monotonic()
+    whole: set[str] = set()  # folders that need not be counted again: looking must not take longer and longer
+
+    def prepared_series() -> int:
+        done = 0
+        for folder in os.scandir(prepared) if prepared.is_dir() else ():
+            if folder.is_dir() and folder.name not in whole:
+                files = sum(name.endswith(".h5") and not name.startswith(".") for name in os.listdir(folder))
+                done += files
+                if files == len(MRI_TYPES):
+                    whole.add(folder.name)
+                    done -= files
+        return done + len(MRI_TYPES) * len(whole)
+
     with log.open("w") as stream:
         process = subprocess.Popen(
             command, stdout=stream, stderr=subprocess.STDOUT, env={**os.environ, "COLUMNS": "120"}
@@ -244,9 +257,13 @@ def watched(command: list[str], prepared: Path, log: Path) -> tuple[int, list[Lo
         while process.poll() is None:
             tree = list(_tree(process.pid))
             try:
-                done = sum(1 for _ in prepared.glob("*/*.h5"))
                 looks.append(
-                    Look(time.monotonic() - start, done, sum(map(_megabytes, tree)), sum(map(_open_files, tree)))
+                    Look(
+                        time.monotonic() - start,
+                        prepared_series(),
+                        sum(map(_megabytes, tree)),
+                        sum(map(_open_files, tree)),
+                    )
                 )
             except OSError:  # a process that ended meanwhile
                 pass
