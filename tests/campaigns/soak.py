@@ -9,6 +9,7 @@ sound ones of the same layout and image the same answer, whatever came before th
 from __future__ import annotations
 
 import argparse
+import contextlib
 import csv
 import json
 import os
