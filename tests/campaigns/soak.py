@@ -257,17 +257,9 @@ def watched(command: list[str], prepared: Path, log: Path) -> tuple[int, list[Lo
         )
         while process.poll() is None:
             tree = list(_tree(process.pid))
-            try:
-                looks.append(
-                    Look(
-                        time.monotonic() - start,
-                        prepared_series(),
-                        sum(map(_megabytes, tree)),
-                        sum(map(_open_files, tree)),
-                    )
-                )
-            except OSError:  # a process that ended meanwhile
-                pass
+            with contextlib.suppress(OSError):  # of a process that ended meanwhile
+                done, seconds = prepared_series(), time.monotonic() - start
+                looks.append(Look(seconds, done, sum(map(_megabytes, tree)), sum(map(_open_files, tree))))
             time.sleep(PAUSE)
     return process.returncode, looks
 
