@@ -190,15 +190,25 @@ def write_json(content: Any, file: str | Path) -> None:
 _FORMULA = re.compile(r"(?!-(\d+\.?\d*(e[+-]?\d+)?|inf)$)'*[=+\-@\t\r]")
 
 
+DEEPEST = 100
+"""Lists and mappings in each other that a YAML file may have."""
+
+
 def parse_yaml(text: str) -> Any:
     """Plain values written in YAML, by libyaml where PyYAML has it, which takes a seventh of the time.
 
     Raises:
-        yaml.YAMLError: what is written is no YAML, or holds more than plain values.
+        yaml.YAMLError: what is written is no YAML, holds more than plain values, or lists in lists by the hundred.
     """
     import yaml
 
-    return yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # safe, both of them
+    loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # safe, both of them
+    depth = 0
+    for event in yaml.parse(text, Loader=loader):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > DEEPEST:  # of which PyYAML before 6.0.4 lets the process die
+            raise yaml.YAMLError(f"more than {DEEPEST} lists or mappings in each other")
+    return yaml.load(text, Loader=loader)
 
 
 def is_formula(text: Any) -> bool:

@@ -14,6 +14,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -314,3 +315,11 @@ def test_errors_that_refer_to_each_other_come_to_an_end(tmp_path):
     one, other = RuntimeError("one"), RuntimeError("other")
     one.__cause__, other.__context__ = other, one
     assert files.write_error(one, tmp_path) is None
+
+
+@pytest.mark.parametrize("sign", ["[", "- ", "{a: ", "? "])
+def test_lists_in_lists_by_the_thousand_are_refused(sign):
+    """They end the process in older PyYAML."""
+    with pytest.raises(yaml.YAMLError):
+        files.parse_yaml(sign * 100_000)
+    assert files.parse_yaml("- - [[{a: [1]}]]") == [[[[{"a": [1]}]]]]
