@@ -32,7 +32,7 @@ from .errors import UserError
 from .files import written_whole
 from .kernels import fold_constants
 from .networks import build_classifier, build_segmenter
-from .runtimes import _openvino
+from .runtimes import import_openvino
 
 logger = logging.getLogger(__name__)
 
@@ -198,7 +198,7 @@ def _write_onnx(network: nn.Module, example: torch.Tensor, file: Path, meta: Any
 
 def _write_openvino(network: nn.Module, example: torch.Tensor, file: Path, meta: Any) -> None:
     """In float32, with constants folded; the metadata are run-time information of the model. MONAI has no such export."""
-    openvino = _openvino()
+    openvino = import_openvino()
     folded = fold_constants(network)
     with contextlib.redirect_stdout(sys.stderr):
         # as a function, for OpenVINO can't take a traced module with further compiled methods, as the classifier's

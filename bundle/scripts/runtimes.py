@@ -147,7 +147,7 @@ class Runtime:
 
     def _openvino_network(self, network: nn.Module, image_size: int, masked: bool) -> OpenVINONetwork:
         """The same one for the same weights."""
-        openvino = _openvino()
+        openvino = import_openvino()
         key = (_FORMAT, openvino.__version__, self.precision == "int8", image_size, masked, repr(network))
         digest = hashlib.sha256(repr(key).encode())
         for tensor in network.state_dict().values():
@@ -168,7 +168,7 @@ class Runtime:
         return self._networks[name]
 
     def _convert(self, network: nn.Module, image_size: int, masked: bool, file: Path) -> None:
-        openvino = _openvino()
+        openvino = import_openvino()
         example = torch.zeros(1, 3, image_size, image_size)
         with contextlib.redirect_stdout(sys.stderr):
             model = openvino.convert_model(fold_constants(network), example_input=example, input=list(example.shape))
@@ -233,7 +233,7 @@ class OpenVINONetwork(nn.Module):
     def __init__(self, compiled: Any) -> None:
         super().__init__()
         self.compiled = compiled
-        self.queue = _openvino().AsyncInferQueue(compiled)
+        self.queue = import_openvino().AsyncInferQueue(compiled)
         self.queue.set_callback(self._keep)
         self.results: np.ndarray = np.zeros(0)
 
@@ -250,7 +250,7 @@ class OpenVINONetwork(nn.Module):
         return torch.from_numpy(self.results)
 
 
-def _openvino() -> Any:
+def import_openvino() -> Any:
     """OpenVINO without its telemetry, which would report that it was imported."""
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     import openvino

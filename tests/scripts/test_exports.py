@@ -69,7 +69,7 @@ def runner(format, file):
 
         session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
         return lambda images: session.run(["pred"], {"image": images.numpy()})[0]
-    openvino = runtimes._openvino()
+    openvino = runtimes.import_openvino()
     compiled = openvino.Core().compile_model(str(file), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     return lambda images: compiled({"image": images.numpy()})["pred"]
 
@@ -81,7 +81,7 @@ def metadata(format, file):
         import onnx
 
         return json.loads({entry.key: entry.value for entry in onnx.load(str(file)).metadata_props}["metadata.json"])
-    model = runtimes._openvino().Core().read_model(str(file))
+    model = runtimes.import_openvino().Core().read_model(str(file))
     return json.loads(model.get_rt_info(["metadata.json"]).astype(str))
 
 

@@ -216,7 +216,7 @@ def test_without_a_folder_to_keep_networks_in_it_works_all_the_same(segmenter, i
 @needs_openvino
 def test_openvino_sends_no_usage_reports():
     code = (
-        "import sys; from scripts.runtimes import Runtime, _openvino; _openvino(); import nncf;"
+        "import sys; from scripts.runtimes import Runtime, import_openvino; import_openvino(); import nncf;"
         "assert sys.modules['openvino_telemetry'] is None"
     )
     home = {"HOME": "/nonexistent", "PYTHONPATH": os.pathsep.join(sys.path)}

@@ -16,7 +16,7 @@ from custom_transforms import SeriesReader, SliceGeometry
 
 from ..errors import UserError
 from ..files import RESEARCH_ONLY, written_whole
-from ..report.viewer import ET_COLOUR, WT_COLOUR, _head, _painted, _tile_size, orientation_letters
+from ..report.viewer import ET_COLOUR, WT_COLOUR, orientation_letters, region_overlay, shown_box, tile_size
 from ..studies.folders import paths_of
 
 WINDOWS = ("auto", "header", "percentile")
@@ -210,7 +210,7 @@ def _slice_picture(shown: Shown, index: int, side: int) -> Image.Image:
     masks = [] if shown.regions is None else shown.regions[index]
     for mask, colour in zip((one[box] for one in masks), (WT_COLOUR, ET_COLOUR), strict=False):
         if mask.any():
-            painted = _painted(mask, (width, height), colour)
+            painted = region_overlay(mask, (width, height), colour)
             share = painted[..., 3:].astype(np.float32) / 255
             picture = np.rint(picture * (1 - share) + painted[..., 2::-1] * share).astype(np.uint8)
     return Image.fromarray(picture)
@@ -219,8 +219,8 @@ def _slice_picture(shown: Shown, index: int, side: int) -> Image.Image:
 def _cut(shown: Shown, side: int) -> tuple[tuple[slice, slice], tuple[int, int]]:
     """The part of the slices that shows anything, and its height and width in a picture."""
     masks = np.zeros((1, 1, *shown.slices.shape[1:]), bool) if shown.regions is None else shown.regions
-    box = _head(shown.slices, masks)
-    height, width = _tile_size(box, shown.geometry.pixel_spacing, side)
+    box = shown_box(shown.slices, masks)
+    height, width = tile_size(box, shown.geometry.pixel_spacing, side)
     scale = side / max(height, width)  # small series are enlarged, so that numbers fit on them
     return box, (max(round(height * scale), 1), max(round(width * scale), 1))
 

@@ -123,7 +123,7 @@ def series_sheets(
         return None
     masks = nested(series.masks())
     areas = masks.sum((2, 3)).T.tolist()
-    box = _head(images, masks[chosen])
+    box = shown_box(images, masks[chosen])
     spacing = geometry.pixel_spacing if geometry else (1.0, 1.0)
     view: dict[str, Any] = {
         "mri_type": str(series.info.get("mri_type", "")),
@@ -156,12 +156,12 @@ def _sheets(
 ) -> dict[str, Any]:
     """Sheets of a view, as fine as ``most_bytes`` allow, and the size of their tiles."""
     for side, quality in QUALITIES:
-        height, width = _tile_size(box, spacing, side)
+        height, width = tile_size(box, spacing, side)
         columns = max(1, round((len(images) * height / width) ** 0.5))
         tiles = [cv2.resize(image[box], (width, height), interpolation=cv2.INTER_AREA) for image in images]
         sheets: dict[str, str | None] = {"image": _uri(_sheet(tiles, columns), ".jpg", quality)}
         for region, (name, colour) in enumerate((("wt_sheet", WT_COLOUR), ("et_sheet", ET_COLOUR))):
-            painted = [_painted(mask[region][box], (width, height), colour) for mask in masks]
+            painted = [region_overlay(mask[region][box], (width, height), colour) for mask in masks]
             sheets[name] = _uri(_sheet(painted, columns), ".png") if masks[:, region].any() else None
         warm = [_warm(one, masks.shape[2:], box, (width, height)) for one in heat]
         sheets["heat_sheet"] = _uri(_sheet(warm, columns), ".jpg", 60) if warm else None
@@ -182,14 +182,14 @@ def largest_tumour(series: PreparedSeries, full: np.ndarray) -> dict[str, Any] |
     if geometry is None or not areas.any():
         return None
     index = int(areas.argmax())
-    box = _head(full, masks)
+    box = shown_box(full, masks)
     spacing = geometry.pixel_spacing
     height, width = _extent(box, spacing)
     pixel = max(height, width) / PICTURE_SIDE
     size = max(round(width / pixel), 1), max(round(height / pixel), 1)
     picture = cv2.cvtColor(cv2.resize(full[index][box], size, interpolation=cv2.INTER_CUBIC), cv2.COLOR_GRAY2BGR)
     for mask, colour in zip(masks[index], (WT_COLOUR, ET_COLOUR), strict=True):
-        painted = _painted(mask[box], size, colour)
+        painted = region_overlay(mask[box], size, colour)
         share = painted[..., 3:].astype(np.float32) / 255
         picture = np.rint(picture * (1 - share) + painted[..., :3] * share).astype(np.uint8)
     return {
@@ -202,7 +202,7 @@ def largest_tumour(series: PreparedSeries, full: np.ndarray) -> dict[str, Any] |
     }
 
 
-def _head(images: np.ndarray, masks: np.ndarray) -> tuple[slice, slice]:
+def shown_box(images: np.ndarray, masks: np.ndarray) -> tuple[slice, slice]:
     """The rows and columns that show anything."""
     height, width = images.shape[1:]
     rows, columns = np.nonzero((images.max(0) > 4) | (masks.max((0, 1)) > 0))
@@ -214,7 +214,7 @@ def _head(images: np.ndarray, masks: np.ndarray) -> tuple[slice, slice]:
     )
 
 
-def _tile_size(box: tuple[slice, slice], spacing: Sequence[float], side: int) -> tuple[int, int]:
+def tile_size(box: tuple[slice, slice], spacing: Sequence[float], side: int) -> tuple[int, int]:
     """Height and width in square pixels, the longer one at most ``side`` and no finer than the series."""
     height, width = _extent(box, spacing)
     pixel = max(min(spacing), max(height, width) / side)
@@ -236,7 +236,7 @@ def _sheet(tiles: Sequence[np.ndarray], columns: int) -> np.ndarray:
     return sheet.reshape(rows * height, columns * width, *channels)
 
 
-def _painted(mask: np.ndarray, size: tuple[int, int], colour: tuple[int, int, int]) -> np.ndarray:
+def region_overlay(mask: np.ndarray, size: tuple[int, int], colour: tuple[int, int, int]) -> np.ndarray:
     """A mask as ``(h, w, 4)`` BGRA: a light fill and its outline."""
     inside = (cv2.resize(mask.astype(np.float32), size, interpolation=cv2.INTER_LINEAR) > 0.5).astype(np.uint8)
     edge = inside - np.asarray(cv2.erode(inside, np.ones((3, 3), np.uint8)), np.uint8)
