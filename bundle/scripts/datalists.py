@@ -184,7 +184,9 @@ def _each(change: Callable[[str], str], files: str | list[str]) -> str | list[st
 
 def _assign_folds(training: list[dict[str, Any]], folds: int, seed: int) -> None:
     """Write ``fold`` into each entry: GroupKFold for Task 1, StratifiedGroupKFold where there are labels."""
+    import numpy as np
     from sklearn.model_selection import GroupKFold, StratifiedGroupKFold
+    from sklearn.utils import check_random_state
 
     labelled = [study for study in training if "label" in study]
     stratified = len(labelled) == len(training)
@@ -194,8 +196,12 @@ def _assign_folds(training: list[dict[str, Any]], folds: int, seed: int) -> None
         what = "patients of the rarer label" if stratified else "patients"
         raise DataListError(f"{smallest} {what} can't be split into {folds} folds; ask for fewer with --folds")
     if stratified:
-        splitter = StratifiedGroupKFold(n_splits=folds, shuffle=True, random_state=seed)
-        splits = splitter.split(training, [study["label"] for study in training], groups)
+        # as shuffle=True does in scikit-learn from 1.8 on; before, it lost track of which label is whose
+        known, numbers = np.unique(groups, return_inverse=True)
+        shuffled = np.arange(len(known))
+        check_random_state(seed).shuffle(shuffled)
+        labels = [study["label"] for study in training]
+        splits = StratifiedGroupKFold(n_splits=folds).split(training, labels, np.argsort(shuffled)[numbers])
     else:
         splits = GroupKFold(n_splits=folds).split(training, groups=groups)
     for fold, (_, held_out) in enumerate(splits):

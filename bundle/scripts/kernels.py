@@ -13,6 +13,7 @@ from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
+from monai.networks.utils import set_named_module
 from segmentation_models_pytorch.decoders.unetplusplus.decoder import DecoderBlock
 from timm.layers.std_conv import ScaledStdConv2d
 from torch import nn
@@ -116,7 +117,7 @@ def fold_constants(network: nn.Module) -> nn.Module:
         decoder.blocks[name] = ConstantDecoderBlock(decoder.blocks[name], below)
     for name, module in list(network.named_modules()):
         if isinstance(module, ScaledStdConv2d):
-            network.set_submodule(name, _plain_convolution(module))
+            set_named_module(network, name, _plain_convolution(module))
     _fold_norms(network)
     return network.eval().requires_grad_(False)
 
@@ -147,15 +148,15 @@ def _fold_norms(network: nn.Module) -> None:
     for hook in hooks:
         hook.remove()
     for norm, convolution in pairs.items():
-        network.set_submodule(names[convolution], _without_norm(convolution, norm))
+        set_named_module(network, names[convolution], _without_norm(convolution, norm))
         # timm's normalisations hold the activation that follows them
         after = [getattr(norm, name) for name in ("drop", "act") if hasattr(norm, name)]
-        network.set_submodule(names[norm], nn.Sequential(*after))
+        set_named_module(network, names[norm], nn.Sequential(*after))
     with torch.no_grad():
         same = (network(picture) - expected).abs().max() <= 1e-3 * expected.abs().max()
     if not same:
         for module in itertools.chain.from_iterable(pairs.items()):
-            network.set_submodule(names[module], module)
+            set_named_module(network, names[module], module)
 
 
 def _plain_convolution(scaled: ScaledStdConv2d) -> nn.Conv2d:

@@ -4,8 +4,11 @@ import logging
 from collections import Counter
 
 import pytest
-from hypothesis import given, settings
+import sklearn
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from packaging.version import Version
+from sklearn.model_selection import StratifiedGroupKFold
 
 from scripts import datalists
 from scripts.datalists import DataListError
@@ -143,6 +146,24 @@ def test_task2_is_listed(task2, tmp_path):
     assert not any("label" in one or "fold" in one for one in listed["test"])
     loaded = datalists.load_datalist(tmp_path / "lists" / "task2.json")
     assert loaded["test"][0]["FLAIR"] == str(task2 / "test" / "00020" / "FLAIR")
+
+
+@given(seed=st.integers(0, 99), labels=st.lists(st.integers(0, 1), min_size=20, max_size=40), data=st.data())
+def test_folds_are_those_of_scikit_learn_whatever_its_version(seed, labels, data):
+    assume(4 <= sum(labels) <= len(labels) - 4)
+    groups = data.draw(st.lists(st.sampled_from("abcdefghijklmnop"), min_size=len(labels), max_size=len(labels)))
+    assume(
+        min(len({group for group, one in zip(groups, labels, strict=True) if one == label}) for label in (0, 1)) >= 4
+    )
+    training = [{"label": label, "group": group} for label, group in zip(labels, groups, strict=True)]
+    datalists._assign_folds(training, 4, seed)
+    if Version(sklearn.__version__) >= Version("1.8"):
+        splits = StratifiedGroupKFold(4, shuffle=True, random_state=seed).split(training, labels, groups)
+        for fold, (_, held_out) in enumerate(splits):
+            assert [index for index, one in enumerate(training) if one["fold"] == fold] == list(held_out)
+    for fold in range(4):  # nobody is in two
+        inside = {one["group"] for one in training if one["fold"] == fold}
+        assert not inside & {one["group"] for one in training if one["fold"] != fold}
 
 
 def test_folds_are_stratified(task2):

@@ -93,7 +93,7 @@ def draw_calibration(group: Group, bins: Sequence[Mapping[str, float]] | None = 
         [group.probabilities[group.labels == label] for label in (0, 1)],
         bins=np.linspace(0, 1, 21),
         stacked=True,
-        color=LABEL_COLOURS,
+        color=list(LABEL_COLOURS),  # Matplotlib 3.8 takes a pair for a colour and its opacity
     )
     below.set(xlabel="predicted probability", ylabel="patients", xlim=_UNIT)
     below.grid(visible=False)
