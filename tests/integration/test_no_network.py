@@ -42,7 +42,7 @@ def commands(root, segmenter):
     weights, flair = ["--segmenter", segmenter], ["--mri_types", "FLAIR"]
     classifier = [word for name, value in CLASSIFIER.items() for word in (f"--{name}", value)]
     keep = ["--min_tumor_ratio", -1, "--num_workers", 0]
-    folds = ["--datalist", root / "t2.json", "--seeds", 1, "--num_workers", 0, "--runtime", "eager", *flair, *weights]
+    folds = ["--datalist", root / "t2.json", "--seeds", 1, "--num_workers", 0, "--selection", "outer", *flair, *weights]
     first = next((test).glob("*/FLAIR/*"))
     return [
         ["--help"], *([name, "--help"] for name in ("predict", "train", "headers")), ["doctor"],
@@ -61,7 +61,7 @@ def commands(root, segmenter):
         ["segment", "--input", test, "--output", root / "fast", "--fast", *weights],
         ["predict", "--input", test, "--output", root / "predicted", "--classifier", root / "clf", "--runtime", "torch", "--dicom", *keep, *flair, *weights],
         ["explain", root / "predicted"], ["report", root / "e2"], ["card", root / "e2"],
-        ["crossvalidate", "--output", root / "cv1", *folds, "--train_classification", json.dumps({**CLASSIFIER, **ONE_EPOCH}), "--prepare_classification", '{"min_tumor_ratio": -1}'],
+        ["crossvalidate", "--output", root / "cv1", *folds, "--train_classification", json.dumps({**CLASSIFIER, **ONE_EPOCH}), "--prepare_classification", '{"min_tumor_ratio": -1, "runtime": "eager"}'],
         ["crossvalidate", "--output", root / "cv2", *folds, "--model", "size"],
         ["compare", root / "cv1", root / "cv2", "--output", root / "compared"],
         *(["export", "segmenter", kind, segmenter, root / f"s.{end}"] for kind, end in (("onnx", "onnx"), ("torchscript", "ts"), ("openvino", "xml"))),
