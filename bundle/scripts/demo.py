@@ -17,12 +17,13 @@ import torch
 
 from .checks import as_values
 from .commands.running import run_config
-from .datalists import build_datalist, read_labels
+from .datalists import build_datalist
 from .environment import BUNDLE_ROOT
 from .evaluation.resampling import bootstrap_interval
 from .evaluation.scores import roc_auc
 from .explain.run import explain_run
 from .files import RESEARCH_ONLY, read_csv, write_json
+from .label_tables import read_labels
 from .report.pages import write_report
 from .report.picture import write_picture
 from .run_folder import read_object

@@ -14,9 +14,10 @@ import pytest
 from scripts import checks
 from scripts.commands import running
 from scripts.commands.running import run_job
-from scripts.datalists import build_datalist, load_datalist, read_asked, read_labels, select
+from scripts.datalists import build_datalist, load_datalist, select
 from scripts.errors import UserError
 from scripts.files import is_formula, write_json
+from scripts.label_tables import read_asked, read_labels
 from scripts.outputs import OutputError, check_identifier
 from scripts.patients import write_predictions
 from scripts.report.writer import Writer

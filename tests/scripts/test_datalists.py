@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from packaging.version import Version
 from sklearn.model_selection import StratifiedGroupKFold
 
-from scripts import datalists
+from scripts import datalists, label_tables
 from scripts.datalists import DataListError
 from scripts.errors import UserError
 from tests.scripts.layouts import NAMES_2023, dicom_study, names, nifti_study, touch
@@ -46,24 +46,24 @@ def told(caplog):
 
 def test_labels_keep_the_style_of_the_file(tmp_path):
     file = write_rows(tmp_path / "labels.csv", [("00012", 1), ("7", 0)])
-    assert datalists.read_labels(file) == {"00012": 1, "7": 0}
+    assert label_tables.read_labels(file) == {"00012": 1, "7": 0}
 
 
 def test_asked_keeps_order_and_style(tmp_path):
     file = write_rows(tmp_path / "sample.csv", [("12", 0.5), ("00003", 0.5), ("1", 0.5)])
-    assert datalists.read_asked(file) == ["12", "00003", "1"]
+    assert label_tables.read_asked(file) == ["12", "00003", "1"]
 
 
 def test_csv_with_a_byte_order_mark(tmp_path):
     (tmp_path / "labels.csv").write_bytes(b"\xef\xbb\xbfBraTS21ID,MGMT_value\r\n00001,1\r\n")
-    assert datalists.read_labels(tmp_path / "labels.csv") == {"00001": 1}
+    assert label_tables.read_labels(tmp_path / "labels.csv") == {"00001": 1}
 
 
 @pytest.mark.parametrize("value", ["2", "", "yes", "0.5"])
 def test_impossible_label(tmp_path, value):
     file = write_rows(tmp_path / "labels.csv", [("00001", 1), ("00002", value)])
     with pytest.raises(DataListError, match=rf"labels\.csv: MGMT_value of 00002 is '{value}', expected 0 or 1"):
-        datalists.read_labels(file)
+        label_tables.read_labels(file)
 
 
 @pytest.mark.parametrize(
@@ -80,16 +80,16 @@ def test_two_labels_of_a_patient_are_refused(tmp_path, first, second):
     with pytest.raises(
         DataListError, match=rf"labels\.csv: {first} and {second} are the same patient; keep one of them"
     ):
-        datalists.read_labels(file)
+        label_tables.read_labels(file)
 
 
 def test_visits_of_a_person_have_labels_of_their_own(tmp_path):
     visits = {"BraTS-GLI-00012-000": 0, "BraTS-GLI-00012-001": 1}
-    assert datalists.read_labels(write_rows(tmp_path / "labels.csv", visits.items())) == visits
+    assert label_tables.read_labels(write_rows(tmp_path / "labels.csv", visits.items())) == visits
 
 
 @pytest.mark.parametrize("content", [b"BraTS21ID,MGMT_value\n1," + b"x" * 200_000, b"BraTS21ID,MGMT_value\n\xe4,1\n"])
-@pytest.mark.parametrize("read", [datalists.read_labels, datalists.read_asked])
+@pytest.mark.parametrize("read", [label_tables.read_labels, label_tables.read_asked])
 def test_what_is_no_table_is_named(tmp_path, content, read):
     file = tmp_path / "labels.csv"
     file.write_bytes(content)
@@ -104,11 +104,11 @@ def test_wrong_columns(tmp_path):
     with pytest.raises(
         DataListError, match=r"labels\.csv: expected rows with the columns BraTS21ID,MGMT_value.*BraTS21ID"
     ):
-        datalists.read_labels(file)
+        label_tables.read_labels(file)
     with pytest.raises(DataListError, match="all rows"):
-        datalists.read_asked(write_rows(tmp_path / "empty.csv", []))
+        label_tables.read_asked(write_rows(tmp_path / "empty.csv", []))
     with pytest.raises(DataListError, match=r"gone\.csv: no such file"):
-        datalists.read_asked(tmp_path / "gone.csv")
+        label_tables.read_asked(tmp_path / "gone.csv")
 
 
 # Building

@@ -11,9 +11,9 @@ from typing import Any
 
 from custom_transforms import SeriesError
 
-from ..datalists import lookup, read_labels
 from ..errors import UserError, some
-from ..identifiers import person
+from ..identifiers import lookup, person
+from ..label_tables import read_labels
 from ..modalities import MRI_TYPES
 from ..outputs import check_identifier, inside
 from ..studies.folders import DataListError, find_studies

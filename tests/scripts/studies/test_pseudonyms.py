@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scripts.datalists import DataListError, read_asked, select
+from scripts.datalists import DataListError, select
 from scripts.files import read_csv
+from scripts.label_tables import read_asked
 from scripts.studies.folders import find_studies
 from scripts.studies.pseudonyms import CALLED, HIDDEN, KeyFileError, deidentified, hide, write_key
 
