@@ -50,6 +50,7 @@ def test_everything_that_is_timed_is_there(way):
         find("scripts.weights:no_such")
 
 
+@pytest.mark.slow
 def test_a_process_is_watched_with_all_that_it_starts():
     code = (
         "import multiprocessing, time\n"

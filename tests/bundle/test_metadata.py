@@ -36,6 +36,7 @@ def test_metadata_is_valid(metadata):
     verify_metadata(meta_file=str(METADATA), filepath=SCHEMA)  # the schema is there, so nothing is downloaded
 
 
+@pytest.mark.slow
 def test_metadata_without_a_required_key_is_invalid(tmp_path, metadata):
     file = tmp_path / "metadata.json"
     file.write_text(json.dumps({key: value for key, value in metadata.items() if key != "required_packages_version"}))

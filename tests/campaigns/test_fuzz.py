@@ -61,6 +61,7 @@ def test_files_are_judged(tmp_path):
     assert "good" not in found
 
 
+@pytest.mark.slow
 def test_the_same_seed_makes_the_same_inputs(tmp_path):
     first, second = (Campaign(tmp_path / name, 3) for name in "ab")
     for number in range(6):

@@ -522,6 +522,7 @@ def _first(folder):
     return file, data, 144 + int.from_bytes(data[140:144], "little")
 
 
+@pytest.mark.slow
 def test_a_deflated_file_that_unpacks_to_gigabytes_is_refused(write_series, tmp_path):
     (dataset, *_) = write_series(planes(3))
     file = _first(tmp_path / "series")[0]

@@ -306,6 +306,7 @@ def test_validation_every_other_epoch(tmp_path):
 # Resume
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kill_in", "workers"), [(2, 0), (3, 0), (5, 0), (3, 1)])
 def test_a_killed_and_resumed_run_ends_where_the_unbroken_one_ends(tmp_path, workers, kill_in):
     """The warm-up ends with epoch 2: killed within it, at its end and after it."""

@@ -50,6 +50,7 @@ def test_parameters_of_the_full_size_classifier(full_size):
     assert full_size.num_features == 2304
 
 
+@pytest.mark.slow
 def test_weights_go_both_ways_between_published_form_and_ours(full_size):
     torch.manual_seed(2)
     published = Published().eval()

@@ -116,6 +116,7 @@ def test_studies_names_the_stalled_series(cohort, stalled):
     assert text.count("00003") >= 1
 
 
+@pytest.mark.slow
 def test_explore_goes_on(cohort, stalled, tmp_path, caplog, monkeypatch):
     with caplog.at_level(logging.WARNING):
         radiogenomics.explore(cohort, tmp_path / "out", read_timeout=0.5, num_workers=1)

@@ -74,6 +74,7 @@ def test_planted_copies_are_found_and_no_two_patients_are_taken_for_one():
     assert lowest > fingerprints.SAME > highest
 
 
+@pytest.mark.slow
 def test_a_series_looks_like_itself_however_it_is_stored():
     images, affine = brain(1)
     prints = [fingerprints.fingerprint(*change(images["T1w"], affine)) for change in (lambda *one: one, turned)]

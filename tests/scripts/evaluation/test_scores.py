@@ -219,6 +219,7 @@ def test_delong_without_variance():
     assert math.isnan(high)
 
 
+@pytest.mark.slow
 def test_intervals_contain_the_truth_as_often_as_they_say():
     """Normal scores with a distance of 1 have an AUC of Phi(1 / sqrt 2); 400 cohorts of 80 patients."""
     truth = 0.5 * math.erfc(-0.5)

@@ -31,6 +31,7 @@ def test_patients_without_a_threshold_are_left_out():
     assert (sensitivity.value, specificity.value) == (1, 1)
 
 
+@pytest.mark.slow
 @given(BOTH_LABELS)
 @EXAMPLES
 def test_no_threshold_is_better_than_youdens(rows):

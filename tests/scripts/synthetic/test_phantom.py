@@ -212,6 +212,7 @@ def test_labels_are_balanced_and_follow_the_seed():
     assert sum(balanced_labels(5, [67, 1])) == 2
 
 
+@pytest.mark.slow
 def test_layout(cohort):
     folder, written = cohort
     assert {path.name for path in folder.iterdir()} == {"task1", "task2", "task2_masks", "task2_jpg", "README.txt"}
