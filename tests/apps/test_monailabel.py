@@ -150,6 +150,7 @@ def test_shipped_weights_are_laid_where_no_others_are(install, bundle):
     assert install.lay_weights(bundle).read_bytes() == shipped.read_bytes()
 
 
+@pytest.mark.slow
 def test_weights_that_were_trained_are_not_overwritten_unasked(install, bundle, segmenter):
     file = install.lay_weights(bundle, segmenter)
     state, settings = weights.read_weights(file)
@@ -163,6 +164,7 @@ def test_weights_that_were_trained_are_not_overwritten_unasked(install, bundle, 
     assert file.read_bytes() == segmenter.read_bytes()
 
 
+@pytest.mark.slow
 def test_other_weights_are_refused(install, bundle, segmenter, tmp_path):
     with pytest.raises(weights.WeightsError, match="no such weights file"):
         install.lay_weights(bundle, tmp_path / "missing.pt")

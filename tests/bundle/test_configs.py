@@ -224,6 +224,7 @@ def test_classification_is_the_same_in_evaluation_and_prediction():
         assert evaluation[key] == inference[key], key
 
 
+@pytest.mark.slow
 def test_logits_are_kept_with_all_that_changes_them(weights_files):
     first = {"classifier": weights_files["classifier", "nested"], "runtime": "torch", "amp": False}
     others = {

@@ -403,6 +403,7 @@ def test_truncated_file_is_named(write_series, tmp_path, part, compressed):
         read(tmp_path / "series")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("syntax", [None, RLELossless, JPEG2000Lossless], ids=["raw", "RLE", "JPEG 2000"])
 def test_dicom_files_that_declare_too_much_are_refused_before_memory_is_taken(write_series, tmp_path, syntax):
     """Each file, and all of them together."""

@@ -114,6 +114,7 @@ def test_black_slices_and_slices_without_tumour(measure):
     assert TumorRatioFilter(-1, measure)(image, mask).tolist() == [True] * 4
 
 
+@pytest.mark.slow
 @given(image=SMALL_STACK, data=st.data(), ratio=st.sampled_from([0.0, 0.025, 0.2, 0.5]))
 @settings(max_examples=150, deadline=None)
 def test_largest_contour_equals_the_method(image, data, ratio):
@@ -222,6 +223,7 @@ def test_stacks_of_another_length_are_refused(transform):
 # --- real -------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_real_slices(real_data: Path):
     reader = SeriesReader()
     folder = real_data / "task1" / "BraTS2021_07294"

@@ -76,6 +76,7 @@ def test_any_stack_gets_the_size(shape, size, order, seed):
     assert found.dtype == np.uint8
 
 
+@pytest.mark.slow
 def test_tensors_stay_tensors_and_the_default_size():
     stack = stack_of(6, 10, 10)
     found = FixedVolume()(torch.from_numpy(stack))

@@ -101,6 +101,7 @@ def test_foreground_does_not_depend_on_how_grey_values_are_stored(tmp_path_facto
     assert (array[~foreground] == 0).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("axis", [None, 0, 1, 2])
 def test_a_skull_stripped_series_is_no_head(tmp_path, axis):
     """The whole brain, or half of it."""
@@ -109,6 +110,7 @@ def test_a_skull_stripped_series_is_no_head(tmp_path, axis):
     assert read_nifti(half, tmp_path)[1]["warnings"] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("air", ["noise", "zero"])
 @pytest.mark.parametrize("spacing", [(1, 1, 1), (1, 1, 6), (2, 2, 2)])
 def test_a_series_with_its_skull_is_said_to_have_it(tmp_path, air, spacing):
@@ -273,6 +275,7 @@ def test_real_dicom(real_data: Path, tmp_path, mri_type, shape, spacing):
     assert along[2] > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     [

@@ -130,6 +130,7 @@ def test_doctor_tries_weights(monkeypatch, capsys, segmenter, classifier):
     assert "problems" not in told
 
 
+@pytest.mark.slow
 def test_doctor_tells_weights_that_cant_be_used(monkeypatch, capsys, segmenter, classifier, tmp_path):
     """With status 1, and with all the rest."""
     end = run(monkeypatch, "doctor", "--segmenter", classifier, "--classifier", tmp_path / "gone")

@@ -147,6 +147,7 @@ def test_names_of_folders(folder, tmp_path):
     assert not {unicodedata.category(sign) for sign in shown.replace("\n", "")} & {"Cc", "Cf"}
 
 
+@pytest.mark.slow
 def test_headers_of_dicom(tmp_path):
     export = Export(tmp_path / "in")
     texts = [

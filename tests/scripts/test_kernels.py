@@ -32,6 +32,7 @@ def test_the_transposed_kernel_is_repetition_and_convolution_in_one(inputs, outp
     torch.testing.assert_close(F.conv_transpose2d(x, upsampled_kernel(weight), stride=2, padding=1), expected)
 
 
+@pytest.mark.slow
 def test_a_folded_decoder_has_the_same_parameters_results_and_gradients():
     plain = segmenter(encoder_name="timm-mobilenetv3_small_minimal_100").double()
     folded = fold_decoder(copy.deepcopy(plain))
@@ -92,6 +93,7 @@ def test_a_norm_stays_where_the_convolution_before_it_is_used_elsewhere_too():
     assert torch.equal(fold_constants(network)(x), network(x))
 
 
+@pytest.mark.slow
 def test_a_backbone_without_norms_becomes_plain_convolutions():
     torch.manual_seed(0)
     backbone = BiLSTMNFNet("eca_nfnet_l0").backbone.double().eval()
@@ -101,6 +103,7 @@ def test_a_backbone_without_norms_becomes_plain_convolutions():
     torch.testing.assert_close(folded(x), backbone(x))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{"decoder_attention_type": "scse"}, {"decoder_interpolation": "bilinear"}])
 def test_blocks_that_can_not_be_folded_are_left_alone(options):
     network = segmenter(encoder_name="timm-mobilenetv3_small_minimal_100", **options).double().eval()

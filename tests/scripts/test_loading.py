@@ -105,6 +105,7 @@ def test_series_stay_open_for_further_slices(prepared, monkeypatch):
     assert len(opened) == 2 + 4
 
 
+@pytest.mark.slow
 def test_open_series_are_not_shared_between_processes(prepared):
     load = LoadSlice()
     items = slice_items(ENTRIES, prepared)

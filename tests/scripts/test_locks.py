@@ -206,6 +206,7 @@ def test_every_job_with_an_output_folder_takes_its_lock():
     assert {name for name in writing if "$runs.start(" not in jobs[name]} == set()
 
 
+@pytest.mark.slow
 def test_a_command_leaves_a_folder_in_use_as_it_is(holder, tmp_path):
     for patient in ("00001", "00002"):
         (tmp_path / "in" / patient).mkdir(parents=True)

@@ -118,6 +118,7 @@ def test_gradients_reach_backbone_and_lstm():
         assert any(parameter.grad is not None and parameter.grad.abs().sum() > 0 for parameter in part.parameters())
 
 
+@pytest.mark.slow
 def test_segmenter_has_the_keys_of_the_library():
     """The released weights of stage 1 are segmentation-models-pytorch's own state dict."""
     network = smp.UnetPlusPlus("densenet121", encoder_weights=None, classes=2)

@@ -496,6 +496,7 @@ def test_initialise_backbone_with_its_imagenet_file(tmp_path):
     assert torch.equal(network.clf_head.weight, before.clf_head.weight)
 
 
+@pytest.mark.slow
 def test_initialise_nfnet_with_its_imagenet_file(tmp_path):
     """The released ``eca_nfnet_l0.pth`` has the classification layer of ImageNet."""
     imagenet = timm.create_model("eca_nfnet_l0", pretrained=False)

@@ -24,6 +24,7 @@ def test_cnn3d_has_the_parameters_that_its_summary_prints():
     assert (trained, trained + kept) == (1_252_801, 1_253_825)
 
 
+@pytest.mark.slow
 def test_cnn3d_has_the_shapes_that_its_summary_prints():
     shapes = []
     network = CNN3D().eval()
@@ -48,6 +49,7 @@ def test_the_smallest_stack_that_is_accepted_passes(model):
         stack_settings(model, image_size=size - 1, slices=slices)
 
 
+@pytest.mark.slow
 def test_resnet10_reads_published_weights_strictly_and_answers_as_monais(tmp_path):
     torch.manual_seed(0)
     theirs = resnet10(spatial_dims=3, n_input_channels=1, num_classes=1).eval()
@@ -67,6 +69,7 @@ def test_resnet10_reads_published_weights_strictly_and_answers_as_monais(tmp_pat
     assert of_file(released / "3d-resnet10_T1wCE_fold0_0.500.pth", "resnet10")["slices"] == 64
 
 
+@pytest.mark.slow
 def test_resnet10_refuses_what_lacks_a_weight(tmp_path):
     state = ResNet10().state_dict()
     del state["fc.bias"]

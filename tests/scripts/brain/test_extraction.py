@@ -217,6 +217,7 @@ def reason(series, method):
     return str(error)
 
 
+@pytest.mark.slow
 def test_commands_that_fail_say_why(head, stand_in):
     volume, affine, brain = head
     series = {"T1w": (volume, affine)}
@@ -234,6 +235,7 @@ def test_commands_that_fail_say_why(head, stand_in):
 # --- masks that are there ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["7/FLAIR.nii.gz", "7_FLAIR.nii", "FLAIR.nii.gz"])
 def test_own_masks_are_found_and_resampled(head, tmp_path, name):
     volume, affine, brain = head

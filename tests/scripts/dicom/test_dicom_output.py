@@ -112,6 +112,7 @@ def test_after_a_prediction(tmp_path, caplog, monkeypatch):
     assert referenced.ReferencedSOPSequence[0].ReferencedSOPInstanceUID == seg.SOPInstanceUID
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("on", "told"), [(None, ["T1wCE"]), (["FLAIR", "T1wCE"], ["FLAIR", "T1wCE"])])
 def test_enhancing_tumour_is_claimed_with_contrast_agent_alone(tmp_path, on, told):
     for mri_type in ("FLAIR", "T1wCE"):

@@ -111,6 +111,7 @@ def test_order_of_rows_does_not_matter(rows, summary):
     assert found == summary
 
 
+@pytest.mark.slow
 def test_rows_may_come_from_a_csv_file(rows, summary):
     as_text = [{key: "" if value is None else str(value) for key, value in row.items()} for row in rows]
     assert summarise(as_text, subgroups=("scanner", "site"), **FEW) == summary
@@ -129,6 +130,7 @@ def test_spread_of_seeds(rows, summary):
     assert one_seed["controls"]["seeds"]["all"]["sd"] is None
 
 
+@pytest.mark.slow
 def test_signal_is_told_from_none(summary):
     assert summary["controls"]["permutation"] == {"permutations": 99, "p": 0.01}
     for name in ("mean", "logit_mean"):
@@ -140,6 +142,7 @@ def test_signal_is_told_from_none(summary):
     assert low < 0.5 < high
 
 
+@pytest.mark.slow
 def test_baselines_that_know_nothing_and_that_know_all():
     found = summarise(predictions(shift=2.0), **FEW)["baselines"]
     assert set(found) == {"tumour_volume", "slices"}
@@ -153,6 +156,7 @@ def test_baselines_that_know_nothing_and_that_know_all():
     assert strong["model_against_it"]["high"] < 0
 
 
+@pytest.mark.slow
 def test_baselines_are_of_what_is_known(rows):
     without = [{key: value for key, value in row.items() if key not in ("kept", "tumour_volume")} for row in rows]
     assert summarise(without, **FEW)["baselines"] == {}
@@ -161,11 +165,13 @@ def test_baselines_are_of_what_is_known(rows):
     assert (found["tumour_volume"]["patients"], found["slices"]["patients"]) == (70, 80)
 
 
+@pytest.mark.slow
 def test_slices_are_a_baseline_where_they_tell_the_label(rows):
     telling = [row | {"kept": row["kept"] and 10 * row["label"] + len(row["patient"])} for row in rows]
     assert summarise(telling, **FEW)["baselines"]["slices"]["auc"]["value"] > 0.95
 
 
+@pytest.mark.slow
 def test_subgroups(rows, summary):
     for value in "AB":
         found = summary["subgroups"]["scanner"][value]

@@ -14,6 +14,7 @@ from tests.scripts.evaluation.drawn import BOTH_LABELS, EXAMPLES, columns
 sklearn_metrics = pytest.importorskip("sklearn.metrics", reason="needs the extra [train]")
 
 
+@pytest.mark.slow
 @given(BOTH_LABELS, st.integers(0, 20))
 @EXAMPLES
 def test_sensitivity_and_specificity_against_sklearn(rows, threshold):
@@ -58,6 +59,7 @@ FOLDED = st.lists(st.tuples(st.integers(0, 1), st.integers(0, 20), st.integers(0
 )
 
 
+@pytest.mark.slow
 @given(FOLDED, st.data())
 @EXAMPLES
 def test_no_threshold_is_chosen_with_the_patients_own_fold(rows, data):

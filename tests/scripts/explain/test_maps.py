@@ -50,6 +50,7 @@ def naive_maps(network, slices, chunks, image_size, zoom):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [1, 4, 9])
 @pytest.mark.parametrize("batch_size", [2, 35])
 def test_grad_cam_against_full_gradients(network, n, batch_size, colour_slices):
@@ -209,6 +210,7 @@ def blanked_by_hand(slices, region):
     return slices
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [1, 7])
 def test_occlusion_by_region_against_blanked_series(network, n, colour_slices, probability):
     slices = colour_slices(n)
@@ -243,6 +245,7 @@ def test_a_slice_without_brain_can_be_blanked():
     assert found == dict.fromkeys(BLANKED, 0.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [1, 3, 9])
 def test_occlusion_by_slice_against_blackened_series(network, n, colour_slices, probability):
     slices = colour_slices(n)

@@ -69,6 +69,7 @@ def test_a_mask_of_another_series_is_refused(tmp_path):
         read_shown(str(image), "a", mask=tmp_path / "gone.nii")
 
 
+@pytest.mark.slow
 def test_a_montage_takes_every_nth_slice_and_paints_the_mask(tmp_path):
     image = write_nifti(brain(), tmp_path / "a.nii")
     labels = np.zeros(brain().shape, np.uint8)
@@ -86,6 +87,7 @@ def test_a_montage_takes_every_nth_slice_and_paints_the_mask(tmp_path):
     assert blue(coloured[80:-40]) > 1000
 
 
+@pytest.mark.slow
 def test_gif_has_all_slices_in_order(tmp_path, studies):
     cli.show(studies, tmp_path / "out", patient="00002", per_second=5, video=False)
     with Image.open(tmp_path / "out" / "00002_FLAIR.gif") as gif:

@@ -232,6 +232,7 @@ def test_layout(cohort):
     assert all(Path(str(written[name])).exists() for name in ("task1", "task2", "masks", "jpg", "test_labels"))
 
 
+@pytest.mark.slow
 def test_label_files(cohort):
     _, written = cohort
     train, test = read_rows(written["train_labels"]), read_rows(written["test_labels"])
