@@ -147,7 +147,10 @@ def _facts(dataset: pydicom.Dataset) -> dict[str, str]:
     """Whose series it is and what it was made with, as far as DICOM tells."""
 
     def text(keyword: str) -> str:
-        return str(dataset.get(keyword) or "").strip()
+        try:
+            return str(dataset.get(keyword) or "").strip()
+        except Exception:  # a value that can't be decoded tells nothing
+            return ""
 
     field_strength = text("MagneticFieldStrength")
     maker = [text("Manufacturer"), text("ManufacturerModelName"), f"{field_strength} T" if field_strength else ""]

@@ -31,6 +31,7 @@ from custom_transforms import (
     dicom_slices,
 )
 from custom_transforms.dicom_file import read_dicom
+from tests.campaigns import sound
 from tests.custom_transforms.stacks import (
     CORONAL,
     LPS_TO_RAS,
@@ -590,3 +591,25 @@ def test_file_meta_of_an_unknown_representation_is_told(write_series, tmp_path):
     file.write_bytes(file.read_bytes().replace(b"\x02\x00\x02\x00UI", b"\x02\x00\x02\x00BI", 1))
     with pytest.raises(SeriesError, match=rf"{file.name}: its file meta information can't be read .*\. Copy it again"):
         read(tmp_path / "series")
+
+
+@pytest.mark.parametrize(
+    ("attribute", "raises"),
+    [
+        (b"\x08\x00\x70\x00LO", None),
+        (b"\x28\x00\x30\x00DS", "unusable header"),
+        (b"\x28\x00\x10\x00US", ""),
+    ],
+)
+def test_an_unknown_kind_of_value_is_empty_or_named(tmp_path, attribute, raises):
+    """Of what a series can do without, and of what it can't; a guided fuzzer found it."""
+    files = sound.save_dicom(sound.dicom(0, "00001"), tmp_path / "FLAIR")
+    for file in files:
+        content = file.read_bytes()
+        assert content.count(attribute) == 1
+        file.write_bytes(content.replace(attribute, attribute[:4] + b"M" + attribute[5:]))
+    if raises is None:
+        assert SeriesReader().get_data(tmp_path / "FLAIR")[1]["scanner"] == "3 T"
+    else:
+        with pytest.raises(SeriesError, match=rf"FLAIR: .*{raises}"):
+            SeriesReader().get_data(tmp_path / "FLAIR")
