@@ -30,7 +30,7 @@ LOCK = $(if $(LOCKED),.ci/requirements.txt)
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help demo quick test test-docs lint format bench clean bundle wheel wheelhouse test-bundle test-wheelhouse test-monailabel test-monaideploy test-flare test-tensorflow \
-  fuzz kill soak same-answer lock sbom audit test-versions
+  fuzz fuzz-guided kill soak same-answer lock sbom audit test-versions
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^## / {printf "\n%s\n", substr($$0, 4)} /^[a-z-]+:.*## / {printf "  make %-18s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -97,6 +97,10 @@ wheelhouse: $(VENV)/.dev-stamp ## dist/wheelhouse: every wheel that prediction n
 
 fuzz: $(VENV)/.dev-stamp ## 1,000 inputs with one thing wrong through the commands that read them; table in CAMPAIGN/fuzz.md
 	$(CAMPAIGN_RUN).fuzz --count $(or $(COUNT),1000) --seed $(SEED) --output $(CAMPAIGN)/fuzz.md
+
+fuzz-guided: $(VENV)/.dev-stamp ## COUNT seconds for each reader under a fuzzer that sees its branches (Linux, Python 3.11 to 3.13); table in CAMPAIGN/guided.md
+	$(VENV)/bin/python -m pip install --quiet 'atheris>=3'
+	$(CAMPAIGN_RUN).guided --seconds $(or $(COUNT),60) --seed $(SEED) --output $(CAMPAIGN)/guided.md
 
 kill: $(VENV)/.dev-stamp ## jobs that are killed, interrupted, out of disk space, and started again; table in CAMPAIGN/kill.md
 	$(CAMPAIGN_RUN).kill --count $(or $(COUNT),50) --seed $(SEED) --output $(CAMPAIGN)/kill.md

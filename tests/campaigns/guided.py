@@ -13,6 +13,7 @@ import itertools
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -38,6 +39,10 @@ def _series(file: Path) -> None:
     assert np.isfinite(np.asarray(meta["affine"])).all(), "an affine that is no number"
 
 
+def _pictures(file: Path) -> None:
+    _series(_moved(file, f"Image-1{file.suffix}").parent)
+
+
 def _labels(file: Path) -> None:
     from scripts.label_tables import read_labels
 
@@ -59,10 +64,13 @@ def _rules(file: Path) -> None:
 def _run(file: Path) -> None:
     from scripts.run_folder import CONFIG_FILE, read_config
 
-    folder = file.with_suffix("")
-    folder.mkdir(exist_ok=True)
-    file.rename(folder / CONFIG_FILE)
-    read_config(folder)
+    read_config(_moved(file, CONFIG_FILE).parent)
+
+
+def _moved(file: Path, name: str) -> Path:
+    """The file in a folder of its own."""
+    file.with_suffix("").mkdir()
+    return file.rename(file.with_suffix("") / name)
 
 
 def _weights(file: Path) -> None:
@@ -74,7 +82,7 @@ def _weights(file: Path) -> None:
 READERS: dict[str, tuple[str, Callable[[Path], None]]] = {
     "DICOM": (".dcm", _series),
     "NIfTI": (".nii", _series),
-    "JPEG": (".jpg", _series),
+    "JPEG": (".jpg", _pictures),
     "tables of labels": (".csv", _labels),
     "data lists": (".json", _data_list),
     "rules": (".yaml", _rules),
@@ -93,13 +101,13 @@ def write_sound(name: str, folder: Path) -> None:
 
     folder.mkdir(parents=True)
     if name == "DICOM":
-        sound.dicom(0, "00001")[0].save_as(folder / "slice", enforce_file_format=True)
+        sound.dicom(0, "00001")[5].save_as(folder / "slice", enforce_file_format=True)
         sound.enhanced(1, "00001").save_as(folder / "enhanced", enforce_file_format=True)
     elif name == "NIfTI":
         (folder / "volume").write_bytes(sound.nifti(0))
     elif name == "JPEG":
         stream = io.BytesIO()
-        Image.new("L", (24, 20), 90).save(stream, "JPEG")
+        Image.linear_gradient("L").resize((24, 20)).save(stream, "JPEG")
         (folder / "picture").write_bytes(stream.getvalue())
     elif name == "tables of labels":
         (folder / "labels").write_text(LABELS)
@@ -151,6 +159,7 @@ def fuzz(name: str, words: list[str]) -> None:
             pass
         finally:
             file.unlink(missing_ok=True)
+            shutil.rmtree(file.with_suffix(""), ignore_errors=True)
 
     atheris.Setup([sys.argv[0], *words], one)
     atheris.Fuzz()
