@@ -168,13 +168,17 @@ def _check_pixel_data(path: Path, datasets: dict[str, pydicom.Dataset]) -> None:
 
 
 def _check_one_series(path: Path, datasets: dict[str, pydicom.Dataset]) -> None:
-    counts = Counter(str(dataset.get("SeriesInstanceUID", "") or "") for dataset in datasets.values())
+    def text(name: str, keyword: str) -> str:
+        try:
+            return str(datasets[name].get(keyword, "") or "")
+        except Exception as error:
+            raise _unusable(path, name, error) from error
+
+    series = {name: text(name, "SeriesInstanceUID") for name in datasets}
+    counts = Counter(series.values())
     if len(counts) == 1:
         return
-    descriptions = {
-        str(dataset.get("SeriesInstanceUID", "") or ""): str(dataset.get("SeriesDescription", "") or "")
-        for dataset in datasets.values()
-    }
+    descriptions = {uid: text(name, "SeriesDescription") for name, uid in series.items()}
     found = "; ".join(
         f"{uid or 'no SeriesInstanceUID'} '{descriptions[uid]}' ({n} files)" for uid, n in counts.most_common()
     )
@@ -204,10 +208,15 @@ def _frames(path: Path, name: str, dataset: pydicom.Dataset) -> list[Frame]:
     except SeriesError:
         raise
     except Exception as error:
-        raise SeriesError(
-            f"{path}: {name} has an unusable header ({type(error).__name__}: {error}). Copy it again from its source, "
-            "or remove it from the folder."
-        ) from error
+        raise _unusable(path, name, error) from error
+
+
+def _unusable(path: Path, name: str, error: Exception) -> SeriesError:
+    """Of a file with an attribute that can't be decoded, which pydicom tries when it is asked for it."""
+    return SeriesError(
+        f"{path}: {name} has an unusable header ({type(error).__name__}: {error}). Copy it again from its source, or remove it "
+        "from the folder."
+    )
 
 
 def _frame(name: str, dataset: pydicom.Dataset, index: int, count: int) -> Frame:

@@ -598,6 +598,7 @@ def test_file_meta_of_an_unknown_representation_is_told(write_series, tmp_path):
     [
         (b"\x08\x00\x70\x00LO", None),
         (b"\x28\x00\x30\x00DS", "unusable header"),
+        (b"\x20\x00\x0e\x00UI", "unusable header"),
         (b"\x28\x00\x10\x00US", ""),
     ],
 )

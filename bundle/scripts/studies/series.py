@@ -177,6 +177,11 @@ def _read_header(path: Path) -> Dataset | None:
     except Exception as error:  # whatever a damaged file makes the parser raise
         logger.warning("%s is passed over: it can't be read as DICOM (%s)", path, error)
         return None
+    for tag in list(header.keys()):
+        try:
+            header[tag]  # pydicom decodes a value when it is asked for it
+        except Exception:  # as if it were not there; the reader of the pixels says what is wrong
+            del header[tag]
     if "SOPClassUID" not in header or header.SOPClassUID == MediaStorageDirectoryStorage:
         return None
     return header
@@ -249,7 +254,7 @@ def _slice(header: Dataset, frame: int) -> _Slice:
             vector("PlaneOrientationSequence", "ImageOrientationPatient", 6),
             vector("PlanePositionSequence", "ImagePositionPatient", 3),
         )
-    except (TypeError, ValueError):  # values that are no numbers: the reader of the pixels says what is wrong
+    except Exception:  # values that are no numbers, or can't be decoded: the reader of the pixels says what is wrong
         return _Slice(None, None)
 
 

@@ -20,6 +20,7 @@ from scripts.modalities import MRI_TYPES
 from scripts.studies.dicom import item_names
 from scripts.studies.folders import RULES_FILE, DataListError, find_studies
 from scripts.studies.series import read_studies
+from tests.campaigns import sound
 from tests.scripts.studies.exports import (
     AXIAL,
     RULES,
@@ -338,3 +339,20 @@ def test_positions_that_are_no_place_are_none(tmp_path, position):
     (study,) = studies_of(tmp_path)
     assert study.series[0].spacing is None  # as where a slice says nothing
     assert study.series[0].plane == "axial"
+
+
+@pytest.mark.parametrize(
+    "attribute", [b"\x20\x00\x0e\x00UI", b"\x10\x00\x20\x00LO", b"\x08\x00\x3e\x10LO", b"\x20\x00\x32\x00DS"]
+)
+def test_a_value_of_an_unknown_kind_loses_nobody_else(tmp_path, attribute):
+    """pydicom raises no error of its own for it, and not before it is asked for the value."""
+    for patient in ("00001", "00002"):
+        files = sound.save_dicom(sound.dicom(int(patient), patient), tmp_path / patient)
+    for file in files:
+        content = file.read_bytes()
+        assert attribute in content
+        file.write_bytes(content.replace(attribute, attribute[:4] + b"M" + attribute[5:]))
+    studies, others = read_studies(sorted(tmp_path.rglob("*.dcm")))
+    assert "00001" in {study.patient for study in studies}
+    read = [file for study in studies for one in study.series for file in one.files]
+    assert sorted([*read, *others]) == sorted(tmp_path.rglob("*.dcm"))
