@@ -39,6 +39,13 @@ def _series(file: Path) -> None:
     assert np.isfinite(np.asarray(meta["affine"])).all(), "an affine that is no number"
 
 
+def _export(file: Path) -> None:
+    from scripts.studies.series import read_studies
+
+    studies, others = read_studies([file])
+    assert [file] == [*others, *(path for study in studies for one in study.series for path in one.files)]
+
+
 def _pictures(file: Path) -> None:
     _series(_moved(file, f"Image-1{file.suffix}").parent)
 
@@ -81,6 +88,7 @@ def _weights(file: Path) -> None:
 
 READERS: dict[str, tuple[str, Callable[[Path], None]]] = {
     "DICOM": (".dcm", _series),
+    "headers of an export": (".dcm", _export),
     "NIfTI": (".nii", _series),
     "JPEG": (".jpg", _pictures),
     "tables of labels": (".csv", _labels),
@@ -100,7 +108,7 @@ def write_sound(name: str, folder: Path) -> None:
     from scripts.environment import BUNDLE_ROOT
 
     folder.mkdir(parents=True)
-    if name == "DICOM":
+    if name in ("DICOM", "headers of an export"):
         sound.dicom(0, "00001")[5].save_as(folder / "slice", enforce_file_format=True)
         sound.enhanced(1, "00001").save_as(folder / "enhanced", enforce_file_format=True)
     elif name == "NIfTI":
@@ -142,7 +150,8 @@ def fuzz(name: str, words: list[str]) -> None:
         import scripts.label_tables
         import scripts.model_files
         import scripts.run_folder
-        import scripts.studies.rules  # noqa: F401
+        import scripts.studies.rules
+        import scripts.studies.series  # noqa: F401
         from scripts.errors import UserError
 
     logging.disable()

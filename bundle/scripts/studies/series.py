@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
+from pydicom.multival import MultiValue
 from pydicom.uid import (
     UID,
     EnhancedMRImageStorage,
@@ -206,7 +207,7 @@ def _series(files: Sequence[tuple[Path, Dataset]]) -> DicomSeries:
     distinct = [place for i, place in enumerate(known) if i == 0 or place - known[i - 1] > _SAME_POSITION]
     count = len(distinct) if len(known) == len(flat) else len(flat)
     order = sorted(range(len(files)), key=lambda i: (places[i][0] is None, places[i][0] or 0.0, str(files[i][0])))
-    image_type = first.get("ImageType") or ()
+    image_type = first.get("ImageType") or MultiValue(str, [])
     number = _text(first, "SeriesNumber")
     return DicomSeries(
         uid=_text(first, "SeriesInstanceUID"),
@@ -220,7 +221,7 @@ def _series(files: Sequence[tuple[Path, Dataset]]) -> DicomSeries:
         slices=count,
         spacing=float(np.median(np.diff(distinct))) if count > 1 and len(known) == len(flat) else None,
         plane="" if normal is None else PLANES[int(np.abs(normal).argmax())],
-        image_type=tuple([image_type] if isinstance(image_type, str) else map(str, image_type)),
+        image_type=tuple(map(str, image_type if isinstance(image_type, MultiValue) else [image_type])),
         contrast_agent=_text(first, "ContrastBolusAgent"),
         taken=min(_taken(header) for _, header in files),
         phantom=_text(first, "QualityControlImage") in ("YES", "BOTH"),
@@ -271,7 +272,7 @@ def _trouble(headers: Sequence[Dataset], directions: Sequence[np.ndarray], image
         return f"no MR images but {', '.join(sorted(UID(kind).name for kind in kinds))}"
     if frames := [_text(header, "NumberOfFrames") for header in headers if _frames(header) > MAX_SIDE]:
         return f"a file declares {frames[0]} frames, expected at most {MAX_SIDE}: its header is damaged"
-    sizes = Counter((header.get("Columns"), header.get("Rows")) for header in headers)
+    sizes = Counter((_text(header, "Columns"), _text(header, "Rows")) for header in headers)
     if len(sizes) > 1:
         return "slices of different sizes: " + ", ".join(f"{width} x {height}" for width, height in sizes)
     if any(not np.allclose(one, directions[0], rtol=0, atol=_SAME_DIRECTION) for one in directions):

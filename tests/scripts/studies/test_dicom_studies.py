@@ -356,3 +356,14 @@ def test_a_value_of_an_unknown_kind_loses_nobody_else(tmp_path, attribute):
     assert "00001" in {study.patient for study in studies}
     read = [file for study in studies for one in study.series for file in one.files]
     assert sorted([*read, *others]) == sorted(tmp_path.rglob("*.dcm"))
+
+
+@pytest.mark.parametrize(("attribute", "value"), [("Columns", [28, 32]), ("ImageType", "ORIGINAL"), ("Rows", None)])
+def test_values_of_another_count_lose_nobody_else(tmp_path, attribute, value):
+    files = sound.save_dicom(sound.dicom(0, "00001"), tmp_path / "a")
+    changed = pydicom.dcmread(files[0])
+    setattr(changed, attribute, value)
+    changed.save_as(files[0])
+    (study,), others = read_studies(files)
+    assert (study.patient, others) == ("00001", [])
+    assert bool(study.series[0].trouble) == (attribute != "ImageType")
