@@ -201,13 +201,13 @@ def assert_same_prediction(first, second):
 
 
 def assert_same_curve(first, second):
-    """To rounding: sums over a batch have another order when its halves are summed first."""
+    """To rounding: sums over a batch have another order when its halves are summed first, which may turn a pixel at the threshold."""
     rows = [read_rows(folder / "history.csv") for folder in (first, second)]
     assert len(rows[0]) == len(rows[1]) > 1
     for one, other in zip(*rows, strict=True):
         assert one.keys() == other.keys()
         for key in one:
-            assert float(one[key]) == pytest.approx(float(other[key]), rel=1e-4, abs=1e-6), (one, other)
+            assert float(one[key]) == pytest.approx(float(other[key]), rel=5e-4, abs=1e-6), (one, other)
 
 
 @pytest.fixture(scope="module")
