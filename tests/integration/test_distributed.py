@@ -16,6 +16,7 @@ import pydicom
 import pytest
 import torch
 import yaml
+from packaging.version import Version
 
 pytest.importorskip("nilearn", reason="the phantom cohort needs the extra [phantom]")
 
@@ -60,6 +61,8 @@ KEEP_ALL = {"min_tumor_ratio": -1, "num_workers": 0, "amp": False}
 SAME_ORDER = {
     "train#sampler": "$monai.data.DistributedSampler(@train#dataset, num_replicas=1, rank=0, shuffle=True, seed=@seed)"
 }
+# with PyTorch 2.4 the Dice was apart by 1.4e-4 of itself; why was not looked into
+ROUNDING = 5e-4 if Version(torch.__version__) < Version("2.5") else 2e-5
 
 # Runs jobs one after the other, by the bundle's own command where several configurations are named, and notes which files
 # this process wrote.
@@ -201,13 +204,13 @@ def assert_same_prediction(first, second):
 
 
 def assert_same_curve(first, second):
-    """To rounding: sums over a batch have another order when its halves are summed first, which may turn a pixel at the threshold."""
+    """To rounding: sums over a batch have another order when its halves are summed first."""
     rows = [read_rows(folder / "history.csv") for folder in (first, second)]
     assert len(rows[0]) == len(rows[1]) > 1
     for one, other in zip(*rows, strict=True):
         assert one.keys() == other.keys()
         for key in one:
-            assert float(one[key]) == pytest.approx(float(other[key]), rel=5e-4, abs=1e-6), (one, other)
+            assert float(one[key]) == pytest.approx(float(other[key]), rel=ROUNDING, abs=1e-6), (one, other)
 
 
 @pytest.fixture(scope="module")
