@@ -1,4 +1,4 @@
-"""CSV tables of the challenge: labels, and a sample submission. Standard library only."""
+"""CSV tables of the challenge: labels, and a sample submission."""
 
 from __future__ import annotations
 
