@@ -128,6 +128,32 @@ def _as_program(what):
     return 0
 
 
+def last_line(text):
+    """What a log ends with, of a progress bar its newest state."""
+    return (text.replace("\r", "\n").strip().splitlines() or [""])[-1]
+
+
+def wrong_ending(kind, status, text, result):
+    """What is wrong with how a process ended that was asked to.
+
+    Args:
+        kind: name of the signal.
+        status: exit status, negative for a signal.
+        text: its log.
+        result: the line with which an unbroken run ends. One that has said it was done, and was ended while Python took itself down.
+    """
+    if kind == "SIGKILL":
+        return [] if status == -signal.SIGKILL else [f"ended with {status}"]
+    asked, done = {128 + SIGNALS[kind]}, bool(result) and last_line(text) == result
+    if kind == "SIGTERM" or done:
+        asked.add(-SIGNALS[kind])
+    wrong = [] if status in asked else [f"exit status {status}, expected {128 + SIGNALS[kind]}"]
+    wrong += [f"says {word}" for word in ("Traceback", "terminating", "ignored") if word in text]
+    if not done and not re.match("interrupted|stopped", last_line(text)):
+        wrong.append(f"last line {last_line(text)[:200]!r}")
+    return wrong
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # trials
 
@@ -155,7 +181,7 @@ class Campaign:
         if not (cohort / "classifiers" / "FLAIR" / "model_FLAIR.pt").is_file():
             assert Process(lambda: make_cohort(cohort), self.log).finish() == 0, self.log.read_text()
         self.jobs = {name: job for name, job in jobs_of(cohort).items() if names is None or name in names}
-        self.unbroken, self.seconds, self.size = {}, {}, {}
+        self.unbroken, self.seconds, self.size, self.result = {}, {}, {}, {}
         self.outcomes: dict[tuple[str, str], Outcome] = {}
 
     def _clear(self):
@@ -187,6 +213,7 @@ class Campaign:
             shutil.rmtree(kept[-1], ignore_errors=True)
             shutil.copytree(self.out, kept[-1])
         self.size[name] = sum(path.stat().st_size for path in kept[0].rglob("*") if path.is_file())
+        self.result[name] = last_line(self.log.read_text())
         self.unbroken[name] = Unbroken(*kept)
 
     def trial(self, name, kind):
@@ -218,7 +245,7 @@ class Campaign:
         if status is None:
             outcome.ended += 1
             status = self._end(process, kind, outcome)
-        wrong = self._said(kind, status) if status != 0 else []
+        wrong = wrong_ending(kind, status, self.first.read_text(), self.result[name]) if status != 0 else []
         self._again(job, status)
         return wrong
 
@@ -243,21 +270,6 @@ class Campaign:
             raise RuntimeError(f"still there {AT_ONCE} s after {kind}")
         outcome.slowest = max(outcome.slowest, time.monotonic() - asked)
         return status
-
-    def _said(self, kind, status):
-        """What is wrong with how a process ended that was asked to."""
-        if kind == "SIGKILL":
-            return [] if status == -signal.SIGKILL else [f"ended with {status}"]
-        text = self.first.read_text()
-        expected = 128 + SIGNALS[kind]
-        wrong = (
-            []
-            if status in (expected, -SIGNALS[kind] if kind == "SIGTERM" else expected)
-            else [f"exit status {status}, expected {expected}"]
-        )
-        wrong += [f"says {word}" for word in ("Traceback", "terminating", "ignored") if word in text]
-        last = text.replace("\r", "\n").strip().splitlines()[-1:] or [""]
-        return wrong + ([] if re.match("interrupted|stopped", last[0]) else [f"last line {last[0][:200]!r}"])
 
     def _on_disk(self, name, kind, point, outcome):
         """The folder is on a small disk, or one that becomes read-only; once it is better the same command goes on."""

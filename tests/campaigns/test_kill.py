@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.campaigns.kill import wrong_ending
 from tests.campaigns.kill_jobs import Unbroken
 
 ROOT = Path(__file__).parents[2]
@@ -22,6 +23,23 @@ def test_a_killed_training_ends_as_an_unbroken_one(tmp_path):
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     assert (tmp_path / "kill.md").read_text().count("| nothing |") == 3
+
+
+@pytest.mark.parametrize(
+    ("kind", "status", "text", "told"),
+    [
+        ("SIGTERM", 143, "50%\rinterrupted; go on", []),
+        ("SIGTERM", -15, "50%\r60%\nthe result\n", []),  # it was done, and Python took itself down
+        ("SIGTERM", -15, "50%\r60%", ["last line '60%'"]),
+        ("SIGINT", 130, "Traceback\ninterrupted", ["says Traceback"]),
+        ("SIGINT", 1, "interrupted", ["exit status 1, expected 130"]),
+        ("SIGINT", -2, "interrupted", ["exit status -2, expected 130"]),
+        ("SIGKILL", -9, "60%", []),
+        ("SIGKILL", 1, "60%", ["ended with 1"]),
+    ],
+)
+def test_how_a_process_has_to_end(kind, status, text, told):
+    assert wrong_ending(kind, status, text, "the result") == told
 
 
 @pytest.fixture
