@@ -11,7 +11,8 @@ from monai.data import Dataset
 
 from . import distributed
 from .loading import slice_items
-from .slice_preparation import prepare_segmentation, segmentation_items
+from .preparation import prepare
+from .slice_preparation import segmentation_items
 
 logger = logging.getLogger(__name__)
 
@@ -22,7 +23,7 @@ ANY_MODALITY = "any"
 def annotated_items(
     volumes: Sequence[Mapping[str, str]], prepared_dir: str | Path, configuration: Mapping[str, Any]
 ) -> list[dict[str, Any]]:
-    """Items for :func:`~scripts.slice_preparation.prepare_segmentation` of volumes, ``{"image", "label"}`` paths.
+    """Items for :func:`~scripts.preparation.prepare` of volumes, ``{"image", "label"}`` paths.
 
     Raises:
         ValueError: when two images have the same name, by which volumes are distinguished.
@@ -64,7 +65,7 @@ class AnnotatedSlices(Dataset):
             if not volumes:
                 return []
             items = annotated_items(volumes, prepared_dir, configuration)
-            prepare_segmentation(items, preparation, prepared_dir, configuration)
+            prepare(items, preparation, prepared_dir, configuration)
             return slice_items(items, prepared_dir, required=False)
 
         found = slices(data)

@@ -27,8 +27,7 @@ from .files import write_json
 from .inferers import SliceSegmenter
 from .masks import REGIONS, label_map, region_volumes, save_label_map
 from .outputs import inside
-from .preparation import fingerprint
-from .studies import pseudonyms
+from .preparation import fingerprint, series_of
 from .volumes import in_millilitres, write_volumes
 
 logger = logging.getLogger(__name__)
@@ -50,18 +49,8 @@ def series_items(
     some_of(MRI_TYPES)("mri_types", list(mri_types))
     one_of((None, *MRI_TYPES))("reference", reference)
     order = [name for name in dict.fromkeys([reference or REFERENCES[0], *REFERENCES]) if name in mri_types]
-    items = [
-        {
-            "patient": entry["patient"],
-            "mri_type": name,
-            "image": entry[name],
-            "study": {other: entry[other] for other in mri_types if other in entry},
-            **pseudonyms.name_of(entry),
-        }
-        for entry in entries
-        for name in order
-        if name in entry
-    ]
+    of_each = [series_of(entry, mri_types) for entry in entries]
+    items = [item for series in of_each for item in sorted(series, key=lambda one: order.index(one["mri_type"]))]
     if not items:
         raise ValueError(f"none of {len(entries)} patients has a series of {', '.join(mri_types)}")
     return items

@@ -10,7 +10,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,8 @@ from ignite.engine import Engine, Events
 from monai.data import Dataset
 from monai.engines import SupervisedEvaluator
 from monai.transforms import Transform
+from torch.utils.data import DataLoader
+from tqdm import tqdm
 
 from . import distributed, memory
 from .datalists import MRI_TYPES
@@ -54,21 +56,23 @@ def series_items(
     configuration: Mapping[str, Any],
     mri_types: Sequence[str] = MRI_TYPES,
 ) -> list[dict[str, Any]]:
-    """One item per series of the patients: ``patient``, ``mri_type``, ``image``, ``output``, and ``fingerprint``."""
+    """One item per series of the patients: those of :func:`series_of` with ``output`` and ``fingerprint``."""
     return [
         {
-            "patient": entry["patient"],
-            "mri_type": mri_type,
-            "image": entry[mri_type],
-            "study": {name: entry[name] for name in mri_types if name in entry},
-            "output": str(inside(prepared_dir, entry["patient"], f"{mri_type}{SERIES_SUFFIX}")),
-            "fingerprint": fingerprint(configuration, entry[mri_type]),
-            **pseudonyms.name_of(entry),
+            **item,
+            "output": str(inside(prepared_dir, item["patient"], f"{item['mri_type']}{SERIES_SUFFIX}")),
+            "fingerprint": fingerprint(configuration, item["image"]),
         }
         for entry in entries
-        for mri_type in mri_types
-        if mri_type in entry
+        for item in series_of(entry, mri_types)
     ]
+
+
+def series_of(entry: Mapping[str, Any], mri_types: Sequence[str] = MRI_TYPES) -> list[dict[str, Any]]:
+    """One item per series of a patient: ``patient``, ``mri_type``, ``image``, its files, and ``study``, the files of all by modality."""
+    study = {name: entry[name] for name in mri_types if name in entry}
+    known = {"patient": entry["patient"], "study": study, **pseudonyms.name_of(entry)}
+    return [{**known, "mri_type": name, "image": files} for name, files in study.items()]
 
 
 def pending(items: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -322,6 +326,55 @@ def read_index(prepared_dir: str | Path) -> dict[str, dict[str, Any]]:
         name: {**row, "file": str(Path(prepared_dir) / row["file"])} if "file" in row else row
         for name, row in rows.items()
     }
+
+
+def prepare(
+    items: Sequence[Mapping[str, Any]],
+    transform: Callable[[Mapping[str, Any]], dict[str, Any]],
+    prepared_dir: str | Path,
+    configuration: Mapping[str, Any],
+    num_workers: int = 0,
+) -> dict[str, dict[str, Any]]:
+    """Prepare the items that are not prepared yet, each process its share; write the index and return its rows.
+
+    Args:
+        items: from :func:`series_items` or :func:`scripts.slice_preparation.segmentation_items`.
+        transform: reads one item, and saves what is made of it.
+        prepared_dir: folder of the prepared series.
+        configuration: what they are made with.
+        num_workers: processes that read ahead.
+    """
+    mine = distributed.share(items)
+    missing = {(item["patient"], item["mri_type"]) for item in pending(_by_plane(mine))}
+    todo = [dict(item) for item in mine if (item["patient"], item["mri_type"]) in missing]
+    errors: dict[str, dict[str, Any]] = {}
+    for done in one_by_one(SeriesDataset(todo, transform), "prepare", num_workers):
+        if done["error"]:
+            logger.warning("%s/%s: %s", done["patient"], done["mri_type"], done["error"])
+            for part in _by_plane([done]):
+                errors[name_of(part)] = {**row_of(part), "error": done["error"]}
+    rows = write_index(prepared_dir, configuration, _by_plane(items), gather_errors(errors))
+    logger.info("%s: %d slices kept", prepared_dir, sum(row.get("kept", 0) for row in rows.values()))
+    return rows
+
+
+def _by_plane(items: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The items of volumes, ``outputs`` by plane, once for each plane; those of whole series as they are."""
+    return [
+        part
+        for item in items
+        for part in (
+            [{**item, "output": output, "plane": plane} for plane, output in item["outputs"].items()]
+            if "outputs" in item
+            else [item]
+        )
+    ]
+
+
+def one_by_one(dataset: Any, what: str, num_workers: int = 0) -> Iterable[dict[str, Any]]:
+    """The items of a dataset of series, not batched, as these differ in size, with a bar that the first process shows."""
+    loader: DataLoader = DataLoader(dataset, batch_size=None, num_workers=num_workers, collate_fn=as_is)
+    return tqdm(loader, desc=what, unit="series", disable=not len(dataset) or not distributed.is_first())
 
 
 def as_is(item: Any) -> Any:

@@ -2,36 +2,20 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from monai.transforms import Transform
-from torch.utils.data import DataLoader
-from tqdm import tqdm
 
 from custom_transforms import SampleSlices, SlicePlanes, TumorRatioFilter, grey_window
 
-from . import distributed
 from .datalists import MRI_TYPES
 from .outputs import SERIES_SUFFIX, inside
-from .preparation import (
-    SeriesDataset,
-    as_array,
-    as_is,
-    fingerprint,
-    gather_errors,
-    name_of,
-    pending,
-    row_of,
-    write_index,
-)
+from .preparation import as_array, fingerprint, row_of
 from .prepared import write_series
-
-logger = logging.getLogger(__name__)
 
 
 def segmentation_items(
@@ -94,40 +78,3 @@ class SavePlanes(Transform):
             write_series(data["outputs"][plane], image[slices], np.arange(len(slices)), masks[slices] > 0, info)
             rows[plane] = row
         return {"patient": data["patient"], "mri_type": data["mri_type"], "error": "", "planes": rows}
-
-
-def prepare_segmentation(
-    items: Sequence[Mapping[str, Any]],
-    transform: Callable[[Mapping[str, Any]], dict[str, Any]],
-    prepared_dir: str | Path,
-    configuration: Mapping[str, Any],
-    num_workers: int = 0,
-) -> dict[str, dict[str, Any]]:
-    """Prepare the labelled volumes of stage 1 that are not prepared yet, each process its share; write the index and return its rows.
-
-    Args:
-        items: from :func:`segmentation_items`.
-        transform: reads, orients, scales and saves one item.
-        prepared_dir: folder of the prepared series.
-        configuration: what they are made with.
-        num_workers: processes that read ahead.
-    """
-    mine = distributed.share(items)
-    missing = {(item["patient"], item["mri_type"]) for item in pending(_by_plane(mine))}
-    todo = [item for item in mine if (item["patient"], item["mri_type"]) in missing]
-    errors: dict[str, dict[str, Any]] = {}
-    loader = DataLoader(SeriesDataset(todo, transform), batch_size=None, num_workers=num_workers, collate_fn=as_is)
-    quiet = not todo or not distributed.is_first()
-    for done in tqdm(loader, desc="prepare segmentation", unit="volume", disable=quiet):
-        if done["error"]:
-            logger.warning("%s/%s: %s", done["patient"], done["mri_type"], done["error"])
-            for plane in done["outputs"]:
-                row = {**row_of({**done, "plane": plane}), "error": done["error"]}
-                errors[name_of(row)] = row
-    rows = write_index(prepared_dir, configuration, _by_plane(items), gather_errors(errors))
-    logger.info("%s: %d slices kept", prepared_dir, sum(row.get("kept", 0) for row in rows.values()))
-    return rows
-
-
-def _by_plane(items: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    return [{**item, "output": output, "plane": plane} for item in items for plane, output in item["outputs"].items()]

@@ -122,7 +122,7 @@ def test_processes_validate_volumes_of_their_own(write_volume, tmp_path, monkeyp
     volumes = [write_volume("a"), write_volume("b")]
     whole = dataset(volumes, tmp_path)
     assert {item["patient"] for item in whole} == {"a", "b"}
-    monkeypatch.setattr(annotations, "prepare_segmentation", lambda *args: None)  # it is, and would wait for the other
+    monkeypatch.setattr(annotations, "prepare", lambda *args: None)  # it is, and would wait for the other
     monkeypatch.setattr(annotations.distributed.idist, "get_world_size", lambda: 2)
     for rank, name in enumerate("ab"):
         monkeypatch.setattr(annotations.distributed.idist, "get_rank", lambda rank=rank: rank)

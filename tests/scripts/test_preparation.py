@@ -310,7 +310,7 @@ def prepare_volumes(entries, folder, min_ratio=0.01, keep_rate=0.1, radiological
         ]
     )
     items = slice_preparation.segmentation_items(entries, folder, configuration)
-    return slice_preparation.prepare_segmentation(items, transform, folder, configuration)
+    return preparation.prepare(items, transform, folder, configuration)
 
 
 @pytest.mark.parametrize("radiological", [False, True])

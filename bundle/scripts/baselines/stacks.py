@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -13,27 +11,13 @@ import torch
 from monai.inferers import Inferer
 from monai.transforms import Transform
 from torch import nn
-from torch.utils.data import DataLoader
-from tqdm import tqdm
 
 from custom_transforms import ChunkSlices, SliceGeometry
 
-from .. import distributed, memory
+from .. import memory
 from ..inferers import autocast
-from ..preparation import (
-    KeepFacts,
-    SeriesDataset,
-    as_array,
-    as_is,
-    gather_errors,
-    name_of,
-    pending,
-    row_of,
-    write_index,
-)
+from ..preparation import KeepFacts, as_array, row_of
 from ..prepared import write_series
-
-logger = logging.getLogger(__name__)
 
 
 class KeepFactsAndFiles(KeepFacts):
@@ -88,33 +72,6 @@ class Started(Transform):
     def __call__(self, data: Mapping[str, Any]) -> dict[str, Any]:
         """The item with ``started``."""
         return {**data, "started": time.time()}
-
-
-def prepare_stacks(
-    items: Sequence[Mapping[str, Any]],
-    transform: Callable[[Mapping[str, Any]], dict[str, Any]],
-    prepared_dir: str | Path,
-    configuration: Mapping[str, Any],
-    num_workers: int = 0,
-) -> dict[str, dict[str, Any]]:
-    """Prepare the series that are not prepared yet, each process its share; write the index and return its rows.
-
-    Args:
-        items: from :func:`scripts.preparation.series_items`.
-        transform: reads one item, makes its stack, and saves it.
-        prepared_dir: folder of the prepared series.
-        configuration: what they are made with.
-        num_workers: processes that read ahead.
-    """
-    todo = pending(distributed.share(items))
-    errors: dict[str, dict[str, Any]] = {}
-    loader = DataLoader(SeriesDataset(todo, transform), batch_size=None, num_workers=num_workers, collate_fn=as_is)
-    for done in tqdm(loader, desc="prepare", unit="series", disable=not todo or not distributed.is_first()):
-        if done["error"]:
-            row = {**row_of(done), "error": done["error"]}
-            logger.warning("%s: %s", name_of(row), done["error"])
-            errors[name_of(row)] = row
-    return write_index(prepared_dir, configuration, items, gather_errors(errors))
 
 
 class StackClassifier(Inferer):

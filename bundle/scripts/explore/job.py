@@ -9,13 +9,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from torch.utils.data import DataLoader
-from tqdm import tqdm
-
 from .. import distributed
 from ..datalists import MRI_TYPES, DataListError, select
 from ..files import write_json
-from ..preparation import as_is, fingerprint
+from ..preparation import fingerprint, one_by_one
 from .facts import ReadFacts
 from .page import PAGE, write_page_of
 
@@ -90,11 +87,7 @@ def read_facts(items: Sequence[Mapping[str, Any]], pixels: bool = True, num_work
     mine = distributed.share(items)
     todo = [item for item in mine if _kept(item, pixels) is None]
     logger.info("%d series: %d looked at before, %d to look at", len(mine), len(mine) - len(todo), len(todo))
-    workers = min(num_workers, len(todo))
-    dataset: Any = ReadFacts(todo, pixels)  # has what a loader needs of a dataset
-    loader: DataLoader = DataLoader(dataset, batch_size=None, num_workers=workers, collate_fn=as_is)
-    quiet = not todo or not distributed.is_first()
-    for done in tqdm(loader, total=len(todo), desc="explore", unit="series", disable=quiet):
+    for done in one_by_one(ReadFacts(todo, pixels), "explore", min(num_workers, len(todo))):
         found = {key: done[key] for key in ("patient", "mri_type", "fingerprint", "facts", "error") if key in done}
         if "error" in found:
             logger.warning("%s/%s: %s", done["patient"], done["mri_type"], done["error"])

@@ -10,16 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from monai.data import DataLoader
 from monai.transforms import Transform
-from tqdm import tqdm
 
 from .. import distributed
 from ..errors import UserError
 from ..files import RESEARCH_ONLY, write_csv, write_json, written_whole
 from ..modalities import MRI_TYPES
 from ..outputs import inside
-from ..preparation import SeriesDataset, as_array, as_is, fingerprint
+from ..preparation import SeriesDataset, as_array, fingerprint, one_by_one, series_of
 from .tfrecord import write_tfrecord
 
 logger = logging.getLogger(__name__)
@@ -48,19 +46,12 @@ def check_formats(formats: Sequence[str]) -> list[str]:
 def series_items(
     entries: Iterable[Mapping[str, Any]], configuration: Mapping[str, Any], mri_types: Sequence[str] = MRI_TYPES
 ) -> list[dict[str, Any]]:
-    """An item for each series: ``patient``, ``mri_type``, ``image``, ``study``, ``label`` (None if unknown), ``fingerprint``."""
+    """Those of :func:`~scripts.preparation.series_of` with ``label`` (None if unknown) and ``fingerprint``."""
     return [
-        {
-            "patient": entry["patient"],
-            "mri_type": mri_type,
-            "image": entry[mri_type],
-            "study": {name: entry[name] for name in mri_types if name in entry},
-            "label": entry.get("label"),
-            "fingerprint": fingerprint({**configuration, "label": entry.get("label")}, entry[mri_type]),
-        }
+        {**item, "label": label, "fingerprint": fingerprint({**configuration, "label": label}, item["image"])}
         for entry in entries
-        for mri_type in mri_types
-        if mri_type in entry
+        for label in [entry.get("label")]
+        for item in series_of(entry, mri_types)
     ]
 
 
@@ -137,8 +128,7 @@ def write_all(
     """
     writer = _Writer(output_dir, check_formats(formats))
     todo = writer.pending(distributed.share(items, by="patient"))
-    loader = DataLoader(SeriesDataset(todo, transform), batch_size=None, num_workers=num_workers, collate_fn=as_is)
-    for item in tqdm(loader, desc="volumes", unit="series", disable=not todo or not distributed.is_first()):
+    for item in one_by_one(SeriesDataset(todo, transform), "volumes", num_workers):
         writer.add(item)
     rows = [row for part in distributed.gather(writer.rows) for row in part]
     _write_tables(rows, entries, Path(output_dir), dict(configuration))
