@@ -14,6 +14,8 @@ from .errors import UserError
 
 T = TypeVar("T")
 
+READ_TIMEOUT = 900
+"""Seconds, unless others are asked for."""
 _SETTING = "RADIOGENOMICS_READ_TIMEOUT"  # processes that read ahead have it too, however they are started
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from .. import checks
 from ..baselines import models
+from ..waiting import READ_TIMEOUT
 from .running import bundle_module, full_path, named_series, require_run, run_command
 
 
@@ -23,7 +24,7 @@ def studies(
     T1w: str | Path | None = None,
     T1wCE: str | Path | None = None,
     T2w: str | Path | None = None,
-    read_timeout: float = 900,
+    read_timeout: float = READ_TIMEOUT,
 ) -> str:
     """Show which patient has which modality from which series, why other series were left out, and what may go wrong.
 
@@ -72,7 +73,7 @@ def explore(
     rules: str | Path | None = None,
     num_workers: int | None = None,
     overwrite: bool = False,
-    read_timeout: float = 900,
+    read_timeout: float = READ_TIMEOUT,
 ) -> Path:
     """Look at the data: a page of counts, acquisition, labels, and of series that are missing, alike or odd. Research use only, not for diagnosis.
 
