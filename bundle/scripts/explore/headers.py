@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import html
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ from custom_transforms.dicom_file import read_dicom
 from custom_transforms.volume import entries_of
 
 from ..errors import UserError
-from ..files import RESEARCH_ONLY, escaped, written_whole
+from ..files import escaped
 from .profile import may_identify
 
 HIDDEN = "(hidden; --phi shows it)"
@@ -334,50 +333,36 @@ def _cut(text: str, width: int) -> str:
     return text if len(text) <= width else f"{text[: width - 1]}…"
 
 
-_PAGE = """<!DOCTYPE html>
-<html lang="en"><head><meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'">
-<title>DICOM headers</title><style>
-body {{ font: 14px/1.45 system-ui, sans-serif; margin: 2em; color: #1b2733; }}
-table {{ border-collapse: collapse; width: 100%; }}
-th, td {{ text-align: left; vertical-align: top; padding: .25em .7em; border-bottom: 1px solid #e7ebef; white-space: nowrap; }}
-td:nth-child(n+5) {{ white-space: normal; overflow-wrap: anywhere; }}
-td:first-child {{ font-family: ui-monospace, monospace; font-size: 12px; }}
-tr.differs td {{ background: #fff6dd; }} tr.only-in-A td {{ background: #fdecea; }} tr.only-in-B td {{ background: #e8f6ec; }}
-.note {{ color: #5f6d7b; }}
-</style></head><body><h1>DICOM headers</h1>
-<p>{names}</p><p class="note">{summary}. {use}</p>
-<table><tr><th>tag</th><th>attribute</th><th>VR</th><th></th>{heads}</tr>
-{rows}
-</table></body></html>
-"""
-
-
 def write_html(comparison: Comparison, file: str | Path, everything: bool = False) -> None:
-    """Write the comparison as a page that needs nothing else."""
-    letters = "AB" if len(comparison.names) == 2 else ["value"]
+    """Write the comparison as a page that needs nothing else.
+
+    Raises:
+        ImportError: when Jinja2 is not installed.
+    """
+    from ..report.pages import jinja_environment, write_page
+
+    letters = list("AB") if len(comparison.names) == 2 else ["value"]
     rows = []
     for row in comparison.told(everything):
         # a path of nested items is told by its last tag and its names
-        cells = [
-            row.path[row.path.rfind("(") :],
-            row.name,
-            row.vr,
-            "" if row.status == "same" else row.status,
-            *row.values,
-        ]
-        marked = "".join(f"<td>{html.escape(text)}</td>" for text in cells)
-        rows.append(f'<tr class="{row.status.replace(" ", "-")}">{marked}</tr>')
+        status = "" if row.status == "same" else row.status
+        cells = [row.path[row.path.rfind("(") :], row.name, row.vr, status, *row.values]
+        rows.append((row.status.replace(" ", "-"), cells))
     names = [
         f"{letter}: {name}" if len(comparison.names) == 2 else name
         for letter, name in zip(letters, comparison.names, strict=True)
     ]
-    text = _PAGE.format(
-        names="<br>".join(map(html.escape, names)),
-        summary=html.escape(comparison.summary()),
-        use=RESEARCH_ONLY,
-        heads="".join(f"<th>{letter}</th>" for letter in letters),
-        rows="\n".join(rows),
+    content = (
+        jinja_environment()
+        .get_template("headers.html")
+        .render(
+            title="DICOM headers",
+            subtitle="",
+            phantom="",
+            names=names,
+            summary=comparison.summary(),
+            columns=["tag", "attribute", "VR", "", *letters],
+            rows=rows,
+        )
     )
-    with written_whole(file) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    write_page(Path(file), content)
