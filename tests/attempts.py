@@ -1,4 +1,4 @@
-"""A catch for attempts to reach a network or to listen to one, in a process and those that it starts: ``run`` writes a ``sitecustomize`` that notes them."""
+"""A catch for attempts to reach a network or to listen to one, in a process and those that it starts: ``run`` copies this file to be their ``sitecustomize``."""
 
 from __future__ import annotations
 
@@ -12,47 +12,38 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-HOOK = """
-import os, sys
-
-def _note(event, args):
-    if event in ("socket.getaddrinfo", "socket.gethostbyname", "socket.gethostbyaddr", "socket.getnameinfo", "urllib.Request"):
-        told = str(args[:2])
-    elif event in ("socket.connect", "socket.sendto", "socket.sendmsg", "socket.bind"):
-        if args[1] is None or isinstance(args[1], (str, bytes)):
-            return  # between processes of this machine
-        if event == "socket.bind" and args[1][0] in ("127.0.0.1", "::1"):
-            return  # urllib3 tries whether there is IPv6
-        told = str(args[1])
-    else:
-        return
-    with open(os.environ["ATTEMPTS"], "a") as file:
-        file.write(f"{event} {told} by {' '.join(sys.argv)[:200]}\\n")
-        if os.environ.get("ATTEMPTS_TRACED"):
-            import traceback
-            traceback.print_stack(limit=12, file=file)
-
-sys.addaudithook(_note)
-"""
-
 LOCAL = {None, "", "127.0.0.1", "::1", "localhost", b"127.0.0.1", b"localhost", socket.gethostname()}
+LOOPBACK = ("127.0.0.1", "::1")
+LOOKUPS = ("socket.getaddrinfo", "socket.gethostbyname", "socket.gethostbyaddr")
+MESSAGES = ("socket.connect", "socket.sendto", "socket.sendmsg")
 
 
-def note(file: Path) -> None:
-    """From now on add a line to a file for every other machine that this process, or a fork of it, looks up or connects to."""
+def note(file: str | Path, everything: bool = False) -> None:
+    """From now on add a line to a file for every other machine that this process, or a fork of it, looks up or connects to.
+
+    With ``everything`` for this machine too, and for every place where it listens but the loopback, which urllib3 tries for IPv6.
+    """
 
     def hook(event: str, values: tuple) -> None:
-        if event == "socket.getaddrinfo":
-            host = values[0]
-        elif event == "socket.connect" and isinstance(values[1], tuple):
-            host = values[1][0]
+        if event in LOOKUPS:
+            told, host = values[:2], values[0]
+        elif event in MESSAGES and isinstance(values[1], tuple):  # others are between processes of this machine
+            told, host = values[1], values[1][0]
+        elif everything and event in ("socket.getnameinfo", "urllib.Request"):
+            told = host = values[:2]
+        elif everything and event == "socket.bind" and isinstance(values[1], tuple) and values[1][0] not in LOOPBACK:
+            told = host = values[1]
         else:
             return
-        if host not in LOCAL:
-            with file.open("a") as stream:
-                stream.write(f"{event} {host}\n")
+        if everything or host not in LOCAL:
+            with open(file, "a") as stream:
+                stream.write(f"{event} {told} by {' '.join(sys.argv)[:200]}\n")
 
     sys.addaudithook(hook)
+
+
+if __name__ == "sitecustomize":  # the copy that `run` makes, which Python imports first
+    note(os.environ["ATTEMPTS"], everything=True)
 
 
 @functools.cache
@@ -76,7 +67,7 @@ def traced() -> list[str]:
 def run(words: Sequence[str | Path], folder: Path, **more: str) -> tuple[subprocess.CompletedProcess[str], list[str]]:
     """Run Python with these words where there is no network; what it said, and every attempt to reach one."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "sitecustomize.py").write_text(HOOK)
+    shutil.copy(__file__, folder / "sitecustomize.py")
     notes, calls = folder / "attempts.txt", folder / "calls.txt"
     notes.touch()
     tracing = [*traced(), "-o", str(calls)] if traced() else []
