@@ -63,6 +63,12 @@ FIELDS: dict[str, tuple] = {
     **dict.fromkeys(("BodyPartExamined", "QualityControlImage", "ContrastBolusAgent", "AcquisitionDateTime", "ProtocolName"), TEXTS),
     "SpecificCharacterSet": ("ISO_IR 999", "ISO 2022 IR 87", "", "ISO_IR 192", "\\ISO 2022 IR 149", "GB18030", "rubbish", "\xff"),
 }  # fmt: skip
+ODD = (
+    "missing", "one", "doubled", "other pixels", "reversed", "two series", "two orientations", "big gap", "other size", "other patient",
+)  # fmt: skip
+DAMAGES = (
+    "flip", "flip", "header", "cut", "cut", "zero", "insert", "empty", "text", "deflated", "lengths", "preamble", "tail",
+)  # fmt: skip
 
 
 def put(one: Dataset, keyword: str, value: int | str) -> None:
@@ -185,20 +191,7 @@ def wrong_pixels(rng: Random, slices: list[Dataset]) -> str:
 
 def odd_series(rng: Random, slices: list[Dataset]) -> str:
     """Slices that lack, are there twice, lie in one place, or are those of two series."""
-    kind = rng.choice(
-        [
-            "missing",
-            "one",
-            "doubled",
-            "other pixels",
-            "reversed",
-            "two series",
-            "two orientations",
-            "big gap",
-            "other size",
-            "other patient",
-        ]
-    )
+    kind = rng.choice(ODD)
     if kind == "missing":
         del slices[rng.randrange(1, 5) : rng.randrange(6, 9)]
     elif kind == "one":
@@ -299,23 +292,7 @@ def _with_syntax(meta: bytes, syntax: str) -> bytes:
 
 def damage(rng: Random, files: list[Path]) -> str:
     """Change the bytes of files."""
-    kind = rng.choice(
-        [
-            "flip",
-            "flip",
-            "header",
-            "cut",
-            "cut",
-            "zero",
-            "insert",
-            "empty",
-            "text",
-            "deflated",
-            "lengths",
-            "preamble",
-            "tail",
-        ]
-    )
+    kind = rng.choice(DAMAGES)
     told = some_of(rng, files)
     for file in told:
         data = bytearray(file.read_bytes())

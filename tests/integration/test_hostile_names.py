@@ -31,6 +31,7 @@ PATIENTS = (
 )  # fmt: skip
 PLACES = (*PATIENTS, "a::b#c", f"x\n{FORGED}", "\x1b[2J\x1b]0;title\x07", "\r" + FORGED, "\u2028", "y" * 248, "\x9b31m")
 """Names of folders in which a data list's series lie."""
+WORDS = ["--brain", "never", "--num_workers", 0, "--runtime", "eager", "--mri_types", "FLAIR"]
 
 
 @pytest.fixture
@@ -50,17 +51,23 @@ def listed(tmp_path):
     return tmp_path / "list.json"
 
 
-def run(monkeypatch, capfd, caplog, *words):
-    monkeypatch.setattr(sys, "argv", ["radiogenomics", *map(str, words)])
-    ending = ""
-    caplog.clear()
-    tqdm._instances.clear()  # a bar that another test has broken off moves those after it, by escape sequences
-    try:
-        cli.main()
-    except SystemExit as error:
-        ending = str(error)
-    told = capfd.readouterr()
-    return "\n".join([told.out, told.err, *(record.getMessage() for record in caplog.records), ending])
+@pytest.fixture
+def run(monkeypatch, capfd, caplog):
+    """A function that runs a command and returns all that it said."""
+
+    def told_by(*words):
+        monkeypatch.setattr(sys, "argv", ["radiogenomics", *map(str, words)])
+        ending = ""
+        caplog.clear()
+        tqdm._instances.clear()  # a bar that another test has broken off moves those after it, by escape sequences
+        try:
+            cli.main()
+        except SystemExit as error:
+            ending = str(error)
+        told = capfd.readouterr()
+        return "\n".join([told.out, told.err, *(record.getMessage() for record in caplog.records), ending])
+
+    return told_by
 
 
 def harmless(told):
@@ -70,23 +77,11 @@ def harmless(told):
     assert not [line for line in re.split("[\r\n]", told) if line.startswith(FORGED)]
 
 
-def test_a_prediction(listed, segmenter, tmp_path, monkeypatch, capfd, caplog):
+def test_a_prediction(listed, segmenter, tmp_path, run, monkeypatch):
     home = tmp_path / "home"
     home.mkdir()
     monkeypatch.chdir(home)
-    words = [
-        "--segmenter",
-        segmenter,
-        "--brain",
-        "never",
-        "--num_workers",
-        0,
-        "--runtime",
-        "eager",
-        "--mri_types",
-        "FLAIR",
-    ]
-    told = run(monkeypatch, capfd, caplog, "predict", "--datalist", listed, "--output", tmp_path / "out", *words)
+    told = run("predict", "--datalist", listed, "--output", tmp_path / "out", "--segmenter", segmenter, *WORDS)
     assert "scan.nii.gz" in told  # broken files are named
     harmless(told)
     out = tmp_path / "out"
@@ -106,11 +101,11 @@ def test_a_prediction(listed, segmenter, tmp_path, monkeypatch, capfd, caplog):
         text = page.read_text(encoding="utf-8")
         assert "<img src=x" not in text
         assert not fetched(text), page
-    harmless(run(monkeypatch, capfd, caplog, "report", out, "--overwrite"))
+    harmless(run("report", out, "--overwrite"))
     assert write_report(out, tmp_path / "again").is_file()
 
 
-def test_names_in_dicom(segmenter, tmp_path, monkeypatch, capfd, caplog):
+def test_names_in_dicom(segmenter, tmp_path, run):
     pytest.importorskip("highdicom", reason="DICOM output needs the extra [dicom]")
     for number, name in enumerate((CODE, MARKUP, "=1+1", "@x", "%x", "\u202eyxes", "x" * 64)):
         place = tmp_path / "in" / f"f{number}\n{FORGED}"
@@ -118,79 +113,27 @@ def test_names_in_dicom(segmenter, tmp_path, monkeypatch, capfd, caplog):
         dicom_series(
             place, Marks(), "", name, f"1.2.{number}", f"{DESCRIPTIONS['FLAIR']} {name}"[:64], number, **header
         )
-    words = [
-        "--segmenter",
-        segmenter,
-        "--brain",
-        "never",
-        "--num_workers",
-        0,
-        "--runtime",
-        "eager",
-        "--mri_types",
-        "FLAIR",
-    ]
     for more in ([], ["--deidentify"]):
-        out = tmp_path / f"out{len(more)}"
-        harmless(
-            run(
-                monkeypatch,
-                capfd,
-                caplog,
-                "predict",
-                "--input",
-                tmp_path / "in",
-                "--output",
-                out,
-                "--dicom",
-                *more,
-                *words,
-            )
-        )
+        out, given = tmp_path / f"out{len(more)}", ["--segmenter", segmenter, *more, *WORDS]
+        harmless(run("predict", "--input", tmp_path / "in", "--output", out, "--dicom", *given))
         found = [pydicom.dcmread(file) for file in out.rglob("*_seg.dcm")]
         assert len(found) == 7
         names = {str(one.PatientID) for one in found}
         assert all(re.fullmatch(r"study_\w{12}", name) for name in names) if more else CODE in names
         for page in out.rglob("*.html"):
             assert "<img src=x" not in page.read_text(encoding="utf-8")
-    harmless(run(monkeypatch, capfd, caplog, "studies", "--input", tmp_path / "in"))
-    harmless(
-        run(monkeypatch, capfd, caplog, "headers", next((tmp_path / "in").rglob("*.dcm")), "--phi", "--colour", "False")
-    )
-    harmless(
-        run(
-            monkeypatch,
-            capfd,
-            caplog,
-            "show",
-            tmp_path / "in",
-            "--output",
-            tmp_path / "shown",
-            "--patient",
-            "x" * 64,
-            "--animation",
-            "False",
-        )
-    )
+    harmless(run("studies", "--input", tmp_path / "in"))
+    harmless(run("headers", next((tmp_path / "in").rglob("*.dcm")), "--phi", "--colour", "False"))
+    shown = ["--output", tmp_path / "shown", "--patient", "x" * 64, "--animation", "False"]
+    harmless(run("show", tmp_path / "in", *shown))
 
 
-def test_names_of_255_bytes_and_line_breaks_are_refused_in_a_line(tmp_path, segmenter, monkeypatch, capfd, caplog):
+def test_names_of_255_bytes_and_line_breaks_are_refused_in_a_line(tmp_path, segmenter, run):
     for name in ("z" * 255, f"x\n{FORGED}", "\x1b[2J"):
         folder = tmp_path / str(len(name)) / name
         folder.mkdir(parents=True)
         nib.save(nib.Nifti1Image(brain(0).astype(np.float32), np.eye(4)), folder / "flair.nii.gz")
-        told = run(
-            monkeypatch,
-            capfd,
-            caplog,
-            "segment",
-            "--input",
-            folder.parent,
-            "--output",
-            tmp_path / "out",
-            "--segmenter",
-            segmenter,
-        )
+        told = run("segment", "--input", folder.parent, "--output", tmp_path / "out", "--segmenter", segmenter)
         assert "rename the patient" in told
         harmless(told)
         assert not (tmp_path / "out").exists()

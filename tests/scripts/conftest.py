@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+
 import nibabel as nib
 import numpy as np
 import pytest
@@ -25,3 +27,28 @@ def write_label_map():
         return labels
 
     return write
+
+
+@pytest.fixture
+def mount():
+    """A function that mounts a disk in memory on a folder, as root alone may."""
+    places = []
+
+    def on(folder, size):
+        words = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
+        if subprocess.run(words, capture_output=True, check=False).returncode != 0:
+            pytest.skip("this user may not mount a file system")
+        places.append(folder)
+
+    yield on
+    for place in places:
+        subprocess.run(["umount", "-l", str(place)], check=True)  # an error that pytest keeps may hold a file
+
+
+@pytest.fixture
+def full_disk(tmp_path, mount):
+    """A folder on a disk of 64 KB."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mount(place, "64k")
+    return place

@@ -236,18 +236,6 @@ def test_a_folder_that_fails_leaves_the_earlier_one(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["b"]
 
 
-@pytest.fixture
-def full_disk(tmp_path):
-    """A folder on a disk of 64 KB, which only root may mount."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    words = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(place)]
-    if subprocess.run(words, capture_output=True, check=False).returncode != 0:
-        pytest.skip("this user may not mount a file system")
-    yield place
-    subprocess.run(["umount", "-l", str(place)], check=True)  # an error that pytest keeps may hold a file
-
-
 def _write_with_torch(path):
     torch.save(torch.zeros(100_000), path)
 

@@ -1,5 +1,4 @@
 import os
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -211,21 +210,16 @@ def test_any_text_is_a_value(text):
     assert parser.get_parsed_content("listed") == [text, {"deep": text}]
 
 
-def test_a_replacement_moves_to_another_disk(tmp_path):
+def test_a_replacement_moves_to_another_disk(tmp_path, mount):
     """As of a container whose output folder is mounted: what replaces it is written beside it."""
     folder = run_of(tmp_path / "out")
     new = runs.replacement(folder)
-    words = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
-    if subprocess.run(words, capture_output=True, check=False).returncode != 0:
-        pytest.skip("this user may not mount a file system")
-    try:
-        run_of(folder, "metrics.json")
-        run_of(new / "tables")
-        (new / "metrics.json").write_text("new")
-        (new / runs.CONFIG_FILE).write_text("job: evaluate_segmentation\n")
-        runs.finish(folder, new)
-        assert (folder / "metrics.json").read_text() == "new"
-        assert {path.name for path in folder.iterdir()} == {"metrics.json", runs.CONFIG_FILE, "tables"}
-        assert not new.exists()
-    finally:
-        subprocess.run(["umount", str(folder)], check=True)
+    mount(folder, "1m")
+    run_of(folder, "metrics.json")
+    run_of(new / "tables")
+    (new / "metrics.json").write_text("new")
+    (new / runs.CONFIG_FILE).write_text("job: evaluate_segmentation\n")
+    runs.finish(folder, new)
+    assert (folder / "metrics.json").read_text() == "new"
+    assert {path.name for path in folder.iterdir()} == {"metrics.json", runs.CONFIG_FILE, "tables"}
+    assert not new.exists()
