@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.resources
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,8 @@ from torch import nn
 
 from .errors import UserError
 from .files import one_line
+from .inferers import SCALINGS
+from .model_files import WeightsError
 
 
 class Strict(nn.Module):
@@ -41,6 +43,49 @@ ARCHITECTURES = {"unetplusplus": StrictUnetPlusPlus, "unet": StrictUnet}
 """Segmenters by the ``architecture`` of a weights file's settings: the method's, and a compact one."""
 CLASSIFIER_PARTS = ("backbone", "sequence_length", "hidden_size", "num_layers", "dropout")
 """Settings that a classifier is built from, those of :class:`BiLSTMNFNet`."""
+
+
+def _whole(least: int, most: int) -> tuple[str, Callable[[Any], bool]]:
+    return f"a whole number from {least} to {most}", lambda value: type(value) is int and least <= value <= most
+
+
+_TEXT: tuple[str, Callable[[Any], bool]] = ("a text", lambda value: isinstance(value, str))
+_SETTINGS: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "architecture": (" or ".join(ARCHITECTURES), lambda value: value in list(ARCHITECTURES)),
+    **dict.fromkeys(("encoder_name", "backbone"), _TEXT),
+    "decoder_channels": (
+        "five whole numbers from 1 to 1024",
+        lambda value: (
+            isinstance(value, (list, tuple))
+            and len(value) == 5
+            and all(type(one) is int and 1 <= one <= 1024 for one in value)
+        ),
+    ),
+    "image_size": _whole(16, 1024),
+    "scaling": (" or ".join(SCALINGS), lambda value: value in list(SCALINGS)),
+    "field_of_view": (
+        "None, or mm from 10 to 1000",
+        lambda value: value is None or (type(value) in (int, float) and 10 <= value <= 1000),
+    ),
+    "sequence_length": _whole(1, 1000),
+    "stride": _whole(1, 1000),
+    "hidden_size": _whole(1, 2048),
+}
+"""What the settings of a network may be, in words and as a check."""
+
+
+def check_settings(settings: Mapping[str, Any], file: str | Path | None) -> None:
+    """Refuse settings that no network can be built of, before one is; others are passed over.
+
+    Raises:
+        WeightsError: which names the file, the setting and what was expected.
+    """
+    for name, (expected, good) in _SETTINGS.items():
+        if name in settings and not good(settings[name]):
+            raise WeightsError(
+                f"{file}: its setting {name} is {one_line(repr(settings[name]))}, expected {expected}; write the file again, or use "
+                "other weights"
+            )
 
 
 def build_segmenter(settings: Mapping[str, Any]) -> nn.Module:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import logging
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,7 @@ import torch
 from torch import nn
 
 from .checks import GET_WEIGHTS, some_of
-from .files import one_line, written_whole
-from .inferers import SCALINGS
+from .files import written_whole
 from .modalities import ENHANCING_ON, MRI_TYPES
 from .model_files import (
     TRAINED_ON_SYNTHETIC,
@@ -28,7 +27,7 @@ from .model_files import (
     read_weights,
     sha256,
 )
-from .networks import ARCHITECTURES, imagenet_state
+from .networks import check_settings, imagenet_state
 
 logger = logging.getLogger(__name__)
 
@@ -78,48 +77,9 @@ def load_weights(network: nn.Module, file: str | Path) -> nn.Module:
 def segmenter_settings(file: str | Path | None) -> dict[str, Any]:
     """Settings of the segmentation network in a weights file; the method's own without a file or in a flat one."""
     settings = {**SEGMENTER_SETTINGS, **(describe(file).settings if file else {})}
-    _check_settings(settings, file)
+    check_settings(settings, file)
     enhancing_on(settings)  # a mistake must not be found after hours of segmentation
     return settings
-
-
-def _whole(least: int, most: int) -> tuple[str, Callable[[Any], bool]]:
-    return f"a whole number from {least} to {most}", lambda value: type(value) is int and least <= value <= most
-
-
-_TEXT: tuple[str, Callable[[Any], bool]] = ("a text", lambda value: isinstance(value, str))
-_SETTINGS: dict[str, tuple[str, Callable[[Any], bool]]] = {
-    "architecture": (" or ".join(ARCHITECTURES), lambda value: value in list(ARCHITECTURES)),
-    **dict.fromkeys(("encoder_name", "backbone"), _TEXT),
-    "decoder_channels": (
-        "five whole numbers from 1 to 1024",
-        lambda value: (
-            isinstance(value, (list, tuple))
-            and len(value) == 5
-            and all(type(one) is int and 1 <= one <= 1024 for one in value)
-        ),
-    ),
-    "image_size": _whole(16, 1024),
-    "scaling": (" or ".join(SCALINGS), lambda value: value in list(SCALINGS)),
-    "field_of_view": (
-        "None, or mm from 10 to 1000",
-        lambda value: value is None or (type(value) in (int, float) and 10 <= value <= 1000),
-    ),
-    "sequence_length": _whole(1, 1000),
-    "stride": _whole(1, 1000),
-    "hidden_size": _whole(1, 2048),
-}
-"""What the settings of a network may be, in words and as a check."""
-
-
-def _check_settings(settings: Mapping[str, Any], file: str | Path | None) -> None:
-    """Refuse settings that no network can be built of, before one is; others are passed over."""
-    for name, (expected, good) in _SETTINGS.items():
-        if name in settings and not good(settings[name]):
-            raise WeightsError(
-                f"{file}: its setting {name} is {one_line(repr(settings[name]))}, expected {expected}; write the file again, or use "
-                "other weights"
-            )
 
 
 def enhancing_on(settings: Mapping[str, Any]) -> list[str]:
@@ -162,7 +122,7 @@ def _classifier_settings(file: str | Path) -> dict[str, Any]:
     settings = {**CLASSIFIER_SETTINGS, **model.settings}
     for own in ("mri_type", "trained"):  # what differs from file to file
         settings.pop(own, None)
-    _check_settings(settings, file)
+    check_settings(settings, file)
     if not model.settings and "lstm.weight_hh_l0" in model.shapes:  # the shapes in a flat file show its LSTM
         settings["hidden_size"] = model.shapes["lstm.weight_hh_l0"][1]
         settings["sequence_length"] = model.shapes["clf_head.weight"][1] // (2 * settings["hidden_size"])
