@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+
 MRI_TYPES = ("FLAIR", "T1w", "T1wCE", "T2w")
 NAMES_2021 = {"FLAIR": "flair", "T1w": "t1", "T1wCE": "t1ce", "T2w": "t2"}
 NAMES_2023 = {"FLAIR": "t2f", "T1w": "t1n", "T1wCE": "t1c", "T2w": "t2w"}
@@ -25,3 +27,13 @@ def nifti_study(root, patient, names=NAMES_2021, mark="_", seg=True, suffix="nii
 
 def names(entries):
     return [one["patient"] for one in entries]
+
+
+def write_rows(file, rows, columns=("BraTS21ID", "MGMT_value")):
+    """A CSV of labels."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with open(file, "w", newline="") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(columns)
+        writer.writerows(rows)
+    return file
