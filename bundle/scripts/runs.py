@@ -123,21 +123,26 @@ def start(
         locks.remove_leftovers(written)
     written.mkdir(parents=True, exist_ok=True)
     if config is not None:
-        lists = [value for key, value in config.items() if key.endswith("datalist") and isinstance(value, str)]
-        sums = {name: hashlib.sha256(Path(name).read_bytes()).hexdigest() for name in lists if Path(name).is_file()}
-        config |= {"versions": versions(), "datalists_sha256": sums}  # for whoever reads it later
-        if config.get("deidentify") is True:
-            config |= {**{key: None for key in _IDENTIFYING if key in config}, "datalists_sha256": {}}
-            if config.get("brain") not in BRAIN_METHODS:
-                config["brain"] = "a folder"
-        if (launch := distributed.launch()) is not None:
-            config["launch"] = launch  # by which a later attempt knows that this folder is its own
-        _write_config(config, written / CONFIG_FILE)
+        _write_config(_with_origin(config), written / CONFIG_FILE)
     if written == folder:
         logger.info("outputs go to %s", folder)
     else:
         logger.info("outputs go to %s, and replace %s when they are complete", written, folder)
     return written
+
+
+def _with_origin(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration with what whoever reads it later wants to know, and without what a deidentified run does not tell."""
+    lists = [value for key, value in config.items() if key.endswith("datalist") and isinstance(value, str)]
+    sums = {name: hashlib.sha256(Path(name).read_bytes()).hexdigest() for name in lists if Path(name).is_file()}
+    found = {**config, "versions": versions(), "datalists_sha256": sums}
+    if config.get("deidentify") is True:
+        found |= {**{key: None for key in _IDENTIFYING if key in config}, "datalists_sha256": {}}
+        if config.get("brain") not in BRAIN_METHODS:
+            found["brain"] = "a folder"
+    if (launch := distributed.launch()) is not None:
+        found["launch"] = launch  # by which a later attempt knows that this folder is its own
+    return found
 
 
 def _check(

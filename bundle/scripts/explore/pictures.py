@@ -19,7 +19,6 @@ from ..files import RESEARCH_ONLY, written_whole
 from ..report.viewer import ET_COLOUR, WT_COLOUR, orientation_letters, region_overlay, shown_box, tile_size
 from ..studies.folders import paths_of
 
-WINDOWS = ("auto", "header", "percentile")
 WHITE_PERCENTILE = 99.5
 DARK = 12  # of 255: what is darker counts as background
 TILE_SIDE = 190  # pixels of the longer side of a slice in a montage

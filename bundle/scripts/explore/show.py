@@ -121,13 +121,7 @@ def show_by_label(
         UserError: when no labelled patient can be shown.
     """
     file = Path(labels) / LABELS_FILE if Path(labels).is_dir() else Path(labels)
-    label_of = lookup(read_labels(file))
-    entries = [(label_of(one["patient"]), one) for one in find_studies(source, rules)]
-    labelled = [(label, one) for label, one in entries if label is not None]
-    if not labelled:
-        raise DataListError(
-            f"{file}: it has a label for none of {some((one['patient'] for _, one in entries), 5)}; give the file of these studies"
-        )
+    labelled = _labelled(find_studies(source, rules), file)
     name = modality or next((one for one in MRI_TYPES if any(one in entry for _, entry in labelled)), MRI_TYPES[0])
     if mask is not None and Path(mask).is_file():
         raise PictureError(f"--mask {mask}: is one mask, expected a folder of masks of many patients")
@@ -161,6 +155,18 @@ def show_by_label(
     title = f"{name} of patients by label (MGMT_value of {file.name}: 0 not methylated, 1 methylated)"
     write_png(draw_side_by_side(groups, title), overview)
     return [overview, *written], passed_over
+
+
+def _labelled(entries: Sequence[Mapping[str, Any]], file: Path) -> list[tuple[int, Mapping[str, Any]]]:
+    """The patients of whom a table has a label, each after it."""
+    label_of = lookup(read_labels(file))
+    labels = [label_of(one["patient"]) for one in entries]
+    found = [(label, one) for label, one in zip(labels, entries, strict=True) if label is not None]
+    if not found:
+        raise DataListError(
+            f"{file}: it has a label for none of {some((one['patient'] for one in entries), 5)}; give the file of these studies"
+        )
+    return found
 
 
 def _rest(shown: Shown) -> tuple[Any, ...]:
