@@ -174,6 +174,15 @@ def read_json(file: str | Path, remedy: str) -> Any:
         raise FileError(f"{file}: not JSON that can be read ({one_line(error)}); {remedy}") from error
 
 
+def read_note(file: str | Path) -> dict[str, Any]:
+    """The object in a JSON file that a run keeps for itself; empty where there is none, or something else."""
+    try:
+        found = json.loads(Path(file).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
 def one_line(text: object, most: int | None = 300) -> str:
     """A text, or the message of an error, on one line of at most so many letters, :func:`escaped`."""
     line = escaped(" ".join(str(text).split()))

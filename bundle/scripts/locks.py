@@ -9,7 +9,6 @@ from __future__ import annotations
 import atexit
 import contextlib
 import errno
-import json
 import logging
 import os
 import platform
@@ -22,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import UserError
-from .files import escaped, is_dead, write_json
+from .files import escaped, is_dead, read_note, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +66,7 @@ def acquire(folder: str | Path) -> None:
         if error.errno in _NO_LOCKS:
             unlock = _without_locks(place)
         elif error.errno in _TAKEN and not isinstance(error, PermissionError):
-            raise FolderInUseError(_told(place, _read(place))) from None
+            raise FolderInUseError(_told(place, read_note(place / NOTE))) from None
         else:
             raise
     _held[place] = _Held(os.getpid(), unlock, made)
@@ -176,7 +175,7 @@ def _windows_lock(file: Path) -> Callable[[], None]:
 def _without_locks(place: Path) -> Callable[[], None]:
     """Go by the note alone; what a process of another machine left is only warned of, as nobody can tell whether it lives."""
     (place / LOCK).unlink(missing_ok=True)
-    other = _read(place)
+    other = read_note(place / NOTE)
     process = other.get("process")
     if other.get("host") == platform.node() and isinstance(process, int) and not is_dead(process):
         raise FolderInUseError(_told(place, other))
@@ -195,14 +194,6 @@ def _note() -> dict[str, Any]:
     command = escaped(shlex.join([Path(sys.argv[0] or "python").name, *sys.argv[1:]]))
     since = datetime.now().astimezone().isoformat(" ", "seconds")
     return {"process": os.getpid(), "host": platform.node(), "command": command[:300], "since": since}
-
-
-def _read(place: Path) -> dict[str, Any]:
-    try:
-        found = json.loads((place / NOTE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):  # it is written a moment after the lock is taken
-        return {}
-    return found if isinstance(found, dict) else {}
 
 
 def _who(note: Mapping[str, Any]) -> str:

@@ -67,14 +67,7 @@ class RegionOverlap(EngineMetric):
             spacing = batch["field_of_view"].cpu().numpy() / pred.shape[2:]
             shown = (sums[..., 1] > 0) & (sums[..., 2] > 0) & np.isfinite(spacing).all(axis=1)[:, None]
             for i, j in np.argwhere(shown):
-                one = compute_hausdorff_distance(
-                    pred[i, j][None, None],
-                    label[i, j][None, None],
-                    include_background=True,
-                    percentile=95,
-                    spacing=spacing[i].tolist(),
-                )
-                sums[i, j, 3:] = float(one), 1
+                sums[i, j, 3:] = hausdorff_95(pred[i, j], label[i, j], spacing[i]), 1
         sums[~result["pred"].isfinite().flatten(1).all(1).cpu().numpy()] = NAN
         for *group, values in zip(batch["patient"], batch["mri_type"], batch["plane"], sums, strict=True):
             self._sums[tuple(group)] += values
@@ -93,9 +86,7 @@ class RegionOverlap(EngineMetric):
         for (patient, mri_type, plane), sums in self._groups().items():
             for region, (both, pred, true, distance, slices) in zip(REGIONS, np.nan_to_num(sums), strict=True):
                 row: dict[str, Any] = {"patient": patient, "mri_type": mri_type, "plane": plane, "region": region}
-                row["dice"] = 2 * both / (pred + true) if pred + true else None
-                row["iou"] = both / (pred + true - both) if pred + true else None
-                row["volume_error"] = (pred - true) / true if true else None
+                row |= overlap(both, pred, true)
                 if self.distances:
                     row["slice_hd95_mm"] = distance / slices if slices else None
                 rows.append(row)
@@ -127,6 +118,21 @@ class RegionOverlap(EngineMetric):
         if not values:
             raise NotComputableError(f"no slice with {self.region or 'a tumour'} was evaluated")
         return float(np.mean(values))
+
+
+def overlap(both: float, pred: float, true: float) -> dict[str, float | None]:
+    """``dice``, ``iou`` and ``volume_error`` of so many pixels of both masks, the prediction and the truth; None where not defined."""
+    return {
+        "dice": 2 * both / (pred + true) if pred + true else None,
+        "iou": both / (pred + true - both) if pred + true else None,
+        "volume_error": (pred - true) / true if true else None,
+    }
+
+
+def hausdorff_95(pred: torch.Tensor, label: torch.Tensor, spacing: np.ndarray) -> float:
+    """The larger of both 95th percentiles of distances (mm) from surface to surface of masks that show something."""
+    masks = pred[None, None], label[None, None]
+    return float(compute_hausdorff_distance(*masks, include_background=True, percentile=95, spacing=spacing.tolist()))
 
 
 def _no_sums() -> np.ndarray:

@@ -8,25 +8,19 @@ from typing import Any
 import numpy as np
 import torch
 from ignite.engine import Engine, Events
-from monai.metrics import compute_hausdorff_distance
 
 from .. import distributed
-from ..datalists import MRI_TYPES
 from ..masks import REGIONS, nested
+from ..metrics import hausdorff_95, overlap
+from ..preparation import series_of
 
 VOLUME = "3D"
 """Stands for the plane in rows of whole volumes."""
 
 
 def labelled_series(entries: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """One item per series of the patients who have labels, ``{"patient", "mri_type", "image", "seg"}``."""
-    return [
-        {"patient": entry["patient"], "mri_type": mri_type, "image": entry[mri_type], "seg": entry["seg"]}
-        for entry in entries
-        if "seg" in entry
-        for mri_type in MRI_TYPES
-        if mri_type in entry
-    ]
+    """One item per series of the patients who have labels, those of :func:`~scripts.preparation.series_of` with ``seg``."""
+    return [{**item, "seg": entry["seg"]} for entry in entries if "seg" in entry for item in series_of(entry)]
 
 
 class VolumeOverlap:
@@ -87,15 +81,5 @@ def volume_scores(pred: np.ndarray, label: np.ndarray, spacing: np.ndarray) -> d
     distances from surface to surface (Hausdorff), where both have the region; ``spacing`` is mm between voxels along the axes.
     """
     both, found, true = (int(np.count_nonzero(part)) for part in (pred & label, pred, label))
-    distance = None
-    if found and true:
-        one, other = (torch.from_numpy(np.ascontiguousarray(part))[None, None] for part in (pred, label))
-        distance = float(
-            compute_hausdorff_distance(one, other, include_background=True, percentile=95, spacing=spacing.tolist())
-        )
-    return {
-        "dice": 2 * both / (found + true) if found + true else None,
-        "iou": both / (found + true - both) if found + true else None,
-        "volume_error": (found - true) / true if true else None,
-        "hd95_mm": distance,
-    }
+    one, other = (torch.from_numpy(np.ascontiguousarray(part)) for part in (pred, label))
+    return {**overlap(both, found, true), "hd95_mm": hausdorff_95(one, other, spacing) if found and true else None}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 
 from .. import distributed
 from ..datalists import MRI_TYPES, DataListError, select
-from ..files import write_json
+from ..files import read_note, write_json
 from ..preparation import fingerprint, one_by_one
 from .facts import ReadFacts
 from .page import PAGE, write_page_of
@@ -74,10 +73,7 @@ def items_of(entries: Iterable[Mapping[str, Any]], facts_dir: str | Path) -> lis
 
 def _kept(item: Mapping[str, Any], pixels: bool) -> dict[str, Any] | None:
     """The facts that an earlier run found of the same files."""
-    try:
-        found = json.loads(Path(item["kept"]).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
+    found = read_note(item["kept"])
     same = item["fingerprint"] and found.get("fingerprint") == item["fingerprint"]
     return found if same and (found.get("pixels") or not pixels) else None
 
@@ -140,8 +136,4 @@ def _write(
 
 def _unread(item: Mapping[str, Any]) -> dict[str, Any]:
     """The reason why nothing is kept of a series whose files are gone."""
-    try:
-        found: dict[str, Any] = json.loads(Path(item["kept"]).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {"error": "not read"}
-    return found
+    return read_note(item["kept"]) or {"error": "not read"}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import zipfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -14,7 +13,7 @@ from monai.transforms import Transform
 
 from .. import distributed
 from ..errors import UserError
-from ..files import RESEARCH_ONLY, write_csv, write_json, written_whole
+from ..files import RESEARCH_ONLY, read_note, write_csv, write_json, written_whole
 from ..modalities import MRI_TYPES
 from ..outputs import inside
 from ..preparation import SeriesDataset, as_array, fingerprint, one_by_one, series_of
@@ -179,11 +178,7 @@ class _Writer:
 
     def _read_note(self, patient: str) -> dict[str, dict[str, Any]]:
         """What is known of a patient's series by fingerprint."""
-        try:
-            stored: dict[str, dict[str, Any]] = json.loads(self._note(patient).read_text(encoding="utf-8"))
-            return stored if isinstance(stored, dict) else {}
-        except (OSError, ValueError):  # none, or not one of ours
-            return {}
+        return read_note(self._note(patient))
 
     def _done(self, patient: str, series: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]] | None:
         """The rows of a patient all of whose series are written in all formats, else None."""
