@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
 from typing import Any
 
 import numpy as np
 import torch
 from monai.config import KeysCollection, NdarrayOrTensor
 from monai.data import MetaTensor
-from monai.transforms import MapTransform, Transform
+from monai.transforms import Transform
 from monai.utils import TransformBackends
+
+from .each_key import EachKey
 
 
 class ChunkSlices(Transform):
@@ -54,7 +55,7 @@ class ChunkSlices(Transform):
         return chunks
 
 
-class ChunkSlicesd(MapTransform):
+class ChunkSlicesd(EachKey):
     """Dictionary form of :py:class:`ChunkSlices`, whose ``length`` and ``stride`` it has; each stack is replaced by its chunks."""
 
     backend = ChunkSlices.backend
@@ -62,15 +63,7 @@ class ChunkSlicesd(MapTransform):
     def __init__(
         self, keys: KeysCollection, length: int = 35, stride: int = 5, allow_missing_keys: bool = False
     ) -> None:
-        super().__init__(keys, allow_missing_keys)
-        self.chunker = ChunkSlices(length, stride)
-
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Replace the stacks by chunks."""
-        d = dict(data)
-        for key in self.key_iterator(d):
-            d[key] = self.chunker(d[key])
-        return d
+        super().__init__(keys, ChunkSlices(length, stride), allow_missing_keys)
 
 
 ChunkSlicesD = ChunkSlicesDict = ChunkSlicesd

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from monai.config import KeysCollection
 from monai.config.type_definitions import NdarrayOrTensor
-from monai.transforms import MapTransform, Transform
+from monai.transforms import Transform
 from monai.utils import TransformBackends
 
+from .each_key import EachKey
 from .volume import SeriesError, check_size
 
 WHITE = 255
@@ -84,7 +84,7 @@ class FixedVolume(Transform):
         return torch.as_tensor(volume) if isinstance(stack, torch.Tensor) else volume
 
 
-class FixedVolumed(MapTransform):
+class FixedVolumed(EachKey):
     """Dictionary form of :py:class:`FixedVolume`, whose ``size`` and ``order`` it has: each key becomes a volume of its own."""
 
     backend = FixedVolume.backend
@@ -96,15 +96,7 @@ class FixedVolumed(MapTransform):
         order: int = 3,
         allow_missing_keys: bool = False,
     ) -> None:
-        super().__init__(keys, allow_missing_keys)
-        self.volume = FixedVolume(size, order)
-
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Replace the stacks by their volumes."""
-        d = dict(data)
-        for key in self.key_iterator(d):
-            d[key] = self.volume(d[key])
-        return d
+        super().__init__(keys, FixedVolume(size, order), allow_missing_keys)
 
 
 def _as_uint8(plane: np.ndarray) -> np.ndarray:

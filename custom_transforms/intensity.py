@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable, Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from monai.config import KeysCollection
 from monai.config.type_definitions import NdarrayOrTensor
 from monai.data import MetaTensor
-from monai.transforms import MapTransform, Transform
+from monai.transforms import Transform
 from monai.utils import TransformBackends
+
+from .each_key import EachKey
 
 WHITE_PERCENTILE = 99.5
 BACKGROUND_SHARE = 0.1
@@ -135,21 +136,13 @@ class ScaleToUint8(Transform):
         return torch.from_numpy(scaled).to(image.device) if isinstance(image, torch.Tensor) else scaled
 
 
-class ScaleToUint8d(MapTransform):
+class ScaleToUint8d(EachKey):
     """Dictionary twin of :class:`ScaleToUint8`: each key is scaled by itself."""
 
     backend = ScaleToUint8.backend
 
     def __init__(self, keys: KeysCollection, allow_missing_keys: bool = False) -> None:
-        super().__init__(keys, allow_missing_keys)
-        self.scale = ScaleToUint8()
-
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """The items with ``keys`` scaled."""
-        scaled = dict(data)
-        for key in self.key_iterator(scaled):
-            scaled[key] = self.scale(scaled[key])
-        return scaled
+        super().__init__(keys, ScaleToUint8(), allow_missing_keys)
 
 
 ScaleToUint8D = ScaleToUint8Dict = ScaleToUint8d

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
-from typing import Any
-
 import torch
 from monai.config import KeysCollection, NdarrayOrTensor
-from monai.transforms import MapTransform, Transform
+from monai.transforms import Transform
 from monai.utils import TransformBackends, convert_to_dst_type, convert_to_tensor
 
+from .each_key import EachKey
 from .volume import some
 
 
@@ -94,37 +92,22 @@ def _values(volume: torch.Tensor) -> str:
     return some((f"{value:g}" for value in torch.unique(volume).tolist()), 10)
 
 
-class _ToWTETd(MapTransform):
-    """Each key is replaced by its masks ``(2, X, Y, Z)``."""
-
-    converter: Transform
-
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Replace the labels by masks."""
-        d = dict(data)
-        for key in self.key_iterator(d):
-            d[key] = self.converter(d[key])
-        return d
-
-
-class BratsLabelsToWTETd(_ToWTETd):
+class BratsLabelsToWTETd(EachKey):
     """Dictionary form of :py:class:`BratsLabelsToWTET`; each key is replaced by its masks ``(2, X, Y, Z)``."""
 
     backend = BratsLabelsToWTET.backend
 
     def __init__(self, keys: KeysCollection, allow_missing_keys: bool = False) -> None:
-        super().__init__(keys, allow_missing_keys)
-        self.converter = BratsLabelsToWTET()
+        super().__init__(keys, BratsLabelsToWTET(), allow_missing_keys)
 
 
-class LabelMapToWTETd(_ToWTETd):
+class LabelMapToWTETd(EachKey):
     """Dictionary form of :py:class:`LabelMapToWTET`; each key is replaced by its masks ``(2, X, Y, Z)``."""
 
     backend = LabelMapToWTET.backend
 
     def __init__(self, keys: KeysCollection, allow_missing_keys: bool = False) -> None:
-        super().__init__(keys, allow_missing_keys)
-        self.converter = LabelMapToWTET()
+        super().__init__(keys, LabelMapToWTET(), allow_missing_keys)
 
 
 BratsLabelsToWTETD = BratsLabelsToWTETDict = BratsLabelsToWTETd
