@@ -18,10 +18,9 @@ from scripts import datalists, loading
 from scripts.networks import BiLSTMNFNet
 from scripts.prepared import PreparedSeries
 from scripts.weights import save_weights
+from tests.networks import CLASSIFIER, SEGMENTER
 
 pytestmark = pytest.mark.slow
-SEGMENTER = {"encoder_name": "tu-test_efficientnet", "decoder_channels": [16, 8, 8, 4, 4], "image_size": 32}
-CLASSIFIER = {"backbone": "test_efficientnet", "image_size": 32, "sequence_length": 6, "stride": 3, "hidden_size": 4}
 
 
 @pytest.fixture(scope="module")

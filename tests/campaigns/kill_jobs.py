@@ -38,19 +38,13 @@ class Job:
 
 def make_cohort(folder):
     """Write phantoms, data lists, weights and prepared series; in a process of its own, as it starts threads."""
-    import segmentation_models_pytorch as smp
+    from tests.networks import finds_everything
 
     radiogenomics.phantom(
         folder / "data", segmentation_patients=0, classification_patients=6, test_patients=2, spacing=8.0
     )
     radiogenomics.datalist(folder / "data" / "task2", folder / "task2.json", folds=3)
-    torch.manual_seed(0)
-    network = smp.UnetPlusPlus(
-        SEGMENTER["encoder_name"], encoder_weights=None, decoder_channels=SEGMENTER["decoder_channels"], classes=2
-    )
-    torch.nn.init.zeros_(network.segmentation_head[0].weight)
-    network.segmentation_head[0].bias.data = torch.tensor([5.0, -5.0])
-    save_weights(network, SEGMENTER, folder / "segmentation.pt")
+    save_weights(finds_everything(SEGMENTER), SEGMENTER, folder / "segmentation.pt")
     radiogenomics.prepare(
         "classification", folder / "prepared", datalist=folder / "task2.json", segmenter=folder / "segmentation.pt",
         mri_types="FLAIR", min_tumor_ratio=-1, max_contours=1000, runtime="eager", device="cpu", num_workers=0,

@@ -8,18 +8,15 @@ import shutil
 from pathlib import Path
 
 import pytest
-import segmentation_models_pytorch as smp
-import torch
 
 from scripts import cli
 from scripts.datalists import MRI_TYPES
 from scripts.environment import BUNDLE_ROOT
-from scripts.networks import BiLSTMNFNet
+from scripts.networks import build_classifier
 from scripts.weights import save_weights
+from tests.networks import CLASSIFIER, SEGMENTER, finds_everything
 
 ROOT = Path(__file__).resolve().parents[2]
-SEGMENTER = {"encoder_name": "tu-test_efficientnet", "decoder_channels": [16, 8, 8, 4, 4], "image_size": 32}
-CLASSIFIER = {"backbone": "test_efficientnet", "hidden_size": 4, "image_size": 32, "sequence_length": 6, "stride": 3}
 TINY = {
     **SEGMENTER,
     **CLASSIFIER,
@@ -104,21 +101,14 @@ def _write_weights(folder: Path) -> Path:
 
     Where none is named, the shipped one works.
     """
-    torch.manual_seed(0)
-    network = smp.UnetPlusPlus(
-        SEGMENTER["encoder_name"], encoder_weights=None, decoder_channels=SEGMENTER["decoder_channels"], classes=2
-    )
-    torch.nn.init.zeros_(network.segmentation_head[0].weight)
-    network.segmentation_head[0].bias.data = torch.tensor([5.0, -5.0])
     file = folder / "segmentation.pt"
     for place in (file, folder / "runs" / "segmentation" / file.name):
         place.parent.mkdir(parents=True, exist_ok=True)
-        save_weights(network, SEGMENTER, place)
+        save_weights(finds_everything(SEGMENTER), SEGMENTER, place)
     for mri_type in MRI_TYPES:
-        settings = {key: CLASSIFIER[key] for key in ("backbone", "hidden_size", "sequence_length")}
         place = folder / "runs" / "classification" / mri_type / f"model_{mri_type}.pt"
         place.parent.mkdir(parents=True)
-        save_weights(BiLSTMNFNet(**settings), {**CLASSIFIER, "mri_type": mri_type}, place)
+        save_weights(build_classifier(CLASSIFIER), {**CLASSIFIER, "mri_type": mri_type}, place)
     return file
 
 

@@ -7,13 +7,12 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-import segmentation_models_pytorch as smp
-import torch
 
 import radiogenomics
 from scripts import cli
 from scripts.weights import save_weights
-from tests.integration.jobs import KEEP_ALL, SEGMENTER, command, train_classifiers
+from tests.integration.jobs import KEEP_ALL, command, train_classifiers
+from tests.networks import SEGMENTER, finds_everything
 
 
 def pytest_collection_modifyitems(items):
@@ -28,14 +27,8 @@ def write_segmenter():
     """A function that writes weights of a segmenter that finds a tumour wherever it looks, and returns their file."""
 
     def write(settings, folder):
-        torch.manual_seed(0)
-        network = smp.UnetPlusPlus(
-            settings["encoder_name"], encoder_weights=None, decoder_channels=settings["decoder_channels"], classes=2
-        )
-        torch.nn.init.zeros_(network.segmentation_head[0].weight)
-        network.segmentation_head[0].bias.data = torch.tensor([5.0, -5.0])
         file = folder / "segmentation.pt"
-        save_weights(network, settings, file)
+        save_weights(finds_everything(settings), settings, file)
         return file
 
     return write

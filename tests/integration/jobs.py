@@ -15,10 +15,9 @@ import torch
 
 import radiogenomics
 from tests.forked import python_words
+from tests.networks import CLASSIFIER
 
 CONFIGS = Path(radiogenomics.__file__).parent / "configs"
-SEGMENTER = {"encoder_name": "tu-test_efficientnet", "decoder_channels": [16, 8, 8, 4, 4], "image_size": 32}
-CLASSIFIER = {"backbone": "test_efficientnet", "image_size": 32, "sequence_length": 6, "stride": 3, "hidden_size": 4}
 TRAINING = {"init": "none", "num_workers": 0, "warmup_epochs": 1, "learning_rate": 0.01}
 KEEP_ALL = {"min_tumor_ratio": -1, "num_workers": 0}
 TRAINED = ("FLAIR", "T1wCE")

@@ -1,6 +1,5 @@
 """Cross-validation from data list to tables, on a small phantom cohort and with tiny networks."""
 
-import csv
 import json
 import logging
 import shutil
@@ -14,6 +13,7 @@ from scripts.evaluation import crossvalidation, guard, leakage, plan
 from scripts.evaluation.cohort import COLUMNS
 from scripts.report import card
 from scripts.weights import read_weights, sha256
+from tests.integration.jobs import read_rows
 
 SEGMENTER = {"encoder_name": "tu-test_efficientnet", "decoder_channels": [8, 8, 4, 4, 4], "image_size": 32}
 CLASSIFIER = {
@@ -90,14 +90,9 @@ def finished(cohort, segmenter, tmp_path_factory):
     return output, validate(cohort, output, segmenter=segmenter)
 
 
-def rows_of(file):
-    with open(file, newline="") as stream:
-        return list(csv.DictReader(stream))
-
-
 def test_every_patient_is_predicted_out_of_fold(cohort, finished):
     output, _ = finished
-    rows = rows_of(output / "predictions.csv")
+    rows = read_rows(output / "predictions.csv")
     assert set(COLUMNS) <= rows[0].keys()
     entries = {one["patient"]: one for one in json.loads((cohort / "task2.json").read_text())["training"]}
     told = {(row["patient"], row["seed"], row["mri_type"]) for row in rows}
@@ -119,7 +114,7 @@ def test_metrics_and_tables(finished):
     assert metrics["leakage"]["leaks"] == 0
     assert metrics["leakage"]["compared"]["FLAIR, seed 1, fold 0"] == 8
     for name in ("scores", "controls", "roc", "calibration", "decision"):
-        assert rows_of(output / "tables" / f"{name}.csv")
+        assert read_rows(output / "tables" / f"{name}.csv")
         assert json.loads((output / "tables" / f"{name}.json").read_text())
     assert (output / "classification" / "seed2" / "fold1" / "T1wCE" / "model_T1wCE.pt").is_file()
     assert metrics == json.loads((output / "metrics.json").read_text())
@@ -128,9 +123,9 @@ def test_metrics_and_tables(finished):
 def test_every_patient_has_a_page_in_the_report(cohort, finished, tmp_path):
     output, _ = finished
     page = radiogenomics.report(output, tmp_path / "report")
-    listed = {row["patient"]: row for row in rows_of(page.parent / "tables" / "patients.csv")}
+    listed = {row["patient"]: row for row in read_rows(page.parent / "tables" / "patients.csv")}
     assert len(listed) == 8
-    predictions = rows_of(output / "predictions.csv")
+    predictions = read_rows(output / "predictions.csv")
     for patient, row in listed.items():
         assert f'href="patients/{patient}.html"' in page.read_text()
         own = [one for one in predictions if one["patient"] == patient]
@@ -146,7 +141,7 @@ def test_every_patient_has_a_page_in_the_report(cohort, finished, tmp_path):
         for one in own:
             (series,) = (
                 found
-                for found in rows_of(page.parent / "tables" / f"series_{patient}.csv")
+                for found in read_rows(page.parent / "tables" / f"series_{patient}.csv")
                 if found["modality"] == one["mri_type"]
             )
             assert float(series[f"seed {one['seed']}"]) == pytest.approx(float(one["probability"]))
@@ -156,9 +151,9 @@ def test_an_evaluation_of_a_fold_has_pages_too(finished, without_figures, tmp_pa
     evaluation = finished[0] / "classification" / "seed2" / "fold1" / "evaluation"
     page = radiogenomics.report(evaluation, tmp_path / "report")
     assert "<h1>Evaluation: evaluation</h1>" in page.read_text()
-    rows = rows_of(evaluation / "predictions.csv")
+    rows = read_rows(evaluation / "predictions.csv")
     assert {f"{row['patient']}.html" for row in rows} == {path.name for path in (page.parent / "patients").iterdir()}
-    listed = {row["patient"]: row for row in rows_of(page.parent / "tables" / "patients.csv")}
+    listed = {row["patient"]: row for row in read_rows(page.parent / "tables" / "patients.csv")}
     for row in rows:
         assert float(listed[row["patient"]]["all"]) == pytest.approx(float(row["all"]))
         text = (page.parent / "patients" / f"{row['patient']}.html").read_text()
@@ -169,7 +164,7 @@ def test_an_evaluation_of_a_fold_has_pages_too(finished, without_figures, tmp_pa
 def test_explanations_come_from_models_that_did_not_see_the_patient(finished, without_figures, tmp_path):
     copied = tmp_path / "run"
     shutil.copytree(finished[0], copied)
-    predictions = [row for row in rows_of(copied / "predictions.csv") if row["seed"] == "1"]
+    predictions = [row for row in read_rows(copied / "predictions.csv") if row["seed"] == "1"]
     patients = sorted({row["patient"] for row in predictions})[:2]
     found = radiogenomics.explain(copied, patients=",".join(patients), mri_types="FLAIR")
     assert sorted(found) == [f"{patient}/FLAIR" for patient in patients]
@@ -258,7 +253,7 @@ def test_both_stages(cohort, tmp_path):
     assert set(metrics["segmentation"]["fold"]) == {"0", "1", "2"}
     # the patient who is in both tasks is on neither side of stage 1
     assert metrics["segmentation"]["patients"] == 5
-    assert {row["fold"] for row in rows_of(tmp_path / "run" / "tables" / "overlap.csv")} == {"0", "1", "2"}
+    assert {row["fold"] for row in read_rows(tmp_path / "run" / "tables" / "overlap.csv")} == {"0", "1", "2"}
     config = yaml.safe_load((tmp_path / "run" / "prepared" / "classification" / "resolved_config.yaml").read_text())
     assert config["segmenter"] == str(tmp_path / "run" / "segmentation" / "fold0" / "segmentation.pt")
     config = yaml.safe_load((tmp_path / "run" / "segmentation" / "fold1" / "resolved_config.yaml").read_text())

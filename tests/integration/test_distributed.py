@@ -1,6 +1,5 @@
 """Jobs in two processes that torchrun starts, beside the same jobs in one, on a tiny phantom cohort with tiny networks."""
 
-import csv
 import json
 import multiprocessing
 import os
@@ -22,14 +21,15 @@ pytest.importorskip("nilearn", reason="the phantom cohort needs the extra [phant
 
 from scripts import cli
 from scripts.environment import BUNDLE_ROOT
-from scripts.networks import BiLSTMNFNet
+from scripts.networks import build_classifier
 from scripts.preparation import read_index
 from scripts.prepared import PreparedSeries
 from scripts.weights import read_weights, save_weights
 from tests.forked import python_words
+from tests.integration.jobs import read_rows
+from tests.networks import SEGMENTER
 
 CONFIGS = BUNDLE_ROOT / "configs"
-SEGMENTER = {"encoder_name": "tu-test_efficientnet", "decoder_channels": [16, 8, 8, 4, 4], "image_size": 32}
 # without batch normalisation, which knows each process's own batch alone on a CPU
 PLAIN_NETWORK = {
     "_target_": "segmentation_models_pytorch.UnetPlusPlus",
@@ -145,11 +145,6 @@ def run(config, settings):
     )
 
 
-def read_rows(file):
-    with open(file, newline="") as stream:
-        return list(csv.DictReader(stream))
-
-
 def times(folder, suffix=".h5"):
     """Of the prepared files; hidden ones are what a killed process was writing."""
     files = sorted(Path(folder).rglob(f"[!.]*{suffix}"))
@@ -232,8 +227,7 @@ def weights(tmp_path_factory, write_segmenter):
     """A segmenter that finds a tumour wherever it looks, and a classifier, both untrained."""
     folder = tmp_path_factory.mktemp("weights")
     segmenter = write_segmenter(SEGMENTER, folder)
-    settings = {key: value for key, value in CLASSIFIER.items() if key not in ("image_size", "stride")}
-    save_weights(BiLSTMNFNet(**settings), CLASSIFIER, folder / "classifier.pt")
+    save_weights(build_classifier(CLASSIFIER), CLASSIFIER, folder / "classifier.pt")
     return {"segmenter": str(segmenter), "classifier": str(folder / "classifier.pt")}
 
 

@@ -19,7 +19,7 @@ pytest.importorskip("nilearn", reason="the phantom cohort needs the extra [phant
 
 from scripts import cli
 from scripts.environment import BUNDLE_ROOT
-from scripts.networks import BiLSTMNFNet
+from scripts.networks import build_classifier
 from scripts.runs import RunExistsError
 from scripts.weights import read_weights, save_weights
 
@@ -80,7 +80,7 @@ def full(weights):
 def federation(sites):
     """What the server saw in each round, and what each site's network was when it began to train."""
     torch.manual_seed(0)
-    network = BiLSTMNFNet(**{key: CLASSIFIER[key] for key in ("backbone", "sequence_length", "hidden_size")})
+    network = build_classifier(CLASSIFIER)
     clients = {name: start_site(sites, name) for name in SITES}
     began = {name: [] for name in SITES}
     for name, client in clients.items():

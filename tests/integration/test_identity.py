@@ -22,7 +22,7 @@ pytest.importorskip("jinja2", reason="reports need the extra [report]")
 from radiogenomics.scripts import cli
 from scripts.networks import build_classifier
 from scripts.weights import save_weights
-from tests.integration.jobs import CLASSIFIER, SEGMENTER
+from tests.networks import CLASSIFIER, SEGMENTER
 from tests.planted import DESCRIPTIONS, Marks, dicom_series, fetched, nifti, pictures, search
 
 pytestmark = pytest.mark.slow

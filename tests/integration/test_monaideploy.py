@@ -33,10 +33,9 @@ import radiogenomics
 from scripts.networks import BiLSTMNFNet
 from scripts.studies.folders import find_studies
 from scripts.weights import save_weights
+from tests.networks import CLASSIFIER, SEGMENTER
 
 APP = Path(__file__).resolve().parents[2] / "apps" / "monaideploy"
-SEGMENTER = {"encoder_name": "tu-test_efficientnet", "decoder_channels": [16, 8, 8, 4, 4], "image_size": 32}
-CLASSIFIER = {"backbone": "test_efficientnet", "image_size": 32, "sequence_length": 6, "stride": 3, "hidden_size": 4}
 PLANES = {"FLAIR": "axial", "T1w": "sagittal", "T1wCE": "axial", "T2w": "coronal"}
 DESCRIPTIONS = {"FLAIR": "AX FLAIR", "T1w": "SAG T1 SE", "T1wCE": "AX T1 POST GAD", "T2w": "t2_tse_cor"}
 FIRST, SECOND = "PHANTOM-1_20200102", "PHANTOM-1_20200304"

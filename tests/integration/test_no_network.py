@@ -13,7 +13,8 @@ pytest.importorskip("nilearn", reason="the phantom cohort needs the extra [phant
 pytest.importorskip("jinja2", reason="reports need the extra [report]")
 
 from tests import attempts
-from tests.integration.jobs import CLASSIFIER, CONFIGS
+from tests.integration.jobs import CONFIGS
+from tests.networks import CLASSIFIER
 
 pytestmark = pytest.mark.slow
 DRIVER = """

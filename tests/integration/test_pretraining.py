@@ -1,7 +1,5 @@
 """Pretraining on synthetic slices, through the configuration as it is, with a tiny network."""
 
-import csv
-
 import pytest
 import torch
 import yaml
@@ -11,8 +9,9 @@ pytest.importorskip("nilearn", reason="synthetic brains need the extra [phantom]
 import radiogenomics
 from scripts.handlers import ValidationScore
 from scripts.weights import read_weights
+from tests.integration.jobs import read_rows
+from tests.networks import SEGMENTER
 
-SEGMENTER = {"encoder_name": "tu-test_efficientnet", "decoder_channels": [16, 8, 8, 4, 4], "image_size": 32}
 TINY = {
     **SEGMENTER, "init": "none", "num_workers": 0, "steps": 2, "batch_size": 2, "validation_slices": 6,
     "validation_slices_per_brain": 3, "learning_rate": 0.01,
@@ -21,11 +20,6 @@ TINY = {
 
 class Killed(BaseException):
     """What ends a run in the middle."""
-
-
-def read_rows(file):
-    with open(file, newline="") as stream:
-        return list(csv.DictReader(stream))
 
 
 def pretrain(folder, **rest):

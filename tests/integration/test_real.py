@@ -13,9 +13,10 @@ import torch
 
 import radiogenomics
 from custom_transforms import SeriesReader
-from scripts.networks import BiLSTMNFNet
+from scripts.networks import BiLSTMNFNet, build_classifier
 from scripts.prepared import PreparedSeries
 from scripts.weights import read_weights, save_weights
+from tests.networks import finds_everything
 
 MRI_TYPES = ("FLAIR", "T1w", "T1wCE", "T2w")
 SEGMENTER = {"encoder_name": "tu-test_efficientnet", "decoder_channels": [16, 8, 8, 4, 4], "image_size": 64}
@@ -28,23 +29,12 @@ NAMES = {
 }
 
 
-def make_segmenter(settings):
-    torch.manual_seed(0)
-    return smp.UnetPlusPlus(
-        settings["encoder_name"], encoder_weights=None, decoder_channels=settings["decoder_channels"], classes=2
-    )
-
-
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
     """A segmenter that marks the whole of what it sees, and a random classifier."""
     folder = tmp_path_factory.mktemp("weights")
-    segmenter = make_segmenter(SEGMENTER)
-    torch.nn.init.zeros_(segmenter.segmentation_head[0].weight)
-    segmenter.segmentation_head[0].bias.data = torch.tensor([5.0, -5.0])
-    save_weights(segmenter, SEGMENTER, folder / "segmentation.pt")
-    network = BiLSTMNFNet(CLASSIFIER["backbone"], CLASSIFIER["sequence_length"], CLASSIFIER["hidden_size"])
-    save_weights(network, CLASSIFIER, folder / "classifier.pt")
+    save_weights(finds_everything(SEGMENTER), SEGMENTER, folder / "segmentation.pt")
+    save_weights(build_classifier(CLASSIFIER), CLASSIFIER, folder / "classifier.pt")
     return {"segmenter": str(folder / "segmentation.pt"), "classifier": str(folder / "classifier.pt")}
 
 
@@ -167,7 +157,7 @@ def test_training_on_a_real_case(real_data, tmp_path):
         **settings,
     )
     trained, _ = read_weights(tmp_path / "run" / "segmentation.pt")
-    start = make_segmenter(SEGMENTER).state_dict()
+    start = finds_everything(SEGMENTER).state_dict()
     assert all(torch.isfinite(value).all() for value in trained.values())
     assert trained.keys() == start.keys()
     with open(tmp_path / "run" / "history.csv", newline="") as stream:

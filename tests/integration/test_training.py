@@ -19,9 +19,7 @@ from scripts.prepared import PreparedSeries
 from scripts.weights import read_weights
 from tests.forked import python_words
 from tests.integration.jobs import (
-    CLASSIFIER,
     KEEP_ALL,
-    SEGMENTER,
     TRAINED,
     TRAINING,
     command,
@@ -34,6 +32,7 @@ from tests.integration.jobs import (
     times,
     train_classifiers,
 )
+from tests.networks import CLASSIFIER, SEGMENTER
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import subprocess
 
 import nibabel as nib
@@ -52,3 +53,10 @@ def full_disk(tmp_path, mount):
     place.mkdir()
     mount(place, "64k")
     return place
+
+
+@pytest.fixture
+def told(caplog):
+    """What is logged."""
+    caplog.set_level(logging.INFO)
+    return caplog

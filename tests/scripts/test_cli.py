@@ -13,7 +13,7 @@ import yaml
 
 from scripts import checks, cli
 from scripts.modalities import MRI_TYPES
-from scripts.networks import BiLSTMNFNet
+from scripts.networks import build_classifier
 from scripts.weights import save_weights
 from tests.forked import python_words
 
@@ -113,7 +113,7 @@ def test_doctor_tells_what_a_bug_report_needs(monkeypatch, capsys):
 @pytest.fixture
 def classifier(tmp_path):
     settings = {"backbone": "test_efficientnet", "image_size": 32, "sequence_length": 6, "stride": 3, "hidden_size": 4}
-    network = BiLSTMNFNet(**{key: settings[key] for key in ("backbone", "sequence_length", "hidden_size")})
+    network = build_classifier(settings)
     file = tmp_path / "classifiers" / "model_FLAIR.pt"
     save_weights(network, {**settings, "mri_type": "FLAIR"}, file)
     return file

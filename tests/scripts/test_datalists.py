@@ -1,5 +1,4 @@
 import json
-import logging
 from collections import Counter
 
 import pytest
@@ -23,12 +22,6 @@ def write_datalist(file, **sections):
 
 def entry(patient, **values):
     return {"patient": patient, "FLAIR": f"{patient}/FLAIR", **values}
-
-
-@pytest.fixture
-def told(caplog):
-    caplog.set_level(logging.INFO)
-    return caplog
 
 
 # Building

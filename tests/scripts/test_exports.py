@@ -10,9 +10,10 @@ from monai.data import load_net_with_metadata
 
 from scripts import exports, runtimes
 from scripts.exports import ExportError, export
-from scripts.networks import BiLSTMNFNet
+from scripts.networks import build_classifier
 from scripts.weights import WeightsError, save_weights
 from tests.forked import python_words
+from tests.networks import with_statistics
 
 pytestmark = pytest.mark.slow  # networks are compiled or written for other runtimes
 
@@ -32,19 +33,14 @@ FORMATS = [
 def make(what, settings):
     torch.manual_seed(0)
     if what == "classifier":
-        kept = {name: settings[name] for name in ("backbone", "sequence_length", "hidden_size") if name in settings}
-        return BiLSTMNFNet(**kept).eval()
+        return build_classifier(settings).eval()
     network = smp.UnetPlusPlus(
         settings.get("encoder_name", "densenet121"),
         encoder_weights=None,
         decoder_channels=settings.get("decoder_channels", (256, 128, 64, 32, 16)),
         classes=2,
     )
-    for module in network.modules():  # else folding them away would change nothing
-        if isinstance(module, torch.nn.BatchNorm2d):
-            module.running_mean.normal_(0, 0.1)
-            module.running_var.uniform_(0.7, 1.5)
-    return network.eval()
+    return with_statistics(network)
 
 
 @pytest.fixture(scope="module")

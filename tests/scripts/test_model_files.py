@@ -10,20 +10,11 @@ import torch
 
 from scripts import weights
 from scripts.model_files import WeightsError, read_weights
-from scripts.networks import BiLSTMNFNet
-
-TINY = "test_efficientnet"
-SETTINGS = {"backbone": TINY, "image_size": 32, "sequence_length": 4, "stride": 2, "hidden_size": 3}
+from tests.networks import SETTINGS, classifier
 
 
 class Oracle:
     """Something that a pickle may hold, but a weights file may not."""
-
-
-def classifier(seed=0, **settings):
-    torch.manual_seed(seed)
-    kept = {"backbone": TINY, "sequence_length": 4, "hidden_size": 3, **settings}
-    return BiLSTMNFNet(**kept)
 
 
 def test_objects_in_a_pickle_are_refused(tmp_path):

@@ -1,5 +1,4 @@
 import json
-import logging
 import os
 from types import SimpleNamespace
 
@@ -24,12 +23,6 @@ from scripts.inferers import SliceSegmenter, prepare_series_batch
 from scripts.prepared import PreparedError, PreparedSeries, write_series
 
 PLANES = ("sagittal", "coronal", "axial")
-
-
-@pytest.fixture
-def told(caplog):
-    caplog.set_level(logging.INFO)
-    return caplog
 
 
 @pytest.fixture

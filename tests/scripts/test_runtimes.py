@@ -15,6 +15,7 @@ from scripts import runtimes
 from scripts.networks import BiLSTMNFNet
 from scripts.runtimes import Runtime, RuntimeMissingError, calibration_images, for_training
 from tests.forked import python_words
+from tests.networks import with_statistics
 
 needs_openvino = pytest.mark.skipif(find_spec("openvino") is None, reason="OpenVINO is not installed")
 
@@ -34,11 +35,7 @@ def segmenter():
     network = smp.UnetPlusPlus(
         "timm-mobilenetv3_small_minimal_100", encoder_weights=None, classes=2, decoder_channels=(32, 16, 16, 8, 8)
     )
-    for module in network.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            module.running_mean.normal_(0, 0.1)
-            module.running_var.uniform_(0.7, 1.5)
-    return network.eval()
+    return with_statistics(network)
 
 
 @pytest.fixture(scope="module")

@@ -15,24 +15,7 @@ from scripts.errors import UserError
 from scripts.model_files import WeightsError
 from scripts.networks import BiLSTMNFNet, build_classifier, build_segmenter
 from tests.forked import python_words
-
-TINY = "test_efficientnet"
-SETTINGS = {"backbone": TINY, "image_size": 32, "sequence_length": 4, "stride": 2, "hidden_size": 3}
-
-
-class Oracle:
-    """Something that a pickle may hold, but a weights file may not."""
-
-
-def classifier(seed=0, **settings):
-    torch.manual_seed(seed)
-    kept = {"backbone": TINY, "sequence_length": 4, "hidden_size": 3, **settings}
-    return BiLSTMNFNet(**kept)
-
-
-def segmenter(seed=0, channels=(16, 8, 8, 4, 4)):
-    torch.manual_seed(seed)
-    return smp.UnetPlusPlus("tu-test_efficientnet", encoder_weights=None, decoder_channels=channels, classes=2)
+from tests.networks import SETTINGS, TINY, classifier, segmenter
 
 
 def same(first, second):

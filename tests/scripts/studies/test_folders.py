@@ -1,6 +1,5 @@
 """Studies in folders of any layout."""
 
-import logging
 import os
 import zipfile
 
@@ -16,12 +15,6 @@ from scripts.masks import save_label_map
 from scripts.studies import walk
 from scripts.studies.folders import DataListError, find_studies
 from tests.scripts.layouts import MRI_TYPES, NAMES_2021, NAMES_2023, dicom_study, names, nifti_study, touch
-
-
-@pytest.fixture
-def told(caplog):
-    caplog.set_level(logging.INFO)
-    return caplog
 
 
 def find(folder, **settings):

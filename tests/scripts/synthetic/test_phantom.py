@@ -1,4 +1,3 @@
-import csv
 import os
 import platform
 import shutil
@@ -16,6 +15,7 @@ pytest.importorskip("nilearn", reason="the phantom cohort needs the extra [phant
 from scripts.synthetic.cohort import balanced_labels, write_cohort
 from scripts.synthetic.phantom import MRI_TYPES, make_patient, make_series
 from tests.forked import python_words
+from tests.scripts.cohorts import read_rows
 
 CONFIG = Path(__file__).resolve().parents[3] / "bundle" / "configs" / "phantom.yaml"
 SPACING = 4.0
@@ -35,11 +35,6 @@ COHORT = {
 def cohort(tmp_path_factory):
     folder = tmp_path_factory.mktemp("phantom") / "cohort"
     return folder, write_cohort(folder, **COHORT)
-
-
-def read_rows(path):
-    with open(path, newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def files_of(folder):
