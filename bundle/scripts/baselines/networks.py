@@ -26,12 +26,9 @@ class CNN3D(Strict):
     Four convolutions (3³, no padding, ReLU) of 64, 64, 128 and 256 filters, each followed by batch normalisation, the first two by
     max-pooling before it; global average pooling, a layer of 128 units, and the logit. Where the dropout lies and how strong
     it is was not published in numbers: 0.3 here. Batch normalisation has Keras' constants.
-
-    Args:
-        dropout: before the two linear layers.
     """
 
-    def __init__(self, dropout: float = 0.3) -> None:
+    def __init__(self) -> None:
         super().__init__()
         layers: list[nn.Module] = []
         before = 1
@@ -42,7 +39,7 @@ class CNN3D(Strict):
             before = filters
         self.features = nn.Sequential(*layers)
         self.head = nn.Sequential(
-            nn.Dropout(dropout), nn.Linear(before, 128), nn.ReLU(inplace=True), nn.Dropout(dropout), nn.Linear(128, 1)
+            nn.Dropout(0.3), nn.Linear(before, 128), nn.ReLU(inplace=True), nn.Dropout(0.3), nn.Linear(128, 1)
         )
 
     def forward(self, stacks: torch.Tensor) -> torch.Tensor:

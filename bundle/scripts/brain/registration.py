@@ -64,16 +64,13 @@ def is_installed() -> bool:
 def register(
     moving: tuple[np.ndarray, np.ndarray],
     fixed: tuple[np.ndarray, np.ndarray],
-    mask: np.ndarray | None = None,
     start: np.ndarray | None = None,
 ) -> RigidTransform:
     """Find how the head moved between two series, of any modalities, grids and orientations; about a second.
 
     Args:
         moving: volume ``(X, Y, Z)`` and affine.
-        fixed: volume and affine.
-        mask: where the fixed series is compared, ``(X, Y, Z)``; all of it by default, the skull with it, which shows best how a
-            head lies across thick slices.
+        fixed: volume and affine; all of it is compared, the skull with it, which shows best how a head lies across thick slices.
         start: 4 x 4, RAS mm in the fixed series to the moving one, to begin with; by default the scanner's coordinates.
 
     Returns:
@@ -90,7 +87,7 @@ def register(
         )
     import SimpleITK as sitk
 
-    middle = _middle(fixed, mask)
+    middle = fixed[1][:3, :3] @ ((np.array(fixed[0].shape) - 1) / 2) + fixed[1][:3, 3]
     transform = sitk.Euler3DTransform()
     centre = _LPS[:3, :3] @ middle
     transform.SetCenter(centre.tolist())
@@ -98,10 +95,8 @@ def register(
     transform.SetMatrix(begin[:3, :3].ravel().tolist(), 1e-6)
     transform.SetTranslation((begin[:3, :3] @ centre + begin[:3, 3] - centre).tolist())
     fixed_image, moving_image = _image(sitk, *fixed), _image(sitk, *moving)
-    weight = None if mask is None else _image(sitk, np.asarray(mask, np.float32), fixed[1])
     for pixel, samples, step in LEVELS:
-        images = [image and _shrunk(sitk, image, pixel) for image in (fixed_image, moving_image, weight)]
-        _improve(sitk, transform, images, samples, step)
+        _improve(sitk, transform, [_shrunk(sitk, one, pixel) for one in (fixed_image, moving_image)], samples, step)
     matrix = np.eye(4)
     matrix[:3, :3] = turn = np.array(transform.GetMatrix()).reshape(3, 3)
     matrix[:3, 3] = np.array(transform.GetTranslation()) + centre - turn @ centre
@@ -130,18 +125,13 @@ def resampled(
 
 
 def _improve(sitk: Any, transform: Any, images: list[Any], samples: int, step: float) -> None:
-    """Improve the transform, in place; the images are the fixed one, the moving one, and where they are compared (or None)."""
-    fixed, moving, weight = images
+    """Improve the transform, in place; the images are the fixed one and the moving one."""
+    fixed, moving = images
     method = sitk.ImageRegistrationMethod()
     method.SetNumberOfThreads(1)  # sums over several differ in their last digits
     method.SetMetricAsMattesMutualInformation(BINS)
-    compared = fixed.GetNumberOfPixels()
-    if weight is not None:
-        chosen = weight > 0.5
-        method.SetMetricFixedMask(chosen)
-        compared = max(1, int(sitk.GetArrayViewFromImage(chosen).sum()))
     method.SetMetricSamplingStrategy(method.RANDOM)
-    method.SetMetricSamplingPercentage(min(1.0, samples / compared), SEED)
+    method.SetMetricSamplingPercentage(min(1.0, samples / fixed.GetNumberOfPixels()), SEED)
     method.SetInterpolator(sitk.sitkLinear)
     method.SetOptimizerAsPowell(
         numberOfIterations=ROUNDS, stepLength=step, stepTolerance=STEP_TOLERANCE, valueTolerance=VALUE_TOLERANCE
@@ -175,11 +165,6 @@ def depth(mask: np.ndarray, affine: np.ndarray) -> np.ndarray:
         )
         sides.append(sitk.GetArrayFromImage(distance).T)
     return np.asarray((sides[0] - sides[1]) / 2)
-
-
-def _middle(fixed: tuple[np.ndarray, np.ndarray], mask: np.ndarray | None) -> np.ndarray:
-    index = (np.array(fixed[0].shape) - 1) / 2 if mask is None else np.argwhere(mask).mean(0)
-    return np.asarray(fixed[1][:3, :3] @ index + fixed[1][:3, 3])
 
 
 def _image(sitk: Any, volume: np.ndarray, affine: np.ndarray) -> Any:

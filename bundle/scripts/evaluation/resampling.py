@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .scores import LEVEL, NAN, TAILS, Labels, Values, checked, roc_curve
+from .scores import NAN, TAILS, Labels, Values, checked, roc_curve
 
 
 def bootstrap_interval(
@@ -131,9 +131,7 @@ def permutation_p_value(labels: Labels, scores: Values, permutations: int = 1000
     return float(found.pvalue)
 
 
-def agreement_interval(
-    modalities: Sequence[np.ndarray], level: float = LEVEL, resamples: int = 1000, seed: int = 67
-) -> tuple[float, float] | None:
+def agreement_interval(modalities: Sequence[np.ndarray], seed: int = 67) -> tuple[float, float] | None:
     """How far the mean of a patient's probabilities scatters with modalities, sequences, and members of an ensemble.
 
     Percentiles of a bootstrap in stages: modalities, of which each has probabilities ``(sequences, members)``, are drawn with
@@ -143,11 +141,11 @@ def agreement_interval(
     tables = [values for values in modalities if values.size]
     if sum(values.size for values in tables) < 2:
         return None
-    rng = np.random.default_rng(seed)
+    rng, resamples = np.random.default_rng(seed), 1000
     means = np.empty((len(tables), resamples))
     for mean, values in zip(means, tables, strict=True):
         rows, columns = (rng.integers(size, size=(resamples, size)) for size in values.shape)
         mean[:] = values[rows[:, :, None], columns[:, None, :]].mean(axis=(1, 2))
     chosen = rng.integers(len(tables), size=(len(tables), resamples))
-    low, high = np.quantile(means[chosen, np.arange(resamples)].mean(axis=0), [(1 - level) / 2, (1 + level) / 2])
+    low, high = np.quantile(means[chosen, np.arange(resamples)].mean(axis=0), TAILS)
     return float(low), float(high)
