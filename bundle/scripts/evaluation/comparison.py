@@ -20,8 +20,8 @@ import numpy as np
 from ..errors import UserError, some
 from . import ensembles, resampling, scores
 from .cohort import Cohort, Row
-from .scores import NAN
-from .summary import PRIOR, plain
+from .scores import NAN, plain
+from .summary import PRIOR
 
 SIZE = "size"
 """The model that knows the tumour's volume alone."""

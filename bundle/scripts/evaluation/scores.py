@@ -6,9 +6,9 @@ imported where they are needed: a prediction imports this module and does withou
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from statistics import NormalDist
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -67,6 +67,17 @@ def checked(labels: Labels, values: Values) -> tuple[np.ndarray, np.ndarray]:
             f"value {numbers[wrong[0]]} of patient number {wrong[0]}: expected a finite one; leave the patient out or give it a value"
         )
     return truth.astype(np.int64), numbers
+
+
+def plain(value: Any) -> Any:
+    """The value as JSON knows it: None for NaN and infinity, lists, keys that are text."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple, np.ndarray)):
+        return [plain(part) for part in value]
+    if isinstance(value, (float, np.floating)):
+        return float(value) if np.isfinite(value) else None
+    return value
 
 
 # Scores

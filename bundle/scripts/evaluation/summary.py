@@ -23,14 +23,14 @@ Computes, and neither reads nor writes files. What there is:
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from . import ensembles, resampling, scores, thresholds
 from .cohort import Cohort, Row, subgroup_masks
-from .scores import NAN
+from .scores import NAN, plain
 
 logger = logging.getLogger(__name__)
 
@@ -212,14 +212,3 @@ def _curves(labels: np.ndarray, predicted: np.ndarray, probability: bool, resamp
         curves["calibration"] = [part._asdict() for part in scores.calibration_curve(labels, predicted)]
         curves["decision"] = thresholds.decision_curve(labels, predicted, DECISION_THRESHOLDS)
     return curves
-
-
-def plain(value: Any) -> Any:
-    """The value as JSON knows it: None for NaN and infinity, lists, keys that are text."""
-    if isinstance(value, Mapping):
-        return {str(key): plain(part) for key, part in value.items()}
-    if isinstance(value, (list, tuple, np.ndarray)):
-        return [plain(part) for part in value]
-    if isinstance(value, (float, np.floating)):
-        return float(value) if np.isfinite(value) else None
-    return value

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeGuard
 
+from ..evaluation.scores import plain
 from ..files import write_csv, write_json
 
 NOTHING = "\N{EN DASH}"
@@ -226,7 +227,7 @@ def write_table(table: Table, folder: Path, name: str) -> list[str]:
 
     Intervals become two columns of the CSV.
     """
-    write_json(_finite(table.records), folder / f"{name}.json")
+    write_json(plain(table.records), folder / f"{name}.json")
     rows = [_spread(record) for record in table.records]
     columns = list(dict.fromkeys(key for row in rows for key in row))
     if not columns:
@@ -243,15 +244,6 @@ def _spread(record: Mapping[str, Any]) -> dict[str, Any]:
         else:
             row[key] = "; ".join(map(str, value)) if _is_sequence(value) else value
     return row
-
-
-def _finite(value: Any) -> Any:
-    """The same without NaN and infinity, which JSON does not know."""
-    if isinstance(value, Mapping):
-        return {key: _finite(inner) for key, inner in value.items()}
-    if _is_sequence(value):
-        return [_finite(inner) for inner in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def selection_table(series: Sequence[Mapping[str, Any]]) -> Table:
