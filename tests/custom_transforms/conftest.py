@@ -60,10 +60,6 @@ def save(dataset: Dataset, path: Path) -> Path:
     return path
 
 
-def random_planes(n: int, rows: int = 6, columns: int = 5, seed: int = 67) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, 1000, (n, rows, columns)).astype(np.uint16)
-
-
 SeriesWriter = Callable[..., list[Dataset]]
 
 

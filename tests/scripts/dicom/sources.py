@@ -8,13 +8,13 @@ import subprocess
 import numpy as np
 import pydicom
 import pytest
-from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, generate_uid
+from pydicom.uid import generate_uid
 
 from custom_transforms import SeriesReader, SliceGeometry
 from scripts.dicom.report import write_report
 from scripts.dicom.segmentation import write_segmentation
 from scripts.masks import region_volumes
+from tests.custom_transforms.conftest import make_slice
 
 highdicom = pytest.importorskip("highdicom", reason="DICOM output needs the extra [dicom]")
 
@@ -24,29 +24,16 @@ AXIAL = np.eye(3)
 
 def make_file(pixels, position, directions=AXIAL, spacing=(1.0, 1.0), study="study", series="series", **attributes):
     """One MR slice with no more than the attributes that place it and tell what it belongs to; None leaves one out."""
-    dataset = Dataset()
-    dataset.file_meta = FileMetaDataset()
-    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID = MRImageStorage
-    dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = generate_uid()
-    dataset.StudyInstanceUID = generate_uid(entropy_srcs=[study])
-    dataset.SeriesInstanceUID = generate_uid(entropy_srcs=[study, series])
-    dataset.FrameOfReferenceUID = generate_uid(entropy_srcs=[study, "frame"])
-    dataset.Modality = "MR"
-    dataset.SamplesPerPixel = 1
-    dataset.PhotometricInterpretation = "MONOCHROME2"
-    dataset.Rows, dataset.Columns = pixels.shape
-    dataset.BitsAllocated = dataset.BitsStored = 16
-    dataset.HighBit, dataset.PixelRepresentation = 15, 0
-    dataset.PixelData = pixels.astype("<u2").tobytes()
-    dataset.ImageOrientationPatient = [f"{value:.9g}" for value in directions[:, :2].T.ravel()]
-    dataset.ImagePositionPatient = [f"{value:.8g}" for value in position]
-    dataset.PixelSpacing = [f"{value:.8g}" for value in spacing]
-    for keyword, value in attributes.items():
-        if value is None:
-            delattr(dataset, keyword)
-        else:
-            setattr(dataset, keyword, value)
+    given = {keyword: value for keyword, value in attributes.items() if value is not None}
+    dataset = make_slice(
+        pixels.astype("<u2"), series_uid=generate_uid(entropy_srcs=[study, series]), instance=None,
+        position=[float(f"{value:.8g}") for value in position],
+        orientation=[float(f"{value:.9g}") for value in directions[:, :2].T.ravel()],
+        spacing=[f"{value:.8g}" for value in spacing],
+        **{"StudyInstanceUID": generate_uid(entropy_srcs=[study]), "FrameOfReferenceUID": generate_uid(entropy_srcs=[study, "frame"]), **given},
+    )  # fmt: skip
+    for keyword in attributes.keys() - given.keys():
+        delattr(dataset, keyword)
     return dataset
 
 
