@@ -146,7 +146,7 @@ def headers(
         phi: show the hidden attributes too.
         private: include private attributes; their values are hidden without phi.
         everything: show attributes that are the same, or constant along a series, too.
-        html: file to write a page to.
+        html: file to write a page to, which needs the extra report.
         colour: colour the text; by default on a terminal.
         overwrite: replace the page that is there.
     """
