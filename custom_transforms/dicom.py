@@ -144,12 +144,12 @@ def _in_order(
 
 
 def _facts(dataset: pydicom.Dataset) -> dict[str, str]:
-    """Whose series it is and what it was made with, as far as DICOM tells."""
+    """The patient and the scanner of the series, as far as DICOM gives them."""
 
     def text(keyword: str) -> str:
         try:
             return str(dataset.get(keyword) or "").strip()
-        except Exception:  # a value that can't be decoded tells nothing
+        except Exception:  # a value that can't be decoded counts as absent
             return ""
 
     field_strength = text("MagneticFieldStrength")
@@ -335,10 +335,10 @@ def _decode(path: Path, frames: list[Frame]) -> list[np.ndarray]:
                 raise
             except Exception as error:
                 syntax = frame.dataset.file_meta.get("TransferSyntaxUID", "")
-                told = " ".join(str(error).split())  # pydicom's has a line for each of its plugins
+                reason = " ".join(str(error).split())  # pydicom's has a line for each of its plugins
                 raise SeriesError(
                     f"{path}: the pixels of {frame.name} can't be decoded ({getattr(syntax, 'name', syntax)}; "
-                    f"{told}). The file is truncated or damaged, or its compression is not supported: copy it again, "
+                    f"{reason}). The file is truncated or damaged, or its compression is not supported: copy it again, "
                     "or decompress it with `gdcmconv --raw`."
                 ) from error
         plane = decoded[key][frame.index].astype(np.float32)

@@ -52,7 +52,7 @@ def _unpacked_size(path: Path) -> int:
     with open(path, "rb") as stream:
         stream.seek(0 if stream.read(132)[128:] != b"DICM" else 132)
         read_dataset(stream, False, True, stop_when=lambda tag, vr, length: int(tag) >> 16 != 2)
-        with contextlib.suppress(zlib.error):  # pydicom tells of it
+        with contextlib.suppress(zlib.error):  # pydicom reports it
             while size <= MAX_UNPACKED and not unpacker.eof and (rest or (rest := stream.read(1 << 18))):
                 size += len(unpacker.decompress(rest, 1 << 22))
                 rest = unpacker.unconsumed_tail
@@ -68,7 +68,7 @@ def read_dicom(path: Path, pixels: bool = True) -> pydicom.Dataset | None:
     except InvalidDicomError:
         if suffix != "" and suffix not in DICOM_SUFFIXES:
             return None
-        # Old files lack the 128-byte preamble that tells DICOM from anything else.
+        # Old files lack the 128-byte preamble that identifies DICOM.
         try:
             dataset = open_dicom(path, stop_before_pixels=not pixels, force=True)
         except Exception:

@@ -61,7 +61,7 @@ class FixedVolume(Transform):
                 :py:class:`~custom_transforms.AcquisitionSlices` gives them.
 
         Returns:
-            ``(slices, rows, columns)`` uint8, (32, 128, 128) unless told otherwise; an array for an array, a plain tensor for a
+            ``(slices, rows, columns)`` uint8, (32, 128, 128) by default; an array for an array, a plain tensor for a
             tensor.
 
         Raises:

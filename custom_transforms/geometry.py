@@ -194,7 +194,7 @@ class AcquisitionSlices(Transform):
 
     Args:
         plane: "axial", "coronal" or "sagittal"; None takes the plane of the files that :py:class:`SeriesReader` read,
-            so that every file is a slice, and for NIfTI, which does not tell, the plane of the thick slices, axial for
+            so that every file is a slice, and for NIfTI, which does not record it, the plane of the thick slices, axial for
             (near-)isotropic volumes: see :py:meth:`SliceGeometry.from_affine`.
     """
 

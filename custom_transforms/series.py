@@ -63,7 +63,7 @@ class SeriesReader(ImageReader):
     Metadata: ``affine``, ``original_affine``, ``space`` (RAS), ``spatial_shape``, ``original_channel_dim`` (NaN: none),
     ``filename_or_obj``, ``warnings`` (list of str), ``slice_files`` (file name per slice along Z, "" for a blank one;
     empty for NIfTI), ``plane`` (that of the files; empty for NIfTI), ``patient_id`` and ``scanner`` (DICOM's PatientID, and its maker, model and field strength; empty
-    where the series does not tell).
+    where the series does not give them).
 
     Everything else raises :py:class:`SeriesError`: a missing path, an empty folder, several series, different sizes,
     orientations or pixel spacings (localizers), different pixels at one position, no pixel data, unreadable or
@@ -117,7 +117,7 @@ class SeriesReader(ImageReader):
             _as_brain(path, volume)
         called = path if len(paths) == 1 else f"{paths[0]} and {len(paths) - 1} more files"
         for text in volume.warnings:
-            if not text.startswith(SKULL):  # whoever goes on with the series removes it, or tells
+            if not text.startswith(SKULL):  # the next step removes the skull, or warns
                 logger.warning("%s: %s", called, text)
         meta = {
             MetaKeys.AFFINE: volume.affine,
@@ -158,9 +158,9 @@ def _as_brain(path: Path, volume: Volume) -> None:
         volume.warnings.append(done)
     if finding.verdict == "stripped" or not finding.seen:
         return
-    told = SKULL if finding.verdict == "skull" else "it is not clear whether it shows the skull"
+    what = SKULL if finding.verdict == "skull" else "it is not clear whether it shows the skull"
     volume.warnings.append(
-        f"{told}: {finding.reason}. Expected the brain alone, which predict and segment find (--brain)."
+        f"{what}: {finding.reason}. Expected the brain alone, which predict and segment find (--brain)."
     )
 
 

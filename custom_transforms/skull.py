@@ -50,7 +50,7 @@ class SkullFinding:
         air_noise: share (0…1) of the air that has another value than the background.
         area: largest slice of what is shown, cm².
         reason: the figures that decided, as part of a sentence.
-        seen: whether enough of a surface shows to tell at all; "unclear" where it does not.
+        seen: whether enough surface shows to decide at all; "unclear" where it does not.
     """
 
     verdict: Literal["skull", "stripped", "unclear"]
@@ -95,7 +95,7 @@ def has_skull(volume: np.ndarray, affine: np.ndarray) -> SkullFinding:
 
 
 def _verdict(layered: float, patches: int, noise: float, air: float, area: float) -> SkullFinding:
-    told = (
+    reason = (
         f"under {layered:.0%} of its surface lies a dark layer between bright ones, {noise:.0%} of the air is noise, "
         f"its largest slice has {area:.0f} cm²"
     )
@@ -104,10 +104,10 @@ def _verdict(layered: float, patches: int, noise: float, air: float, area: float
             "unclear", layered, noise, area, "it shows too little of the surface of a head or brain", False
         )
     if layered >= LAYERED_SKULL or noise >= NOISE_SKULL:
-        return SkullFinding("skull", layered, noise, area, told)
+        return SkullFinding("skull", layered, noise, area, reason)
     if layered <= LAYERED_STRIPPED and noise <= NOISE_STRIPPED and area <= LARGEST_BRAIN:
-        return SkullFinding("stripped", layered, noise, area, told)
-    return SkullFinding("unclear", layered, noise, area, told)
+        return SkullFinding("stripped", layered, noise, area, reason)
+    return SkullFinding("unclear", layered, noise, area, reason)
 
 
 def shown(volume: np.ndarray) -> np.ndarray:

@@ -32,7 +32,7 @@ def with_voi_lut(
         planes: (rows, columns) float32 of each, after rescaling.
 
     Returns:
-        planes, float32, those of slices without a window or table as they are, of which the warnings tell; and the values of black
+        planes, float32, slices without a window or table unchanged, as the warnings say; and the values of black
         and white, None where slices differ in them or have neither window nor table.
 
     Raises:

@@ -154,7 +154,7 @@ def _quieten() -> None:
     os.environ.setdefault("PYTHONWARNINGS", "ignore")  # of the processes that read ahead
     for name in ("monai", "ignite", "torch", "nncf", "timm"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    logging.getLogger("ignite.engine").setLevel(logging.CRITICAL)  # tells each error, which is raised and told later
+    logging.getLogger("ignite.engine").setLevel(logging.CRITICAL)  # logs each error, which is raised and reported later
     chatty = (
         "monai.bundle.scripts",
         "monai.bundle.workflows",
@@ -167,13 +167,13 @@ def _quieten() -> None:
         logging.getLogger(name).addFilter(_is_error)  # they set their level themselves
     # as it does with its traceback
     logging.getLogger("monai.handlers.StatsHandler").addFilter(lambda record: not record.exc_info)
-    threading.excepthook = functools.partial(_tell_of_threads, threading.__excepthook__)
+    threading.excepthook = functools.partial(_thread_error, threading.__excepthook__)
 
 
-def _tell_of_threads(then: Callable[[Any], Any], told: Any) -> None:
+def _thread_error(then: Callable[[Any], Any], error: Any) -> None:
     """Pass over the traceback of TensorBoard's writing thread: the training ends with the same error."""
-    if not type(told.thread).__module__.startswith("tensorboard"):
-        then(told)
+    if not type(error.thread).__module__.startswith("tensorboard"):
+        then(error)
 
 
 def _is_error(record: logging.LogRecord) -> bool:

@@ -70,7 +70,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "stride": 6,
         "zoom": 1.0,
         "init": "none",
-        "score": "-log_loss",  # the AUC of so few patients soon reaches 1 and no longer tells epochs apart
+        "score": "-log_loss",  # the AUC of so few patients soon reaches 1 and no longer distinguishes epochs
         "learning_rate": 0.0005,
         "max_epochs": 8,
         "warmup_epochs": 0,

@@ -18,7 +18,7 @@ from typing import Any
 from .errors import UserError
 
 RESEARCH_ONLY = "Research use only. Not for diagnosis."
-"""What every table, page and mask says; in the header of a NIfTI file, ``descrip``, it tells our masks from images."""
+"""What every table, page and mask says; in the header of a NIfTI file, ``descrip``, it distinguishes our masks from images."""
 
 _GO_ON = "then start the same command again"
 _IN_THE_WAY = {
@@ -29,7 +29,7 @@ _IN_THE_WAY = {
     errno.EPERM: f"no permission to write; ask for it, {_GO_ON}, or name another folder",
 }
 # what libraries say that keep no errno: HDF5; torch.save; numpy.save
-_TOLD = re.compile(
+_ERROR_NUMBER = re.compile(
     r"errno = (\d+)|\[Errno (\d+)\]|(PytorchStreamWriter failed writing|unexpected pos \d+ vs|\d+ requested and \d+ written)"
 )
 
@@ -43,7 +43,7 @@ class WriteError(UserError):
 
 
 def write_error(error: BaseException, folder: str | Path, file: Path | None = None) -> WriteError | None:
-    """The error that tells a person why a folder can't be written to; None where ``error`` has another reason.
+    """The error that says why a folder can't be written to; None where ``error`` has another reason.
 
     Args:
         error: of writing something, or one that was raised from it.
@@ -57,9 +57,9 @@ def write_error(error: BaseException, folder: str | Path, file: Path | None = No
         if isinstance(one, WriteError):
             return one
         number = one.errno if isinstance(one, OSError) else None
-        told = _TOLD.search(str(one)) if number is None and isinstance(one, (OSError, RuntimeError)) else None
-        if told:
-            number = errno.ENOSPC if told[3] else int(told[1] or told[2])
+        match = _ERROR_NUMBER.search(str(one)) if number is None and isinstance(one, (OSError, RuntimeError)) else None
+        if match:
+            number = errno.ENOSPC if match[3] else int(match[1] or match[2])
         named = getattr(one, "filename", None)
         named = Path(os.fsdecode(named)) if isinstance(named, (str, bytes, os.PathLike)) else None
         if number in (errno.EACCES, errno.EPERM) and not (file and named in (None, file)):

@@ -26,7 +26,7 @@ class Interruption:
     """Waits for signals; see :func:`awaited`.
 
     Args:
-        command: its name, which tells how to go on.
+        command: its name, which decides how to continue.
     """
 
     def __init__(self, command: str = "") -> None:

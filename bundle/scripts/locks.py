@@ -1,6 +1,6 @@
 """One run at a time in an output folder: a lock of the operating system, which is free again as soon as its process is gone.
 
-Beside the lock lies a note that tells who holds it. Both are hidden, and go when the run ends; those of a killed process go with the
+Beside the lock lies a note that names its holder. Both are hidden, and go when the run ends; those of a killed process go with the
 next run. Processes that a run starts itself (readers of a loader, ranks of ``torchrun``) never ask for the lock. Needs no torch.
 """
 
@@ -50,7 +50,7 @@ _held: dict[Path, _Held] = {}
 def acquire(folder: str | Path) -> None:
     """Take the lock of an output folder, which is made, until :func:`release` or the end of the process; again costs nothing.
 
-    Where the file system has no locks the note alone tells of another run.
+    Where the file system has no locks only the note shows another run.
 
     Raises:
         FolderInUseError: at once, when another process has it.
@@ -67,7 +67,7 @@ def acquire(folder: str | Path) -> None:
         if error.errno in _NO_LOCKS:
             unlock = _without_locks(place)
         elif error.errno in _TAKEN and not isinstance(error, PermissionError):
-            raise FolderInUseError(_told(place, _read(place))) from None
+            raise FolderInUseError(_in_use(place, _read(place))) from None
         else:
             raise
     _held[place] = _Held(os.getpid(), unlock, made)
@@ -121,7 +121,7 @@ def remove_leftovers(folder: str | Path) -> None:
 
 
 def _lock(file: Path) -> Callable[[], None]:
-    """Lock a file, without waiting; return what unlocks and removes it. An OSError tells what is in the way."""
+    """Lock a file, without waiting; return what unlocks and removes it. An OSError says what is in the way."""
     if os.name != "posix":
         return _windows_lock(file)
     import fcntl
@@ -174,12 +174,12 @@ def _windows_lock(file: Path) -> Callable[[], None]:
 
 
 def _without_locks(place: Path) -> Callable[[], None]:
-    """Go by the note alone; what a process of another machine left is only warned of, as nobody can tell whether it lives."""
+    """Rely on the note; one left by another machine only causes a warning, as nobody can tell whether its process still runs."""
     (place / LOCK).unlink(missing_ok=True)
     other = _read(place)
     process = other.get("process")
     if other.get("host") == platform.node() and isinstance(process, int) and not is_dead(process):
-        raise FolderInUseError(_told(place, other))
+        raise FolderInUseError(_in_use(place, other))
     who = f"; the last run there was {_who(other)}" if other else ""
     logger.warning(
         "%s: this file system has no locks; make sure that no other run writes into the folder%s", place, who
@@ -210,6 +210,6 @@ def _who(note: Mapping[str, Any]) -> str:
     return f"process {known['process']} on {known['host']}, since {known['since']}: {known['command']}"
 
 
-def _told(place: Path, note: Mapping[str, Any]) -> str:
+def _in_use(place: Path, note: Mapping[str, Any]) -> str:
     who = _who(note) if note else "a process that has just started"
     return f"{place}: another run is writing into this folder ({who}); wait until it has ended, or name another folder"

@@ -31,7 +31,7 @@ def keep_lines_whole() -> None:
 
 @contextmanager
 def from_level(name: str, level: int) -> Iterator[None]:
-    """Let a logger tell nothing below a level meanwhile."""
+    """Silence a logger below a level meanwhile."""
     logger = logging.getLogger(name)
     earlier = logger.level
     logger.setLevel(level)

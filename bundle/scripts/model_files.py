@@ -165,7 +165,7 @@ def _check_archive(path: Path) -> None:
         with zipfile.ZipFile(path) as archive:
             size = sum(member.file_size for member in archive.infolist())
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
-        return  # no archive, or a damaged one, of which torch tells
+        return  # no archive, or a damaged one, which torch reports
     if size > path.stat().st_size:
         raise WeightsError(
             f"{path}: not a weights file that can be read safely: its {path.stat().st_size} bytes unpack to {size:,}, expected what "

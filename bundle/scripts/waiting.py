@@ -62,12 +62,12 @@ def within_limit(path: str | Path, read: Callable[..., T], *args: Any) -> T:
     series = Path(path)
     if not series.name.lower().endswith((".nii", ".nii.gz")) and series.suffix:
         series = series.parent
-    told = (
+    message = (
         f"{path}: no answer within {seconds:g} s, the limit of reading; see whether the disk or network share answers, and start again, "
         "or allow more time (--read_timeout SECONDS, 0 for no limit)"
     )
     if series in _stalled:
-        raise StalledError(told)
+        raise StalledError(message)
     reader: _Reader | None = getattr(_mine, "reader", None)
     if reader is None or reader.process != os.getpid():  # a thread does not come along into a forked process
         reader = _mine.reader = _Reader()
@@ -76,7 +76,7 @@ def within_limit(path: str | Path, read: Callable[..., T], *args: Any) -> T:
     except Empty:
         _mine.reader = None
         _stalled.add(series)
-        raise StalledError(told) from None
+        raise StalledError(message) from None
     if error is not None:
         raise error
     return value

@@ -57,7 +57,7 @@ def test_volumes_are_those_of_the_masks_and_nobody_vanishes(hospital, segmented)
             parts = [row[name] for name in ("not_enhancing_ml", "enhancing_ml")]
             if row["mri_type"] == "T1wCE":
                 np.testing.assert_allclose([float(part) * 1000 for part in parts], volume, atol=1)
-            else:  # nobody can tell without contrast agent
+            else:  # not recognisable without contrast agent
                 assert parts == ["", ""]
                 assert volume[1] == 0
     assert float(rows[hospital[1], "FLAIR"]["whole_tumour_ml"]) > 0

@@ -236,7 +236,7 @@ def test_a_submission_and_its_report(tmp_path, caplog):
     assert json.loads((out / "patients.json").read_text(encoding="utf-8"))["patients"][0]["patient"] == CODE
 
 
-def test_files_of_a_report_are_told_apart(tmp_path):
+def test_files_of_a_report_are_distinguished(tmp_path):
     writer = Writer(tmp_path)
     names = [writer.name(name) for name in (*FILE_NAMES, *REFUSED, "CON", "con")]
     assert len({name.lower() for name in names}) == len(names)

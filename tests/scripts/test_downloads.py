@@ -22,7 +22,7 @@ class Server(ThreadingHTTPServer):
 
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Handler)
-        self.content, self.breaks, self.leads_to, self.mark, self.asked, self.tells = CONTENT, [], None, '"1"', [], None
+        self.content, self.breaks, self.leads_to, self.mark, self.asked, self.size = CONTENT, [], None, '"1"', [], None
 
     @property
     def url(self):
@@ -49,7 +49,7 @@ class Handler(BaseHTTPRequestHandler):
         else:
             self.send_response(200)
         rest = server.content[start:]
-        self.send_header("Content-Length", str(server.tells or len(rest)))
+        self.send_header("Content-Length", str(server.size or len(rest)))
         self.send_header("ETag", server.mark)
         self.end_headers()
         self.wfile.write(rest[: server.breaks.pop(0)] if server.breaks else rest)
@@ -109,7 +109,7 @@ def test_what_is_not_encrypted_is_refused_also_when_an_address_leads_there(serve
 def test_what_is_too_large_is_not_fetched(server, tmp_path):
     with pytest.raises(DownloadError, match="1,024,000 bytes, expected at most 1,000"):
         fetch(server.url, tmp_path / "a.bin", largest=1000)
-    server.tells = 900  # the server lies, and the reader believes it: no more than it said is taken
+    server.size = 900  # the server lies, and the reader believes it: no more than it said is taken
     assert fetch(server.url, tmp_path / "a.bin", largest=1000).stat().st_size == 900
 
 

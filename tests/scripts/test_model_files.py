@@ -101,9 +101,9 @@ def test_weights_that_are_not_finite_are_refused(tmp_path, value, flat):
         state[name].flatten()[-1] = value
     file = tmp_path / "model.pt"
     torch.save(state if flat else {"model": state, "settings": SETTINGS}, file)
-    told = rf"model\.pt: 4 of {len(state)} parameters hold NaN or infinity \(lstm\.bias_ih_l0, .*, …\), expected finite numbers"
+    message = rf"model\.pt: 4 of {len(state)} parameters hold NaN or infinity \(lstm\.bias_ih_l0, .*, …\), expected finite numbers"
     for read in (read_weights, lambda file: weights.load_weights(network, file)):
-        with pytest.raises(WeightsError, match=told):
+        with pytest.raises(WeightsError, match=message):
             read(file)
 
 

@@ -120,8 +120,8 @@ def extract_brain(
     for mri_type, mask in found.items():
         if isinstance(mask, BrainMask):
             moved = mask.transform
-            told = f"; the head moved {moved.shift:.0f} mm and {moved.angle:.0f}° in between" if moved else ""
-            logger.info("patient %s: %s: brain of %.0f ml, %s%s", patient, mri_type, mask.volume, mask.source, told)
+            movement = f"; the head moved {moved.shift:.0f} mm and {moved.angle:.0f}° in between" if moved else ""
+            logger.info("patient %s: %s: brain of %.0f ml, %s%s", patient, mri_type, mask.volume, mask.source, movement)
     return found
 
 
@@ -184,9 +184,9 @@ def _reference(turned: Mapping[str, Series], coarse: Mapping[str, np.ndarray], p
         troubles[mri_type] = _trouble(mask, volume, affine)
         if not troubles[mri_type]:
             return mri_type, mask
-    told = "; ".join(f"in {mri_type} what it found {trouble}" for mri_type, trouble in troubles.items())
+    attempts = "; ".join(f"in {mri_type} what it found {trouble}" for mri_type, trouble in troubles.items())
     raise UserError(
-        f"patient {patient}: deepbet found no brain: {told}. Give your own masks with --brain FOLDER, or --brain never where "
+        f"patient {patient}: deepbet found no brain: {attempts}. Give your own masks with --brain FOLDER, or --brain never where "
         "the series show the brain alone"
     )
 
@@ -228,7 +228,7 @@ def _elsewhere(
         moved = filled(largest_piece(np.where(np.isnan(inside), rough, inside > 0)))
         agreement = dice(moved, rough)
         sure = agreement >= AGREEMENT or (
-            # of a part of a head the coarse mask may be wrong: registering anew from elsewhere tells
+            # the coarse mask of a partial head may be wrong: registering again from another start shows it
             agreement >= LEAST_AGREEMENT
             and transform.apart(registration.register(reference, one), rough, affine) < SAME_PLACE
         )

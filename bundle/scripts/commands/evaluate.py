@@ -1,4 +1,4 @@
-"""Commands that tell whether a result holds: evaluate, crossvalidate, compare, explain, card."""
+"""Commands that test whether a result holds: evaluate, crossvalidate, compare, explain, card."""
 
 from __future__ import annotations
 

@@ -138,7 +138,7 @@ def headers(
     """Show the DICOM attributes of a file, how two files or series differ, or which vary along a series; without the patient's identity.
 
     Attributes of DICOM's Basic Confidentiality Profile (PS3.15) are hidden, descriptions, dates and UIDs among them; whether they differ is
-    told.
+    shown.
 
     Args:
         first: DICOM file, or a folder of one series.

@@ -38,7 +38,7 @@ class ComparisonError(UserError):
 class Finished:
     """A finished cross-validation."""
 
-    name: str  # by which it is told from the others
+    name: str  # unique among the compared runs
     model: str
     rows: Sequence[Row]  # out-of-fold predictions, see :func:`scripts.evaluation.summary.summarise`
     costs: Mapping[str, float | None] = field(default_factory=dict)  # any of ``COSTS``

@@ -60,7 +60,7 @@ def _counts(name: str) -> bool:
 
 
 def peak_memory() -> float | None:
-    """The most memory that this process has held so far, MB; None where the system does not tell."""
+    """The most memory that this process has held so far, MB; None where the system does not report it."""
     try:
         import resource
     except ImportError:  # Windows

@@ -168,7 +168,7 @@ class CrossValidation:
         )
 
     def _model(self, config: str) -> dict[str, Any]:
-        """What tells a configuration of the field's other models which one is meant."""
+        """The setting that selects the model in a configuration of the field's other models."""
         return {"model": self.plan.model} if config.endswith("_baseline") else {}
 
     def _prepare_classification(self) -> None:

@@ -1,4 +1,4 @@
-"""What the facts of all series tell together: counts, series that are missing, doubled or alike, balance of labels, agreement in space."""
+"""What the facts of all series show together: counts, series that are missing, doubled or alike, balance of labels, agreement in space."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def missing(entries: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     for entry in entries:
         lacking = [name for name in MRI_TYPES if name not in entry]
         if lacking:
-            told = [entry["reason"]] if "reason" in entry else list(entry.get("warnings", []))
-            rows.append({"patient": entry["patient"], "missing": ", ".join(lacking), "reason": "; ".join(told)})
+            remarks = [entry["reason"]] if "reason" in entry else list(entry.get("warnings", []))
+            rows.append({"patient": entry["patient"], "missing": ", ".join(lacking), "reason": "; ".join(remarks)})
     return rows
 
 

@@ -185,7 +185,7 @@ def _counted(rows: Sequence[Mapping[str, Any]], keys: Sequence[str], writer: Wri
 
 def _acquisition(rows: Sequence[Mapping[str, Any]], writer: Writer) -> dict[str, Any]:
     drawn, tables = _counted(rows, [key for key in _COUNTS if key != "skull"], writer)
-    text = "From headers; NIfTI tells of the grid alone. 3D: slices no farther apart than pixels."
+    text = "From headers; NIfTI gives the grid only. 3D: slices no farther apart than pixels."
     values = _values(rows, ("slice_mm", "pixel_mm"), writer)
     return _section("acquisition", "Acquisition", text, figures=[*values, *drawn], tables=tables)
 
@@ -251,9 +251,9 @@ def _space(agreement: list, writer: Writer) -> dict[str, Any]:
     if not agreement:
         return _section("space", "Agreement in space", f"{text} No patient has two series with a position.")
     apart = [row for row in agreement if row["agree"] == "no"]
-    told = f"{text} {len(apart)} of {len(agreement)} patients are below."
+    summary = f"{text} {len(apart)} of {len(agreement)} patients are below."
     return _section(
-        "space", "Agreement in space", told, tables=[_table("Overlap of a patient's series", agreement, writer)]
+        "space", "Agreement in space", summary, tables=[_table("Overlap of a patient's series", agreement, writer)]
     )
 
 

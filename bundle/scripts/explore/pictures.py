@@ -91,12 +91,12 @@ def read_shown(
         SeriesError: when the series can't be read.
     """
     paths = paths_of(source)
-    volume, meta, black, white, told = _windowed(paths, name, window)
+    volume, meta, black, white, shown_as = _windowed(paths, name, window)
     geometry = SliceGeometry.from_affine(meta["affine"], volume.shape, plane or meta["plane"] or None)
     scaled = np.clip((geometry.view(volume) - black) / max(white - black, 1e-6), 0, 1)
     slices = np.rint(scaled * 255).astype(np.uint8)
     regions = None if mask is None else _read_regions(Path(mask), geometry)
-    return Shown(name, slices, geometry, told, regions, list(meta["warnings"]))
+    return Shown(name, slices, geometry, shown_as, regions, list(meta["warnings"]))
 
 
 def _windowed(

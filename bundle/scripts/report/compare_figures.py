@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-COLOURS = (*SCORE_COLOURS, INK)  # Okabe and Ito's without yellow, told apart by colour-blind people
+COLOURS = (*SCORE_COLOURS, INK)  # Okabe and Ito's without yellow, distinguishable by colour-blind people
 _DASHES = ("-", "--", ":", "-.")
 _PANELS = 4  # beside each other
 _UNIT = (-0.02, 1.02)

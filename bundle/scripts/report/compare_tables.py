@@ -11,7 +11,7 @@ from .tables import NOTHING, Cell, Table, cell, with_interval
 
 
 def auc_table(found: Mapping[str, Any]) -> Table:
-    """How well each run tells the labels apart."""
+    """How well each run separates the labels."""
     heads = [
         "",
         "AUC (95 %, DeLong)",

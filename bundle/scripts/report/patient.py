@@ -41,7 +41,7 @@ class Sources:
     studies: dict[str, dict[str, str]]  # paths of the series by modality, by patient
     explanations: Path  # folder of heat maps
     masks: Path  # folder of masks
-    found: dict[str, dict[str, Any]]  # what ``studies.json`` tells, by patient
+    found: dict[str, dict[str, Any]]  # entries of ``studies.json``, by patient
     missing: str = ""  # why there are no prepared series or no studies, "" where there are
 
 

@@ -71,12 +71,12 @@ def item_names(studies: Sequence[DicomStudy], root: Path) -> list[str]:
         if not parts[0]:
             parts = [_safe(_folder_of(study, root)), ""]
         wishes.append(f"study_{mark}" if not parts[0] else "_".join(filter(None, parts)))
-    counts = Counter(wish.lower() for wish in wishes)  # some file systems do not tell A from a
+    counts = Counter(wish.lower() for wish in wishes)  # some file systems do not distinguish A from a
     return [f"{wish}_{mark}" if counts[wish.lower()] > 1 else wish for wish, mark in zip(wishes, marks, strict=True)]
 
 
 def _day(study: DicomStudy, studies: Sequence[DicomStudy]) -> str:
-    """How many days after a patient's first study another one was made; empty where its date does not tell."""
+    """How many days after a patient's first study another one was made; empty where its date is unknown."""
     days = [_days(other.date) for other in studies if other.patient == study.patient]
     mine = _days(study.date)
     return "" if mine is None else f"day{mine - min(day for day in days if day is not None):03d}"

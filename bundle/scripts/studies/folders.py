@@ -27,7 +27,7 @@ _LAYOUTS = (
 
 NO_STUDY = (
     "no study can be used; the reason names patients and files, which --deidentify leaves out: `radiogenomics studies --input STUDIES` "
-    "tells it"
+    "shows it"
 )
 
 
@@ -48,7 +48,7 @@ def find_studies(
     (:mod:`scripts.studies.names`); DICOM files of any name, which go by their headers and the rules. Paths are absolute; the files of a
     DICOM series that shares its folder with others are a list.
 
-    ``study`` tells of all series, of those that are left out too: ``{"date", "uid", "phantom", "series": [{"number", "description",
+    ``study`` describes all series, including those that are left out: ``{"date", "uid", "phantom", "series": [{"number", "description",
     "plane", "slices", "spacing", "taken", "uid", "modality", "chosen", "reason", "files"}]}``. A patient none of whose series can be
     used has an entry with the ``reason`` in place of paths; one who lacks a modality beside images that were not understood has
     ``warnings``. Each visit of a patient has an entry, with the same ``group``. Results of this project among the studies are passed
@@ -57,7 +57,7 @@ def find_studies(
     Args:
         source: the folder, or the zip file, which is unpacked for as long as the process lives; None where ``named`` has all series.
         rules: file of rules for DICOM series; :data:`RULES_FILE` by default.
-        deidentify: give patients pseudonyms, and tell no dates, descriptions, UIDs and names of files (:mod:`scripts.studies.pseudonyms`).
+        deidentify: give patients pseudonyms, and omit dates, descriptions, UIDs and file names (:mod:`scripts.studies.pseudonyms`).
         named: of one patient, by modality: a file or folder, or the number, description, UID or file name of a series in ``source``.
         patient: what that patient is called.
 
@@ -80,7 +80,7 @@ def find_studies(
     for name, person in walk.persons.items():
         if name in entries:
             entries[name]["group"] = person
-    _tell_the_rest(walk, entries)
+    _report_the_rest(walk, entries)
     return _reported(walk, entries, source, root / nested[0] if nested else None)
 
 
@@ -123,7 +123,7 @@ def _row_of_path(mri_type: str, path: Path) -> dict[str, Any]:
 
 
 def _named_study(series: list[dict[str, Any]]) -> dict[str, Any]:
-    """The study of series of which no header tells."""
+    """The study of series without headers that describe it."""
     return {"date": "", "uid": "", "phantom": False, "series": series}
 
 
@@ -222,14 +222,14 @@ def _entry(patient: str, study: Mapping[str, Any], clashes: Mapping[str, str]) -
         chosen = {row["modality"]: row["files"] for row in series if row["chosen"]}
         entry |= {kind: chosen[kind] for kind in (*MRI_TYPES, "seg") if kind in chosen}
     if not clashes and not any(name in entry for name in MRI_TYPES) and any(row["uid"] for row in series):
-        told = (
+        reasons = (
             f"series {row['number']} '{row['description']}' ({row['slices']} slices): {row['reason']}" for row in series
         )
-        entry["reason"] = f"none of its series is usable: {some(told, 8)}"
+        entry["reason"] = f"none of its series is usable: {some(reasons, 8)}"
     return {**entry, "study": dict(study)}
 
 
-def _tell_the_rest(walk: Walk, entries: dict[str, dict[str, Any]]) -> None:
+def _report_the_rest(walk: Walk, entries: dict[str, dict[str, Any]]) -> None:
     """Give patients of whom images were not understood a warning, or an entry with the reason."""
     if walk.root.name in entries:  # one study, whose folders are series then, not patients
         paths = [path for place, inside in walk.others.items() for path in (inside if place == walk.root else [place])]
@@ -243,18 +243,18 @@ def _tell_the_rest(walk: Walk, entries: dict[str, dict[str, Any]]) -> None:
         paths.sort()
         entry = entries.get(place.name, {"patient": place.name})
         lacking = [name for name in MRI_TYPES if name not in entry]
-        told = (
+        found = (
             f"{some((path.name for path in paths), 5)}; expected folders {', '.join(MRI_TYPES)} or files "
             f"{place.name}_{{flair,t1,t1ce,t2}}.nii.gz"
         )
         if place.name in entries and any(name in entry for name in MRI_TYPES):
             if lacking and paths:
-                entry["warnings"] = [f"not understood: {told}"]
+                entry["warnings"] = [f"not understood: {found}"]
         elif place != walk.root and place not in walk.understood and any(map(has_image, paths)):
             entries[place.name] = {
                 "study": _named_study([]),
                 **entry,
-                "reason": f"none of its series was understood: found {told}",
+                "reason": f"none of its series was understood: found {found}",
             }
 
 
@@ -267,17 +267,17 @@ def _reported(
         logger.info("%s: results of this project among the studies are passed over: %s", source, shown)
     listed = [entry for entry in entries.values() if any(name in entry for name in (*MRI_TYPES, "reason"))]
     names = {place.name: some((path.name for path in paths), 3) for place, paths in walk.others.items()}
-    told = some((f"{place} ({inside or 'no images'})" for place, inside in names.items()), 10)
+    rest = some((f"{place} ({inside or 'no images'})" for place, inside in names.items()), 10)
     if all("reason" in entry for entry in listed):
-        if listed and not told:
+        if listed and not rest:
             hint = (
                 ". A site's own rules are given with --rules FILE" if any(one["study"]["uid"] for one in listed) else ""
             )
             raise DataListError(f"{source}: {some((one['reason'] for one in listed), 5)}{hint}")
-        what = f"no study found; not understood: {told}" if told else "no study found"
+        what = f"no study found; not understood: {rest}" if rest else "no study found"
         raise DataListError(f"{source}: {what}. {_LAYOUTS}{f'; did you mean {nested}?' if nested else ''}")
-    if told:
-        logger.warning("%s: not understood: %s. %s", source, told, _LAYOUTS)
+    if rest:
+        logger.warning("%s: not understood: %s. %s", source, rest, _LAYOUTS)
     if alike := same_on_disk(entry["patient"] for entry in listed):
         raise DataListError(
             f"{source}: patients whose names differ in capital letters or the encoding of accents alone: {some(alike)}; rename "

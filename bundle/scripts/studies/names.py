@@ -12,7 +12,7 @@ _QUALIFIERS = (
     "unstripped", "stripped", "skullstripped", "brain", "bet", "ss", "bias", "n4", "bfc", "reg", "registered", "coreg", "resampled",
     "iso", "1mm", "norm", "orig", "raw", "native", "preproc", "preprocessed",
 )  # fmt: skip
-"""Words behind the modality that tell a version of a series from the series itself."""
+"""Words after the modality that mark a version of a series."""
 _BIDS = re.compile(
     r"(?P<subject>sub-[A-Za-z0-9]+)(?:_(?P<session>ses-[A-Za-z0-9]+))?_(?:(?P<rest>.+)_)?(?P<suffix>[A-Za-z0-9]+)"
 )
@@ -20,12 +20,12 @@ _BIDS = re.compile(
 
 @dataclass(frozen=True)
 class Name:
-    """What the name of a file tells.
+    """The parts of a file's name.
 
     Attributes:
-        patient: identifier; empty where the name is that of a modality alone, and the folder's tells.
+        patient: identifier; empty where the name is a modality only and the folder names the patient.
         kind: modality, or ``seg``.
-        version: words that tell it from the series itself, ``bias`` for example; empty mostly.
+        version: words that mark a version of the series, ``bias`` for example; mostly empty.
         session: of BIDS, ``ses-1``.
     """
 
@@ -41,7 +41,7 @@ def is_nifti(name: str) -> bool:
 
 
 def read_name(name: str) -> Name | None:
-    """What the name of a NIfTI file tells; None where it ends with no known modality."""
+    """The parts of a NIfTI file's name; None where it ends with no known modality."""
     stem = _SUFFIX.sub("", name)
     if match := _BIDS.fullmatch(stem):
         return _read_bids(match)

@@ -37,7 +37,7 @@ class KeyFileError(UserError):
 def deidentified(entries: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Entries under pseudonyms, without dates, descriptions and UIDs of their studies, sorted by pseudonym; paths stay.
 
-    The name before is under :data:`CALLED`, by which :func:`hide` knows what else not to tell.
+    The original name is under :data:`CALLED`, from which :func:`hide` knows what else to hide.
     """
     given = list(entries)
     marks = [_mark(entry) for entry in given]
@@ -65,14 +65,16 @@ def _entry(entry: Mapping[str, Any], name: str, first: str) -> dict[str, Any]:
 
 
 def _row(row: Mapping[str, Any], entry: Mapping[str, Any]) -> dict[str, Any]:
-    told = [str(one[name]) for one in entry["study"]["series"] for name in ("description", "uid", "taken") if one[name]]
-    reason = _without(str(row["reason"]), [*told, *_names(entry["patient"], [row["files"]])])
+    texts = [
+        str(one[name]) for one in entry["study"]["series"] for name in ("description", "uid", "taken") if one[name]
+    ]
+    reason = _without(str(row["reason"]), [*texts, *_names(entry["patient"], [row["files"]])])
     return {**row, "description": "", "uid": "", "taken": "", "reason": reason}
 
 
 def _name(entry: Mapping[str, Any], mark: str) -> str:
-    told = f"{entry['patient']}/{mark}".encode("utf-8", "surrogateescape")
-    return f"study_{hashlib.sha256(told).hexdigest()[:12]}"
+    named = f"{entry['patient']}/{mark}".encode("utf-8", "surrogateescape")
+    return f"study_{hashlib.sha256(named).hexdigest()[:12]}"
 
 
 def _mark(entry: Mapping[str, Any]) -> str:

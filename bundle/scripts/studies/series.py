@@ -1,4 +1,4 @@
-"""DICOM studies and their series, as headers tell; no pixels are read."""
+"""DICOM studies and their series, from headers; no pixels are read."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class StudiesError(UserError):
 
 @dataclass(frozen=True)
 class DicomSeries:
-    """A series, as its headers tell.
+    """A series, as its headers describe it.
 
     Attributes:
         uid: SeriesInstanceUID.
@@ -61,10 +61,10 @@ class DicomSeries:
         study_date: StudyDate, ``YYYYMMDD`` or empty.
         description: SeriesDescription, ProtocolName where that is empty.
         number: SeriesNumber.
-        files: one of each SOPInstanceUID, along the slice normal where headers tell.
+        files: one of each SOPInstanceUID, along the slice normal where headers give it.
         images: slices in these files.
         slices: different positions of them.
-        spacing: mm between slices; None where positions do not tell.
+        spacing: mm between slices; None where positions do not give it.
         plane: axial, coronal or sagittal, whichever is nearest; empty where it is not known.
         image_type: values of ImageType.
         contrast_agent: ContrastBolusAgent.

@@ -1,4 +1,4 @@
-"""A walk through a folder of studies: what names tell of its files, and which of them headers must tell of."""
+"""A walk through a folder of studies: which files their names describe, and which need their headers read."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ class Walk:
         skipped: names of folders in it that are left alone.
 
     Attributes:
-        rows: of the series that names tell of, by patient: see :func:`~scripts.studies.folders.find_studies`; ``version`` besides.
+        rows: of the series that names describe, by patient: see :func:`~scripts.studies.folders.find_studies`; ``version`` besides.
         persons: of patients of whom there are several visits, by the name of the visit.
-        dicom: files that DICOM headers must tell of.
+        dicom: files that DICOM headers must describe.
         others: images and folders that were not understood, by the folder of ``root`` that they lie in.
         outputs: results of this project.
         understood: folders in ``root`` below which there are series.
@@ -105,19 +105,19 @@ class Walk:
             elif path.name.lower().endswith(IMAGE_SUFFIXES):
                 self.not_understood(path)
             return
-        told = read_name(path.name)
-        if (told is None or told.kind != "seg") and _is_mask(path):
+        name = read_name(path.name)
+        if (name is None or name.kind != "seg") and _is_mask(path):
             self.outputs.append(path)
-        elif told is None:
+        elif name is None:
             self.not_understood(path)
-        elif told.patient.startswith("sub-"):
-            self._bids.append((told.patient, told.session, self._row(path, told.kind, told.version)))
-        elif told.patient:
-            self.rows.setdefault(told.patient, []).append(self._row(path, told.kind, told.version))
+        elif name.patient.startswith("sub-"):
+            self._bids.append((name.patient, name.session, self._row(path, name.kind, name.version)))
+        elif name.patient:
+            self.rows.setdefault(name.patient, []).append(self._row(path, name.kind, name.version))
         else:
-            self._bare.setdefault(path.parent, []).append((told.kind, path, told.version))
+            self._bare.setdefault(path.parent, []).append((name.kind, path, name.version))
             return
-        if told is not None and told.kind != "seg":
+        if name is not None and name.kind != "seg":
             self.understood.add(self.place(path))
 
     def _row(self, path: Path, kind: str, version: str) -> dict[str, Any]:
@@ -158,7 +158,7 @@ class Walk:
 
 
 def named_row(path: Path, description: str, kind: str) -> dict[str, Any]:
-    """The row of a series of which the path alone tells: see :func:`~scripts.studies.folders.find_studies`."""
+    """The row of a series that only its path describes: see :func:`~scripts.studies.folders.find_studies`."""
     return {
         "number": None, "description": description, "plane": "", "slices": None, "spacing": None, "taken": "", "uid": "",
         "modality": kind, "files": str(path),

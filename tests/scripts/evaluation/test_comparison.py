@@ -19,7 +19,7 @@ FEW = {"resamples": 40, "permutations": 99}
 
 
 def run(name, n=60, shift=1.0, seed=0, seeds=(67, 68), model=None, mri_types=("FLAIR", "T1w"), **more):
-    """A run whose probabilities tell the labels by ``shift``; patients and folds are those of every other one of ``n``."""
+    """A run whose probabilities separate the labels by ``shift``; patients and folds are those of every other one of ``n``."""
     rng = np.random.default_rng(seed)
     rows = []
     for i in range(n):

@@ -192,7 +192,7 @@ def test_explaining_goes_on_where_it_was_interrupted(prediction, monkeypatch, sa
 
 
 @pytest.mark.slow
-def test_other_probabilities_than_predicted_are_told(prediction, caplog):
+def test_other_probabilities_than_predicted_are_reported(prediction, caplog):
     folder, classifiers = prediction
     rows = json.loads((folder / "patients.json").read_text())
     rows["patients"][0]["series"]["FLAIR"]["probability"] = 2.0

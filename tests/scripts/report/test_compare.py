@@ -152,7 +152,7 @@ def test_phantoms_are_named(runs, tmp_path):
     assert "nothing here says anything about MGMT" in text
 
 
-def test_runs_of_the_same_model_are_told_apart(runs, tmp_path):
+def test_runs_of_the_same_model_are_distinguished(runs, tmp_path):
     again = write_run(tmp_path / "other" / "cv_3d", "cnn3d", seed=9)
     third = write_run(tmp_path / "cv_wide", "cnn3d", seed=8)
     folders = named([read_finished(one) for one in (*runs, third)])

@@ -79,7 +79,7 @@ def test_a_zip_file_in_a_zip_file_stays_one(tmp_path):
     assert below(folder) == ["inner.zip"]
 
 
-def test_a_damaged_member_is_told_whatever_packed_it(tmp_path):
+def test_a_damaged_member_is_reported_whatever_packed_it(tmp_path):
     for method in (zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA):
         archive = tmp_path / "studies.zip"
         with zipfile.ZipFile(archive, "w", method) as new:

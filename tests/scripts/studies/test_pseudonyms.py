@@ -54,7 +54,7 @@ def test_who_has_no_images_has_a_pseudonym_too():
 
 
 @given(st.text(min_size=1, max_size=12).filter(lambda text: text.strip("/\\. ")))
-def test_no_name_is_told(name):
+def test_no_name_is_revealed(name):
     if name in ("FLAIR", "T1w", "T1wCE", "T2w", "seg"):
         return
     item = {CALLED: name, "image": f"/data/{name}/FLAIR"}
