@@ -42,7 +42,7 @@ def open_dicom(path: Path, **options: Any) -> pydicom.Dataset:
         return pydicom.dcmread(path, **options)
     except RecursionError:
         raise SeriesError(
-            f"{path}: its header has more sequences in each other than can be read. The file is damaged: export it again."
+            f"{path}: its header nests sequences deeper than can be read. The file is damaged: export it again."
         ) from None
 
 

@@ -84,7 +84,7 @@ def without_doubles(
                 f"({positions[place]:.2f} mm along the slice normal) with different pixels. Expected one slice per "
                 "position. Split the series (time points, echoes, two acquisitions) into folders and pass one."
             )
-    warnings = [f"{len(dropped)} doubled slices dropped: {some(dropped)}."] if dropped else []
+    warnings = [f"{len(dropped)} duplicate slices dropped: {some(dropped)}."] if dropped else []
     planes = [] if pixels is None else [pixels[place] for place in kept]
     return [frames[place] for place in kept], planes, positions[kept], warnings
 

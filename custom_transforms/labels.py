@@ -75,7 +75,7 @@ class LabelMapToWTET(Transform):
         if not bool((tumour | (volume == 0)).all()):
             raise ValueError(
                 f"Expected the labels 0, 1 (tumour that does not enhance) and 2 (enhancing tumour), found {_values(volume)}. "
-                "Draw in these two segments alone, and keep their order."
+                "Draw only in these two segments, and keep their order."
             )
         return convert_to_dst_type(torch.stack([tumour, enhancing]).to(torch.uint8), dst=label, dtype=torch.uint8)[0]
 

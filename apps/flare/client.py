@@ -36,7 +36,7 @@ def read_site(file: str, name: str) -> dict[str, Any]:
     path = Path(file.replace("{site}", name))
     remedy = f"write {', '.join(PLACES)} into it"
     if not path.is_file():
-        raise ValueError(f"site {name}: {path} is not there; {remedy}")
+        raise ValueError(f"site {name}: {path} does not exist; {remedy}")
     content = yaml.safe_load(path.read_text(encoding="utf-8"))
     values = dict(content) if isinstance(content, dict) else {}
     missing = [key for key in PLACES if not values.get(key)]
@@ -90,7 +90,7 @@ def take_part(site_settings: str, stage: str = "classification", local_epochs: i
         own = trainer.network.state_dict()
         if set(received.params) != set(own):
             differing = sorted(set(received.params) ^ set(own))[:3]
-            raise ValueError(f"the server's weights are of another network, {', '.join(differing)} for example")
+            raise ValueError(f"the server's weights are for a different network, {', '.join(differing)} for example")
         weights = ExchangeObject(weights=received.params, weight_type=WeightType.WEIGHTS)
         scores = site.evaluate(weights).metrics
         site.train(weights)

@@ -59,7 +59,7 @@ def weights(
 def _new(output: str, overwrite: bool) -> Path:
     path = Path(str(output)).resolve()
     if path.exists() and not overwrite:
-        raise FileExistsError(f"{path} is there already; name another one, or replace it with --overwrite")
+        raise FileExistsError(f"{path} already exists; name another one, or replace it with --overwrite")
     path.parent.mkdir(parents=True, exist_ok=True)
     return path
 
@@ -82,7 +82,7 @@ def _recipe(
     file = Path(str(initial)).resolve()
     made_with = {key: value for key, value in read_weights(file)[1].items() if not key.startswith("trained")}
     if not made_with:
-        raise ValueError(f"{file} does not say what it was made with; write the first weights with job.py weights")
+        raise ValueError(f"{file} does not record its settings; write the first weights with job.py weights")
     stage = "classification" if "backbone" in made_with else "segmentation"
     values = {"site_settings": site_settings, "stage": stage, "local_epochs": local_epochs, **made_with, **settings}
     recipe = FedAvgRecipe(

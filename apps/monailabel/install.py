@@ -1,4 +1,4 @@
-"""Lay the segmentation bundle into MONAI Label's app for bundles.
+"""Install the segmentation bundle in MONAI Label's bundle app.
 
 python apps/monailabel/install.py --app FOLDER [--segmenter FILE]
 """
@@ -47,7 +47,7 @@ def make_app(app: Path) -> None:
     if (app / "main.py").is_file():
         return
     if app.exists() and any(app.iterdir()):
-        raise FileExistsError(f"{app} is not empty and holds no app of MONAI Label; name another folder (--app)")
+        raise FileExistsError(f"{app} is not empty and is not a MONAI Label app; name another folder (--app)")
     with tempfile.TemporaryDirectory() as folder:
         command = ["-m", "monailabel.main", "apps", "--download", "--name", "monaibundle", "--output", folder]
         subprocess.run([sys.executable, *command], check=True, stdout=subprocess.DEVNULL)
@@ -112,7 +112,7 @@ def lay_weights(bundle: Path, segmenter: Path | None = None, overwrite: bool = F
         return target
     if target.is_file() and not overwrite:
         raise FileExistsError(
-            f"{target}: there are other weights, trained with MONAI Label perhaps; leave --segmenter out to go on with them, "
+            f"{target}: it has other weights, perhaps trained with MONAI Label; omit --segmenter to continue with them, "
             "or replace them (--overwrite)"
         )
     with written_whole(target) as temporary:
@@ -144,9 +144,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--segmenter",
         type=Path,
-        help="weights file of stage 1; without it, the weights that are there, at first the shipped ones",
+        help="weights file of stage 1; without it, the existing weights, initially the shipped ones",
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace the weights that are there by --segmenter")
+    parser.add_argument("--overwrite", action="store_true", help="replace the existing weights with --segmenter")
     parser.add_argument(
         "--app", type=Path, default=APP, help="folder of the app, with its weights (default: %(default)s)"
     )
@@ -154,7 +154,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def main() -> None:
     """The command."""
-    parser = argparse.ArgumentParser(description="Lay the segmentation bundle into MONAI Label's app for bundles.")
+    parser = argparse.ArgumentParser(description="Install the segmentation bundle in MONAI Label's bundle app.")
     arguments(parser)
     options = parser.parse_args()
     try:

@@ -69,7 +69,7 @@ class AnnotatedSlices(Dataset):
 
         found = slices(data)
         if not found and otherwise:
-            logger.warning("no held-out volume shows tumour: scores are those of the volumes that train")
+            logger.warning("no held-out volume shows tumour: scores are of the training volumes")
             found = slices(otherwise)
         if not found:
             raise ValueError(

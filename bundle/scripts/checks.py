@@ -61,7 +61,7 @@ def as_values(settings: Mapping[str, Any]) -> dict[str, Any]:
         if isinstance(value, Mapping):
             if "_target_" in value and not components:
                 raise ValueError(
-                    f"{dict(value)}: found _target_, of which an object would be built, expected a value; components are replaced "
+                    f"{dict(value)}: found _target_, which would build an object, expected a value; replace components "
                     "in a configuration (`python -m monai.bundle run`)"
                 )
             return {key: escaped(one, components) for key, one in value.items()}
@@ -150,7 +150,7 @@ def device(option: str, value: Any) -> None:
     there = getattr(torch, kind).device_count()
     if index >= there:
         possible = ", ".join(["cpu", *(f"{kind}:{i}" for i in range(there))])
-        raise ValueError(f"--{option} {value}: there is no such device on this machine, possible: {possible}")
+        raise ValueError(f"--{option} {value}: no such device on this machine; available: {possible}")
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -297,10 +297,10 @@ def settings(config: str, values: Mapping[str, Any], texts: Collection[str] = ()
         checks["planes"] = one_of(PLANES) if isinstance(planes, str) else some_of(planes)  # by default all of them
     for key, value in values.items():
         if re.split("#|::", key)[0] in written.keys() - used:
-            raise ValueError(f"{config}: nothing that runs here uses {_OPTIONS.get(key, key)!r}; leave it out")
+            raise ValueError(f"{config}: nothing in this job uses {_OPTIONS.get(key, key)!r}; leave it out")
         if re.split("#|::", key)[0] in _NO_SETTINGS:
             raise ValueError(
-                f"--{key} {value}: this is no setting; change it in a configuration (`python -m monai.bundle run`)"
+                f"--{key} {value}: not a setting; change it in a configuration (`python -m monai.bundle run`)"
             )
         default = _default(config, known, key)
         if value is None or (key not in texts and str(value).startswith(("$", "@", "%"))):

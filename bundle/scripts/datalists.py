@@ -66,7 +66,7 @@ def build_datalist(
         _may_be_written(output, overwrite)
     root = Path(dataset_dir).resolve()
     if root.is_file():
-        raise DataListError(f"{dataset_dir}: a data list names files that stay; unpack it and give the folder")
+        raise DataListError(f"{dataset_dir}: a data list needs files that stay in place; unpack it and give the folder")
     train_dir = root / "train"
     studies = find_studies(train_dir if train_dir.is_dir() else root, rules)
     test = find_studies(root / "test", rules) if train_dir.is_dir() and (root / "test").is_dir() else []
@@ -167,7 +167,7 @@ def load_datalist(file: str | Path, dataset_dir: str | Path | None = None) -> di
             f"{file}: no such data list; make one with `radiogenomics datalist --input DIR --output {file}`"
         )
     try:
-        content = read_json(path, "make it anew with `radiogenomics datalist`")
+        content = read_json(path, "make it again with `radiogenomics datalist`")
     except FileError as error:
         raise DataListError(str(error)) from error
     sections = ("training", "validation", "test")
@@ -229,7 +229,7 @@ def segmentation_split(
         )
         return split_fold(lists, fold)
     others = [entry["patient"] for entries in load_datalist(classification_datalist).values() for entry in entries]
-    return split_fold(lists, fold, others, "left out of stage 1, for they are patients of Task 2")
+    return split_fold(lists, fold, others, "left out of stage 1 as patients of Task 2")
 
 
 def classification_split(
@@ -272,7 +272,7 @@ def split_fold(
     shared = {_group(entry) for entry in training} & {_group(entry) for entry in held_out}
     if shared:
         raise DataListError(
-            f"the same persons would train and be held out: {some(sorted(shared))}; rebuild the data list"
+            f"the same persons would be in training and held out: {some(sorted(shared))}; rebuild the data list"
         )
     logger.info("fold %s: %d patients train, %d are held out", fold, len(training), len(held_out))
     return training, held_out
@@ -338,7 +338,7 @@ def _load(datalist: str | Path, dataset_dir: str | Path | None, deidentify: bool
         if not deidentify or not Path(datalist).is_file():
             raise
         raise DataListError(
-            "the data list can't be used; the reason may name patients, which --deidentify leaves out: the same command without it tells it"
+            "the data list can't be used; the reason may name patients, which --deidentify leaves out: the same command without it shows it"
         ) from None
 
 

@@ -52,7 +52,7 @@ def alone(shared: bool = True) -> int:
         reason = (
             "configs/distributed.yaml is not laid over this job: --config_file \"['…/JOB.yaml','…/distributed.yaml']\""
             if shared
-            else "this job is for one: start it without torchrun"
+            else "this job runs in one process: start it without torchrun"
         )
         raise ValueError(f"{count} processes were started (WORLD_SIZE), but {reason}")
     return 1

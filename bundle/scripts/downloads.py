@@ -59,7 +59,7 @@ def _download(entry: Mapping[str, Any], file: Path) -> Path:
         raise DownloadError(f"{entry['path']}: large_files.yml gives a checksum of another kind, expected sha256")
     if file.is_file():
         if expected and sha256(file) != expected:
-            raise DownloadError(f"{file}: has another SHA-256 than large_files.yml says; remove it, and download again")
+            raise DownloadError(f"{file}: its SHA-256 differs from large_files.yml; remove it, and download again")
         logger.info("%s is there", file)
         return file
     if urlsplit(entry["url"]).netloc == "drive.google.com":
@@ -72,10 +72,8 @@ def _download(entry: Mapping[str, Any], file: Path) -> Path:
         read_weights(file)
     except WeightsError as error:
         file.unlink()
-        raise DownloadError(
-            f"{entry['url']}: what was fetched is no file of weights, and was removed: {error}"
-        ) from error
-    note = "as large_files.yml says" if expected else "its makers published no checksum; note this one"
+        raise DownloadError(f"{entry['url']}: the download is not a weights file, and was removed: {error}") from error
+    note = "as large_files.yml says" if expected else "its authors published no checksum; note this one"
     logger.info("%s: SHA-256 %s (%s)", file, sha256(file), note)
     return file
 
@@ -120,7 +118,7 @@ def fetch(url: str, file: str | Path, expected: str | None = None, largest: int 
     if expected and digest != expected:
         _forget(part)
         raise DownloadError(
-            f"{url}: found SHA-256 {digest}, expected {expected}: another file than it was; nothing was kept"
+            f"{url}: found SHA-256 {digest}, expected {expected}: the file has changed; nothing was kept"
         )
     os.replace(part, target)
     _forget(part)
@@ -139,7 +137,7 @@ def _check(url: str, asked: str) -> None:
         pass
     way = "" if url == asked else f" leads to {url}, which"
     raise DownloadError(
-        f"{asked}:{way} is no address that begins with https://, expected one, as others could change what comes over it"
+        f"{asked}:{way} is not an https:// address, expected one, because others could alter the download"
     )
 
 

@@ -81,7 +81,7 @@ def export(what: str, format: str, weights_file: str | Path, output: str | Path,
     written = [file, *([file.with_suffix(".bin")] if format == "openvino" else [])]
     for one in written:
         if one.exists() and not overwrite:
-            raise FileExistsError(f"{one} is there already; name another file, or add --overwrite to replace it")
+            raise FileExistsError(f"{one} already exists; name another file, or add --overwrite to replace it")
     extra, packages = EXTRAS.get(format, ("", ()))
     missing = [package for package in packages if find_spec(package) is None]
     if missing:
@@ -97,7 +97,7 @@ def export(what: str, format: str, weights_file: str | Path, output: str | Path,
             _write_torchscript(what, weights_file, network, example, file, meta)
         else:
             (_write_onnx if format == "onnx" else _write_openvino)(network, example, file, meta)
-    logger.info("%s written, the same as the network to %g; research use only, not for diagnosis", file, TOLERANCE)
+    logger.info("%s written, equal to the network within %g; research use only, not for diagnosis", file, TOLERANCE)
     return file
 
 

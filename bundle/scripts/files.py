@@ -166,12 +166,12 @@ def read_json(file: str | Path, remedy: str) -> Any:
         remedy: what to do where it can't be read, the end of the message.
 
     Raises:
-        FileError: when it can't be read, or is no JSON: numbers of thousands of digits, or lists in lists by the thousand, among it.
+        FileError: when it can't be read, or is not JSON; that includes numbers of thousands of digits and lists nested by the thousand.
     """
     try:
         return json.loads(Path(file).read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
-        raise FileError(f"{file}: not JSON that can be read ({one_line(error)}); {remedy}") from error
+        raise FileError(f"{file}: not readable JSON ({one_line(error)}); {remedy}") from error
 
 
 def one_line(text: object, most: int | None = 300) -> str:
@@ -206,8 +206,8 @@ def parse_yaml(text: str) -> Any:
     depth = 0
     for event in yaml.parse(text, Loader=loader):
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-        if depth > DEEPEST:  # of which PyYAML before 6.0.4 lets the process die
-            raise yaml.YAMLError(f"more than {DEEPEST} lists or mappings in each other")
+        if depth > DEEPEST:  # PyYAML before 6.0.4 lets the process die of it
+            raise yaml.YAMLError(f"lists or mappings nested deeper than {DEEPEST}")
     return yaml.load(text, Loader=loader)
 
 

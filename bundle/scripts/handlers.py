@@ -312,5 +312,5 @@ class LastCheckpoint:
         engine.state.max_epochs = max_epochs
         logger.info("resumed from %s after epoch %d", path, engine.state.epoch)
         if self.score.stopped or (max_epochs is not None and engine.state.epoch >= max_epochs):
-            logger.info("this run had ended; nothing is left to train")
+            logger.info("this run is finished; nothing is left to train")
             engine.terminate()

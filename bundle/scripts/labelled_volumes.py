@@ -52,7 +52,7 @@ def load_volumes(entries: Sequence[Mapping[str, Any]], seed: int = 67) -> list[L
     """
     labelled = [entry for entry in entries if "seg" in entry]
     if not labelled:
-        raise ValueError(f"none of {len(entries)} patients has labels (seg), from which slices could be cut")
+        raise ValueError(f"none of {len(entries)} patients has labels (seg) to cut slices from")
     volumes = [_load(entry, np.random.default_rng([seed, i])) for i, entry in enumerate(labelled)]
     logger.info("%d labelled patients read", len(volumes))
     return volumes

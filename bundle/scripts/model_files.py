@@ -169,7 +169,7 @@ def _check_archive(path: Path) -> None:
     if size > path.stat().st_size:
         raise WeightsError(
             f"{path}: not a weights file that can be read safely: its {path.stat().st_size} bytes unpack to {size:,}, expected what "
-            "torch.save writes, which is not packed; download or copy it again"
+            "torch.save writes, which is uncompressed; download or copy it again"
         )
 
 
@@ -183,12 +183,12 @@ def _unreadable(path: Path, said: str) -> str:
     refused = re.search(r"GLOBAL (\S+)|(?:class|global|function) (\w[\w.]*\.\w+)", said)
     if refused:
         return (
-            f"it holds {refused[1] or refused[2]}, which is no tensor, and loading it could run code; if you trust its origin, "
+            f"it holds {refused[1] or refused[2]}, which is not a tensor, and loading it could run code; if you trust its origin, "
             'save its tensors alone: torch.save({"model": state_dict, "settings": {...}}, FILE)'
         )
     size = path.stat().st_size
     if head.startswith(b"PK") and not zipfile.is_zipfile(path):
-        return f"it is cut short: {size} bytes, and the end of the archive is missing; {again}"
+        return f"it is truncated: {size} bytes, and the end of the archive is missing; {again}"
     if head.startswith(b"PK"):
         return (
             "it is an archive, but not one of weights, or it is damaged; expected what torch.save writes (TorchScript can't be read); "

@@ -73,7 +73,7 @@ def build_classifier(settings: Mapping[str, Any]) -> BiLSTMNFNet:
 def _no_network(what: str, parts: Mapping[str, Any], error: Exception) -> UserError:
     """The error of settings that a library can't build."""
     return UserError(
-        f"no {what} can be built of {parts}, the settings of the weights or of the configuration ({one_line(error)}); use other weights "
+        f"no {what} can be built from {parts}, the settings of the weights or of the configuration ({one_line(error)}); use other weights "
         f"(--{'segmenter' if what != 'classifier' else what} FILE), or name another network"
     )
 

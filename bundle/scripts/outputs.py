@@ -118,10 +118,10 @@ def check_identifier(patient: Any, source: str | Path) -> str:
     try:
         size = len(patient.encode("utf-8", "surrogateescape"))
     except UnicodeEncodeError:
-        raise OutputError(f"{source}: patient {patient!r} holds half a character; rename the patient") from None
+        raise OutputError(f"{source}: patient {patient!r} contains half a character; rename the patient") from None
     if size > _LONGEST:
         raise OutputError(
-            f"{source}: patient {patient[:40]!r}… has {size} bytes, expected at most {_LONGEST}, as file names are made of it; "
+            f"{source}: patient {patient[:40]!r}… has {size} bytes, expected at most {_LONGEST}, because file names are made from it; "
             "rename the patient"
         )
     return patient
@@ -207,8 +207,8 @@ def keep_apart(output: str | Path, config: Mapping[str, Any]) -> None:
             relation = "lies in"
         if relation and (name in folders or path.exists()):
             raise OutputError(
-                f"{target}: this output folder {relation} {place} ({name}), which the job reads; results are kept apart from it, so "
-                "that nothing of it is replaced or taken for a study. Name another folder"
+                f"{target}: this output folder {relation} {place} ({name}), which the job reads; results are kept apart, so "
+                "that nothing there is replaced or taken for a study. Name another folder"
             )
 
 

@@ -63,7 +63,7 @@ def within_limit(path: str | Path, read: Callable[..., T], *args: Any) -> T:
     if not series.name.lower().endswith((".nii", ".nii.gz")) and series.suffix:
         series = series.parent
     message = (
-        f"{path}: no answer within {seconds:g} s, the limit of reading; see whether the disk or network share answers, and start again, "
+        f"{path}: no answer within {seconds:g} s, the read timeout; check that the disk or network share responds, and start again, "
         "or allow more time (--read_timeout SECONDS, 0 for no limit)"
     )
     if series in _stalled:

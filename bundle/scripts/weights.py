@@ -113,7 +113,7 @@ _SETTINGS: dict[str, tuple[str, Callable[[Any], bool]]] = {
 
 
 def _check_settings(settings: Mapping[str, Any], file: str | Path | None) -> None:
-    """Refuse settings that no network can be built of, before one is; others are passed over."""
+    """Refuse settings that no network can be built from, before one is; others are ignored."""
     for name, (expected, good) in _SETTINGS.items():
         if name in settings and not good(settings[name]):
             raise WeightsError(
@@ -157,7 +157,7 @@ def _classifier_settings(file: str | Path) -> dict[str, Any]:
     model = describe(file)
     if other := model.settings.get("model"):
         raise WeightsError(
-            f"{file}: holds weights of {other}, expected those of the two-stage method; name the model (--model {other}), or other weights"
+            f"{file}: holds weights of {other}, expected those of the two-stage method; select that model (--model {other}), or give other weights"
         )
     settings = {**CLASSIFIER_SETTINGS, **model.settings}
     for own in ("mri_type", "trained"):  # what differs from file to file
@@ -348,7 +348,7 @@ def announce(segmenter: str, classifiers: Mapping[str, Any] | None = None) -> No
 def require(file: str | None, what: str) -> str:
     """The file, or a WeightsError that says where to get ``what``."""
     if file is None:
-        raise WeightsError(f"there are no weights for {what}: {GET_WEIGHTS}")
+        raise WeightsError(f"no weights for {what}: {GET_WEIGHTS}")
     return file
 
 

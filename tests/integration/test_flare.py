@@ -181,7 +181,7 @@ def test_weights_without_settings_start_no_job(tmp_path, initial):
     done = job(
         "export", f"--initial={tmp_path / 'flat.pt'}", "--site_settings=x", f"--output={tmp_path / 'jobs'}", check=False
     )
-    assert "flat.pt does not say what it was made with" in done.stderr
+    assert "flat.pt does not record its settings" in done.stderr
     assert not (tmp_path / "jobs").exists()
 
 

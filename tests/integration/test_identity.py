@@ -188,7 +188,7 @@ def test_nothing_at_all_of_who_is_deidentified(planted, networks, said, tmp_path
 def test_the_key_is_kept_where_it_is_asked_for(planted, networks, said, tmp_path):
     words = words_of(planted, networks, tmp_path, "segment")
     refused = said(*words, "--deidentify", "--key_file", tmp_path / "out" / "key.csv")
-    assert "lies among the results" in refused
+    assert "is inside the results" in refused
     assert not (tmp_path / "out").exists()
     assert "add --deidentify" in said(*words, "--key_file", tmp_path / "key.csv")
     assert not (tmp_path / "out").exists()

@@ -175,9 +175,9 @@ def test_settings_that_no_classifier_has_are_refused(tmp_path, name, value):
 
 
 def test_a_network_that_nobody_knows_is_refused():
-    with pytest.raises(UserError, match=r"no segmentation network can be built of .*'nobody'.*; use other weights"):
+    with pytest.raises(UserError, match=r"no segmentation network can be built from .*'nobody'.*; use other weights"):
         build_segmenter({**weights.SEGMENTER_SETTINGS, "encoder_name": "nobody"})
-    with pytest.raises(UserError, match=r"no classifier can be built of .*'nobody'.*; use other weights"):
+    with pytest.raises(UserError, match=r"no classifier can be built from .*'nobody'.*; use other weights"):
         build_classifier({"backbone": "nobody"})
 
 

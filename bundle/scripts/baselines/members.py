@@ -49,7 +49,7 @@ def find_members(
         if not files:
             hint = "fetch the published ones with `radiogenomics download`, or " if model in PUBLISHED else ""
             raise WeightsError(
-                f"there are no weights of {model or 'a model'}; {hint}train it (`radiogenomics train baseline --model {model or 'NAME'}`) "
+                f"no weights of {model or 'a model'} found; {hint}train it (`radiogenomics train baseline --model {model or 'NAME'}`) "
                 "and name the folder: --classifier RUN"
             )
         return [{name: str(file) for name in mri_types_of(str(model), mri_types)} for file in files]
@@ -92,8 +92,8 @@ def of_file(file: str | Path, model: str | None = None) -> dict[str, Any]:
     named = known.get("model", METHOD)
     if named == METHOD or (model is not None and named != model):
         raise WeightsError(
-            f"{file}: holds weights of {named}, expected those of {model or 'another model'}; name its own model "
-            f"(--model {named}), or other weights (--classifier)"
+            f"{file}: holds weights of {named}, expected those of {model or 'another model'}; select that model "
+            f"(--model {named}), or give other weights (--classifier)"
         )
     return known
 

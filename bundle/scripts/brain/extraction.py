@@ -184,7 +184,7 @@ def _reference(turned: Mapping[str, Series], coarse: Mapping[str, np.ndarray], p
         troubles[mri_type] = _trouble(mask, volume, affine)
         if not troubles[mri_type]:
             return mri_type, mask
-    attempts = "; ".join(f"in {mri_type} what it found {trouble}" for mri_type, trouble in troubles.items())
+    attempts = "; ".join(f"in {mri_type} its mask {trouble}" for mri_type, trouble in troubles.items())
     raise UserError(
         f"patient {patient}: deepbet found no brain: {attempts}. Give your own masks with --brain FOLDER, or --brain never where "
         "the series show the brain alone"
@@ -233,13 +233,13 @@ def _elsewhere(
             and transform.apart(registration.register(reference, one), rough, affine) < SAME_PLACE
         )
         if sure and not _trouble(moved, volume, affine):
-            source = f"found by deepbet on {best}, and carried over"
+            source = f"found by deepbet on {best}, and transferred"
             return BrainMask(moved, source, millilitres(moved, affine), transform)
     own = deepbet.fine_mask(volume, coarse)
     trouble = _trouble(own, volume, affine)
     if trouble:
         raise UserError(
-            f"patient {patient}: {mri_type}: the brain found in {best} does not fit, and what deepbet finds here {trouble}. "
+            f"patient {patient}: {mri_type}: the brain found in {best} does not fit, and deepbet's mask here {trouble}. "
             "Give your own masks with --brain FOLDER, or leave the series out"
         )
     return BrainMask(own, f"found by deepbet on {mri_type}", millilitres(own, affine))
@@ -255,10 +255,10 @@ def _trouble(mask: np.ndarray, volume: np.ndarray, affine: np.ndarray) -> str:
         return f"has {size:.0f} ml, expected {least:.0f} to {most:.0f}"
     inside = np.count_nonzero(mask & shown(volume)) / np.count_nonzero(mask)
     if inside < INSIDE:
-        return f"lies beside the head, {inside:.0%} of it within, expected all"
+        return f"lies outside the head, only {inside:.0%} of it within, expected all"
     share = np.count_nonzero(largest_piece(mask)) / np.count_nonzero(mask)
     if share < LARGEST_PART:
-        return f"is in pieces, the largest of them {share:.0%} of it, expected one"
+        return f"is in pieces, the largest {share:.0%} of it, expected one piece"
     return ""
 
 
@@ -274,7 +274,7 @@ def _is_cut(mask: np.ndarray, affine: np.ndarray) -> bool:
 
 def _no_way(what: str) -> str:
     return (
-        f"{what}: the series {'show' if ',' in what else 'shows'} the skull, expected the brain alone. Install what finds "
-        "the brain (pip install 'brats-mri-radiogenomics[brain]'), or give your own masks (--brain FOLDER), or use the series "
+        f"{what}: the series {'show' if ',' in what else 'shows'} the skull, expected the brain alone. Install a brain "
+        "extractor (pip install 'brats-mri-radiogenomics[brain]'), or give your own masks (--brain FOLDER), or use the series "
         "as they are (--brain never)"
     )

@@ -39,9 +39,7 @@ def own_mask(
     file = next((place for place in places if place.is_file()), None)
     if file is None:
         looked = some((place.relative_to(folder).as_posix() for place in places[:1] + places[-2:-1]), 2)
-        raise UserError(
-            f"{what}: no mask of its brain in {folder}, expected {looked}; put it there, or leave the option --brain out"
-        )
+        raise UserError(f"{what}: no mask of its brain in {folder}, expected {looked}; put it there, or omit --brain")
     try:
         found = read_nifti(file)
     except SeriesError as error:

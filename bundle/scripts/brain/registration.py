@@ -85,7 +85,7 @@ def register(
     """
     if not is_installed():
         raise UserError(
-            "registration: SimpleITK is not installed, expected it for aligning series. "
+            "registration: SimpleITK is not installed, but aligning series needs it: "
             "pip install 'brats-mri-radiogenomics[register]'"
         )
     import SimpleITK as sitk

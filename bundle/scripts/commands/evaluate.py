@@ -128,7 +128,7 @@ def compare(*runs: str | Path, output: str | Path, overwrite: bool = False) -> P
     """
     if len(runs) < 2:
         raise ValueError(
-            f"compare: {len(runs)} run is named, expected two or more; name their folders, separated by spaces"
+            f"compare: {len(runs)} run given, expected two or more; give their folders, separated by spaces"
         )
     for run in runs:
         checks.folder("folder of a run")("run", run)

@@ -158,7 +158,7 @@ def headers(
     if html is not None:
         checks.output_file("html", html)
         if Path(str(html)).exists() and not overwrite:
-            raise ValueError(f"--html {html}: exists already; name another file, or replace it with --overwrite")
+            raise ValueError(f"--html {html}: already exists; name another file, or replace it with --overwrite")
     found = job.compare([path for path in (full_path(first), full_path(second)) if path is not None], phi, private)
     if html is not None:
         job.write_html(found, str(html), everything)

@@ -102,7 +102,7 @@ def explore(
     for package in ("jinja2", "matplotlib"):
         if importlib.util.find_spec(package) is None:
             raise ImportError(
-                f"{package} is not installed, with which the page is made: pip install 'brats-mri-radiogenomics[report]'"
+                f"{package}, which makes the page, is not installed: pip install 'brats-mri-radiogenomics[report]'"
             )
     run_command("explore", {**options, "overrides": {}})
     return Path(str(output)) / "explore.html"
@@ -258,7 +258,7 @@ def segment(
     checks.flag("fuse", options.pop("fuse"))
     checks.flag("register", register)
     if not fuse and options.pop("register"):
-        raise ValueError("--register aligns the series that --fuse makes one mask of; add --fuse")
+        raise ValueError("--register aligns the series that --fuse combines; add --fuse")
     if fuse:
         settings.pop("coarse_step", None)
         run_command("fuse_segmentation", options, **settings)

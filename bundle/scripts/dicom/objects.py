@@ -81,11 +81,11 @@ def read_headers(series_dir: str | Path) -> DicomSlices:
     """
     slices = dicom_slices(series_dir)
     if slices is None:
-        raise DicomError(f"{series_dir}: no DICOM files, to which a SEG or SR must refer; pass a DICOM series")
+        raise DicomError(f"{series_dir}: no DICOM files that a SEG or SR could reference; pass a DICOM series")
     for header in slices.headers:
         if header is not None and (missing := [keyword for keyword in _LINKS if not header.get(keyword)]):
             raise DicomError(
-                f"{series_dir}: a file has no {', '.join(missing)}, to which a SEG or SR must refer; export the series again"
+                f"{series_dir}: a file has no {', '.join(missing)}, which a SEG or SR must reference; export the series again"
             )
     return slices
 

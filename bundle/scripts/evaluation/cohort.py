@@ -58,7 +58,7 @@ class Cohort:
             where = place[str(row["patient"])], column[str(row["mri_type"]), str(row["seed"])]
             who = f"patient {row['patient']}, {row['mri_type']}, seed {row['seed']}"
             if where in seen:
-                raise ValueError(f"{who}: two rows; expected one, of the fold that the patient is held out in")
+                raise ValueError(f"{who}: two rows; expected one, from the fold in which the patient is held out")
             seen.add(where)
             for name, most in _MOST.items():
                 value = _number(row.get(name))

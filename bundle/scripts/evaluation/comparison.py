@@ -140,8 +140,8 @@ def refuse_differences(cohorts: Mapping[str, Cohort]) -> None:
                 found.append(f"another {what} of {', '.join(values)}{more}")
         if found:
             raise ComparisonError(
-                f"{one} and {other} are not of the same patients and folds: {'; '.join(found)}. Models are compared on the same "
-                "ones alone; cross-validate both with the same data list, --folds and excluded_patients"
+                f"{one} and {other} do not have the same patients and folds: {'; '.join(found)}. Models are compared only on the "
+                "same ones; cross-validate both with the same data list, --folds and excluded_patients"
             )
 
 

@@ -100,7 +100,7 @@ class CrossValidation:
         changed = [name for name, value in given.items() if not _same(before.get(name), value)]
         if changed:
             raise ValueError(
-                f"{self.folder} holds a cross-validation that began with other {', '.join(changed)}; go on with those, replace it "
+                f"{self.folder} holds a cross-validation that began with other {', '.join(changed)}; continue with those, replace it "
                 "(--overwrite), or name another folder (--output)"
             )
         return state

@@ -89,7 +89,7 @@ def _trained_segmenter(plan: Plan) -> leakage.Identities | None:
             seen_by_segmenter(plan)
         else:
             logger.warning(
-                "%s does not lie in the folder of its training: whether patients of Task 2 trained it can't be checked",
+                "%s is not in the folder of its training: patients of Task 2 may have trained it, which can't be checked",
                 plan.segmenter,
             )
         return None

@@ -160,7 +160,7 @@ def _folds(datalist: str, folds: Sequence[int] | None) -> list[int]:
     missing = [fold for fold in wanted if fold not in there]
     if len(wanted) == 1 and not missing:
         raise ValueError(
-            f"{datalist}: fold {wanted[0]} alone is no cross-validation; give at least two, or use `radiogenomics train` and "
+            f"{datalist}: fold {wanted[0]} alone is not a cross-validation; give at least two, or use `radiogenomics train` and "
             "`radiogenomics evaluate`"
         )
     if missing or not wanted or lists["validation"]:

@@ -74,7 +74,7 @@ class Explanation:
             content = json.loads(path.read_text(encoding="utf-8"))
             with np.load(path.with_name(path.stem + ".npz")) as stored:
                 if content["format"] != FORMAT or content["made_with"]["fingerprint"] != str(stored["fingerprint"]):
-                    raise ValueError(f"its format is not {FORMAT}, or the .npz is of another explanation")
+                    raise ValueError(f"its format is not {FORMAT}, or the .npz belongs to another explanation")
                 arrays = {name: stored[name] for name in cls.ARRAYS}
         except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
             raise ValueError(f"{path}: the explanation can't be read ({error}); remove it and explain again") from error

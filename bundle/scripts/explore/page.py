@@ -151,7 +151,7 @@ def _counts(
     tables = [_table("Series by modality", records, writer, "An image is a slice.")]
     for key, title, note in (
         ("missing", "Missing series", ""),
-        ("doubled", "Doubled series", "Further series of a modality, which are not in use."),
+        ("doubled", "Duplicate series", "Further series of a modality, not used."),
         ("errors", "Series that can't be read", ""),
     ):
         if found[key]:

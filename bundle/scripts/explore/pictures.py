@@ -113,7 +113,7 @@ def _windowed(
             return volume, meta, *meta["shown_range"], "window of the header of each slice"
         if window == "header":
             raise PictureError(
-                f"{name}: no window or VOI LUT that all of its slices share in kind, expected one in each DICOM header; choose --window percentile"
+                f"{name}: its slices have no window or VOI LUT of one kind, expected one in each DICOM header; choose --window percentile"
             )
     volume, meta = SeriesReader().get_data(files)  # with a background of 0
     bright = volume[volume > 0]
@@ -128,8 +128,8 @@ def _read_regions(mask: Path, geometry: SliceGeometry) -> np.ndarray:
     volume, meta = SeriesReader(labels=True).get_data(mask)
     if tuple(volume.shape) != geometry.shape or not np.allclose(meta["affine"], geometry.affine, atol=1e-2):
         raise PictureError(
-            f"{mask}: this mask has {' x '.join(map(str, volume.shape))} voxels, the series {' x '.join(map(str, geometry.shape))}, or they lie "
-            "elsewhere; expected the mask of this series, as `radiogenomics segment` writes it"
+            f"{mask}: this mask has {' x '.join(map(str, volume.shape))} voxels, the series {' x '.join(map(str, geometry.shape))}, or another "
+            "position; expected the mask of this series, as `radiogenomics segment` writes it"
         )
     labels = geometry.view(np.rint(volume).astype(np.int16))
     enhancing = labels >= 3 if labels.max() >= 3 else labels == 2

@@ -126,7 +126,7 @@ def show_by_label(
     labelled = [(label, one) for label, one in entries if label is not None]
     if not labelled:
         raise DataListError(
-            f"{file}: it has a label for none of {some((one['patient'] for _, one in entries), 5)}; give the file of these studies"
+            f"{file}: it has no label for any of {some((one['patient'] for _, one in entries), 5)}; give the file of these studies"
         )
     name = modality or next((one for one in MRI_TYPES if any(one in entry for _, entry in labelled)), MRI_TYPES[0])
     if mask is not None and Path(mask).is_file():
@@ -156,7 +156,7 @@ def show_by_label(
             written.append(target)
     if not groups:
         raise PictureError(
-            f"{source}: {name} of no labelled patient can be shown: {some(f'{who}: {why}' for who, why in passed_over.items())}"
+            f"{source}: no labelled patient's {name} can be shown: {some(f'{who}: {why}' for who, why in passed_over.items())}"
         )
     title = f"{name} of patients by label (MGMT_value of {file.name}: 0 not methylated, 1 methylated)"
     write_png(draw_side_by_side(groups, title), overview)
@@ -257,7 +257,7 @@ def _mask_of(mask: str | Path | None, name: str) -> Path | None:
 def _refuse_existing(files: Sequence[Path], overwrite: bool) -> None:
     there = [str(file) for file in files if file.exists()]
     if there and not overwrite:
-        raise UserError(f"{some(there, 3)}: exists already; name another folder, or replace it with --overwrite")
+        raise UserError(f"{some(there, 3)}: already exists; name another folder, or replace it with --overwrite")
 
 
 def summary(files: Sequence[Path], passed_over: Mapping[str, str]) -> dict[str, Any]:

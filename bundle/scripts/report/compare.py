@@ -90,9 +90,7 @@ def _may_be_written(folder: Path, overwrite: bool) -> None:
     begins = page.read_text(encoding="utf-8", errors="replace")[:2000] if page.is_file() else ""
     if others or f'content="{GENERATOR}"' not in begins:
         what = (
-            f"holds {others[0].relative_to(folder)}, which is none of a comparison's files"
-            if others
-            else "is no comparison"
+            f"holds {others[0].relative_to(folder)}, which is not a comparison's file" if others else "is no comparison"
         )
         raise FileExistsError(f"{folder} exists and {what}; name another place (--output)")
     if not overwrite:
@@ -278,9 +276,7 @@ def _result(found: Mapping[str, Any], folders: Mapping[str, Folder]) -> list[str
         f"The interval of the AUC includes 0.5 for {which}. An interval that does is compatible with no information."
     )
     if below:
-        lines.append(
-            f"It lies below 0.5 for {', '.join(below)}: look for unequal folds, or labels that were interchanged."
-        )
+        lines.append(f"It lies below 0.5 for {', '.join(below)}: look for unequal folds, or swapped labels.")
     lines.append(
         f"{found['best']} has the highest AUC. It was chosen for that among {len(runs)}, so its AUC flatters it, and comparisons with "
         "the best are biased by selection: such a difference has to be found again on other patients."

@@ -115,7 +115,7 @@ def explanation_table(patient: str, mri_types: Iterable[str], folder: Path, of: 
         records.append({"modality": mri_type, **changes})
         statements.append(f"{mri_type}: {found['randomisation']['statement']}")
     note = (
-        f"Change of the series' probability{of} when a part is blanked: below 0, the part spoke for methylation. "
+        f"Change of the series' probability{of} when a part is blanked: below 0, the part favoured methylation. "
         f"Shuffled weights: {' '.join(statements)}"
     )
     return table_of_records("What the classifiers looked at", records, note) if records else None
@@ -154,7 +154,7 @@ def show_patient(
         masks = {mri_type: sources.masks / f"{row['patient']}_{mri_type}{BRAIN_SUFFIX}" for mri_type in MRI_TYPES}
         masks = {mri_type: file for mri_type, file in masks.items() if file.is_file()}
         if masks and (outlined := draw_brain(sources.studies.get(row["patient"], {}), masks)):
-            caption = "Series that showed the skull: what was taken for the brain, and segmented. Look whether it leaves out a part of the tumour."
+            caption = "Series that showed the skull: the brain as it was found and segmented. Check that it includes all of the tumour."
             brain = writer.figure(outlined, f"brain_{name}", caption)
         views, notes = patient_views(row, sources, row.get("weights") or weights, sequences)
         of = f" by the models of seed {seeds[0]}" if several else ""

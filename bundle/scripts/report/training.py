@@ -69,6 +69,6 @@ def importance_table(folder: Path) -> Table | None:
     records = [{"feature": name, "importance": np.mean(values[name]), "sd": np.std(values[name])} for name in ranked]
     note = (
         f"Mean decrease in impurity, which sums to 1, and its spread over {len(files)} "
-        f"{'forest' if len(files) == 1 else 'forests'}. Features that say the same share it."
+        f"{'forest' if len(files) == 1 else 'forests'}. Correlated features share it."
     )
     return table_of_records("Importance of features", records, note)

@@ -73,9 +73,7 @@ def _check(path: Path, members: list[zipfile.ZipInfo], free: int, size: int) -> 
             f"{path}: has {len(members):,} members, expected at most {MAX_MEMBERS:,}; unpack it yourself"
         )
     if sum(member.compress_size for member in members) > size:
-        raise ArchiveError(
-            f"{path}: its members lie over each other, or one says that it is larger than the file; make it anew"
-        )
+        raise ArchiveError(f"{path}: its members overlap, or one declares more bytes than the file has; make it again")
     for member in members:
         parts = PurePosixPath(member.filename.replace("\\", "/")).parts
         if (

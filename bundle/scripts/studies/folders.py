@@ -70,7 +70,7 @@ def find_studies(
         return [_of_files(named or {}, patient)]
     root = unpacked(source)
     if not root.is_dir():
-        raise DataListError(f"{source}: no such folder of studies, nor a zip file of them")
+        raise DataListError(f"{source}: no such folder or zip file of studies")
     nested = [name for name in ("train", "test") if (root / name).is_dir()]
     walk = Walk(root, nested)
     studies, clashes = _resolve(walk, rules)
@@ -280,7 +280,7 @@ def _reported(
         logger.warning("%s: not understood: %s. %s", source, rest, _LAYOUTS)
     if alike := same_on_disk(entry["patient"] for entry in listed):
         raise DataListError(
-            f"{source}: patients whose names differ in capital letters or the encoding of accents alone: {some(alike)}; rename "
+            f"{source}: patients whose names differ only in case or the encoding of accents: {some(alike)}; rename "
             "one of each"
         )
     return sorted(listed, key=lambda entry: entry["patient"])

@@ -176,17 +176,15 @@ def write_key(
         return
     path = Path(file).expanduser().resolve()
     if not all(CALLED in entry for entry in entries):
-        raise KeyFileError(f"key_file {file}: nothing is under pseudonyms; add --deidentify, or leave it out")
+        raise KeyFileError(f"key_file {file}: no pseudonyms are given; add --deidentify, or omit it")
     if Path(output_dir).resolve() in path.parents:
-        raise KeyFileError(
-            f"key_file {path}: lies among the results in {output_dir}; name a file that is not handed on with them"
-        )
+        raise KeyFileError(f"key_file {path}: is inside the results in {output_dir}; name a file outside them")
     key = [{"pseudonym": entry["patient"], "patient": entry[CALLED]} for entry in entries]
     if path.exists() and not overwrite:
         if path.is_file() and read_csv(path) == key:
             return
         raise KeyFileError(
-            f"key_file {path}: is there already, with another key; name another file, or replace it with --overwrite"
+            f"key_file {path}: already exists, with another key; name another file, or replace it with --overwrite"
         )
     earlier = os.umask(0o077)
     try:

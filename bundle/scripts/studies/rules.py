@@ -16,7 +16,7 @@ from .series import DicomSeries, DicomStudy, StudiesError, by_number
 
 _NO_AGENT = {"", "no", "none", "n", "0", "-", "nein", "without"}
 PREFERENCES = {
-    "description": "its description stands earlier in the rules",
+    "description": "its description comes earlier in the rules",
     "original": "it is an original image",
     "slices": "more slices",
     "thin": "thinner slices",
@@ -126,7 +126,7 @@ def _expression(text: Any, words: Mapping[str, str], where: str) -> re.Pattern[s
     def word(match: re.Match[str]) -> str:
         if match[1] not in words:
             raise StudiesError(
-                f"{where}: {{{match[1]}}} stands for no expression of `words`: {one_line(', '.join(map(str, words)))}; add it there"
+                f"{where}: {{{match[1]}}} is not an expression of `words`: {one_line(', '.join(map(str, words)))}; add it there"
             )
         return f"(?:{words[match[1]]})"
 
@@ -135,7 +135,9 @@ def _expression(text: Any, words: Mapping[str, str], where: str) -> re.Pattern[s
     try:
         return re.compile(re.sub(r"\{([a-z]\w*)\}", word, str(text)), re.IGNORECASE)
     except (re.error, OverflowError, RecursionError) as error:
-        raise StudiesError(f"{where}: {one_line(repr(text))} is no regular expression ({error}); correct it") from error
+        raise StudiesError(
+            f"{where}: {one_line(repr(text))} is not a regular expression ({error}); correct it"
+        ) from error
 
 
 def plain(description: str) -> str:

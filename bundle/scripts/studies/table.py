@@ -54,8 +54,8 @@ def _from_voxels(files: str | Sequence[str]) -> dict[str, Any]:
 
     _, meta = PatientReader().get_data(files)
     texts = {
-        "skull": "the skull shows, which predict and segment remove (--brain)",
-        "unclear": "it is not clear whether the skull shows",
+        "skull": "it shows the skull, which predict and segment remove (--brain)",
+        "unclear": "it is not clear whether it shows the skull",
     }
     return {"skull": meta["skull"], "remark": texts.get(meta["skull"], "")}
 

@@ -146,7 +146,7 @@ def test_colours_and_page(pair, tmp_path):
     )
     assert "Doe" not in text
     assert """content="default-src 'none'; style-src 'unsafe-inline';""" in text
-    with pytest.raises(ValueError, match="exists already"):
+    with pytest.raises(ValueError, match="already exists"):
         cli.headers(*pair, html=page)
 
 

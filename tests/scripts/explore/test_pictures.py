@@ -113,7 +113,7 @@ def test_one_patient_of_studies_with_masks_of_a_run(tmp_path, studies):
     }
     coloured = {name: ((page[..., 2] - page[..., 0]) > 60).sum() for name, page in pages.items()}
     assert coloured["FLAIR"] > 1000 > coloured["T1wCE"]
-    with pytest.raises(ValueError, match=r"exists already.*--overwrite"):
+    with pytest.raises(ValueError, match=r"already exists.*--overwrite"):
         cli.show(studies, tmp_path / "out", patient="00001", modality="FLAIR", animation=False)
     cli.show(studies, tmp_path / "out", patient="00001", modality="FLAIR", animation=False, overwrite=True)
 
@@ -127,7 +127,7 @@ def test_patients_by_label(tmp_path, studies):
     summary = cli.show(studies, tmp_path / "t1", label_folder=tmp_path / "labels.csv", modality="T1wCE")
     assert summary["passed over"] == {"00002": "it has no T1wCE"}
     (tmp_path / "labels.csv").write_text("BraTS21ID,MGMT_value\n00077,1\n")
-    with pytest.raises(ValueError, match="it has a label for none of 00001, 00002, 00003"):
+    with pytest.raises(ValueError, match="it has no label for any of 00001, 00002, 00003"):
         cli.show(studies, tmp_path / "none", label_folder=tmp_path / "labels.csv")
 
 

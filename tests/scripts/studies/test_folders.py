@@ -236,7 +236,7 @@ def test_an_empty_series_folder_is_a_patient_all_the_same(tmp_path):
 
 
 def test_no_folder(tmp_path):
-    with pytest.raises(DataListError, match="gone: no such folder of studies"):
+    with pytest.raises(DataListError, match="gone: no such folder or zip file of studies"):
         find(tmp_path / "gone")
 
 

@@ -163,5 +163,5 @@ def test_zip_files_that_are_refused(tmp_path):
     with pytest.raises(ArchiveError, match="can't be unpacked"):
         find_studies(tmp_path / "cut.zip")
     (tmp_path / "no.zip").write_bytes(b"PK")
-    with pytest.raises(DataListError, match="no such folder of studies, nor a zip file"):
+    with pytest.raises(DataListError, match="no such folder or zip file of studies"):
         find_studies(tmp_path / "no.zip")

@@ -75,7 +75,7 @@ def test_no_key_is_written_over_or_among_results(folder, tmp_path):
         write_key(entries[:2], key, tmp_path / "out")
     write_key(entries[:2], key, tmp_path / "out", overwrite=True)
     assert len(read_csv(key)) == 2
-    with pytest.raises(KeyFileError, match="lies among the results"):
+    with pytest.raises(KeyFileError, match="is inside the results"):
         write_key(entries, tmp_path / "out" / "a" / "key.csv", tmp_path / "out")
     with pytest.raises(KeyFileError, match="add --deidentify"):
         write_key(find_studies(folder), tmp_path / "other.csv", tmp_path / "out")
