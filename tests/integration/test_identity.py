@@ -211,5 +211,5 @@ def test_the_key_is_kept_where_it_is_asked_for(planted, networks, said, tmp_path
 def test_a_sample_submission_is_refused_where_nobody_is_named(planted, networks, said, tmp_path):
     (tmp_path / "sample.csv").write_text(f"BraTS21ID,MGMT_value\n{planted[2]['named']},0.5\n")
     words = words_of(planted, networks, tmp_path, "predict")
-    assert "leave one of them out" in said(*words, "--deidentify", "--sample_submission", tmp_path / "sample.csv")
+    assert "omit one of the two" in said(*words, "--deidentify", "--sample_submission", tmp_path / "sample.csv")
     assert not (tmp_path / "out").exists()

@@ -72,7 +72,7 @@ def zipped():
         (bytes(range(128, 256)) * 9, "its 1152 bytes are damaged, or not what torch.save writes"),
         (saved({"model": Oracle()}), "Oracle, which is not a tensor, and loading it could run code"),
         (saved({"model": Oracle()}), 'save its tensors alone: torch.save({"model": state_dict, "settings": {...}}, FILE)'),
-        (saved({"model": {}, "from": Path("a")}, _use_new_zipfile_serialization=False), "Path, which is no tensor"),
+        (saved({"model": {}, "from": Path("a")}, _use_new_zipfile_serialization=False), "Path, which is not a tensor"),
     ],
     ids=["empty", "text", "page", "cut", "old and cut", "zip", "noise", "object", "remedy", "path"],
 )  # fmt: skip

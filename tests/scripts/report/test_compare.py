@@ -165,7 +165,7 @@ def test_runs_of_the_same_model_are_distinguished(runs, tmp_path):
 
 def test_other_patients_are_named_and_nothing_is_written(runs, tmp_path):
     write_run(runs[1], "cnn3d", n=62)
-    with pytest.raises(ComparisonError, match=r"t4e and cnn3d are not .* patients 00060, 00061 only in cnn3d"):
+    with pytest.raises(ComparisonError, match=r"t4e and cnn3d do not have .* patients 00060, 00061 only in cnn3d"):
         write_comparison(runs, tmp_path / "out", **FEW)
     assert not (tmp_path / "out").exists()
 

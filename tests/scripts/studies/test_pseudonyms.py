@@ -87,5 +87,5 @@ def test_errors_of_deidentified_studies_name_nobody(tmp_path):
     with pytest.raises(DataListError) as info:
         find_studies(tmp_path / "in", deidentify=True)
     assert "Smith" not in str(info.value)
-    with pytest.raises(DataListError, match="leave one of them out"):
+    with pytest.raises(DataListError, match="omit one of the two"):
         read_asked(tmp_path / "sample.csv", deidentify=True)
