@@ -13,7 +13,7 @@ from .studies.folders import DataListError
 
 
 def check_entry(entry: Any, section: str, file: str | Path) -> None:
-    """Refuse an entry of a data list that names no patient, or of which a value can't be meant.
+    """Refuse an entry of a data list without a patient, or with an invalid value.
 
     Raises:
         DataListError: which names the file, the patient and the value.

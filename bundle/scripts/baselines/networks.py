@@ -24,8 +24,8 @@ class CNN3D(Strict):
     """The 3D CNN of a challenge participant's diary, 1,253,825 parameters of which 1,252,801 are trained.
 
     Four convolutions (3³, no padding, ReLU) of 64, 64, 128 and 256 filters, each followed by batch normalisation, the first two by
-    max-pooling before it; global average pooling, a layer of 128 units, and the logit. Where the dropout lies and how strong
-    it is was not published in numbers: 0.3 here. Batch normalisation has Keras' constants.
+    max-pooling before it; global average pooling, a layer of 128 units, and the logit. Position and rate of the dropout were
+    not published as numbers: 0.3 here. Batch normalisation uses Keras' constants.
 
     Args:
         dropout: before the two linear layers.
@@ -90,7 +90,7 @@ class EfficientNet3D(Strict):
         norm = (
             "batch",
             {"eps": 1e-3, "momentum": 0.1},
-        )  # MONAI's own momentum needs far more steps than such trainings have
+        )  # MONAI's momentum needs far more steps than such trainings have
         self.net = EfficientNetBN(
             "efficientnet-b0", pretrained=False, spatial_dims=3, in_channels=1, num_classes=1, norm=norm
         )
@@ -159,7 +159,7 @@ class LogisticRegression(Strict):
 
 
 SMALLEST = {"cnn3d": (26, 26), "efficientnet3d": (32, 32)}
-"""Smallest side of the slices and number of slices that a network can be given, where it has such."""
+"""Smallest side of the slices and smallest number of slices that a network accepts, where limited."""
 STACKED = {"cnn3d": CNN3D, "resnet10": ResNet10, "efficientnet2d": EfficientNet2D, "efficientnet3d": EfficientNet3D}
 """Networks of stacks by model."""
 
@@ -171,7 +171,7 @@ def build_baseline(settings: Mapping[str, Any]) -> nn.Module:
         settings: ``model``; of a forest ``trees``, ``nodes`` and ``features`` (names), of a regression ``features``.
 
     Raises:
-        UserError: for a model that is none of these.
+        UserError: for an unknown model.
     """
     model = settings.get("model")
     features: Sequence[str] = settings.get("features", ())

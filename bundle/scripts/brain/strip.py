@@ -1,4 +1,4 @@
-"""Series that show the skull become series of the brain alone, before anything is segmented on them."""
+"""Skull stripping of series before they are segmented."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ logger = logging.getLogger(__name__)
 
 
 def settings(method: str) -> dict[str, Any]:
-    """What the brain's masks depend on, for the fingerprint of prepared series: the method, and the masks in a folder.
+    """What the brain masks depend on, for the fingerprint of prepared series: the method, and the masks in a folder.
 
     Raises:
-        UserError: for a method that there is not.
+        UserError: for an unknown method.
     """
     check_method(method)
     folder = Path(method)
@@ -49,7 +49,7 @@ class StripSkull(Transform):
 
     Args:
         method: auto, deepbet, hd-bet, synthstrip, never (such series are used as they are, with a warning), or a folder of masks.
-        masks_dir: folder for ``<patient>_<mri_type>_brain.nii.gz``, and the transforms by which masks were carried over.
+        masks_dir: folder for ``<patient>_<mri_type>_brain.nii.gz``, and the transforms by which masks were transferred.
     """
 
     def __init__(self, method: str = "auto", masks_dir: str | Path | None = None) -> None:
@@ -58,7 +58,7 @@ class StripSkull(Transform):
         self._masks: dict[str, BrainMask | UserError] = {}
 
     def __call__(self, data: Mapping[str, Any]) -> dict[str, Any]:
-        """The item, its ``warnings`` included, with the brain alone.
+        """The item, its ``warnings`` included, with only the brain.
 
         Raises:
             UserError: when the brain is not found.
@@ -84,7 +84,7 @@ class StripSkull(Transform):
         return {**data, "image": MetaTensor(stripped, meta=image.meta), "warnings": warnings}
 
     def _mask(self, data: Mapping[str, Any]) -> BrainMask:
-        """The brain in a series, which is looked for once a patient."""
+        """The brain in a series, found once per patient."""
         patient = data.get("patient", str(data["image"].meta["filename_or_obj"]))
         mri_type = data.get("mri_type", "series")
         if self._patient != patient:

@@ -13,7 +13,7 @@ from .scores import NAN
 Row = Mapping[str, Any]
 
 COLUMNS = ("patient", "fold", "seed", "mri_type", "probability", "label")
-"""What every row of out-of-fold predictions has."""
+"""Columns required in every row of out-of-fold predictions."""
 _MOST = {"probability": 1.0, "kept": np.inf, "tumour_volume": np.inf}
 
 
@@ -33,7 +33,7 @@ class Cohort:
         """Arrange rows, see :func:`scripts.evaluation.summary.summarise`.
 
         Raises:
-            ValueError: for no rows, a row twice, a patient with several labels or folds, a single fold, or a value that is no
+            ValueError: for no rows, duplicate rows, a patient with several labels or folds, a single fold, or an invalid
                 label, probability, count or volume.
         """
         if not rows:
