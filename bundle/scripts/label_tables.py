@@ -16,7 +16,7 @@ def read_labels(file: str | Path) -> dict[str, int]:
 
     Raises:
         DataListError: when a column is missing, a value is neither 0 nor 1, or two rows name the same patient. Visits of a
-            person may have labels of their own.
+            person may have their own labels.
     """
     labels: dict[str, int] = {}
     named: dict[tuple[str, str | None], str] = {}
@@ -37,7 +37,7 @@ def read_labels(file: str | Path) -> dict[str, int]:
 
 
 def read_asked(sample_submission: str | Path | None, deidentify: bool = False) -> list[str] | None:
-    """The patients that a sample submission asks for, in its order and its style of writing them; None without one.
+    """The patients of a sample submission, in its order and style; None without one.
 
     Raises:
         DataListError: when it can't be read, or nobody is to be named.

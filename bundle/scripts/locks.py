@@ -1,7 +1,7 @@
-"""One run at a time in an output folder: a lock of the operating system, which is free again as soon as its process is gone.
+"""One run at a time in an output folder: a lock of the operating system, released as soon as its process is gone.
 
-Beside the lock lies a note that names its holder. Both are hidden, and go when the run ends; those of a killed process go with the
-next run. Processes that a run starts itself (readers of a loader, ranks of ``torchrun``) never ask for the lock. Needs no torch.
+Beside the lock lies a note that names its holder. Both are hidden, and removed when the run ends; those of a killed process by the
+next run. Processes that a run starts itself (loader workers, ranks of ``torchrun``) never take the lock. Needs no torch.
 """
 
 from __future__ import annotations
@@ -41,14 +41,14 @@ class FolderInUseError(UserError):
 class _Held:
     process: int
     unlock: Callable[[], None]
-    made: bool  # the folder, which goes again when nothing was written into it
+    made: bool  # the folder, which is removed again if nothing was written into it
 
 
 _held: dict[Path, _Held] = {}
 
 
 def acquire(folder: str | Path) -> None:
-    """Take the lock of an output folder, which is made, until :func:`release` or the end of the process; again costs nothing.
+    """Create an output folder and hold its lock until :func:`release` or the end of the process; repeated calls are free.
 
     Where the file system has no locks only the note shows another run.
 
@@ -75,7 +75,7 @@ def acquire(folder: str | Path) -> None:
 
 
 def release(folder: str | Path) -> None:
-    """Give the lock of a folder back, if this process has it; a folder that was made for it and is empty goes as well."""
+    """Release the lock of a folder, if this process has it; a folder created for it is removed if empty."""
     place = Path(os.path.realpath(folder))
     held = _held.get(place)
     if held is None or held.process != os.getpid():
@@ -92,7 +92,7 @@ def release(folder: str | Path) -> None:
 
 @contextlib.contextmanager
 def released_after() -> Iterator[None]:
-    """Give back at the end of the block what was taken in it."""
+    """Release at the end of the block the locks taken in it."""
     before = set(_held)
     try:
         yield
@@ -121,7 +121,7 @@ def remove_leftovers(folder: str | Path) -> None:
 
 
 def _lock(file: Path) -> Callable[[], None]:
-    """Lock a file, without waiting; return what unlocks and removes it. An OSError says what is in the way."""
+    """Lock a file without waiting; return a function that unlocks and removes it. An OSError says what is in the way."""
     if os.name != "posix":
         return _windows_lock(file)
     import fcntl
@@ -129,7 +129,7 @@ def _lock(file: Path) -> Callable[[], None]:
     while True:
         descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
         try:
-            # of the process, unlike flock: processes that it forks don't keep it when it dies
+            # of the process, unlike flock: forked processes don't keep it when it dies
             fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             os.close(descriptor)
@@ -140,7 +140,7 @@ def _lock(file: Path) -> Callable[[], None]:
             break
         os.close(descriptor)
     with contextlib.suppress(OSError):
-        os.fchmod(descriptor, 0o666)  # or nobody else of a group could go on where its owner was killed
+        os.fchmod(descriptor, 0o666)  # otherwise nobody else of a group could continue after its owner was killed
 
     def unlock() -> None:
         if _is_at(descriptor, file):

@@ -37,7 +37,7 @@ def entries_of(
     Labels are those of ``labels``, else of ``train_labels.csv`` in the folder, where there is one.
 
     Raises:
-        DataListError: when nobody is found, or train and test have a patient in common.
+        DataListError: when no patient is found, or train and test share a patient.
     """
     root = None if dataset_dir is None or datalist is not None else Path(dataset_dir)
     if labels is None and root is not None and (root / "train_labels.csv").is_file():
@@ -86,7 +86,7 @@ def _kept(item: Mapping[str, Any], pixels: bool) -> dict[str, Any] | None:
 
 
 def read_facts(items: Sequence[Mapping[str, Any]], pixels: bool = True, num_workers: int = 2) -> None:
-    """Read the facts of the series of which none are kept, and keep them as they come, each process its share."""
+    """Read and keep the facts of series without kept ones, each process its share."""
     mine = distributed.share(items)
     todo = [item for item in mine if _kept(item, pixels) is None]
     logger.info("%d series: %d looked at before, %d to look at", len(mine), len(mine) - len(todo), len(todo))
@@ -116,9 +116,9 @@ def explore(
         entries: from :func:`entries_of`.
         facts_dir: keeps the facts of each series, also for the next run.
         run_dir: for the page.
-        pixels: read the pixels; else headers alone are read, and what needs pixels is left out.
+        pixels: read the pixels; otherwise only headers, without anything that needs pixels.
         num_workers: processes that read.
-        title: what the data are called.
+        title: name of the data.
         phantom: whether they are synthetic.
     """
     items = items_of(entries, facts_dir)
@@ -146,7 +146,7 @@ def _write(
 
 
 def _unread(item: Mapping[str, Any]) -> dict[str, Any]:
-    """The reason why nothing is kept of a series whose files are gone."""
+    """The reason for a series without facts whose files are gone."""
     try:
         found: dict[str, Any] = json.loads(Path(item["kept"]).read_text(encoding="utf-8"))
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""The page of `explore`: counts, what is missing, alike or odd, with figures and tables beside it."""
+"""The page of `explore`: counts, and missing, similar or unusual series, with figures and tables."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def write_page_of(
         rows: the facts of their series, ``patient``, ``mri_type`` and those of :func:`~scripts.explore.facts.facts_of`, or ``error``.
         folder: for all of it.
         pixels: whether the pixels were read.
-        title: what the data are called.
+        title: name of the data.
         phantom: whether they are synthetic.
 
     Raises:
@@ -163,14 +163,14 @@ def _counts(
 
 
 def _values(rows: Sequence[Mapping[str, Any]], keys: Sequence[str], writer: Writer) -> list[dict[str, Any]]:
-    """A figure of each of the keys by which series differ."""
+    """A figure for each key in which series differ."""
     numbers = {key: {row[key] for row in rows if isinstance(row.get(key), (int, float))} for key in keys}
     there = [key for key in keys if len(numbers[key]) > 1]
     return [writer.figure(figures.draw_values(rows, key, *_VALUES[key]), key) for key in there]
 
 
 def _counted(rows: Sequence[Mapping[str, Any]], keys: Sequence[str], writer: Writer) -> tuple[list, list]:
-    """A figure and a table of each of the keys that any series has."""
+    """A figure and a table for each key that any series has."""
     drawn, tables = [], []
     for key in keys:
         if not any(row.get(key) for row in rows):

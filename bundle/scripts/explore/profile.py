@@ -76,7 +76,7 @@ FFFC: FFFC
 
 
 _FILE_META = {0x00020016, 0x00020017, 0x00020018, 0x00020026, 0x00020027, 0x00020028, 0x00020100, 0x00020102}
-"""Who sent the file to whom, which the table leaves to whoever sends it on."""
+"""Sender and receiver of the file, which the table leaves to the sender."""
 
 
 @lru_cache(maxsize=1)

@@ -1,4 +1,4 @@
-"""Which series are shown, and where their pictures go."""
+"""The selection of series to show, and the files of their pictures."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def show_series(
     Args:
         source: a NIfTI file, a folder or file of DICOM, a folder of pictures, or a folder or zip file of studies.
         output: folder for ``<name>.png``, ``<name>.gif`` and ``<name>.mp4``.
-        patient: of the studies; there may be one alone without it.
+        patient: of the studies; may be omitted for a single patient.
         modality: of the studies; all by default.
         mask: label map, or a folder of ``<patient>_<modality>.nii.gz``, such as ``masks/`` of a run, or the run.
         rules: file of rules for DICOM series.
@@ -52,14 +52,14 @@ def show_series(
         video: as MP4 too; None: where imageio-ffmpeg is installed.
         slices: of the montage at most.
         per_second: slices of the animation.
-        overwrite: replace pictures that are there.
+        overwrite: replace existing pictures.
         how: ``window`` and ``plane`` of :func:`~scripts.explore.pictures.read_shown`.
 
     Returns:
         The files.
 
     Raises:
-        UserError, SeriesError: what can't be shown.
+        UserError, SeriesError: for series that can't be shown.
         ImportError: MP4 was asked for without imageio-ffmpeg.
     """
     if video and find_spec("imageio_ffmpeg") is None:
@@ -100,7 +100,7 @@ def show_by_label(
 ) -> tuple[list[Path], dict[str, str]]:
     """Write a picture with a row of patients of each label, and montages of these patients in folders ``0`` and ``1``.
 
-    Patients are the first of each label in order of their names who have the modality: nobody is picked for a good look.
+    Patients are the first of each label by name that have the modality: nobody is hand-picked.
 
     Args:
         source: a folder or zip file of studies.
@@ -111,11 +111,11 @@ def show_by_label(
         mask: folder of masks, such as ``masks/`` of a run, or the run.
         rules: file of rules for DICOM series.
         slices: of a montage at most.
-        overwrite: replace pictures that are there.
+        overwrite: replace existing pictures.
         how: see :func:`show_series`.
 
     Returns:
-        The files, and reasons why patients were passed over.
+        The files, and the reasons for skipped patients.
 
     Raises:
         UserError: when no labelled patient can be shown.
@@ -202,7 +202,7 @@ def _is_one_series(folder: Path) -> bool:
 
 
 def _one_series(source: Path) -> dict[str, tuple[str, str]]:
-    """A series that was named by its path: called by it."""
+    """A series given by its path, and named after it."""
     if source.is_dir():
         where = source.resolve()
         return {f"{where.parent.name}_{where.name}".lstrip("_"): (f"{where.parent.name}, {where.name}", str(source))}
@@ -241,7 +241,7 @@ def _of_studies(
 
 
 def _mask_of(mask: str | Path | None, name: str) -> Path | None:
-    """The mask of a series: the file itself, or the one in a folder; None with a word of it where that has none."""
+    """The mask of a series: the file itself, or the one in a folder; None, with a log line, where that has none."""
     if mask is None or Path(mask).is_file():
         return None if mask is None else Path(mask)
     if not Path(mask).is_dir():
@@ -261,5 +261,5 @@ def _refuse_existing(files: Sequence[Path], overwrite: bool) -> None:
 
 
 def summary(files: Sequence[Path], passed_over: Mapping[str, str]) -> dict[str, Any]:
-    """What the command prints."""
+    """The command's output."""
     return {"written": [str(file) for file in files]} | ({"passed over": dict(passed_over)} if passed_over else {})

@@ -42,7 +42,7 @@ def auc_table(found: Mapping[str, Any]) -> Table:
 
 
 def calibration_table(found: Mapping[str, Any]) -> Table:
-    """How far each run's probabilities are right."""
+    """Accuracy of each run's probabilities."""
     heads = ["", "Brier (95 %, bootstrap)", "ECE", "calibration slope (95 %)", "calibration intercept (95 %)"]
     rows = [
         [
@@ -98,7 +98,7 @@ def difference_table(found: Mapping[str, Any]) -> Table:
 
 
 def cost_table(runs: Sequence[Mapping[str, Any]]) -> Table:
-    """What each run costs, as far as it is known."""
+    """The known costs of each run."""
 
     def duration(seconds: float) -> str:
         return f"{seconds:.0f} s" if seconds < 60 else str(datetime.timedelta(seconds=round(seconds)))

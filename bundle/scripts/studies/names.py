@@ -1,4 +1,4 @@
-"""Which patient and modality a NIfTI file shows, by its name: of BraTS 2017 to 2025, BIDS, UCSF-PDGM, UPENN-GBM, or any that ends so."""
+"""Which patient and modality a NIfTI file shows, by its name: of BraTS 2017 to 2025, BIDS, UCSF-PDGM, UPENN-GBM, or any with such an ending."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Name:
 
 
 def is_nifti(name: str) -> bool:
-    """Whether a file's name is that of a NIfTI file."""
+    """Whether a file name is a NIfTI file's."""
     return _SUFFIX.search(name) is not None
 
 

@@ -1,7 +1,7 @@
-"""Patients under pseudonyms: nothing that a run writes or says names them, and a key leads back where it is asked for.
+"""Patients under pseudonyms: nothing that a run writes or prints names them, and a key is written on request.
 
-A pseudonym is made of the patient's name and the contents of the first image, so that an interrupted run finds it again, and nobody who
-lacks the images can try names until one fits.
+A pseudonym is made from the patient's name and the contents of the first image, so that an interrupted run finds it again, and nobody
+without the images can try out names.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from ..modalities import MRI_TYPES
 logger = logging.getLogger(__name__)
 
 CALLED = "called"
-"""Of an entry of a deidentified run: the patient's name; in memory alone."""
+"""Of an entry of a deidentified run: the patient's name; only in memory."""
 HIDDEN = "(hidden)"
 UNUSABLE = "none of its series can be used; `radiogenomics studies` says why"
 NOT_UNDERSTOOD = "some of its images were not understood; `radiogenomics studies` names them"
@@ -31,7 +31,7 @@ _KEPT_WORDS = {*MRI_TYPES, "seg"}
 
 
 class KeyFileError(UserError):
-    """A key file that can't be written where it was asked for."""
+    """A key file that can't be written to the requested place."""
 
 
 def deidentified(entries: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -78,7 +78,7 @@ def _name(entry: Mapping[str, Any], mark: str) -> str:
 
 
 def _mark(entry: Mapping[str, Any]) -> str:
-    """What the contents of a patient's first image are known by; empty where none can be read."""
+    """A checksum of a patient's first image; empty where none can be read."""
     places = [entry[name] for name in MRI_TYPES if name in entry]
     places += [row["files"] for row in entry.get("study", {}).get("series", ())]
     for place in places:
@@ -105,11 +105,11 @@ def _files(place: str | Sequence[str]) -> list[Path]:
 
 
 def hide(text: str, item: Mapping[str, Any]) -> str:
-    """A text without the patient's name, and those of the folders and files of the series; as it is where nothing is hidden.
+    """A text without the patient's name, and those of the folders and files of the series; unchanged where nothing is hidden.
 
     Args:
         text: a reason or warning.
-        item: an entry, or an item made of one, with the paths of series under ``image``, ``study`` or their modalities.
+        item: an entry, or an item made from one, with the paths of series under ``image``, ``study`` or their modalities.
     """
     if CALLED not in item:
         return text
@@ -136,13 +136,13 @@ def _without(text: str, names: Iterable[str]) -> str:
 
 
 def name_of(entry: Mapping[str, Any]) -> dict[str, str]:
-    """The name before, which an item that is made of an entry of a deidentified run keeps for :func:`hide`."""
+    """The original name, which an item from an entry of a deidentified run keeps for :func:`hide`."""
     return {CALLED: entry[CALLED]} if CALLED in entry else {}
 
 
 @contextmanager
 def quiet(hidden: bool = True) -> Iterator[None]:
-    """Keep back warnings of what reads studies, which name files, where they are hidden."""
+    """Suppress warnings of study readers, which name files, where names are hidden."""
     earlier = logging.root.manager.disable
     if hidden:
         logging.disable(max(earlier, logging.WARNING))
@@ -159,16 +159,16 @@ def quiet(hidden: bool = True) -> Iterator[None]:
 def write_key(
     entries: Sequence[Mapping[str, Any]], file: str | Path | None, output_dir: str | Path, overwrite: bool = False
 ) -> None:
-    """Write which patient is which, ``pseudonym,patient``, into a CSV that its owner alone may read; nothing without a ``file``.
+    """Write which patient is which, ``pseudonym,patient``, into a CSV that only its owner may read; nothing without a ``file``.
 
     Args:
         entries: of the run.
-        file: the CSV, which lies outside of the results; one with the same key may be there.
+        file: the CSV, which lies outside of the results; one with the same key may exist.
         output_dir: folder of the results.
         overwrite: replace another key.
 
     Raises:
-        KeyFileError: when the run is not deidentified, the file would lie among the results, or another one is there.
+        KeyFileError: when the run is not deidentified, the file would be inside the results, or another one exists.
     """
     from .. import distributed
 

@@ -1,4 +1,4 @@
-"""What was found of studies as a table: which patient has which modality from which series, why others were left out, what may go wrong."""
+"""The table of studies: which patient has which modality from which series, why others were left out, possible problems."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ COLUMNS = (
     "patient", "modality", "chosen", "number", "description", "plane", "slices", "spacing", "reason", "remark",
 )  # fmt: skip
 _OMITTED = ("files", "taken", "uid")
-"""Of a series: where it lies, when it was acquired, and what links it to its archive."""
+"""Keys of a series left out of tables: its files, its time of acquisition, and the link to its archive."""
 FEW_SLICES = 16
-"""Fewer of them leave a classifier little to look at, and small tumours lie between them."""
+"""Fewer slices leave a classifier little to see, and small tumours lie between them."""
 FAR_APART = 6.0  # mm
 _HEAD = re.compile(r"head|brain|skull|cranium|\bhnc?\b|kopf|schädel|whole ?body", re.IGNORECASE)
 _FOLLOW_UP = re.compile(
@@ -45,7 +45,7 @@ def describe(entry: Mapping[str, Any], skull: bool = True) -> None:
             if row["slices"] is None:
                 row |= within_limit(paths_of(row["files"])[0], _from_headers, row["files"])
             row |= _from_voxels(row["files"]) if skull else {}
-        except Exception as error:  # whatever is wrong with the file: the others go on
+        except Exception as error:  # any fault of the file: the others continue
             row["remark"] = str(error)
 
 
@@ -89,7 +89,7 @@ def _from_headers(files: str | Sequence[str]) -> dict[str, Any]:
 
 
 def remarks(entry: Mapping[str, Any]) -> list[str]:
-    """What may go wrong with a study, by its headers."""
+    """Possible problems of a study, by its headers."""
     study = entry["study"]
     chosen = {row["modality"]: row for row in study["series"] if row["chosen"] and row["modality"] in MRI_TYPES}
     remarks = [entry["reason"]] if "reason" in entry else []
@@ -118,7 +118,7 @@ def remarks(entry: Mapping[str, Any]) -> list[str]:
 
 
 def write_studies(entries: Iterable[Mapping[str, Any]], folder: str | Path) -> None:
-    """Write ``studies.json`` and ``studies.csv``, in which there are no dates, times and UIDs; entries of a data list have no such facts and are left out."""
+    """Write ``studies.json`` and ``studies.csv``, without dates, times and UIDs; entries of a data list have no such facts and are left out."""
     known = [entry for entry in entries if "study" in entry]
     if not known:
         return
@@ -155,7 +155,7 @@ def read_studies_file(folder: str | Path) -> dict[str, dict[str, Any]]:
 
 
 def as_text(entries: Sequence[Mapping[str, Any]]) -> str:
-    """The table on a terminal: of each patient the series in use, then those that are not, then what may go wrong."""
+    """The table on a terminal: for each patient the series in use, then the others, then possible problems."""
     lines = []
     for entry in entries:
         study = entry["study"]
