@@ -1,4 +1,4 @@
-"""One DICOM file: opened with care, for it may be damaged or hostile."""
+"""One DICOM file: opened with care, because it may be damaged or hostile."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from pydicom.uid import (
 from .volume import MAX_VOXELS, SeriesError
 
 DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
-LONGEST_META = 4096  # bytes of a file in which its transfer syntax stands
+LONGEST_META = 4096  # bytes of a file that contain its transfer syntax
 MAX_UNPACKED = 4 * MAX_VOXELS  # bytes
 
 
 def open_dicom(path: Path, **options: Any) -> pydicom.Dataset:
-    """``pydicom.dcmread``, but that a deflated file of a few MB that unpacks to gigabytes is refused before memory is taken for it.
+    """``pydicom.dcmread`` that refuses a deflated file of a few MB that unpacks to gigabytes before memory is taken for it.
 
     Raises:
-        SeriesError: for such a file, and for one with more sequences in each other than can be read.
+        SeriesError: for such a file, and for one with sequences nested too deep.
     """
     with open(path, "rb") as stream:
         deflated = DeflatedExplicitVRLittleEndian.encode() in stream.read(LONGEST_META)
@@ -47,7 +47,7 @@ def open_dicom(path: Path, **options: Any) -> pydicom.Dataset:
 
 
 def _unpacked_size(path: Path) -> int:
-    """Bytes to which the deflated part of a file unpacks, as far as it is worth knowing; nothing of it is kept."""
+    """Unpacked size of the deflated part of a file in bytes, counted up to the limit; nothing is kept."""
     unpacker, size, rest = zlib.decompressobj(-zlib.MAX_WBITS), 0, b""
     with open(path, "rb") as stream:
         stream.seek(0 if stream.read(132)[128:] != b"DICM" else 132)
@@ -60,7 +60,7 @@ def _unpacked_size(path: Path) -> int:
 
 
 def read_dicom(path: Path, pixels: bool = True) -> pydicom.Dataset | None:
-    """Read one file; None where it is no DICOM file and its name does not claim that it is."""
+    """Read one file; None if it is not a DICOM file and its name does not claim it."""
     suffix = path.suffix.lower()
     dataset: pydicom.Dataset
     try:

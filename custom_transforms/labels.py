@@ -1,4 +1,4 @@
-"""Tumour labels, of BraTS of any year or of this project, as the two masks of the method: whole tumour (WT) and enhancing tumour (ET)."""
+"""Tumour labels, from BraTS of any year or this project, as the two masks of the method: whole tumour (WT) and enhancing tumour (ET)."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class BratsLabelsToWTET(Transform):
             label: ``(1, X, Y, Z)`` or ``(X, Y, Z)``, integers (as a float type too).
 
         Raises:
-            ValueError: for another shape, a value that is no BraTS label, or 3 and 4 in one volume.
+            ValueError: for another shape, a value that is not a BraTS label, or 3 and 4 in one volume.
         """
         volume = _one_volume(label)
         masks = {value: volume == value for value in (1, 2, 3, 4)}

@@ -1,4 +1,4 @@
-"""Series of phantoms as DICOM files (MR Image Storage) that say what they are."""
+"""Series of phantoms as DICOM files (MR Image Storage), marked as such."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .phantom import MRI_TYPES, PhantomSeries
 HEADLINE = "PHANTOM COHORT - synthetic images, not patients"
 NO_MEANING = "The MGMT label is a made-up signal without biological meaning."
 _EMPTY = ("StudyDate", "StudyTime", "AccessionNumber", "ReferringPhysicianName", "PatientBirthDate", "PatientSex")
-"""Keywords that the standard wants in every file, with or without a value (type 2)."""
+"""Keywords required in every file, with or without a value (type 2)."""
 
 
 def write_dicom_series(
@@ -63,7 +63,7 @@ def write_dicom_series(
 
 
 def _phantom_headers() -> FileDataset:
-    """What all files of all phantoms have in common."""
+    """Attributes common to all files of all phantoms."""
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID = MRImageStorage
     meta.TransferSyntaxUID = ExplicitVRLittleEndian
@@ -75,7 +75,7 @@ def _phantom_headers() -> FileDataset:
     for keyword in _EMPTY:
         setattr(dataset, keyword, "")
     dataset.Modality = "MR"
-    dataset.BodyPartExamined = "BRAIN"  # not one of a pair, of which DICOM would ask the side
+    dataset.BodyPartExamined = "BRAIN"  # not a paired organ, for which DICOM requires the side
     dataset.Manufacturer = "PHANTOM"
     dataset.StudyDescription = "PHANTOM (synthetic)"
     dataset.PatientIdentityRemoved = "YES"
