@@ -39,8 +39,8 @@ def background_to_zero(volume: np.ndarray, blank: Sequence[int] = ()) -> tuple[n
         volume: ``(X, Y, Z)``, finite.
         blank: slices along Z that stand in for missing ones.
 
-    Returns: the volume, unchanged if
-        nothing was done, and a sentence on what was done, or "".
+    Returns:
+        the volume, unchanged if nothing was done, and a sentence on what was done, or "".
     """
     background = _background(volume)
     lowest, highest = float(volume.min()), float(volume.max())

@@ -39,10 +39,10 @@ COPIED = {
 
 
 def make_app(app: Path) -> None:
-    """Copy the app ``monaibundle`` out of the installed MONAI Label, unless it is there.
+    """Copy the app ``monaibundle`` from the installed MONAI Label, unless it exists.
 
     Raises:
-        FileExistsError: when the folder holds something else.
+        FileExistsError: when the folder has other content.
     """
     if (app / "main.py").is_file():
         return
@@ -56,7 +56,7 @@ def make_app(app: Path) -> None:
 
 
 def lay_bundle(app: Path) -> Path:
-    """Write configurations and code of the bundle, anew whenever it is called; weights and runs in it stay.
+    """Write configurations and code of the bundle afresh; weights and runs in it stay.
 
     Args:
         app: folder of the app.
@@ -83,19 +83,19 @@ def lay_bundle(app: Path) -> Path:
 
 
 def lay_weights(bundle: Path, segmenter: Path | None = None, overwrite: bool = False) -> Path:
-    """Put weights where MONAI Label looks for them, or see that fitting ones are there.
+    """Put weights where MONAI Label looks for them, or check that suitable ones exist.
 
     Args:
         bundle: folder of the bundle.
-        segmenter: weights file of the project, or as the method's authors released it; None: those that are there, else the shipped ones.
-        overwrite: replace weights that are there.
+        segmenter: weights file of the project, or as released by the method's authors; None: the existing ones, else the shipped ones.
+        overwrite: replace existing weights.
 
     Returns:
         The file in the bundle.
 
     Raises:
         WeightsError: when there are none, or they are not for this network.
-        FileExistsError: when others are there and ``overwrite`` was not asked for.
+        FileExistsError: when others exist and ``overwrite`` was not given.
     """
     target = bundle / "models" / "model.pt"
     for folder in (bundle / "models", ROOT / "bundle" / "models"):
@@ -140,7 +140,7 @@ def install(app: Path, segmenter: Path | None = None, overwrite: bool = False) -
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """What the bundle is laid with."""
+    """The command-line options."""
     parser.add_argument(
         "--segmenter",
         type=Path,

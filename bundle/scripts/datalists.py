@@ -240,7 +240,7 @@ def classification_split(
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Training and held-out patients of stage 2, without those that the challenge's organisers ask to leave out, or others."""
     by_hosts = {str(patient) for patient in excluded} <= set(EXCLUDED_PATIENTS)
-    why = "left out of stage 2, as the hosts ask" if by_hosts else "left out of stage 2"
+    why = "left out of stage 2, as the organisers ask" if by_hosts else "left out of stage 2"
     return split_fold(load_datalist(datalist, dataset_dir), fold, excluded, why)
 
 
@@ -365,7 +365,7 @@ def held_out(
     """The patients to evaluate stage 2 on: those of a fold, or of a section of the data list."""
     if section is None:
         return classification_split(datalist, dataset_dir, fold, excluded)[1]
-    return exclude(select(dataset_dir, datalist, section, labels), excluded, "left out, as the hosts ask")
+    return exclude(select(dataset_dir, datalist, section, labels), excluded, "left out, as the organisers ask")
 
 
 def _group(entry: Mapping[str, Any]) -> str:

@@ -153,7 +153,7 @@ def _check(
         raise RunExistsError(f"{folder} holds the outputs of another job, {found.get('job')}; name another folder")
     interrupted = last_output is not None and not (folder / last_output).exists()
     if not (resume or overwrite or interrupted or _is_own(found)):
-        go_on = "" if last_output else "go on with it (--resume), "
+        go_on = "" if last_output else "continue it (--resume), "
         raise RunExistsError(f"{folder} holds an earlier run; {go_on}replace it (--overwrite), or name another folder")
 
 

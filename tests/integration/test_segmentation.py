@@ -73,13 +73,13 @@ def test_nobody_vanishes_whose_series_are_not_understood(hospital, segmenter, cl
         (folder / "Image-1.dcm").write_bytes(b"no DICOM")
     predict(studies, tmp_path / "out", segmenter, classifiers, prior=0.45)
     table = capsys.readouterr().out.splitlines()
-    said = "none of its series was understood: found AX FLAIR; expected folders FLAIR, T1w, T1wCE, T2w"
+    said = "none of its series was recognised: found AX FLAIR; expected folders FLAIR, T1w, T1wCE, T2w"
     rows = patients(tmp_path / "out")
     assert {row["BraTS21ID"]: float(row["MGMT_value"]) for row in read_rows(tmp_path / "out" / "submission.csv")}[
         "P"
     ] == 0.45
     assert rows["P"]["reason"].startswith(f"cohort prior 0.45: {said}")
-    assert rows[good]["warnings"][0].startswith("not understood: AX T1; expected")
+    assert rows[good]["warnings"][0].startswith("not recognised: AX T1; expected")
     assert [line.split()[0] for line in table] == ["patient", good, "P"]
     assert float(table[1].split()[1]) == pytest.approx(rows[good]["probability"], abs=1e-3)
     for fuse in (False, True):

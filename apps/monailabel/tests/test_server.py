@@ -164,7 +164,7 @@ def server(place, studies, segmenter):
 
 
 def directly(server, image, output):
-    """The bundle's own run on an image, with the weights that are there; the label map."""
+    """The bundle's own run on an image, with the current weights; the label map."""
     done = subprocess.run(
         [
             sys.executable, "-m", "monai.bundle", "run", "inference", "--config_file", str(server.model / "configs/inference.yaml"),

@@ -22,7 +22,7 @@ from .page import PAGE, write_page_of
 logger = logging.getLogger(__name__)
 
 VERSION = 1
-"""Of the facts; others are read anew."""
+"""Version of the facts; others are read again."""
 
 
 def entries_of(
@@ -48,7 +48,7 @@ def entries_of(
     entries = [entry for part in parts for entry in select(part, None, None, labels, rules)]
     names = [entry["patient"] for entry in entries]
     if doubled := {name for name in names if names.count(name) > 1}:
-        raise DataListError(f"{root}: {', '.join(sorted(doubled))} lie in train and in test; rename one of each")
+        raise DataListError(f"{root}: {', '.join(sorted(doubled))} are in train and in test; rename one of each")
     return entries
 
 

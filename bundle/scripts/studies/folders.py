@@ -50,7 +50,7 @@ def find_studies(
 
     ``study`` describes all series, including those that are left out: ``{"date", "uid", "phantom", "series": [{"number", "description",
     "plane", "slices", "spacing", "taken", "uid", "modality", "chosen", "reason", "files"}]}``. A patient none of whose series can be
-    used has an entry with the ``reason`` in place of paths; one who lacks a modality beside images that were not understood has
+    used has an entry with the ``reason`` in place of paths; one who lacks a modality beside images that were not recognised has
     ``warnings``. Each visit of a patient has an entry, with the same ``group``. Results of this project among the studies are
     skipped.
 
@@ -249,12 +249,12 @@ def _report_the_rest(walk: Walk, entries: dict[str, dict[str, Any]]) -> None:
         )
         if place.name in entries and any(name in entry for name in MRI_TYPES):
             if lacking and paths:
-                entry["warnings"] = [f"not understood: {found}"]
+                entry["warnings"] = [f"not recognised: {found}"]
         elif place != walk.root and place not in walk.understood and any(map(has_image, paths)):
             entries[place.name] = {
                 "study": _named_study([]),
                 **entry,
-                "reason": f"none of its series was understood: found {found}",
+                "reason": f"none of its series was recognised: found {found}",
             }
 
 
@@ -274,10 +274,10 @@ def _reported(
                 ". A site's own rules are given with --rules FILE" if any(one["study"]["uid"] for one in listed) else ""
             )
             raise DataListError(f"{source}: {some((one['reason'] for one in listed), 5)}{hint}")
-        what = f"no study found; not understood: {rest}" if rest else "no study found"
+        what = f"no study found; not recognised: {rest}" if rest else "no study found"
         raise DataListError(f"{source}: {what}. {_LAYOUTS}{f'; did you mean {nested}?' if nested else ''}")
     if rest:
-        logger.warning("%s: not understood: %s. %s", source, rest, _LAYOUTS)
+        logger.warning("%s: not recognised: %s. %s", source, rest, _LAYOUTS)
     if alike := same_on_disk(entry["patient"] for entry in listed):
         raise DataListError(
             f"{source}: patients whose names differ only in case or the encoding of accents: {some(alike)}; rename "

@@ -25,7 +25,7 @@ CALLED = "called"
 """Of an entry of a deidentified run: the patient's name; only in memory."""
 HIDDEN = "(hidden)"
 UNUSABLE = "none of its series can be used; `radiogenomics studies` says why"
-NOT_UNDERSTOOD = "some of its images were not understood; `radiogenomics studies` names them"
+NOT_UNDERSTOOD = "some of its images were not recognised; `radiogenomics studies` names them"
 _LOOKED_AT = 1 << 20  # bytes of an image
 _KEPT_WORDS = {*MRI_TYPES, "seg"}
 

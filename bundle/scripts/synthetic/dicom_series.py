@@ -56,7 +56,7 @@ def write_dicom_series(
         dataset.ImagePositionPatient = [round(float(v), 6) for v in position]
         dataset.SliceLocation = round(float(position @ np.cross(directions[:, 0], directions[:, 1])), 6)
         dataset.PixelData = np.ascontiguousarray(series.image[:, :, k].T).tobytes()
-        # The length of the meta information is counted anew where it stands; pydicom 2 and 3 agree on that.
+        # The length of the meta information is recalculated where it is written; pydicom 2 and 3 agree on that.
         dataset.file_meta.FileMetaInformationGroupLength = 0
         validate_file_meta(dataset.file_meta, enforce_standard=True)
         dataset.save_as(folder / f"Image-{number}.dcm")

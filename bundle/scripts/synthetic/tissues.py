@@ -134,7 +134,7 @@ def _folded(
 ) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
     """Fluid, grey and white matter with sulci of the brain's own; white matter without them; the distance from vessels, mm."""
     grey, white, _, depth, ventricle, _, folds = sampled
-    # an average of many brains shows its sulci as a haze: sharpen it, and fold the surface anew
+    # an average of many brains shows its sulci as a haze: sharpen it, and refold the surface
     csf = np.clip(1 - grey - white, 0, 1)
     tissues = np.stack([csf, grey, white]) ** 2
     csf, grey, white = tissues / np.maximum(tissues.sum(0), 1e-6)

@@ -93,17 +93,17 @@ def test_other_files_do_not_matter(tmp_path, log):
     assert log.text == ""
 
 
-# What is not understood
+# Unrecognised input
 
 
-def test_what_was_not_understood_of_a_patient_is_reported(tmp_path, log):
+def test_unrecognised_images_of_a_patient_are_reported(tmp_path, log):
     dicom_study(tmp_path, "00001", ["FLAIR", "AX T1"])
     touch(tmp_path / "00001" / "dwi.nii.gz")
     (found,) = find(tmp_path)
     assert found["FLAIR"] == str(tmp_path / "00001" / "FLAIR")
     (warning,) = found["warnings"]
-    assert "not understood: AX T1, dwi.nii.gz; expected folders FLAIR, T1w, T1wCE, T2w or files 00001_{flair" in warning
-    assert "not understood: 00001 (AX T1, dwi.nii.gz). Expected DICOM files" in log.text
+    assert "not recognised: AX T1, dwi.nii.gz; expected folders FLAIR, T1w, T1wCE, T2w or files 00001_{flair" in warning
+    assert "not recognised: 00001 (AX T1, dwi.nii.gz). Expected DICOM files" in log.text
     assert [record.levelname for record in log.records] == ["WARNING"]
 
 
@@ -132,14 +132,14 @@ def dicom_without_a_suffix(path):
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_nobody_vanishes_whose_images_are_not_understood(tmp_path, log, write, found):
+def test_patients_with_unrecognised_images_are_kept(tmp_path, log, write, found):
     dicom_study(tmp_path, "00001")
     write(tmp_path / "P")
     first, second = find(tmp_path)
     assert first["patient"] == "00001"
     assert set(second) - {"seg"} == {"patient", "reason"}
     assert second["patient"] == "P"
-    assert second["reason"].startswith(f"none of its series was understood: found {found}; expected folders FLAIR, T1w")
+    assert second["reason"].startswith(f"none of its series was recognised: found {found}; expected folders FLAIR, T1w")
     assert f"P ({found})" in log.text
 
 
@@ -162,7 +162,7 @@ def test_a_thousand_of_them_are_reported_in_a_line(tmp_path, log):
     assert len(find(tmp_path)) == 1001
     (record,) = log.records
     assert (
-        "not understood: P0000 (AX FLAIR, Image-0.dcm, Image-1.dcm and 998 more), P0001 (AX FLAIR)," in record.message
+        "not recognised: P0000 (AX FLAIR, Image-0.dcm, Image-1.dcm and 998 more), P0001 (AX FLAIR)," in record.message
     )
     assert "P0009 (AX FLAIR) and 990 more. Expected" in record.message
     assert len(record.message) < 1000
@@ -190,7 +190,7 @@ def test_no_study_says_what_was_found(tmp_path):
         touch(tmp_path / patient / "AX FLAIR" / "Image-1.dcm")
     with pytest.raises(
         DataListError,
-        match=r"no study found; not understood: P1 \(AX FLAIR\), P2 \(AX FLAIR\)\. Expected DICOM files",
+        match=r"no study found; not recognised: P1 \(AX FLAIR\), P2 \(AX FLAIR\)\. Expected DICOM files",
     ):
         find(tmp_path)
 
