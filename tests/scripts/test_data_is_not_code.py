@@ -204,7 +204,7 @@ def test_names_that_are_one_on_some_disks_are_refused(tmp_path, one, other):
         (tmp_path / "in" / name).mkdir(parents=True, exist_ok=True)
         (tmp_path / "in" / name / "flair.nii.gz").touch()
     if len(list((tmp_path / "in").iterdir())) == 2:
-        with pytest.raises(DataListError, match="capital letters or the encoding of accents"):
+        with pytest.raises(DataListError, match="only in case or the encoding of accents"):
             find_studies(tmp_path / "in")
     write_json({"test": [{"patient": name, "FLAIR": "x.nii.gz"} for name in (one, other)]}, tmp_path / "list.json")
     with pytest.raises(DataListError, match="named more than once"):
