@@ -14,7 +14,7 @@ import numpy as np
 
 REMEDY = re.compile(
     r"\b(expected|copy|remove|export|pass|name|give|use|repair|split|save|choose|check|see|keep|make|fetch|train|convert|rename|move|unpack|"
-    r"install|add|change|correct|leave|needed|replace|ask|say|did you mean|finish|write|download|start|set|decompress|predict|prepare|read|given with)\b",
+    r"install|add|change|correct|leave|needed|replace|ask|say|did you mean|finish|write|download|start|set|decompress|predict|prepare|read|select|omit|given with)\b",
     re.IGNORECASE,
 )
 BARE = re.compile(

@@ -189,7 +189,7 @@ def test_a_site_without_its_settings_learns_what_to_write(tmp_path):
     spec = importlib.util.spec_from_file_location("flare_client", APP / "client.py")
     client = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(client)
-    with pytest.raises(ValueError, match=r"site north: .*north\.yaml is not there; write datalist, prepared_dir"):
+    with pytest.raises(ValueError, match=r"site north: .*north\.yaml does not exist; write datalist, prepared_dir"):
         client.read_site(str(tmp_path / "{site}.yaml"), "north")
     (tmp_path / "north.yaml").write_text("datalist: a.json\noutput_dir: runs\n")
     with pytest.raises(ValueError, match=r"lacks prepared_dir"):

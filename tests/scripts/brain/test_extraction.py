@@ -1,4 +1,4 @@
-"""The brain's mask in each series: by deepbet, by commands, and from masks that are there."""
+"""The brain's mask in each series: by deepbet, by commands, and from existing masks."""
 
 import os
 import stat
@@ -232,7 +232,7 @@ def test_commands_that_fail_say_why(head, stand_in):
     assert "the mask found by hd-bet is empty" in reason(series, "hd-bet")
 
 
-# --- masks that are there ----------------------------------------------------------------------------------------------
+# --- existing masks ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.slow

@@ -109,7 +109,7 @@ def test_explanations_are_saved_and_read(tmp_path, save_classifier, save_series)
     other = explain_series(file, save_classifier(tmp_path / "other.pt", seed=1))
     other.save(tmp_path / "other")
     (tmp_path / "other" / "1_FLAIR.npz").replace(tmp_path / "out" / "1_FLAIR.npz")
-    with pytest.raises(ValueError, match=r"of another explanation.*explain again"):
+    with pytest.raises(ValueError, match=r"belongs to another explanation.*explain again"):
         Explanation.load(target)
     (tmp_path / "out" / "1_FLAIR.npz").write_bytes(b"half of one")
     with pytest.raises(ValueError, match="the explanation can't be read"):

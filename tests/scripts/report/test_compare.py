@@ -209,7 +209,7 @@ def test_nothing_else_is_overwritten(runs, tmp_path):
     (out / "compare.html").write_text("<html>mine</html>")
     with pytest.raises(FileExistsError, match="is no comparison"):
         write_comparison(runs, out, overwrite=True, **FEW)
-    with pytest.raises(FileExistsError, match="none of a comparison's files"):
+    with pytest.raises(FileExistsError, match="not a comparison's file"):
         write_comparison(runs, runs[0], overwrite=True, **FEW)
 
 
