@@ -17,17 +17,17 @@ import os, sys
 
 def _note(event, args):
     if event in ("socket.getaddrinfo", "socket.gethostbyname", "socket.gethostbyaddr", "socket.getnameinfo", "urllib.Request"):
-        told = str(args[:2])
+        address = str(args[:2])
     elif event in ("socket.connect", "socket.sendto", "socket.sendmsg", "socket.bind"):
         if args[1] is None or isinstance(args[1], (str, bytes)):
             return  # between processes of this machine
         if event == "socket.bind" and args[1][0] in ("127.0.0.1", "::1"):
             return  # urllib3 tries whether there is IPv6
-        told = str(args[1])
+        address = str(args[1])
     else:
         return
     with open(os.environ["ATTEMPTS"], "a") as file:
-        file.write(f"{event} {told} by {' '.join(sys.argv)[:200]}\\n")
+        file.write(f"{event} {address} by {' '.join(sys.argv)[:200]}\\n")
         if os.environ.get("ATTEMPTS_TRACED"):
             import traceback
             traceback.print_stack(limit=12, file=file)

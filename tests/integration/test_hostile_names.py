@@ -59,15 +59,15 @@ def run(monkeypatch, capfd, caplog, *words):
         cli.main()
     except SystemExit as error:
         ending = str(error)
-    told = capfd.readouterr()
-    return "\n".join([told.out, told.err, *(record.getMessage() for record in caplog.records), ending])
+    output = capfd.readouterr()
+    return "\n".join([output.out, output.err, *(record.getMessage() for record in caplog.records), ending])
 
 
-def harmless(told):
+def harmless(output):
     """Nothing but lines, and the progress bar's returns, in what was said; and no line that a name began."""
-    strange = {sign for sign in told if unicodedata.category(sign) in ("Cc", "Cf", "Zl", "Zp")} - {"\n", "\r"}
-    assert not strange
-    assert not [line for line in re.split("[\r\n]", told) if line.startswith(FORGED)]
+    controls = {sign for sign in output if unicodedata.category(sign) in ("Cc", "Cf", "Zl", "Zp")} - {"\n", "\r"}
+    assert not controls
+    assert not [line for line in re.split("[\r\n]", output) if line.startswith(FORGED)]
 
 
 def test_a_prediction(listed, segmenter, tmp_path, monkeypatch, capfd, caplog):
@@ -86,9 +86,9 @@ def test_a_prediction(listed, segmenter, tmp_path, monkeypatch, capfd, caplog):
         "--mri_types",
         "FLAIR",
     ]
-    told = run(monkeypatch, capfd, caplog, "predict", "--datalist", listed, "--output", tmp_path / "out", *words)
-    assert "scan.nii.gz" in told  # broken files are named
-    harmless(told)
+    output = run(monkeypatch, capfd, caplog, "predict", "--datalist", listed, "--output", tmp_path / "out", *words)
+    assert "scan.nii.gz" in output  # broken files are named
+    harmless(output)
     out = tmp_path / "out"
     assert list(home.iterdir()) == []
     assert not list(tmp_path.rglob("PWNED"))
@@ -179,7 +179,7 @@ def test_names_of_255_bytes_and_line_breaks_are_refused_in_a_line(tmp_path, segm
         folder = tmp_path / str(len(name)) / name
         folder.mkdir(parents=True)
         nib.save(nib.Nifti1Image(brain(0).astype(np.float32), np.eye(4)), folder / "flair.nii.gz")
-        told = run(
+        output = run(
             monkeypatch,
             capfd,
             caplog,
@@ -191,6 +191,6 @@ def test_names_of_255_bytes_and_line_breaks_are_refused_in_a_line(tmp_path, segm
             "--segmenter",
             segmenter,
         )
-        assert "rename the patient" in told
-        harmless(told)
+        assert "rename the patient" in output
+        harmless(output)
         assert not (tmp_path / "out").exists()

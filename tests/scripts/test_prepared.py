@@ -183,7 +183,7 @@ def test_small_for_a_brain(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_full_disk_is_told_in_one_line(tmp_path):
+def test_a_full_disk_is_reported_in_one_line(tmp_path):
     place = tmp_path / "disk"
     place.mkdir()
     words = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(place)]

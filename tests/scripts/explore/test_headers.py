@@ -124,7 +124,7 @@ def test_two_series(write_series, tmp_path):
     assert seen["StudyDate"] == ("differs", (HIDDEN, HIDDEN))
     assert seen["SOPInstanceUID"] == ("varies", (f"4 values {HIDDEN}", f"3 values {HIDDEN}"))
     assert seen["Rows"][0] == "same"
-    alone = {row.name: row for row in compare([tmp_path / "a"]).told(False)}
+    alone = {row.name: row for row in compare([tmp_path / "a"]).shown(False)}
     assert {"InstanceNumber", "ImagePositionPatient", "FlipAngle", "Laterality", "SOPInstanceUID"} <= alone.keys()
     assert "EchoTime" not in alone
     assert not [
