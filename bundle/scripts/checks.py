@@ -212,7 +212,7 @@ def studies(option: str, value: Any) -> None:
             f"--{option} {value}: is a file, expected a folder of studies or a zip file of them; name one series by --FLAIR FILE"
         )
     if not Path(value).exists():
-        raise ValueError(f"--{option} {value}: no such folder of studies")
+        raise ValueError(f"--{option} {value}: no such folder or zip file of studies")
 
 
 def brain(option: str, value: Any) -> None:

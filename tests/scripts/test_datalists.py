@@ -283,14 +283,14 @@ def test_paths_follow_the_folder_that_is_given(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("{", r"list\.json: not JSON"),
+        ("{", r"list\.json: not readable JSON"),
         ("[]", r"list\.json: not a data list; expected .*training, validation, test"),
         ('{"patients": []}', r"list\.json: not a data list"),
         ('{"training": [{"FLAIR": "a"}]}', r"list\.json: an entry of 'training' has no 'patient'.*FLAIR"),
         ('{"test": ["00001"]}', r"list\.json: an entry of 'test' has no 'patient'.*00001"),
         (
             '{"test": [{"patient": 12}]}',
-            r"list\.json: an entry of 'test' has the patient 12, expected a text.* in quotes",
+            r"list\.json: an entry of 'test' has the patient 12, expected non-empty text.* in quotes",
         ),
         ('{"test": [{"patient": null}]}', "has the patient None, expected non-empty text"),
         ('{"test": [{"patient": " "}]}', "has the patient ' ', expected non-empty text"),
@@ -309,7 +309,7 @@ def test_paths_follow_the_folder_that_is_given(tmp_path):
         ('{"test": [{"patient": "1", "label": "x"}]}', r"list\.json: label of patient 1 is 'x'; expected 0 or 1"),
         ('{"test": [{"patient": "1", "label": true}]}', r"list\.json: label of patient 1 is True; expected 0 or 1"),
         ('{"test": [{"patient": "1", "fold": 0.5}]}', r"list\.json: fold of patient 1 is 0.5; expected a whole number"),
-        ('{"test": [{"patient": "1", "group": []}]}', r"list\.json: group of patient 1 is \[\]; expected a text"),
+        ('{"test": [{"patient": "1", "group": []}]}', r"list\.json: group of patient 1 is \[\]; expected text"),
     ],
 )
 def test_unusable_lists(tmp_path, content, message):
