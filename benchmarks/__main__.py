@@ -25,7 +25,7 @@ def main(
     Args:
         topics: of startup, segment, loader, training, memory, predict, scaling; all by default.
         output: file that the tables are written to as well.
-        repeats: runs of which the median is told.
+        repeats: runs whose median is reported.
         cache: folder for studies, weights and outputs.
         segmenter: segmentation weights; quickly trained ones by default.
         classifier: classifier weights; quickly trained ones by default.

@@ -12,7 +12,7 @@ from scripts.networks import build_classifier
 from scripts.weights import CLASSIFIER_SETTINGS, SEGMENTER_SETTINGS, save_weights
 
 from . import process, report, study
-from .predict import YARDSTICK
+from .predict import REFERENCE
 
 PATIENTS = (2, 8)
 SEGMENTER = {**SEGMENTER_SETTINGS, "encoder_name": "tu-test_efficientnet", "decoder_channels": [16, 8, 8, 4, 4]}
@@ -31,7 +31,7 @@ def main(cache: str | Path = study.CACHE) -> str:
     folder = Path(cache) / "memory"
     files = tiny_weights(folder)
     rows = []
-    for name in (YARDSTICK, "ours"):
+    for name in (REFERENCE, "ours"):
         row = {"": name}
         for patients in PATIENTS:
             output = folder / name

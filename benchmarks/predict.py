@@ -21,9 +21,9 @@ from . import floor, process, report, study, weights
 
 logger = logging.getLogger(__name__)
 
-YARDSTICK = "published"
+REFERENCE = "published"
 SHIPPED = process.ROOT / "bundle" / "models" / "segmentation.pt"
-"""The weights that prediction uses by itself; the other variants use the yardstick's, so that their masks can be compared."""
+"""The weights that prediction uses by itself; the other variants use the reference's, so that their masks can be compared."""
 VARIANTS: dict[str, str] = {
     "default": "",
     "fast": "--fast True",
@@ -45,7 +45,7 @@ class Measured:
         runs: one entry a repeat.
         counts: slices that were segmented and kept.
         prepared: bytes of the prepared slices.
-        agreement: the largest difference and the smallest overlaps with the yardstick over all repeats.
+        agreement: the largest difference and the smallest overlaps with the reference over all repeats.
         error: why it could not be run.
     """
 
@@ -103,7 +103,7 @@ def main(
         if input_folder != real:
             seg = next((study.cohort(folder) / "task1" / "BraTS2021_00000").glob("*_seg.nii.gz"))
             others = [name for name in names if "--segmenter" in VARIANTS[name]]
-            paragraphs += [truth(name, folder / "predict" / name, seg) for name in (YARDSTICK, *others)]
+            paragraphs += [truth(name, folder / "predict" / name, seg) for name in (REFERENCE, *others)]
         paragraphs += [f"{name} failed: `{one.error}`" for name, one in measured.items() if one.error]
     return report.section("Prediction", *paragraphs)
 
@@ -116,7 +116,7 @@ def measure(
     repeats: int,
     settings: Sequence[str] = ("--min_tumor_ratio", "-1"),
 ) -> dict[str, Measured]:
-    """Run the yardstick and the variants in turn.
+    """Run the reference and the variants in turn.
 
     Args:
         studies: folder of studies.
@@ -127,7 +127,7 @@ def measure(
         settings: options of both ways.
     """
     common = ["--input", str(studies), *settings]
-    measured = {name: Measured() for name in (YARDSTICK, *variants)}
+    measured = {name: Measured() for name in (REFERENCE, *variants)}
     for number in range(repeats):
         for name, one in measured.items():
             if one.error:
@@ -139,12 +139,12 @@ def measure(
             named = [f"--{option}={file}" for option, file in files.items() if f"--{option}" not in more]
             options = [*common, *named, f"--output={output}", *more]
             try:
-                if name == YARDSTICK:
+                if name == REFERENCE:
                     run = process.run("published", [*options, f"--masks={output / 'masks'}"])
                 else:
                     run = process.run("ours", options)
             except process.ProcessError as error:
-                if name == YARDSTICK:
+                if name == REFERENCE:
                     raise
                 lines = str(error).splitlines()
                 one.error = next((line for line in lines if line.startswith("error: ")), lines[-1])
@@ -153,9 +153,9 @@ def measure(
             logger.info("%s: %.1f s", name, run.seconds)
             one.runs.append(run)
             one.counts = counts(output)
-            one.prepared = process.size_on_disk(output / ("slices" if name == YARDSTICK else "prepared"))
-            if name != YARDSTICK:
-                found = agreement(folder / YARDSTICK, output)
+            one.prepared = process.size_on_disk(output / ("slices" if name == REFERENCE else "prepared"))
+            if name != REFERENCE:
+                found = agreement(folder / REFERENCE, output)
                 one.agreement = {
                     key: (max if "probability" in key else min)(value, one.agreement.get(key, value))
                     for key, value in found.items()
@@ -217,7 +217,7 @@ def _patients(output: Path) -> dict[str, Any]:
 
 
 def _facts(measured: Mapping[str, Measured], limit: floor.Floor) -> str:
-    found = measured[YARDSTICK].counts
+    found = measured[REFERENCE].counts
     rates = ", ".join(f"{rate / 1e9:,.0f} GFLOP/s in {name}" for name, rate in limit.rates.items())
     return (
         f"{found['slices']} slices, {found['foreground']} segmented, {found['kept']} kept and encoded. "
@@ -228,9 +228,9 @@ def _facts(measured: Mapping[str, Measured], limit: floor.Floor) -> str:
 
 
 def _table(measured: Mapping[str, Measured], limit: floor.Floor) -> str:
-    yardstick = measured[YARDSTICK]
-    least = limit.seconds(yardstick.counts["foreground"], yardstick.counts["kept"])
-    base = statistics.median(run.seconds for run in yardstick.runs)
+    reference = measured[REFERENCE]
+    least = limit.seconds(reference.counts["foreground"], reference.counts["kept"])
+    base = statistics.median(run.seconds for run in reference.runs)
     rows = []
     for name, one in measured.items():
         if not one.runs:

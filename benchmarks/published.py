@@ -1,4 +1,4 @@
-"""The method as it was released in 2021: the yardstick of the benchmarks, not a way for users.
+"""The method as it was released in 2021: the reference of the benchmarks, not a way for users.
 
 Our own plain code after the facts of the T4E solution (gallegi/T4E_MICCAI_BrainTumor), none of it taken from there:
 
@@ -10,7 +10,7 @@ Our own plain code after the facts of the T4E solution (gallegi/T4E_MICCAI_Brain
   classifier: a slice passes the backbone once for every sequence that it is in, up to 7 times.
 - Stage 1 stores slices as float32 ``(H, W)`` and masks as float32 ``(2, H, W)``, shared by the modalities of a patient.
 
-Where this project departs from the release on purpose, the yardstick follows the project, so that masks and probabilities
+Where this project departs from the release on purpose, the reference follows the project, so that masks and probabilities
 can be compared: slices come from the project's reader, in the order of their geometry; the segmentation network sees the
 8-bit slices; masks are padded with background, not by reflection; the magnification before classification is one
 interpolation, not two; patients without a usable slice stay, with the prior; all modalities asked for are classified, not

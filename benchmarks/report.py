@@ -57,7 +57,8 @@ def machine() -> str:
     except OSError:
         pass
     features = (
-        ", ".join(told for flag, told in FEATURES.items() if flag in flags) or "no vector extensions that are known"
+        ", ".join(feature for flag, feature in FEATURES.items() if flag in flags)
+        or "no vector extensions that are known"
     )
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
     return (

@@ -28,7 +28,7 @@ SPACING, THICKNESS = 4.0, 12.0  # mm, of the small phantoms
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENCV_FOR_THREADS_NUM"), "1")
 SIDES = {"one process": 1, "two processes": 2}
 KEEP_ALL = {"min_tumor_ratio": -1, "max_contours": 100_000}
-TORCH = {"runtime": "torch", "num_workers": 0}  # which computes in the threads that it is told, unlike OpenVINO
+TORCH = {"runtime": "torch", "num_workers": 0}  # which keeps to the number of threads it is given, unlike OpenVINO
 
 EPOCHS = 3  # the first one does not count: memory is allocated in it
 STEPS = 2

@@ -40,6 +40,6 @@ def main(repeats: int = 5) -> str:
 def imports_torch(code: str) -> str:
     """Whether a piece of Python imports torch: ``yes`` or ``no``."""
     code = code.replace("{main}", MAIN)
-    told = "import atexit, sys; atexit.register(lambda: print('torch:', 'torch' in sys.modules, file=sys.stderr)); "
-    done = subprocess.run([sys.executable, "-c", told + code], capture_output=True, text=True, check=False)
+    report = "import atexit, sys; atexit.register(lambda: print('torch:', 'torch' in sys.modules, file=sys.stderr)); "
+    done = subprocess.run([sys.executable, "-c", report + code], capture_output=True, text=True, check=False)
     return "yes" if "torch: True" in done.stderr else "no"

@@ -84,5 +84,5 @@ def find(target: str) -> tuple[Any, str]:
     for attribute in outer:
         owner = getattr(owner, attribute)
     if not hasattr(owner, name):
-        raise AttributeError(f"{target}: there is no {name}; name what is timed in benchmarks/child.py anew")
+        raise AttributeError(f"{target}: there is no {name}; update the timed names in benchmarks/child.py")
     return owner, name

@@ -14,20 +14,20 @@ from monai.transforms import MapTransform, Transform
 from monai.utils import TransformBackends
 
 ORDERS = ("position", "files")
-"""Order of the slices: that of their positions, or that of the numbers in the files' names."""
+"""Order of the slices: by position, or by the numbers in the files' names."""
 
 
 class CentralSlices(Transform):
     """
     Take the slices about the largest slice of a stack ``(N, H, W)``, each stretched to 0…255: ``(M, image_size, image_size)`` uint8, M ≤ ``slices``.
 
-    The largest slice is that whose bounding box of pixels other than 0 has the largest area, the first of several; half of the slices lie
-    before it, the others begin with it, cut off at the ends of the stack. Each slice is resized (OpenCV, bilinear), then its minimum
-    is subtracted and it is divided by its maximum; one that is the same everywhere is 0. Source: the winner of the RSNA-MICCAI 2021 challenge
+    The largest slice is the first with the largest bounding box of non-zero pixels; half of the slices lie before it, the others begin
+    with it, cut off at the ends of the stack. Each slice is resized (OpenCV, bilinear), then its minimum
+    is subtracted and it is divided by its maximum; a constant one is 0. Source: the winner of the RSNA-MICCAI 2021 challenge
     (rsna-resnet10), who keeps floating-point numbers where this rounds to 8 bits.
 
     Args:
-        slices: most slices, an even number.
+        slices: maximum number of slices, even.
         image_size: side of the square slices, pixels.
     """
 
@@ -63,7 +63,7 @@ class CentralSlices(Transform):
 
 
 def largest_slice(stack: np.ndarray) -> int:
-    """The index of the slice of a stack ``(N, H, W)`` whose bounding box of pixels other than 0 is the largest; the first of several."""
+    """The index of the first slice of a stack ``(N, H, W)`` with the largest bounding box of non-zero pixels."""
     there = stack != 0
     heights, widths = (_extent(there.any(axis=axis)) for axis in (2, 1))
     return int(np.argmax(heights * widths))
@@ -82,7 +82,7 @@ class CentralSlicesd(MapTransform):
     Args:
         keys: of stacks ``(N, H, W)``.
         order: ``position`` takes the slices as they come, as :py:class:`AcquisitionSlicesd` orders them; ``files`` in the order of
-            the numbers in the names of their files, as published, which is not that of space.
+            the numbers in the names of their files, as published, which is not spatial.
         files_key: of the names of the slices' files ``(N,)``; with ``order="files"`` each slice needs one, a slice without (blank
             ones, NIfTI) leaves the order as it is.
     """

@@ -32,7 +32,7 @@ class ConcatMaskChannels(Transform):
             et: enhancing-tumour masks ``(N, H, W)``, likewise.
 
         Raises:
-            ValueError: for other or different shapes, or an image of other values.
+            ValueError: for wrong or different shapes, or an image of other values.
         """
         shapes = tuple(image.shape), tuple(wt.shape), tuple(et.shape)
         if len(shapes[0]) != 3 or len(set(shapes)) > 1:

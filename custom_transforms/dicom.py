@@ -24,7 +24,7 @@ from .dicom_order import Frame, dicom_affine, in_slice_order, slice_grid, withou
 from .voi_lut import with_voi_lut
 from .volume import LPS_TO_RAS, SeriesError, Volume, check_affine, check_size, files_of, finite_voxels, some
 
-# Starts of JPEG images and their sides, which decoders take memory for whatever the DICOM header says.
+# Starts of JPEG images and their sides, for which decoders take memory whatever the DICOM header says.
 JPEG_2000_SIZE = re.compile(rb"\xff\x4f\xff\x51.{4}(.{4})(.{4})", re.DOTALL)
 JPEG_SIZE = re.compile(
     rb"\xff[\xc0-\xc3\xc5-\xc7\xc9-\xcb\xcd-\xcf\xf7].{3}(.{2})(.{2})", re.DOTALL
@@ -34,17 +34,17 @@ JPEG_SIZE = re.compile(
 @dataclass(frozen=True, eq=False)
 class DicomSlices:
     """
-    Where the slices of :py:class:`SeriesReader`'s volume ``(X, Y, Z)`` come from: one entry a slice, along Z.
+    Where the slices of :py:class:`SeriesReader`'s volume ``(X, Y, Z)`` come from: one entry per slice, along Z.
 
     Args:
         headers: the header of the file that holds the slice, without its pixels; None for a blank slice that stands in
             for a missing one.
         frames: index of the slice among the frames of its file, 0 in single-frame files and for blank slices.
-        positions: ``(Z, 3)`` LPS positions in mm of the centres of the first pixels: what the headers say, on the grid
-            of the volume for blank slices; None where a header says none.
+        positions: ``(Z, 3)`` LPS positions in mm of the centres of the first pixels: from the headers, on the grid of
+            the volume for blank slices; None where a header has none.
         orientation: ``(6,)`` directions in LPS along which column and row index grow (DICOM's ImageOrientationPatient);
-            None where a header says none.
-        spacing: distances in mm between rows and between columns; None where the header says none.
+            None where a header has none.
+        spacing: distances in mm between rows and between columns; None where the header has none.
         affine: 4 x 4 affine of the volume, from voxel index to RAS position in mm.
     """
 
@@ -63,7 +63,7 @@ def dicom_slices(path: PathLike | Sequence[PathLike]) -> DicomSlices | None:
         path: the folder, the file, or the files, of a series that SeriesReader accepts.
 
     Returns:
-        the headers and what they say of each slice; None where the path holds no DICOM (NIfTI, pictures).
+        the headers and the geometry of each slice; None where the path holds no DICOM (NIfTI, pictures).
     """
     place, files = files_of([Path(name) for name in ensure_tuple(path)])
     read = {name: read_dicom(file, pixels=False) for name, file in files.items()}
@@ -91,7 +91,7 @@ def assemble_dicom(path: Path, datasets: dict[str, pydicom.Dataset], voi_lut: bo
     """The volume of a series, whose files ``datasets`` holds by name; ``voi_lut`` applies their windows.
 
     Raises:
-        SeriesError: when they do not make one series, or a slice can't be decoded.
+        SeriesError: when they do not form one series, or a slice can't be decoded.
     """
     _check_pixel_data(path, datasets)
     frames, orientation, positions, warnings = _in_order(path, datasets)
@@ -144,12 +144,12 @@ def _in_order(
 
 
 def _facts(dataset: pydicom.Dataset) -> dict[str, str]:
-    """Whose series it is and what it was made with, as far as DICOM tells."""
+    """The patient and the scanner of the series, as far as DICOM gives them."""
 
     def text(keyword: str) -> str:
         try:
             return str(dataset.get(keyword) or "").strip()
-        except Exception:  # a value that can't be decoded tells nothing
+        except Exception:  # a value that can't be decoded counts as absent
             return ""
 
     field_strength = text("MagneticFieldStrength")
@@ -158,7 +158,7 @@ def _facts(dataset: pydicom.Dataset) -> dict[str, str]:
 
 
 def _check_pixel_data(path: Path, datasets: dict[str, pydicom.Dataset]) -> None:
-    # Before anything else: of a truncated file pydicom may keep no more than the first elements.
+    # First: pydicom may keep only the first elements of a truncated file.
     keywords = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
     if names := [name for name, data in datasets.items() if not any(keyword in data for keyword in keywords)]:
         raise SeriesError(
@@ -189,7 +189,7 @@ def _check_one_series(path: Path, datasets: dict[str, pydicom.Dataset]) -> None:
 
 
 def _frames(path: Path, name: str, dataset: pydicom.Dataset) -> list[Frame]:
-    """Take what is needed from one file's header."""
+    """Read the needed attributes from one file's header."""
     try:
         photometric = dataset.PhotometricInterpretation
         if photometric not in ("MONOCHROME1", "MONOCHROME2"):
@@ -212,7 +212,7 @@ def _frames(path: Path, name: str, dataset: pydicom.Dataset) -> list[Frame]:
 
 
 def _unusable(path: Path, name: str, error: Exception) -> SeriesError:
-    """Of a file with an attribute that can't be decoded, which pydicom tries when it is asked for it."""
+    """The error for an attribute that can't be decoded, which pydicom does on access."""
     return SeriesError(
         f"{path}: {name} has an unusable header ({type(error).__name__}: {error}). Copy it again from its source, or remove it "
         "from the folder."
@@ -335,10 +335,10 @@ def _decode(path: Path, frames: list[Frame]) -> list[np.ndarray]:
                 raise
             except Exception as error:
                 syntax = frame.dataset.file_meta.get("TransferSyntaxUID", "")
-                told = " ".join(str(error).split())  # pydicom's has a line for each of its plugins
+                reason = " ".join(str(error).split())  # pydicom's has a line for each of its plugins
                 raise SeriesError(
                     f"{path}: the pixels of {frame.name} can't be decoded ({getattr(syntax, 'name', syntax)}; "
-                    f"{told}). The file is truncated or damaged, or its compression is not supported: copy it again, "
+                    f"{reason}). The file is truncated or damaged, or its compression is not supported: copy it again, "
                     "or decompress it with `gdcmconv --raw`."
                 ) from error
         plane = decoded[key][frame.index].astype(np.float32)

@@ -1,4 +1,4 @@
-"""One DICOM file: opened with care, for it may be damaged or hostile."""
+"""One DICOM file: opened with care, because it may be damaged or hostile."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from pydicom.uid import (
 from .volume import MAX_VOXELS, SeriesError
 
 DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
-LONGEST_META = 4096  # bytes of a file in which its transfer syntax stands
+LONGEST_META = 4096  # bytes of a file that contain its transfer syntax
 MAX_UNPACKED = 4 * MAX_VOXELS  # bytes
 
 
 def open_dicom(path: Path, **options: Any) -> pydicom.Dataset:
-    """``pydicom.dcmread``, but that a deflated file of a few MB that unpacks to gigabytes is refused before memory is taken for it.
+    """``pydicom.dcmread`` that refuses a deflated file of a few MB that unpacks to gigabytes before memory is taken for it.
 
     Raises:
-        SeriesError: for such a file, and for one with more sequences in each other than can be read.
+        SeriesError: for such a file, and for one with sequences nested too deep.
     """
     with open(path, "rb") as stream:
         deflated = DeflatedExplicitVRLittleEndian.encode() in stream.read(LONGEST_META)
@@ -42,17 +42,17 @@ def open_dicom(path: Path, **options: Any) -> pydicom.Dataset:
         return pydicom.dcmread(path, **options)
     except RecursionError:
         raise SeriesError(
-            f"{path}: its header has more sequences in each other than can be read. The file is damaged: export it again."
+            f"{path}: its header nests sequences deeper than can be read. The file is damaged: export it again."
         ) from None
 
 
 def _unpacked_size(path: Path) -> int:
-    """Bytes to which the deflated part of a file unpacks, as far as it is worth knowing; nothing of it is kept."""
+    """Unpacked size of the deflated part of a file in bytes, counted up to the limit; nothing is kept."""
     unpacker, size, rest = zlib.decompressobj(-zlib.MAX_WBITS), 0, b""
     with open(path, "rb") as stream:
         stream.seek(0 if stream.read(132)[128:] != b"DICM" else 132)
         read_dataset(stream, False, True, stop_when=lambda tag, vr, length: int(tag) >> 16 != 2)
-        with contextlib.suppress(zlib.error):  # pydicom tells of it
+        with contextlib.suppress(zlib.error):  # pydicom reports it
             while size <= MAX_UNPACKED and not unpacker.eof and (rest or (rest := stream.read(1 << 18))):
                 size += len(unpacker.decompress(rest, 1 << 22))
                 rest = unpacker.unconsumed_tail
@@ -60,7 +60,7 @@ def _unpacked_size(path: Path) -> int:
 
 
 def read_dicom(path: Path, pixels: bool = True) -> pydicom.Dataset | None:
-    """Read one file; None where it is no DICOM file and its name does not claim that it is."""
+    """Read one file; None if it is not a DICOM file and its name does not claim it."""
     suffix = path.suffix.lower()
     dataset: pydicom.Dataset
     try:
@@ -68,7 +68,7 @@ def read_dicom(path: Path, pixels: bool = True) -> pydicom.Dataset | None:
     except InvalidDicomError:
         if suffix != "" and suffix not in DICOM_SUFFIXES:
             return None
-        # Old files lack the 128-byte preamble that tells DICOM from anything else.
+        # Old files lack the 128-byte preamble that identifies DICOM.
         try:
             dataset = open_dicom(path, stop_before_pixels=not pixels, force=True)
         except Exception:

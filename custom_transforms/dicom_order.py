@@ -12,13 +12,13 @@ from .volume import LPS_TO_RAS, SeriesError, some
 
 SAME_POSITION_MM = 0.01
 GAP_FACTOR = 1.5
-# Slices further than this part of the spacing from a regular grid count as unevenly spaced.
+# Slices farther than this share of the spacing from a regular grid count as unevenly spaced.
 UNEVEN_FRACTION = 0.25
 
 
 @dataclass(frozen=True)
 class Frame:
-    """One slice of a series: what its header says, before its pixels are decoded."""
+    """One slice of a series: its header data, before its pixels are decoded."""
 
     name: str
     dataset: pydicom.Dataset
@@ -84,13 +84,13 @@ def without_doubles(
                 f"({positions[place]:.2f} mm along the slice normal) with different pixels. Expected one slice per "
                 "position. Split the series (time points, echoes, two acquisitions) into folders and pass one."
             )
-    warnings = [f"{len(dropped)} doubled slices dropped: {some(dropped)}."] if dropped else []
+    warnings = [f"{len(dropped)} duplicate slices dropped: {some(dropped)}."] if dropped else []
     planes = [] if pixels is None else [pixels[place] for place in kept]
     return [frames[place] for place in kept], planes, positions[kept], warnings
 
 
 def slice_grid(frames: list[Frame], positions: np.ndarray | None) -> tuple[np.ndarray, list[str]]:
-    """Give each slice its index in the volume; indices left out are the blank slices. Also gives warnings."""
+    """Give each slice its index in the volume; missing indices are the blank slices. Also gives warnings."""
     regular = np.arange(len(frames))
     if positions is None or len(frames) < 3:
         return regular, []

@@ -1,4 +1,4 @@
-"""Choosing the slices of a stack: enough foreground, enough tumour, a believable number of tumour contours."""
+"""Choosing the slices of a stack: enough foreground, enough tumour, a plausible number of tumour contours."""
 
 from __future__ import annotations
 
@@ -42,14 +42,14 @@ class ForegroundFilter(Transform):
 
 class TumorRatioFilter(Transform):
     """
-    Keep slices in which the tumour takes more than a given part of the brain.
+    Keep slices in which the tumour exceeds a given share of the brain.
 
     Source: T4E solution of the RSNA-MICCAI 2021 challenge; stage 1 (0.01, ``image_area`` in its code, the brain in its
     README) and stage 2 (0.025, ``largest_contour``).
 
     Args:
-        min_ratio: a slice with exactly this ratio is dropped. A negative one keeps **every** slice, black ones and
-            those without tumour as well.
+        min_ratio: a slice with exactly this ratio is dropped. A negative one keeps **every** slice, including black
+            ones and those without tumour.
         measure:
             - ``"largest_contour"``: area within the largest tumour contour / area within the largest brain contour (as
               OpenCV's ``contourArea`` measures polygons through pixel centres).
@@ -85,7 +85,7 @@ class TumorRatioFilter(Transform):
         return _choice(np.array(keep, dtype=bool), image)
 
     def _ratio(self, image: np.ndarray, tumor: np.ndarray) -> float:
-        # Most slices show no tumour: tracing the brain for them is most of the time.
+        # Most slices show no tumour: tracing their brains would take most of the time.
         if not tumor.any():
             return 0.0
         if self.measure == "image_area":
@@ -105,7 +105,7 @@ class ContourCountFilter(Transform):
     Source: T4E solution of the RSNA-MICCAI 2021 challenge, stage 2 (5).
 
     Args:
-        max_contours: the largest number kept.
+        max_contours: the largest number accepted.
     """
 
     backend = [TransformBackends.NUMPY]  # noqa: RUF012
@@ -147,7 +147,7 @@ class _FilterSlicesd(MapTransform):
     """Apply the choice of a filter to every stack ``(N, ...)`` named in ``keys``; a MetaTensor becomes a plain tensor.
 
     Raises:
-        ValueError: when a stack has another number of slices than those that decide.
+        ValueError: when a stack's number of slices differs from that of the deciding ones.
     """
 
     def _apply(self, data: Mapping[Hashable, Any], keep: NdarrayOrTensor) -> dict[Hashable, Any]:
@@ -172,7 +172,7 @@ class ForegroundFilterd(_FilterSlicesd):
 
     Args:
         keys: stacks ``(N, ...)`` to reduce to the kept slices.
-        image_key: the stack ``(N, H, W)`` that decides; it is only reduced itself when named in ``keys``.
+        image_key: the stack ``(N, H, W)`` that decides; it is reduced itself only when named in ``keys``.
     """
 
     backend = ForegroundFilter.backend

@@ -20,18 +20,18 @@ MAX_ORDER = 5  # of SciPy's splines
 
 class FixedVolume(Transform):
     """
-    Scale a stack of slices ``(N, H, W)`` in order to an 8-bit volume of a fixed size, for 3-D networks and other programs.
+    Scale an ordered stack of slices ``(N, H, W)`` to an 8-bit volume of a fixed size, for 3-D networks and other programs.
 
     1. Slices without a value above 0 are left out.
-    2. Every other one is divided by its own maximum, times 255, and its fractions are cut off (uint8). Slices thereby lose
-       their brightness relative to each other. Values below 0 become 0.
-    3. The slices, stacked in order, are zoomed to ``size`` with splines (``scipy.ndimage.zoom``), as if all of them lay at
-       equal distances: a volume has lost its spacing, and the slices left out their place.
+    2. Each of the others is divided by its own maximum, times 255, and truncated (uint8). Slices thereby lose their
+       relative brightness. Values below 0 become 0.
+    3. The slices, stacked in order, are zoomed to ``size`` with splines (``scipy.ndimage.zoom``), as if equally spaced:
+       the volume loses its spacing, and the left-out slices their place.
 
     Splines of order 2 and more overshoot beside edges. The zoom is computed in floating point, rounded, and limited to 0…255:
-    nothing wraps around. This is what SciPy itself makes of a uint8 array.
+    nothing wraps around. SciPy does the same for a uint8 array.
 
-    The recipe is that of a participant of the RSNA-MICCAI 2021 challenge.
+    The recipe is from a participant of the RSNA-MICCAI 2021 challenge.
 
     Args:
         size: ``(rows, columns, slices)`` of the volume, each at least 1.
@@ -61,7 +61,7 @@ class FixedVolume(Transform):
                 :py:class:`~custom_transforms.AcquisitionSlices` gives them.
 
         Returns:
-            ``(slices, rows, columns)`` uint8, (32, 128, 128) unless told otherwise; an array for an array, a plain tensor for a
+            ``(slices, rows, columns)`` uint8, (32, 128, 128) by default; an array for an array, a plain tensor for a
             tensor.
 
         Raises:
@@ -100,13 +100,13 @@ class FixedVolumed(EachKey):
 
 
 def _as_uint8(plane: np.ndarray) -> np.ndarray:
-    """A slice by its own maximum."""
+    """A slice divided by its own maximum."""
     scaled = plane.astype(np.float64) / float(plane.max()) * WHITE
     return np.clip(scaled, 0, WHITE).astype(np.uint8)
 
 
 def _zoomed(stack: np.ndarray, shape: tuple[int, ...], order: int) -> np.ndarray:
-    """A uint8 stack in another shape."""
+    """A uint8 stack zoomed to another shape."""
     try:
         from scipy import ndimage
     except ImportError as error:

@@ -1,4 +1,4 @@
-"""Where slices lie in the patient: the geometry of a series, and its acquisition slices as a stack."""
+"""Slices in patient space: the geometry of a series, and its acquisition slices as a stack."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ THICK_SLICE_FACTOR = 1.05
 @dataclass(frozen=True, eq=False)
 class SliceGeometry:
     """
-    How a volume ``(X, Y, Z)`` and its stack of slices ``(N, H, W)`` belong together.
+    The relation of a volume ``(X, Y, Z)`` and its stack of slices ``(N, H, W)``.
 
     The stack shows slices as radiologists see them: axial rows run from front to back, columns from the patient's right
     to left, slices from foot to head; coronal rows from head to foot, columns right to left, slices front to back;
@@ -30,7 +30,7 @@ class SliceGeometry:
     directions; nothing is resampled.
 
     Args:
-        affine: 4 x 4 affine from voxel index to RAS position in mm, of the volume as read. Kept as a read-only copy.
+        affine: 4 x 4 affine from voxel index to RAS position in mm, of the volume as read; kept as a read-only copy.
         shape: ``(X, Y, Z)`` of the volume as read.
         plane: "axial", "coronal" or "sagittal".
 
@@ -130,7 +130,7 @@ class SliceGeometry:
 
     def to_stack(self, volume: NdarrayOrTensor) -> NdarrayOrTensor:
         """
-        Take a volume ``(X, Y, Z)`` apart into slices ``(N, H, W)``; a MetaTensor gives a plain tensor.
+        Split a volume ``(X, Y, Z)`` into slices ``(N, H, W)``; a MetaTensor gives a plain tensor.
 
         Raises:
             ValueError: when the volume's shape is not this geometry's.
@@ -163,12 +163,12 @@ class SliceGeometry:
         return np.array(np.transpose(np.flip(stack, flips), target), order="C")
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain lists and strings, fit for JSON and HDF5 attributes."""
+        """Plain lists and strings, suitable for JSON and HDF5 attributes."""
         return {"affine": self.affine.tolist(), "shape": list(self.shape), "plane": self.plane}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> SliceGeometry:
-        """Make it again from ``to_dict``'s values, lists or arrays."""
+        """Rebuild it from ``to_dict``'s values, lists or arrays."""
         x, y, z = (int(length) for length in values["shape"])
         return cls(np.asarray(values["affine"], dtype=np.float64), (x, y, z), str(values["plane"]))
 
@@ -190,11 +190,11 @@ def _plain(tensor: torch.Tensor) -> torch.Tensor:
 
 class AcquisitionSlices(Transform):
     """
-    Take a single-channel volume ``(1, X, Y, Z)`` apart into its acquired slices ``(N, H, W)`` and their geometry.
+    Split a single-channel volume ``(1, X, Y, Z)`` into its acquired slices ``(N, H, W)`` and their geometry.
 
     Args:
         plane: "axial", "coronal" or "sagittal"; None takes the plane of the files that :py:class:`SeriesReader` read,
-            so that every file is a slice, and for NIfTI, which does not tell, the plane of the thick slices, axial for
+            so that every file is a slice, and for NIfTI, which does not record it, the plane of the thick slices, axial for
             (near-)isotropic volumes: see :py:meth:`SliceGeometry.from_affine`.
     """
 
@@ -210,7 +210,7 @@ class AcquisitionSlices(Transform):
         Return the stack ``(N, H, W)`` as a plain tensor of the volume's dtype, and its geometry.
 
         Raises:
-            TypeError: when the volume is no MetaTensor: without an affine its planes are unknown.
+            TypeError: when the volume is not a MetaTensor: without an affine its planes are unknown.
             ValueError: when its shape is not ``(1, X, Y, Z)``.
         """
         if not isinstance(volume, MetaTensor):

@@ -18,22 +18,22 @@ from .each_key import EachKey
 WHITE_PERCENTILE = 99.5
 BACKGROUND_SHARE = 0.1
 
-# Of the six: a head may touch two, and nothing else than the background fills more than half of four.
+# Of the six: a head may touch two, and only the background fills more than half of four.
 BACKGROUND_FACES = 4
-# Voxels count as darker than the background by this part of the mean difference from it, and the brain as lying on both
+# Voxels count as darker than the background by this share of the mean difference from it, and the brain as lying on both
 # sides of it where so many of its voxels do: about half after z-scoring, below 0.1 % where resampling overshoots.
 DARKER_BY = 0.1
 DARKER_SHARE = 0.1
-# Part of the range by which the darkest voxel of a raised brain lies above 0: more than 1 of 255 grey values.
+# Share of the range by which the darkest voxel of a raised brain lies above 0: more than 1 of 255 grey values.
 RAISED_BY = 0.01
 
 
 def background_to_zero(volume: np.ndarray, blank: Sequence[int] = ()) -> tuple[np.ndarray, str]:
-    """Give a volume a background of 0, and a brain above it, where it has another one.
+    """Give a volume a background of 0, and a brain above it, if the background differs.
 
     The background is the value that more than half of the voxels of at least four of the six faces have. Where it is not 0, it
-    is subtracted. Where a good part of the rest is darker than it (after z-scoring, or with inverted grey values), the
-    rest is raised above 0 as a whole, keeping the differences within it. A volume without such a value (noise), one whose
+    is subtracted. If a large part of the rest is darker than it (after z-scoring, or with inverted grey values), the
+    rest is raised above 0 as a whole, keeping its internal differences. A volume without such a value (noise), one whose
     background is 0 already, and the few voxels below 0 that resampling leaves, stay as they are.
 
     Args:
@@ -41,7 +41,7 @@ def background_to_zero(volume: np.ndarray, blank: Sequence[int] = ()) -> tuple[n
         blank: slices along Z that stand in for missing ones.
 
     Returns:
-        the volume, itself where nothing was done, and what was done, a sentence, or "".
+        the volume, unchanged if nothing was done, and a sentence on what was done, or "".
     """
     background = _background(volume)
     lowest, highest = float(volume.min()), float(volume.max())
@@ -64,9 +64,9 @@ def background_to_zero(volume: np.ndarray, blank: Sequence[int] = ()) -> tuple[n
 
 
 def _background(volume: np.ndarray) -> float | None:
-    """The value that holds more than half of most faces, None without one."""
+    """The value of more than half of the voxels of most faces; None without one."""
     faces = [volume.take(end, axis) for axis in range(3) for end in (0, -1)]
-    # What more than half of the voxels have is their median.
+    # A value of more than half of the voxels is their median.
     medians = [float(np.median(face)) for face in faces]
     held = Counter(value for value, face in zip(medians, faces, strict=True) if np.mean(face == value) > 0.5)
     value, count = held.most_common(1)[0] if held else (0.0, 0)
@@ -74,7 +74,7 @@ def _background(volume: np.ndarray) -> float | None:
 
 
 def grey_window(values: NdarrayOrTensor) -> tuple[int, int]:
-    """The grey values of an 8-bit series that stand for black and for white, whatever few darker and brighter ones there are.
+    """The grey values of an 8-bit series that represent black and white, apart from a few darker and brighter ones.
 
     Black is the background, which is not 0 where resampling left a few values below it: the most frequent value, if it is darker
     than the middle and a tenth of all have it, else 0. White is the 99.5th percentile of what is brighter than black.
@@ -95,10 +95,10 @@ def grey_window(values: NdarrayOrTensor) -> tuple[int, int]:
 
 
 class ScaleToUint8(Transform):
-    """Scale everything in an array together, minimum to 0 and maximum to 255, and cut the fractions off.
+    """Scale a whole array, minimum to 0 and maximum to 255, and truncate.
 
-    As the T4E solution of the RSNA-MICCAI 2021 challenge scales a whole series. An array that is constant becomes 0, one
-    without an element stays so.
+    As the T4E solution of the RSNA-MICCAI 2021 challenge scales a whole series. A constant array becomes 0, an empty one
+    stays empty.
     """
 
     backend = [TransformBackends.TORCH, TransformBackends.NUMPY]  # noqa: RUF012
@@ -116,8 +116,8 @@ class ScaleToUint8(Transform):
         if values.size and not np.isfinite(values).all():
             raise ValueError("the image holds values that are not finite (NaN or infinity); repair the file")
         low, high = (float(values.min()), float(values.max())) if values.size else (0.0, 0.0)
-        # float64, as in the published way: float32 would cut some values one step too low; a block at a time, for whole
-        # series of it would take more memory than all else
+        # float64, as in the published way: float32 would truncate some values one step too low; in blocks, because for whole
+        # series it would take more memory than everything else
         span = (high - low) or 1.0
         scaled = np.empty_like(values, dtype=np.uint8, subok=False)
         blocks = np.nditer(

@@ -1,4 +1,4 @@
-"""Tumour labels, of BraTS of any year or of this project, as the two masks of the method: whole tumour (WT) and enhancing tumour (ET)."""
+"""Tumour labels, from BraTS of any year or this project, as the two masks of the method: whole tumour (WT) and enhancing tumour (ET)."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class BratsLabelsToWTET(Transform):
             label: ``(1, X, Y, Z)`` or ``(X, Y, Z)``, integers (as a float type too).
 
         Raises:
-            ValueError: for another shape, a value that is no BraTS label, or 3 and 4 in one volume.
+            ValueError: for another shape, a value that is not a BraTS label, or 3 and 4 in one volume.
         """
         volume = _one_volume(label)
         masks = {value: volume == value for value in (1, 2, 3, 4)}
@@ -73,7 +73,7 @@ class LabelMapToWTET(Transform):
         if not bool((tumour | (volume == 0)).all()):
             raise ValueError(
                 f"Expected the labels 0, 1 (tumour that does not enhance) and 2 (enhancing tumour), found {_values(volume)}. "
-                "Draw in these two segments alone, and keep their order."
+                "Draw only in these two segments, and keep their order."
             )
         return convert_to_dst_type(torch.stack([tumour, enhancing]).to(torch.uint8), dst=label, dtype=torch.uint8)[0]
 

@@ -1,4 +1,4 @@
-"""NIfTI in: the volume of a file."""
+"""NIfTI input: the volume of a file."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ import numpy as np
 from .volume import MAX_VOXELS, SeriesError, Volume, check_affine, check_size, finite_voxels
 
 NIFTI_SUFFIXES = (".nii", ".nii.gz")
-MAX_NIFTI_BYTES = 4 * MAX_VOXELS  # nibabel takes three times as much to unpack them
+MAX_NIFTI_BYTES = 4 * MAX_VOXELS  # nibabel takes three times as much memory to unpack them
 # gzip packs at most 1032 bytes into one.
 MAX_GZIP_RATIO = 1100
 
 
 def open_nifti(path: Path) -> tuple[Any, tuple[int, int, int], np.ndarray]:
-    """nibabel's image of a file, of which no voxels are read, the shape of its volume ``(X, Y, Z)`` and its affine.
+    """nibabel's image of a file, without reading voxels, the shape of its volume ``(X, Y, Z)`` and its affine.
 
     Raises:
-        SeriesError: when it is damaged, or no volume.
+        SeriesError: when it is damaged, or not a volume.
     """
     try:
-        image: Any = nib.load(path, mmap=False)  # a mapped file that stalls would stop all threads
+        image: Any = nib.load(path, mmap=False)  # a stalled memory-mapped file would block all threads
         shape = image.shape
         if image.get_data_dtype().kind not in "iuf":
             raise SeriesError(
@@ -53,7 +53,7 @@ def read_nifti(path: Path) -> Volume:
     """The volume of a NIfTI file.
 
     Raises:
-        SeriesError: when it is damaged, or no volume.
+        SeriesError: when it is damaged, or not a volume.
     """
     image, shape, affine = open_nifti(path)
     try:

@@ -1,4 +1,4 @@
-"""JPG and PNG in: the volume of a folder of pictures."""
+"""JPG and PNG input: the volume of a folder of pictures."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def read_pictures(folder: Path, files: list[Path]) -> Volume:
     """The volume of a folder's pictures, in the order of the numbers in their names.
 
     Raises:
-        SeriesError: when they do not make one series.
+        SeriesError: when they do not form one series.
     """
     numbered: dict[int, Path] = {}
     for file in files:
@@ -57,7 +57,7 @@ def _read_picture(folder: Path, file: Path) -> np.ndarray:
     data = file.read_bytes()
     picture = None
     try:
-        with Image.open(io.BytesIO(data)) as header:  # OpenCV has no way to ask for the size alone
+        with Image.open(io.BytesIO(data)) as header:  # OpenCV can't read only the size
             check_size(f"{folder}: {file.name}", header.size)
         picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE | cv2.IMREAD_ANYDEPTH)
     except Image.DecompressionBombError as error:

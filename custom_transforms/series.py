@@ -30,54 +30,54 @@ class SeriesReader(ImageReader):
     Read **one** series as a float32 volume ``(X, Y, Z)`` with its RAS affine, for
     ``LoadImaged(keys, reader=SeriesReader(), ensure_channel_first=True)``.
 
-    What is read:
+    Input:
 
-    - a folder of DICOM files with any names (hidden files, a DICOMDIR and files that are not DICOM are passed over),
+    - a folder of DICOM files with any names (hidden files, a DICOMDIR and non-DICOM files are skipped),
       a list of such files where several series share a folder, or a single one, multi-frame Enhanced MR included. Axes: columns, rows, slices; slices ascend along the slice
-      normal (row direction x column direction), whatever the files are called. Values are rescaled per file
+      normal (row direction x column direction), whatever the file names. Values are rescaled per file
       (RescaleSlope, RescaleIntercept); MONOCHROME1 is inverted within the series' own range (largest + smallest -
-      value), before the background is looked at.
+      value), before the background is analysed.
     - a NIfTI file (``.nii``, ``.nii.gz``): nibabel's axes and affine. Trailing axes of length 1 are dropped.
     - a folder of pictures (``Image-1.jpg``, PNG as well; the JPG rendering of the RSNA-MICCAI 2021 challenge): ordered
       by the last number in the name. Pictures carry no geometry: they are taken as axial DICOM slices of 1 mm in
-      standard position (affine ``diag(-1, -1, 1, 1)``), so that slices come out again as the pictures show them.
+      standard position (affine ``diag(-1, -1, 1, 1)``), so that slices look as in the pictures.
 
     Slice order of DICOM: ImagePositionPatient along the normal; else SliceLocation; else InstanceNumber; else the last
-    number in the file name; else the file name. Everything below the first gives a warning and an affine that is only
-    as good as the header. The distance between slices is measured (first to last position), not taken from
+    number in the file name; else the file name. All but the first give a warning and an affine that is only as good as
+    the header. The distance between slices is measured (first to last position), not taken from
     SliceThickness.
 
-    What is repaired, with a warning (in ``meta["warnings"]`` and in the log):
+    Repairs, with a warning (in ``meta["warnings"]`` and in the log):
 
     - Two slices at one position with equal pixels: the second is dropped.
     - Missing slices (a gap above 1.5 x the median spacing): where the remaining slices fit a regular grid (each within
       a quarter of the spacing, at most half of the grid missing), blank slices of the series' lowest value are put in
-      the gaps. Thus every acquired slice, and a mask drawn on it, stays where it is in the patient. Otherwise the
+      the gaps. Thus every acquired slice, and a mask drawn on it, keeps its place in the patient. Otherwise the
       volume gets the mean spacing, and the warning says by how many mm slices are off.
     - NaN, infinite values and those beyond ±1e30 become 0.
-    - A background of another value than 0 becomes 0, and the brain of a z-scored volume is raised above it: see
+    - A background other than 0 becomes 0, and the brain of a z-scored volume is raised above it: see
       :py:func:`~custom_transforms.intensity.background_to_zero`.
 
-    A series that shows the skull, or may, is read as it is, with a warning; ``meta["skull"]`` says which: ``skull``, ``stripped`` or ``unclear``.
+    A series that shows the skull, or may, is read as it is, with a warning; ``meta["skull"]`` is one of: ``skull``, ``stripped`` or ``unclear``.
 
     Metadata: ``affine``, ``original_affine``, ``space`` (RAS), ``spatial_shape``, ``original_channel_dim`` (NaN: none),
     ``filename_or_obj``, ``warnings`` (list of str), ``slice_files`` (file name per slice along Z, "" for a blank one;
-    empty for NIfTI), ``plane`` (that of the files; empty for NIfTI), ``patient_id`` and ``scanner`` (DICOM's PatientID, and its maker, model and field strength; empty
-    where the series does not tell).
+    empty for NIfTI), ``plane`` (that of the files; empty for NIfTI), ``patient_id`` and ``scanner`` (DICOM's PatientID, and its manufacturer, model and field strength; empty
+    where the series does not give them).
 
     Everything else raises :py:class:`SeriesError`: a missing path, an empty folder, several series, different sizes,
     orientations or pixel spacings (localizers), different pixels at one position, no pixel data, unreadable or
     truncated files, colour, a NIfTI file with several volumes, the same value everywhere, voxels that are flat, shorter than 0.001 mm or longer than 1 m, and (before memory is taken
-    for it) more than 4096 voxels a side, 100 million in all, or than the file can hold. It is raised by ``get_data``, not by ``read``:
-    ``LoadImage`` hands a file whose ``read`` failed to MONAI's other readers, which would accept, for one, the first of
-    several series.
+    for it) more than 4096 voxels per side, 100 million in all, or than the file can hold. It is raised by ``get_data``, not by ``read``:
+    ``LoadImage`` hands a file whose ``read`` failed to MONAI's other readers, which would accept the first of several
+    series, for example.
 
     Args:
-        labels: read a label map, whose values stay as they are and may all be 0.
+        labels: read a label map, whose values are kept and may all be 0.
         voi_lut: apply each DICOM file's window (WindowCenter, WindowWidth, VOILUTFunction) or table (VOILUTSequence) after its
-            rescaling and before MONOCHROME1 is inverted: grey values as viewers show them. Of several the first; a table before a
+            rescaling and before MONOCHROME1 is inverted: grey values as viewers show them. The first of several; a table before a
             window. Scanners write a window for each slice, after which slices can't be compared with each other: this is
-            for looking at them. Files without one stay as they are, with a warning; NIfTI files and pictures have none. ``meta["shown_range"]`` has the values of
+            for looking at them. Files without one are unchanged, with a warning; NIfTI files and pictures have none. ``meta["shown_range"]`` has the values of
             black and white, and is empty where not all slices share them.
     """
 
@@ -94,7 +94,7 @@ class SeriesReader(ImageReader):
         return len(names) > 1 or path.is_dir() or known
 
     def read(self, data: Sequence[PathLike] | PathLike, **kwargs: Any) -> Path | list[Path]:
-        """Return the path(s) as they are; ``get_data`` does the reading (the class says why)."""
+        """Return the path(s) unchanged; ``get_data`` does the reading (see the class)."""
         paths = [Path(name).expanduser() for name in ensure_tuple(data)]
         return paths[0] if len(paths) == 1 else paths
 
@@ -117,7 +117,7 @@ class SeriesReader(ImageReader):
             _as_brain(path, volume)
         called = path if len(paths) == 1 else f"{paths[0]} and {len(paths) - 1} more files"
         for text in volume.warnings:
-            if not text.startswith(SKULL):  # whoever goes on with the series removes it, or tells
+            if not text.startswith(SKULL):  # the next step removes the skull, or warns
                 logger.warning("%s: %s", called, text)
         meta = {
             MetaKeys.AFFINE: volume.affine,
@@ -138,12 +138,12 @@ class SeriesReader(ImageReader):
         return volume.array, {str(key): value for key, value in meta.items()}
 
     def _read(self, paths: list[Path]) -> tuple[Path, Volume]:
-        """Where the series lies, and what it holds."""
+        """The location and content of the series."""
         return _read_volume(paths, self.voi_lut)
 
 
 def _as_brain(path: Path, volume: Volume) -> None:
-    """See that there is something on the images, give them a background of 0, and look for a skull."""
+    """Check that the images are not empty, give them a background of 0, and look for a skull."""
     array = volume.array
     if array.min() == array.max():
         raise SeriesError(
@@ -158,14 +158,14 @@ def _as_brain(path: Path, volume: Volume) -> None:
         volume.warnings.append(done)
     if finding.verdict == "stripped" or not finding.seen:
         return
-    told = SKULL if finding.verdict == "skull" else "it is not clear whether it shows the skull"
+    what = SKULL if finding.verdict == "skull" else "it is not clear whether it shows the skull"
     volume.warnings.append(
-        f"{told}: {finding.reason}. Expected the brain alone, which predict and segment find (--brain)."
+        f"{what}: {finding.reason}. Expected the brain alone, which predict and segment find (--brain)."
     )
 
 
 def _read_volume(paths: list[Path], voi_lut: bool) -> tuple[Path, Volume]:
-    """Where a series lies, and what it holds."""
+    """The location and content of a series."""
     path, files = files_of(paths)
     if len(paths) == 1 and path.is_dir():
         return path, _read_folder(path, files, voi_lut)

@@ -1,7 +1,7 @@
 """Whether a series shows the skull, from its voxels alone.
 
-Around a head the rays of sight from outside cross the bright scalp, the dark bone and then the brain; around a brain that was cut
-out, nothing of the kind. Air is noise to a scanner, and one value to a program that cut the brain out.
+Seen from outside, a head has a bright scalp, dark bone and then the brain; an extracted brain has none of these. Air is noise
+from a scanner, and one value from a skull-stripping program.
 """
 
 from __future__ import annotations
@@ -15,26 +15,26 @@ import numpy as np
 from .geometry import SliceGeometry
 from .intensity import background_to_zero
 
-PIXEL = 2.0  # mm between the pixels that are looked at
-SLICE_DISTANCE = 4.0  # mm between the slices that are looked at
-WINDOW = (1, 99)  # percentiles that are taken for black and for white
-DARK = 0.1  # of the white level: what is darker may be air
-SAME = 1e-3  # of the white level: values that differ by less are one
+PIXEL = 2.0  # mm between the sampled pixels
+SLICE_DISTANCE = 4.0  # mm between the sampled slices
+WINDOW = (1, 99)  # percentiles used as black and white
+DARK = 0.1  # of the white level: darker voxels may be air
+SAME = 1e-3  # of the white level: values that differ by less are equal
 SECTORS = 12  # patches of the surface in a slice
-RIM = 36.0  # mm under the surface that are looked at
-LAYER_DEPTHS = (2.0, 18.0)  # mm under the surface between which bone lies
-UNDER_LAYER = 18.0  # mm under the bone in which the brain must show
+RIM = 36.0  # mm of depth under the surface
+LAYER_DEPTHS = (2.0, 18.0)  # mm under the surface, range of the bone
+UNDER_LAYER = 18.0  # mm under the bone, range in which the brain must appear
 LAYER_CONTRAST = 2.0  # how much brighter scalp and brain are than the bone between them
 LARGE_SLICE = 0.5  # of the largest slice: smaller ones are at the crown or the neck
 FEWEST_PATCHES = 24
-LEAST_AIR = 0.02  # of the voxels: with less around it no surface shows
+LEAST_AIR = 0.02  # of the voxels: with less air around it no surface shows
 
-# Of the patches on the surface, those with bone under them: at most 0.08 on 118 stripped series, at least 0.48 on heads, 0.38
+# Share of surface patches with bone under them: at most 0.08 on 118 stripped series, at least 0.48 on heads, 0.38
 # on halves of them.
 LAYERED_SKULL = 0.3
 LAYERED_STRIPPED = 0.2
-# Of the air, what is not the background: at most 0.001 on stripped series, at least 0.79 where
-# the air is as a scanner shows it.
+# Share of the air that is not background: at most 0.001 on stripped series, at least 0.79 where
+# the air is as acquired.
 NOISE_SKULL = 0.25
 NOISE_STRIPPED = 0.05
 LARGEST_BRAIN = 235.0  # cm², largest slice of it; brains have 155 to 205, heads 250 and more
@@ -49,8 +49,8 @@ class SkullFinding:
         layered: share (0…1) of the surface under which a dark layer (bone) lies between two that are twice as bright.
         air_noise: share (0…1) of the air that has another value than the background.
         area: largest slice of what is shown, cm².
-        reason: the figures that decided, as part of a sentence.
-        seen: whether enough of a surface shows to tell at all; "unclear" where it does not.
+        reason: the deciding figures, as part of a sentence.
+        seen: whether enough surface shows to decide at all; "unclear" where it does not.
     """
 
     verdict: Literal["skull", "stripped", "unclear"]
@@ -67,8 +67,7 @@ class SkullFinding:
 def has_skull(volume: np.ndarray, affine: np.ndarray) -> SkullFinding:
     """Look for the skull around the brain.
 
-    The modality does not matter, nor does the background, if it is one value. The head may be cut off by the borders of the
-    volume, on any side.
+    Any modality, and any uniform background. The head may be cut off by the borders of the volume, on any side.
 
     Args:
         volume: ``(X, Y, Z)``, finite grey values, whatever their scale.
@@ -95,7 +94,7 @@ def has_skull(volume: np.ndarray, affine: np.ndarray) -> SkullFinding:
 
 
 def _verdict(layered: float, patches: int, noise: float, air: float, area: float) -> SkullFinding:
-    told = (
+    reason = (
         f"under {layered:.0%} of its surface lies a dark layer between bright ones, {noise:.0%} of the air is noise, "
         f"its largest slice has {area:.0f} cm²"
     )
@@ -104,14 +103,14 @@ def _verdict(layered: float, patches: int, noise: float, air: float, area: float
             "unclear", layered, noise, area, "it shows too little of the surface of a head or brain", False
         )
     if layered >= LAYERED_SKULL or noise >= NOISE_SKULL:
-        return SkullFinding("skull", layered, noise, area, told)
+        return SkullFinding("skull", layered, noise, area, reason)
     if layered <= LAYERED_STRIPPED and noise <= NOISE_STRIPPED and area <= LARGEST_BRAIN:
-        return SkullFinding("stripped", layered, noise, area, told)
-    return SkullFinding("unclear", layered, noise, area, told)
+        return SkullFinding("stripped", layered, noise, area, reason)
+    return SkullFinding("unclear", layered, noise, area, reason)
 
 
 def shown(volume: np.ndarray) -> np.ndarray:
-    """What each slice ``(X, Y)`` of a volume ``(X, Y, Z)`` shows, its largest part without holes, bool; nothing if all is alike."""
+    """The object in each slice ``(X, Y)`` of a volume ``(X, Y, Z)``, its largest part without holes, bool; empty for a constant volume."""
     if np.ptp(np.percentile(volume, WINDOW)) <= 0:
         return np.zeros(volume.shape, bool)
     scaled = _scaled(np.asarray(volume, np.float32))
@@ -126,7 +125,7 @@ def _scaled(stack: np.ndarray) -> np.ndarray:
 
 
 def _silhouette(one: np.ndarray) -> np.ndarray:
-    """What a slice ``(H, W)`` shows, its largest part without holes, uint8."""
+    """The object in a slice ``(H, W)``, its largest part without holes, uint8."""
     bright = cv2.medianBlur((one > DARK).astype(np.uint8), 3)
     bright = cv2.morphologyEx(bright, cv2.MORPH_CLOSE, np.ones((3, 3), np.uint8))
     contours = cv2.findContours(bright, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)[0]
@@ -144,7 +143,7 @@ def _air(stack: np.ndarray, heads: np.ndarray) -> tuple[float, float]:
 def _layered(stack: np.ndarray, heads: np.ndarray, areas: np.ndarray, pixel: float) -> tuple[float, int]:
     """Share of the patches of the surface under which bone lies, and how many patches there are.
 
-    A patch is what a slice shows within an angle of 30° about the middle of the head; its profile is the median grey value by depth.
+    A patch is a 30° sector of a slice about the middle of the head; its profile is the median grey value by depth.
     """
     shell = max(PIXEL, pixel)
     shells = int(RIM / shell)
@@ -152,13 +151,13 @@ def _layered(stack: np.ndarray, heads: np.ndarray, areas: np.ndarray, pixel: flo
     large = np.flatnonzero((areas >= LARGE_SLICE * areas.max()) & (areas > 0))
     for place, index in enumerate(large):
         head = heads[index]
-        # beyond the border of the image the head goes on
+        # the head continues beyond the image border
         padded = np.pad(head, 1, mode="edge")
         depth = cv2.distanceTransform(padded, cv2.DIST_L2, cv2.DIST_MASK_5)[1:-1, 1:-1] * (pixel / shell)
         rows, columns = np.nonzero(head)
         angle = np.arctan2(rows - rows.mean(), columns - columns.mean())
         sector = ((angle / (2 * np.pi) + 0.5) * SECTORS).astype(int) % SECTORS
-        level = np.minimum(depth[rows, columns], shells).astype(int)  # infinite where no surface shows
+        level = np.minimum(depth[rows, columns], shells).astype(int)  # infinite without a visible surface
         near = level < shells
         keys.append(((place * SECTORS + sector) * shells + level)[near])
         values.append(stack[index][rows, columns][near])
@@ -183,7 +182,7 @@ def _medians(keys: np.ndarray, values: np.ndarray, size: int, fewest: int = 3) -
 
 
 def _dips(profiles: np.ndarray, shell: float) -> np.ndarray:
-    """How many times brighter than the darkest layer both sides of it are, of profiles by depth; 1 without a layer."""
+    """Brightness of both sides of the darkest layer relative to it, for profiles by depth; 1 without a layer."""
     dips = np.ones(len(profiles))
     known = np.where(np.isfinite(profiles), profiles, -np.inf)
     reach = int(UNDER_LAYER / shell)

@@ -27,7 +27,7 @@ class SlicePlanes(Transform):
 
     Args:
         planes: which planes, in this order.
-        radiological: transpose each slice and flip both its axes, which is how DICOM slices are shown (axial: rows from
+        radiological: transpose each slice and flip both its axes, as DICOM slices are displayed (axial: rows from
             front to back, columns from the patient's right to left). The order of the slices stays that of the volume.
     """
 
@@ -110,14 +110,14 @@ class SlicePlanesd(MapTransform):
 
 class SampleSlices(Transform):
     """
-    Take every T-th slice of a stack, beginning with the first, T = max(round(keep_rate * N), 1).
+    Take every T-th slice of a stack, starting with the first, T = max(round(keep_rate * N), 1).
 
     Neighbouring slices are near-duplicates. As T grows with N, about 1 / ``keep_rate`` slices of a stack remain,
     however long it is. Source: T4E solution of the RSNA-MICCAI 2021 challenge, stage 1 (0.1).
 
     Args:
         keep_rate: step as a fraction of the stack's length, 0…1.
-        step: T itself, whatever the stack's length; None goes by ``keep_rate``.
+        step: T itself, whatever the stack's length; None uses ``keep_rate``.
     """
 
     backend = [TransformBackends.TORCH, TransformBackends.NUMPY]  # noqa: RUF012

@@ -1,4 +1,4 @@
-"""How a DICOM header wants grey values to be shown: its VOI LUT, a window or a table."""
+"""The display of grey values by a DICOM header: its VOI LUT, a window or a table."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _LUT = ("WindowCenter", "WindowWidth", "VOILUTFunction", "VOILUTSequence")
 def with_voi_lut(
     path: Path, frames: list[Frame], planes: list[np.ndarray]
 ) -> tuple[list[np.ndarray], list[str], tuple[float, float] | None]:
-    """Rescaled slices as their headers want them shown, each by its own first window or table, and warnings.
+    """Rescaled slices for display, each by the first window or table of its header, and warnings.
 
     A table has precedence over a window. A window stretches to the range of the stored bits (PS3.3 C.11.2.1.2), a table to its own.
 
@@ -32,7 +32,7 @@ def with_voi_lut(
         planes: (rows, columns) float32 of each, after rescaling.
 
     Returns:
-        planes, float32, those of slices without a window or table as they are, of which the warnings tell; and the values of black
+        planes, float32, slices without a window or table unchanged, as the warnings say; and the values of black
         and white, None where slices differ in them or have neither window nor table.
 
     Raises:
@@ -49,7 +49,7 @@ def with_voi_lut(
         try:
             if header.get("VOILUTSequence"):
                 entries, first = (int(number) for number in header.VOILUTSequence[0].LUTDescriptor[:2])
-                # whole numbers from the first to the last entry, for pydicom would wrap what lies beyond 16 bits
+                # whole numbers from the first to the last entry, because pydicom would wrap values beyond 16 bits
                 values = np.clip(np.rint(plane), first, first + (entries or 1 << 16) - 1).astype(np.int64)
             seen = np.asarray(apply_voi_lut(values, header), np.float32)
             if not np.isfinite(seen).all():
@@ -76,7 +76,7 @@ def with_voi_lut(
 
 
 def _range_of(header: pydicom.Dataset) -> tuple[float, float]:
-    """What black and white are after the window (PS3.3 C.11.2.1.2: the range of the stored values, rescaled) or the table."""
+    """The values of black and white after the window (PS3.3 C.11.2.1.2: the range of the stored values, rescaled) or the table."""
     if header.get("VOILUTSequence"):
         return 0.0, float((1 << int(header.VOILUTSequence[0].bits_per_entry)) - 1)
     bits, signed = int(header.BitsStored), int(header.PixelRepresentation) == 1
@@ -86,7 +86,7 @@ def _range_of(header: pydicom.Dataset) -> tuple[float, float]:
 
 
 def _voi_lut_of(frame: Frame) -> pydicom.Dataset:
-    """What pydicom needs of a slice's header; Enhanced MR has a window per frame."""
+    """The parts of a slice's header that pydicom needs; Enhanced MR has a window per frame."""
     dataset, header = frame.dataset, pydicom.Dataset()
     groups: list[Any] = [
         *list(dataset.get("PerFrameFunctionalGroupsSequence", ()))[frame.index : frame.index + 1],
@@ -103,9 +103,7 @@ def _voi_lut_of(frame: Frame) -> pydicom.Dataset:
         if item.get("LUTDescriptor") and item.get("LUTData") is not None:
             table.update({element.tag: element for element in (item["LUTDescriptor"], item["LUTData"])})
             # pydicom counts the entries of a table of 8 bits in 8 bits
-            table.bits_per_entry = int(
-                item.LUTDescriptor[2]
-            )  # an attribute of this Dataset alone, as it is no keyword of DICOM
+            table.bits_per_entry = int(item.LUTDescriptor[2])  # an attribute of this Dataset only, not a DICOM keyword
             table.LUTDescriptor = [*item.LUTDescriptor[:2], max(16, int(item.LUTDescriptor[2]))]
         header.VOILUTSequence = [table]
     for keyword in ("PhotometricInterpretation", "BitsStored", "PixelRepresentation"):

@@ -1,4 +1,4 @@
-"""A series in memory, whatever it was read from, and what no series of a brain is."""
+"""A series in memory, from any format, and the limits of plausible brain series."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from .planes import PLANES
 # LPS -> RAS in homogeneous coordinates. As an affine it is also DICOM's default orientation: columns to the patient's
 # left, rows to the back, slices to the head, 1 mm.
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
-# What a header may declare, before memory is taken for it. Eleven times a volume of BraTS, 380 slices of 512 x 512; reading so
-# much takes about 1 GB.
+# Limits on what a header may declare, before memory is taken. Eleven times a volume of BraTS, 380 slices of 512 x 512; reading
+# that much takes about 1 GB.
 MAX_SIDE = 4096
 MAX_VOXELS = 100_000_000
 # mm; a voxel of an image of a person, and how far from the scanner's centre it may lie, are well within them.
 SHORTEST_SIDE, LONGEST_SIDE, FARTHEST = 1e-3, 1e3, 1e6
-FLATTEST = 1e-3  # volume of a voxel over that of a box with its sides
-LARGEST_VALUE = 1e30  # float32 ends at 3e38; what is computed of larger values is no number
+FLATTEST = 1e-3  # volume of a voxel relative to a box with its sides
+LARGEST_VALUE = 1e30  # float32 ends at 3e38; computations with larger values overflow
 
 
 class SeriesError(ValueError):
-    """An input series that can't be used; the message names the file, what was found and what to do."""
+    """An input series that can't be used; the message names the file, what was found and the remedy."""
 
 
 @dataclass
 class Volume:
-    """Voxels ``(X, Y, Z)``, their RAS affine, the file of each slice ("" for a blank one), what was odd, facts of DICOM, and what black and white are."""
+    """Voxels ``(X, Y, Z)``, their RAS affine, the file of each slice ("" for a blank one), warnings, facts from DICOM, and the values of black and white."""
 
     array: np.ndarray
     affine: np.ndarray
@@ -56,7 +56,7 @@ def some(names: Any, limit: int = 4) -> str:
 
 
 def check_size(where: str, shape: Sequence[int]) -> None:
-    """Refuse what no series of a brain has, and no memory should be taken for."""
+    """Refuse sizes that no brain series has, before memory is taken."""
     if max(shape) > MAX_SIDE or math.prod(shape) > MAX_VOXELS:
         raise SeriesError(
             f"{where}: the header declares {' x '.join(map(str, shape))} voxels, expected at most {MAX_SIDE} per side and "
@@ -65,7 +65,7 @@ def check_size(where: str, shape: Sequence[int]) -> None:
 
 
 def check_affine(where: str, affine: np.ndarray, remedy: str) -> None:
-    """Refuse a geometry in which nothing can lie: NaN, sides of no length or of kilometres, flat voxels."""
+    """Refuse an impossible geometry: NaN, sides of no length or of kilometres, flat voxels."""
     sides = np.linalg.norm(affine[:3, :3], axis=0) if np.isfinite(affine).all() else np.zeros(3)
     box = float(np.prod(sides))
     usable = (
@@ -82,12 +82,12 @@ def check_affine(where: str, affine: np.ndarray, remedy: str) -> None:
 
 
 def finite_voxels(where: str, arrays: Sequence[np.ndarray]) -> tuple[list[np.ndarray], list[str]]:
-    """Arrays with 0 in place of NaN, infinity and what is near it, and the warning.
+    """Arrays with 0 in place of NaN, infinity and extreme values, and the warning.
 
     Raises:
         SeriesError: when nothing else is in them.
     """
-    # NaN is neither, and looking for the ends takes no memory
+    # NaN is neither, and finding the extremes takes no memory
     if all(array.size and array.min() >= -LARGEST_VALUE and array.max() <= LARGEST_VALUE for array in arrays):
         return list(arrays), []
     bad = [~(np.abs(array) <= LARGEST_VALUE) for array in arrays]
@@ -101,7 +101,7 @@ def finite_voxels(where: str, arrays: Sequence[np.ndarray]) -> tuple[list[np.nda
 
 
 def files_of(paths: Path | Sequence[Path]) -> tuple[Path, dict[str, Path]]:
-    """Where a series lies, and the files that may belong to it by their names there.
+    """The location of a series, and the files that may belong to it by their names.
 
     Args:
         paths: a folder, a file, or the files of a series that shares its folder with others.
@@ -122,5 +122,5 @@ def files_of(paths: Path | Sequence[Path]) -> tuple[Path, dict[str, Path]]:
 
 
 def entries_of(folder: Path) -> list[Path]:
-    """What lies in a folder, but for hidden files."""
+    """The content of a folder, without hidden files."""
     return sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))

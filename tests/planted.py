@@ -72,7 +72,7 @@ class Marks:
 
 @lru_cache
 def _identifying() -> tuple[int, ...]:
-    """PS3.15's table E.1-1, and all names of persons, dates and times in groups that tell of people and visits."""
+    """PS3.15's table E.1-1, and all names of persons, dates and times in groups about people and visits."""
     others = {
         tag for tag, (vr, *_) in DicomDictionary.items() if tag >> 16 in GROUPS and vr in ("PN", "DA", "TM", "DT")
     }
@@ -222,7 +222,7 @@ def _of_hdf5(data: bytes) -> list[bytes]:
 
 
 def search(places: list[Path], marks: dict[str, str], said: str = "") -> dict[str, set[str]]:
-    """Where marks stand: by what was marked, the files (or ``said``) that tell it."""
+    """Where marks stand: by what was marked, the files (or ``said``) that reveal it."""
     texts = {"said": [said.encode()]}
     for place in places:
         for path in [place, *place.rglob("*")] if place.is_dir() else [place]:

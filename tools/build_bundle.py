@@ -2,8 +2,8 @@
 
 python tools/build_bundle.py --output dist
 
-There are two, of one source: the whole, and its first stage by itself. The latter has the names that the model zoo and MONAI
-Label look for (inference.yaml, train.yaml, model.pt); what it says otherwise than the whole is in tools/segmentation_bundle.
+There are two, from one source: the whole, and its first stage alone. The latter has the names that the model zoo and MONAI
+Label look for (inference.yaml, train.yaml, model.pt); its differences from the whole are in tools/segmentation_bundle.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ CONFIGS = {  # name in the bundle: name in the repository
 
 
 def tree(folder: Path) -> Iterator[tuple[str, Path]]:
-    """Name in the bundle and file of all in a folder but what is hidden or compiled."""
+    """Name in the bundle and file of everything in a folder that is not hidden or compiled."""
     for file in folder.rglob("*"):
         parts = file.relative_to(folder).parts
         hidden = any(part.startswith(".") or part == "__pycache__" for part in parts)
@@ -56,7 +56,7 @@ def tree(folder: Path) -> Iterator[tuple[str, Path]]:
 
 
 def contents(root: Path = ROOT) -> Iterator[tuple[str, Path]]:
-    """Name in the bundle and file of all that belongs into it; one's own weights too, where ``bundle/models`` has some."""
+    """Name in the bundle and file of everything in it, including the user's own weights in ``bundle/models``."""
     bundle = root / "bundle"
     for name in FILES:
         yield name, bundle / name
@@ -68,7 +68,7 @@ def contents(root: Path = ROOT) -> Iterator[tuple[str, Path]]:
 
 
 def segmentation_contents(root: Path = ROOT) -> Iterator[tuple[str, Path | bytes]]:
-    """Name in the bundle of the first stage, and file or bytes, of all that belongs into it."""
+    """Name in the bundle of the first stage, and file or bytes, of everything in it."""
     bundle, own = root / "bundle", root / "tools" / "segmentation_bundle"
     for name in SHARED:
         yield name, bundle / name

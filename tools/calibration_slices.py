@@ -2,8 +2,8 @@
 
 python tools/calibration_slices.py
 
-They come from phantoms, not from patients, so that they may be given away, and they are always the same, so that 8-bit
-networks depend on their weights alone.
+They come from phantoms, not from patients, so they may be distributed, and they are always the same, so 8-bit networks
+depend only on their weights.
 """
 
 from __future__ import annotations

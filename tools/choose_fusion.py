@@ -2,8 +2,8 @@
 
 python tools/choose_fusion.py --weights runs/compact/segmentation.pt --datalist cohort.json --output FIGURES [--fold 0]
 
-Weights are tried on a grid. The best for all patients of the fold go into `fusion_weights` of configs/fuse_segmentation.yaml; how well
-such a choice does is measured on each patient with the weights that are best for the others. FIGURES: folder for fusion.json.
+Weights are tested on a grid. The best for all patients of the fold go into `fusion_weights` of configs/fuse_segmentation.yaml; the
+performance of such a choice is measured on each patient with the weights that are best for the others. FIGURES: folder for fusion.json.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ REGIONS = ("WT", "ET")
 FIRST = {"WT": "FLAIR", "ET": "T1wCE"}
 """Modality whose weight is 1."""
 GRID = {"WT": (0.02, 0.25, 0.5, 1), "ET": (0, 0.1, 0.25, 0.5)}
-"""Weights that are tried for each of the others; above 0 for WT, so that a modality decides where there is no better one."""
+"""Weights tested for each of the others; above 0 for WT, so that a modality decides where there is no better one."""
 PLANES = {"axial": (1, 0, 0), "all alike": (1, 1, 1), "axial twice": (2, 1, 1), "axial four times": (4, 1, 1)}
-"""Weights of axial, coronal and sagittal slices that are tried."""
+"""Weights tested for axial, coronal and sagittal slices."""
 
 Patient = dict[str, Any]
 
 
 def probabilities(file: str, entries: list[dict[str, Any]]) -> list[Patient]:
-    """What the network says of the voxels of each patient where any series shows something, by region, plane and modality."""
+    """The network's output for the voxels of each patient where any series shows something, by region, plane and modality."""
     settings = weights.segmenter_settings(file)
     network = weights.load_weights(build_segmenter(settings), file).eval()
     network = Runtime("cpu").accelerate(network, settings["image_size"])
@@ -129,7 +129,7 @@ def main(weights: str, datalist: str, output: str, fold: int = 0) -> None:
 
     Args:
         weights: file of the network.
-        datalist: data list of labelled patients whose series lie on one grid, as BraTS has them.
+        datalist: data list of labelled patients whose series share a grid, as in BraTS.
         output: folder for the figures.
         fold: whose patients it is chosen on.
     """

@@ -2,7 +2,7 @@
 
     python tools/compare_models.py OUTPUT --signal 0.2
 
-Images, networks and trainings are smaller than the published ones (``SETTINGS``), so that two CPU cores need about an hour: what comes out
+Images, networks and trainings are smaller than the published ones (``SETTINGS``), so that two CPU cores need about an hour: the result
 shows that all models go through the same folds, guard and scores, and nothing about MGMT. An interrupted run continues.
 """
 

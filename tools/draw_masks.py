@@ -2,7 +2,7 @@
 
 python tools/draw_masks.py --study STUDY --masks OUT/masks --output masks.png
 
-STUDY: one study in any layout; OUT: of `radiogenomics segment`, without or with --fuse (drawn over the series that it lies on).
+STUDY: one study in any layout; OUT: of `radiogenomics segment`, without or with --fuse (drawn over its reference series).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ TITLE = "Whole tumour yellow, enhancing tumour red. Research use only, not for d
 
 
 def row(image: np.ndarray, labels: np.ndarray, spacing: tuple[float, float], columns: int) -> np.ndarray:
-    """Half of the slices through what is marked, the others beside it, (SIDE, columns * SIDE, 3)."""
+    """Half of the slices through the marked region, the others beside it, (SIDE, columns * SIDE, 3)."""
     filled, marked = (np.flatnonzero(share > least) for share, least in (
         ((image > 0).mean((1, 2)), 0.03), ((labels > 0).mean((1, 2)), 0.0),
     ))  # fmt: skip
@@ -55,7 +55,7 @@ def row(image: np.ndarray, labels: np.ndarray, spacing: tuple[float, float], col
 
 
 def _spread(slices: np.ndarray, count: int) -> np.ndarray:
-    """So many of the slices, or all, at even distances."""
+    """This number of slices, or all, evenly spaced."""
     return (
         slices[np.linspace(0.1 * len(slices), 0.9 * len(slices) - 1, count).round().astype(int)]
         if len(slices) > count

@@ -1,9 +1,9 @@
-"""Measure segmentation weights: on synthetic slices and brains that they never saw, and on real studies.
+"""Measure segmentation weights: on unseen synthetic slices and brains, and on real studies.
 
 python tools/measure_segmenter.py --weights runs/synthetic/segmentation.pt --studies STUDIES --output FIGURES [--draws 1000]
 
 STUDIES: folder of BraTS studies (<name>/<name>_flair.nii.gz, …) with labels (<name>_seg.nii.gz); without labels nothing is compared.
-FIGURES: folder for figures.json and the masks. Nothing that is measured here chooses anything.
+FIGURES: folder for figures.json and the masks. No measurement here is used for any choice.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def dice(found: np.ndarray, true: np.ndarray) -> float | None:
 
 
 class Measure:
-    """The network of a weights file, and what is asked of it."""
+    """The network of a weights file, and its measurements."""
 
     def __init__(self, file: str) -> None:
         self.settings = weights.segmenter_settings(file)
@@ -59,7 +59,7 @@ class Measure:
         self.ranges = {name: value for name, value in config.items() if name != "_target_"}
 
     def drawer(self, slices_per_brain: int, **ranges: Any) -> DrawSlice:
-        """Of brains that the network has not seen."""
+        """Seeds of unseen brains."""
         drawn = Randomisation(**{**self.ranges, **ranges})
         return DrawSlice(drawn, self.settings["image_size"], SEED, slices_per_brain)
 
@@ -88,7 +88,7 @@ class Measure:
         }
 
     def without_tumour(self, brains: int, slices: int) -> dict[str, float]:
-        """Share of slices of tumour-free synthetic brains that are marked, and what share of all pixels."""
+        """Share of slices of tumour-free synthetic brains that are marked, and share of all pixels."""
         draw = self.drawer(slices, tumour_free_brains=1.0)
         shares: list[float] = []
         for brain in range(brains):
@@ -97,7 +97,7 @@ class Measure:
         return self._shares(shares)
 
     def volumes_without_tumour(self, brains: int) -> dict[str, float]:
-        """The same of whole series of such brains, axial slices 2 mm apart, segmented as series are; one look and one set of faults each."""
+        """The same of whole series of such brains, axial slices 2 mm apart, segmented as series are; one contrast and one set of artefacts each."""
         draw = self.drawer(1, tumour_free_brains=1.0)
         line = 119.5 - np.arange(240.0)
         shares: list[float] = []

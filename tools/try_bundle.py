@@ -1,10 +1,10 @@
-"""Try the zips of both bundles where nothing but what their metadata name is installed. Needs a package index and some GB.
+"""Test the zips of both bundles with only the packages in their metadata installed. Needs a package index and some GB.
 
 python tools/try_bundle.py                                 # lowest MONAI that pyproject.toml allows, then that of the metadata
-python tools/try_bundle.py --monai 1.6.1 --environments E  # this one; the environments are kept in E and used again
+python tools/try_bundle.py --monai 1.6.1 --environments E  # this one; the environments are kept in E and reused
 
-For each version of MONAI: a new environment, the zips unpacked into an empty folder, a random classifier, then what MONAI does with a
-bundle: load, verify_net_in_out, run, ckpt_export, onnx_export. Any failure ends it with the command that failed.
+For each version of MONAI: a new environment, the zips unpacked into an empty folder, a random classifier, then MONAI's bundle
+functions: load, verify_net_in_out, run, ckpt_export, onnx_export. Any failure ends it with the command that failed.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from build_bundle import BUNDLES, ROOT, SEGMENTATION, build_bundle, metadata
 
 
 def requirements(monai: str) -> list[str]:
-    """What pip is asked for: the packages of the metadata, with another version of MONAI."""
+    """The requirements for pip: the packages of the metadata, with another version of MONAI."""
     meta = metadata()
     versions = {"monai": monai, "torch": meta["pytorch_version"], "numpy": meta["numpy_version"]}
     versions |= meta["required_packages_version"]
@@ -32,7 +32,7 @@ def requirements(monai: str) -> list[str]:
 
 
 def environment(folder: Path, monai: str) -> Path:
-    """The Python of an environment for a version of MONAI, made where it is missing."""
+    """The Python of an environment for a version of MONAI, created if missing."""
     python = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
     if not python.is_file():
         venv.create(folder, with_pip=True)
@@ -41,7 +41,7 @@ def environment(folder: Path, monai: str) -> Path:
 
 
 def try_bundles(python: Path, folder: Path) -> None:
-    """Unpack both zips into an empty folder and do inside it, with that Python, what is below."""
+    """Unpack both zips into an empty folder and run the checks below in it, with that Python."""
     for name in BUNDLES:
         with zipfile.ZipFile(build_bundle(folder / "zips", name=name)) as archive:
             archive.extractall(folder / "bundles")
@@ -66,7 +66,7 @@ def bundle(command: str, *arguments: str) -> None:
 
 
 def series(file: Path) -> None:
-    """A NIfTI volume of a bright ball in a grey one, for the networks to look at."""
+    """A NIfTI volume of a bright ball in a grey one, as input."""
     import nibabel
     import numpy as np
 
@@ -78,7 +78,7 @@ def series(file: Path) -> None:
 
 
 def inside(name: str) -> None:
-    """All that is tried of one bundle, from its root, as the commands of its card are."""
+    """All checks of one bundle, from its root, like the commands of its card."""
     import onnx
     import torch
     from monai.bundle import ConfigParser, load
@@ -148,14 +148,14 @@ def predict(name: str) -> None:
 
 
 def versions() -> list[str]:
-    """Of MONAI: the lowest that is allowed, and the one that the metadata name."""
+    """Of MONAI: the lowest allowed one, and the one in the metadata."""
     text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     (lowest,) = re.findall(r'"monai>=([\d.]+)"', text)
     return list(dict.fromkeys([lowest, metadata()["monai_version"]]))
 
 
 def main() -> None:
-    """Try all that is asked for."""
+    """Run the requested checks."""
     parser = argparse.ArgumentParser(description="Try the zips of both bundles in fresh environments.")
     parser.add_argument("--monai", nargs="+", default=versions(), help=f"versions (default: {' '.join(versions())})")
     parser.add_argument(

@@ -1,7 +1,7 @@
-"""Install from a wheelhouse alone, in a new environment, and predict a phantom study there with random weights.
+"""Install only from a wheelhouse, in a new environment, and predict a phantom study there with random weights.
 
 python tools/try_wheelhouse.py dist/wheelhouse
-python tools/try_wheelhouse.py dist/wheelhouse --environment NOTEBOOK    # one that is there, for example with torch in it
+python tools/try_wheelhouse.py dist/wheelhouse --environment NOTEBOOK    # an existing one, for example with torch
 
 Where the wheelhouse has no torch, a new environment gets torch and torchvision from the package index first: the notebook has them. This
 Python needs the project with its extra [phantom], to make the study and the weights.

@@ -31,7 +31,7 @@ def platforms(name: str) -> list[str]:
     """A platform with all older ones whose wheels run on it, newest first.
 
     pip takes a wheel only if its platform is named: for ``manylinux_2_28_x86_64`` those down to ``manylinux_2_5_x86_64`` and the
-    old names. Other platforms stand for themselves alone.
+    old names. Other platforms stand only for themselves.
     """
     match = re.fullmatch(r"manylinux_2_(\d+)_(\w+)", name)
     if not match:
@@ -57,11 +57,11 @@ def environment(python_version: str | None, platform: str | None) -> dict[str, s
 def needed(
     resolved: Mapping[str, Mapping[str, Any]], root: str, without: Iterable[str], environment: Mapping[str, str]
 ) -> list[str]:
-    """Names of the packages that the root needs, but for some and for what only those need; the root is not among them.
+    """Names of the packages that the root needs, except some and those needed only by them; without the root.
 
     Args:
-        resolved: metadata (``requires_dist``) of each package that was resolved, by canonical name.
-        root: canonical name of the package that is to be installed.
+        resolved: metadata (``requires_dist``) of each resolved package, by canonical name.
+        root: canonical name of the package to install.
         without: names of the packages to leave out.
         environment: from :func:`environment`.
     """
@@ -97,7 +97,7 @@ def collect(
         output: the folder.
         python_version: ``3.12`` for example; that of this Python by default.
         platform: tag of the platform, ``manylinux_2_28_x86_64`` for example; this one by default.
-        without: packages that the other machine has, and what only those need.
+        without: packages that the other machine has; those needed only by them are left out too.
     """
     output.parent.mkdir(parents=True, exist_ok=True)
     target = [*(["--python-version", python_version] if python_version else [])]
@@ -130,7 +130,7 @@ def collect(
 
 
 def main() -> None:
-    """Collect what the command line asks for."""
+    """Collect the wheels requested on the command line."""
     parser = argparse.ArgumentParser(description="Collect every wheel that prediction needs.")
     parser.add_argument(
         "--output", type=Path, default=ROOT / "dist" / "wheelhouse", help="folder (default: dist/wheelhouse)"

@@ -1,4 +1,4 @@
-"""A site of a federation: what NVIDIA FLARE runs there.
+"""The code that NVIDIA FLARE runs at a site of a federation.
 
 Each round the server's weights come in and are scored on the site's held-out patients; MonaiAlgo trains the bundle from them on
 the site's own prepared series; weights, scores and the number of training items go back. Research use only, not for diagnosis.
@@ -24,19 +24,19 @@ PLACES = ("datalist", "prepared_dir", "output_dir")
 
 
 def read_site(file: str, name: str) -> dict[str, Any]:
-    """A site's own settings, which no server sees: where its data list and its prepared series lie, and where its run goes.
+    """A site's own settings, which no server sees: the paths of its data list, its prepared series and its run.
 
     Args:
         file: YAML file at the site; ``{site}`` in its path stands for the site's name.
         name: of the site.
 
     Raises:
-        ValueError: when there is no such file, or it lacks a place.
+        ValueError: when there is no such file, or it lacks a path.
     """
     path = Path(file.replace("{site}", name))
     remedy = f"write {', '.join(PLACES)} into it"
     if not path.is_file():
-        raise ValueError(f"site {name}: {path} is not there; {remedy}")
+        raise ValueError(f"site {name}: {path} does not exist; {remedy}")
     content = yaml.safe_load(path.read_text(encoding="utf-8"))
     values = dict(content) if isinstance(content, dict) else {}
     missing = [key for key in PLACES if not values.get(key)]
@@ -46,7 +46,7 @@ def read_site(file: str, name: str) -> dict[str, Any]:
 
 
 def start(stage: str, site_settings: str, local_epochs: int, settings: dict[str, Any]) -> MonaiAlgo:
-    """The bundle's training of a stage as this site's part of the job; each job has a run folder of its own."""
+    """The bundle's training of a stage as this site's part of the job; each job has its own run folder."""
     name = flare.get_site_name()
     values = {
         **settings,
@@ -90,7 +90,7 @@ def take_part(site_settings: str, stage: str = "classification", local_epochs: i
         own = trainer.network.state_dict()
         if set(received.params) != set(own):
             differing = sorted(set(received.params) ^ set(own))[:3]
-            raise ValueError(f"the server's weights are of another network, {', '.join(differing)} for example")
+            raise ValueError(f"the server's weights are for a different network, {', '.join(differing)} for example")
         weights = ExchangeObject(weights=received.params, weight_type=WeightType.WEIGHTS)
         scores = site.evaluate(weights).metrics
         site.train(weights)

@@ -24,12 +24,12 @@ SCORES = {"classification": "auc", "segmentation": "dice"}
 def weights(
     output: str, stage: str = "classification", seed: int = 67, overwrite: bool = False, **settings: Any
 ) -> Path:
-    """Write the weights that the first round begins with.
+    """Write the start weights of the first round.
 
     Args:
         output: weights file.
         stage: classification or segmentation.
-        seed: of what is random in them.
+        seed: of the random part.
         overwrite: replace an existing file.
         settings: of configs/train_<stage>.yaml: --mri_type FLAIR, --init imagenet, none, synthetic (stage 1) or FILE, --backbone, …
 
@@ -59,7 +59,7 @@ def weights(
 def _new(output: str, overwrite: bool) -> Path:
     path = Path(str(output)).resolve()
     if path.exists() and not overwrite:
-        raise FileExistsError(f"{path} is there already; name another one, or replace it with --overwrite")
+        raise FileExistsError(f"{path} already exists; name another one, or replace it with --overwrite")
     path.parent.mkdir(parents=True, exist_ok=True)
     return path
 
@@ -82,7 +82,7 @@ def _recipe(
     file = Path(str(initial)).resolve()
     made_with = {key: value for key, value in read_weights(file)[1].items() if not key.startswith("trained")}
     if not made_with:
-        raise ValueError(f"{file} does not say what it was made with; write the first weights with job.py weights")
+        raise ValueError(f"{file} does not record its settings; write the first weights with job.py weights")
     stage = "classification" if "backbone" in made_with else "segmentation"
     values = {"site_settings": site_settings, "stage": stage, "local_epochs": local_epochs, **made_with, **settings}
     recipe = FedAvgRecipe(
@@ -114,7 +114,7 @@ def export(
     """Write the folder of a job, to be submitted to a federation of sites that have this project and FLARE installed.
 
     Args:
-        initial: weights that the first round begins with; their settings (network, modality, image size) are those of the job.
+        initial: start weights of the first round; their settings (network, modality, image size) are those of the job.
         site_settings: path, at each site, of its file with datalist, prepared_dir and output_dir; {site} in it is the site's name.
         output: folder in which the job's folder is written.
         rounds: of training and averaging.
@@ -147,7 +147,7 @@ def simulate(
     """Run server and sites on this machine in FLARE's simulator.
 
     Args:
-        initial: weights that the first round begins with; their settings are those of the job.
+        initial: start weights of the first round; their settings are those of the job.
         site_settings: path of each site's file with datalist, prepared_dir and output_dir; {site} in it is the site's name.
         output: folder for FLARE's workspace and the last average.
         sites: names, north,south for example.

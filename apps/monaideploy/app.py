@@ -24,10 +24,10 @@ RESULTS = "results"
 
 
 def preload_cuda_runtime() -> None:
-    """Load libcudart from NVIDIA's wheel, where it is: Holoscan links with it even on machines without a GPU.
+    """Load libcudart from NVIDIA's wheel, if installed: Holoscan links with it even on machines without a GPU.
 
     Without it nothing of MONAI can be imported in an environment of the Deploy SDK. A library that the loader finds by itself
-    (``LD_LIBRARY_PATH``) goes first.
+    (``LD_LIBRARY_PATH``) takes precedence.
     """
     name = "libcudart.so.13"
     try:
@@ -58,19 +58,19 @@ from scripts.studies.folders import RULES_FILE, find_studies  # noqa: E402
 from scripts.studies.table import write_studies  # noqa: E402
 
 SHIPPED = Path(radiogenomics.__file__).parent / "models"
-"""Folder of the weights that are used where no others are given."""
+"""Folder of the default weights."""
 
 
 def find_models(folder: str | Path) -> Path:
     """The folder that holds the weights: the given one, or one directly in it, as packages have it.
 
-    Where it has classifiers alone, the shipped segmenter goes with them; where none is given, it works by itself.
+    Where it has only classifiers, the shipped segmenter is used with them; without a folder, it is used alone.
 
     Args:
-        folder: what the SDK calls the model path, ``models`` in the working directory where nothing is given.
+        folder: the SDK's model path, ``models`` in the working directory where nothing is given.
 
     Raises:
-        FileNotFoundError: when a folder is given and there are no weights in it.
+        FileNotFoundError: when a given folder has no weights.
     """
     root = Path(folder)
     inner = sorted(path for path in root.iterdir() if path.is_dir()) if root.is_dir() else []
@@ -109,7 +109,7 @@ class StudySelectionOperator(Operator):
         spec.output("selection").condition(ConditionType.NONE)
 
     def compute(self, op_input: Any, op_output: Any, context: Any) -> None:
-        """Once a run."""
+        """Once per run."""
         entries = find_studies(self.folder, self.rules, self.deidentify)
         datalist = self.work / "datalist.json"
         write_json({"training": [], "validation": [], "test": entries}, datalist)
@@ -134,7 +134,7 @@ class RadiogenomicsOperator(Operator):
         spec.output("prediction").condition(ConditionType.NONE)
 
     def compute(self, op_input: Any, op_output: Any, context: Any) -> None:
-        """Once a run."""
+        """Once per run."""
         datalist = op_input.receive("selection")
         segmenter = weights.find_segmenter(None, self.models) or weights.find_segmenter(None, SHIPPED)
         settings = {"models_dir": str(self.models), "segmenter": segmenter, "num_workers": 0, **self.settings}
@@ -145,7 +145,7 @@ class RadiogenomicsOperator(Operator):
 class ResultsOperator(Operator):
     """Writes DICOM SEG and SR and the summary of each study: :mod:`scripts.dicom.output`, :mod:`scripts.report.study`.
 
-    Input ``prediction``: path of the data list that was predicted.
+    Input ``prediction``: path of the predicted data list.
     """
 
     def __init__(
@@ -159,7 +159,7 @@ class ResultsOperator(Operator):
         spec.input("prediction")
 
     def compute(self, op_input: Any, op_output: Any, context: Any) -> None:
-        """Once a run."""
+        """Once per run."""
         datalist = op_input.receive("prediction")
         entries = datalists.select(datalist=datalist)
         predicted = json.loads((self.prediction / "patients.json").read_text(encoding="utf-8"))
@@ -175,7 +175,7 @@ class RadiogenomicsApp(Application):
 
     Args:
         context: paths of input, output and models.
-        work: folder for the chosen series, links to the input; it must not be in the output, which may be sent on as it is.
+        work: folder for the chosen series, links to the input; it must not be in the output, which may be sent on unchanged.
     """
 
     def __init__(self, context: AppContext, work: Path, *args: Any, **kwargs: Any) -> None:
@@ -216,7 +216,7 @@ class RadiogenomicsApp(Application):
 
 
 def main() -> None:
-    """Run the application; mistakes of use end in one line and a status that is not 0."""
+    """Run the application; user errors end in one line and a non-zero status."""
     context = Application.init_app_context(sys.argv)
     # the engines' and the workflow's own messages say nothing to a user
     logging.getLogger("monai.bundle.workflows").setLevel(logging.ERROR)

@@ -1,4 +1,4 @@
-"""Lay the segmentation bundle into MONAI Label's app for bundles.
+"""Install the segmentation bundle in MONAI Label's bundle app.
 
 python apps/monailabel/install.py --app FOLDER [--segmenter FILE]
 """
@@ -39,15 +39,15 @@ COPIED = {
 
 
 def make_app(app: Path) -> None:
-    """Copy the app ``monaibundle`` out of the installed MONAI Label, unless it is there.
+    """Copy the app ``monaibundle`` from the installed MONAI Label, unless it exists.
 
     Raises:
-        FileExistsError: when the folder holds something else.
+        FileExistsError: when the folder has other content.
     """
     if (app / "main.py").is_file():
         return
     if app.exists() and any(app.iterdir()):
-        raise FileExistsError(f"{app} is not empty and holds no app of MONAI Label; name another folder (--app)")
+        raise FileExistsError(f"{app} is not empty and is not a MONAI Label app; name another folder (--app)")
     with tempfile.TemporaryDirectory() as folder:
         command = ["-m", "monailabel.main", "apps", "--download", "--name", "monaibundle", "--output", folder]
         subprocess.run([sys.executable, *command], check=True, stdout=subprocess.DEVNULL)
@@ -56,7 +56,7 @@ def make_app(app: Path) -> None:
 
 
 def lay_bundle(app: Path) -> Path:
-    """Write configurations and code of the bundle, anew whenever it is called; weights and runs in it stay.
+    """Write configurations and code of the bundle afresh; weights and runs in it stay.
 
     Args:
         app: folder of the app.
@@ -83,19 +83,19 @@ def lay_bundle(app: Path) -> Path:
 
 
 def lay_weights(bundle: Path, segmenter: Path | None = None, overwrite: bool = False) -> Path:
-    """Put weights where MONAI Label looks for them, or see that fitting ones are there.
+    """Put weights where MONAI Label looks for them, or check that suitable ones exist.
 
     Args:
         bundle: folder of the bundle.
-        segmenter: weights file of the project, or as the method's authors released it; None: those that are there, else the shipped ones.
-        overwrite: replace weights that are there.
+        segmenter: weights file of the project, or as released by the method's authors; None: the existing ones, else the shipped ones.
+        overwrite: replace existing weights.
 
     Returns:
         The file in the bundle.
 
     Raises:
         WeightsError: when there are none, or they are not for this network.
-        FileExistsError: when others are there and ``overwrite`` was not asked for.
+        FileExistsError: when others exist and ``overwrite`` was not given.
     """
     target = bundle / "models" / "model.pt"
     for folder in (bundle / "models", ROOT / "bundle" / "models"):
@@ -112,7 +112,7 @@ def lay_weights(bundle: Path, segmenter: Path | None = None, overwrite: bool = F
         return target
     if target.is_file() and not overwrite:
         raise FileExistsError(
-            f"{target}: there are other weights, trained with MONAI Label perhaps; leave --segmenter out to go on with them, "
+            f"{target}: it has other weights, perhaps trained with MONAI Label; omit --segmenter to continue with them, "
             "or replace them (--overwrite)"
         )
     with written_whole(target) as temporary:
@@ -140,13 +140,13 @@ def install(app: Path, segmenter: Path | None = None, overwrite: bool = False) -
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """What the bundle is laid with."""
+    """The command-line options."""
     parser.add_argument(
         "--segmenter",
         type=Path,
-        help="weights file of stage 1; without it, the weights that are there, at first the shipped ones",
+        help="weights file of stage 1; without it, the existing weights, initially the shipped ones",
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace the weights that are there by --segmenter")
+    parser.add_argument("--overwrite", action="store_true", help="replace the existing weights with --segmenter")
     parser.add_argument(
         "--app", type=Path, default=APP, help="folder of the app, with its weights (default: %(default)s)"
     )
@@ -154,7 +154,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def main() -> None:
     """The command."""
-    parser = argparse.ArgumentParser(description="Lay the segmentation bundle into MONAI Label's app for bundles.")
+    parser = argparse.ArgumentParser(description="Install the segmentation bundle in MONAI Label's bundle app.")
     arguments(parser)
     options = parser.parse_args()
     try:

@@ -31,7 +31,7 @@ def studies_of(given: str) -> str:
     if not any(file for pattern in EXTENSIONS for file in folder.glob(pattern)):
         raise FileNotFoundError(
             f"{folder}: no NIfTI file ({', '.join(EXTENSIONS)}) in this folder; MONAI Label does not look into folders below "
-            "it. Put the volumes into one folder, one file a series"
+            "it. Put the volumes into one folder, one file per series"
         )
     return str(folder)
 
@@ -41,7 +41,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Start MONAI Label with the segmentation bundle.")
     parser.add_argument("--studies", required=True, help="folder of NIfTI files, or address of a DICOMweb server")
     arguments(parser)
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen at (default: this machine alone)")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
     parser.add_argument("--port", type=int, default=8000)
     options = parser.parse_args()
     app = options.app.resolve()

@@ -1,4 +1,4 @@
-"""Training on volumes that people annotate one by one: cut into slices as they come, each annotation once."""
+"""Training on volumes annotated one by one: each annotation is cut into slices once, as it arrives."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .slice_preparation import segmentation_items
 logger = logging.getLogger(__name__)
 
 ANY_MODALITY = "any"
-"""What the modality of a volume is called that nobody named."""
+"""Modality of a volume without a named one."""
 
 
 def annotated_items(
@@ -26,7 +26,7 @@ def annotated_items(
     """Items for :func:`~scripts.preparation.prepare` of volumes, ``{"image", "label"}`` paths.
 
     Raises:
-        ValueError: when two images have the same name, by which volumes are distinguished.
+        ValueError: when two images have the same name, which distinguishes volumes.
     """
     entries: dict[str, dict[str, str]] = {}
     for volume in volumes:
@@ -46,8 +46,8 @@ class AnnotatedSlices(Dataset):
         transform: of a slice, an item of :func:`~scripts.loading.slice_items`.
         preparation: reads a volume and its label map, and saves their slices.
         prepared_dir: folder of the prepared slices.
-        configuration: what they are made with.
-        otherwise: volumes that are taken, with a warning, where those of ``data`` show no slice with enough tumour.
+        configuration: how they are made.
+        otherwise: volumes used instead, with a warning, if those of ``data`` show no slice with enough tumour.
         share: each of several processes has the slices of its share of the volumes.
     """
 
@@ -70,7 +70,7 @@ class AnnotatedSlices(Dataset):
 
         found = slices(data)
         if not found and otherwise:
-            logger.warning("no held-out volume shows tumour: scores are those of the volumes that train")
+            logger.warning("no held-out volume shows tumour: scores are of the training volumes")
             found = slices(otherwise)
         if not found:
             raise ValueError(

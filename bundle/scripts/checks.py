@@ -1,4 +1,4 @@
-"""Checks of a command's options, so that a mistyped word is refused at once. Standard library and PyYAML only."""
+"""Checks of a command's options, so that typing errors are refused at once. Standard library and PyYAML only."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ PRECISIONS = ("auto", "fp32", "bf16", "int8")
 NETWORKS = ("segmenter", "classifier")
 SUFFIXES = {"torchscript": ".ts", "onnx": ".onnx", "openvino": ".xml"}
 BRAIN_METHODS = ("auto", "deepbet", "hd-bet", "synthstrip", "never")
-"""How the brain is found in series that show the skull, beside a folder of masks."""
+"""Methods of brain extraction, besides a folder of masks."""
 GET_WEIGHTS = (
     "train your own with `radiogenomics train`, or fetch the ones that the method's authors released with "
     "`radiogenomics download` (the same as `python -m monai.bundle download_large_files --bundle_path BUNDLE`)"
 )
 SETTINGS_OF_OPTIONS = {"input": "dataset_dir", "output": "output_dir", "prepared": "prepared_dir"}
-"""The configurations' names of options that the commands call otherwise."""
+"""The configurations' names of options with another name in the commands."""
 _OPTIONS = {setting: option for option, setting in SETTINGS_OF_OPTIONS.items()}
 
 Check = Callable[[str, Any], None]
@@ -53,7 +53,7 @@ def as_values(settings: Mapping[str, Any]) -> dict[str, Any]:
     Such a text becomes an expression that gives it; :func:`as_typed` is the way back.
 
     Raises:
-        ValueError: for a mapping that MONAI would build an object of; the settings that a cross-validation hands on to its jobs
+        ValueError: for a mapping from which MONAI would build an object; the settings that a cross-validation passes to its jobs
             (``train_segmentation``, …) may have such.
     """
 
@@ -61,7 +61,7 @@ def as_values(settings: Mapping[str, Any]) -> dict[str, Any]:
         if isinstance(value, Mapping):
             if "_target_" in value and not components:
                 raise ValueError(
-                    f"{dict(value)}: found _target_, of which an object would be built, expected a value; components are replaced "
+                    f"{dict(value)}: found _target_, which would build an object, expected a value; replace components "
                     "in a configuration (`python -m monai.bundle run`)"
                 )
             return {key: escaped(one, components) for key, one in value.items()}
@@ -75,7 +75,7 @@ def as_values(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def as_typed(value: Any) -> Any:
-    """What :func:`as_values` was given; other values stay as they are."""
+    """The original of a value from :func:`as_values`; other values stay as they are."""
     if isinstance(value, dict):
         return {key: as_typed(one) for key, one in value.items()}
     if isinstance(value, list):
@@ -132,13 +132,13 @@ def some_of(known: Sequence[str]) -> Check:
 
 
 def flag(option: str, value: Any) -> None:
-    """Check that a value is True or False, as any text would count as true."""
+    """Check that a value is True or False, because any text would count as true."""
     if not isinstance(value, bool):
         raise ValueError(f"--{option} {value}: expected True or False")
 
 
 def device(option: str, value: Any) -> None:
-    """Check that a device is there; imports torch for another device than the CPU."""
+    """Check that a device exists; imports torch for devices other than the CPU."""
     match = re.fullmatch(r"(cpu|cuda|mps|xpu)(?::(\d+))?", str(value))
     if not match:
         raise ValueError(f"--{option} {value}: expected cpu, cuda, cuda:1, …")
@@ -150,7 +150,7 @@ def device(option: str, value: Any) -> None:
     there = getattr(torch, kind).device_count()
     if index >= there:
         possible = ", ".join(["cpu", *(f"{kind}:{i}" for i in range(there))])
-        raise ValueError(f"--{option} {value}: there is no such device on this machine, possible: {possible}")
+        raise ValueError(f"--{option} {value}: no such device on this machine; available: {possible}")
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -193,7 +193,7 @@ def output_file(option: str, value: Any) -> None:
 
 
 def prepared(option: str, value: Any) -> None:
-    """Check that series were prepared into a folder."""
+    """Check that a folder holds prepared series."""
     remedy = f"prepare into {value} first (`radiogenomics prepare`)"
     file("index of prepared series", remedy)(option, Path(value) / "index.json")
 
@@ -212,11 +212,11 @@ def studies(option: str, value: Any) -> None:
             f"--{option} {value}: is a file, expected a folder of studies or a zip file of them; name one series by --FLAIR FILE"
         )
     if not Path(value).exists():
-        raise ValueError(f"--{option} {value}: no such folder of studies")
+        raise ValueError(f"--{option} {value}: no such folder or zip file of studies")
 
 
 def brain(option: str, value: Any) -> None:
-    """Check that there is such a way to find the brain, or a folder of masks."""
+    """Check that a value is a method of brain extraction, or a folder of masks."""
     if value not in BRAIN_METHODS and not Path(str(value)).is_dir():
         raise ValueError(f"--{option} {value}: expected one of {', '.join(BRAIN_METHODS)}, or a folder of masks")
 
@@ -267,9 +267,9 @@ _SETTINGS: dict[str, Check] = {
     **dict.fromkeys(("prior", "threshold", "keep_rate", "signal"), number(0, 1)),
     **dict.fromkeys(("coarse_step", "learning_rate", "read_timeout"), number(0)),
 }
-"""Checks by the name of a setting; others must be of their default's kind: True or False, a number, or anything."""
+"""Checks by the name of a setting; others must have their default's type: True or False, a number, or anything."""
 _NO_SETTINGS = ("imports", "bundle_root")
-"""Ids that stand in every configuration so that it runs at all."""
+"""Ids that every configuration needs in order to run."""
 _TRAINING = {"runtime": one_of(TRAINING_RUNTIMES), "prepared_dir": prepared}
 
 
@@ -279,10 +279,10 @@ def settings(config: str, values: Mapping[str, Any], texts: Collection[str] = ()
     Args:
         config: its name.
         values: by id.
-        texts: ids whose texts are no expressions, whatever they begin with.
+        texts: ids whose texts are never expressions.
 
     Raises:
-        ValueError: for an id that is unknown or of which nothing that runs makes use, or a value that can't be meant.
+        ValueError: for an id that is unknown or that nothing in the job uses, or an invalid value.
     """
     written = _known(config)
     used = _used(written, [values.get("run", written["run"]), dict(values)])
@@ -297,10 +297,10 @@ def settings(config: str, values: Mapping[str, Any], texts: Collection[str] = ()
         checks["planes"] = one_of(PLANES) if isinstance(planes, str) else some_of(planes)  # by default all of them
     for key, value in values.items():
         if re.split("#|::", key)[0] in written.keys() - used:
-            raise ValueError(f"{config}: nothing that runs here uses {_OPTIONS.get(key, key)!r}; leave it out")
+            raise ValueError(f"{config}: nothing in this job uses {_OPTIONS.get(key, key)!r}; leave it out")
         if re.split("#|::", key)[0] in _NO_SETTINGS:
             raise ValueError(
-                f"--{key} {value}: this is no setting; change it in a configuration (`python -m monai.bundle run`)"
+                f"--{key} {value}: not a setting; change it in a configuration (`python -m monai.bundle run`)"
             )
         default = _default(config, known, key)
         if value is None or (key not in texts and str(value).startswith(("$", "@", "%"))):
@@ -317,7 +317,7 @@ def settings(config: str, values: Mapping[str, Any], texts: Collection[str] = ()
 
 
 def used(config: str, run: Sequence[str] | None = None) -> set[str]:
-    """Ids at the top of a configuration that its ``run``, or another in its place, makes use of."""
+    """Ids at the top of a configuration that its ``run``, or a replacement of it, uses."""
     written = _known(config)
     return _used(written, written["run"] if run is None else list(run))
 
@@ -371,7 +371,7 @@ def _default(config: str, known: Mapping[str, Any], key: str) -> Any:
 
 
 def _offered(known: Mapping[str, Any]) -> list[str]:
-    """The ids that a person may want to set: plain values, lists of them, and folders."""
+    """The ids that a user may set: plain values, lists of them, and folders."""
     return [
         key
         for key, value in known.items()

@@ -1,7 +1,7 @@
 """The command ``radiogenomics``: its entry point, and what all commands share on a terminal.
 
-The commands are the functions in ``commands/``, thin layers over the bundle's configurations for people who need not know of bundles;
-the same functions are the Python API (``from radiogenomics import predict``). Nothing heavy is imported before a command needs it.
+The commands are the functions in ``commands/``, thin layers over the bundle's configurations for people who do not know about
+bundles; the same functions are the Python API (``from radiogenomics import predict``). Nothing heavy is imported before a command needs it.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ GROUPS: dict[str, tuple[Callable[..., Any], ...]] = {
 COMMANDS: dict[str, Callable[..., Any]] = {command.__name__: command for group in GROUPS.values() for command in group}
 
 READER_GONE = 141
-"""Exit status where nobody reads the output any more: that of a program that SIGPIPE ended, as a shell sees it."""
+"""Exit status when the output is no longer read: that of a program ended by SIGPIPE, as a shell sees it."""
 
 __all__ = [*COMMANDS, "COMMANDS", "GROUPS", "main", "run_config"]
 
 
 def overview() -> str:
-    """What ``radiogenomics --help`` shows: all commands in groups, a line each."""
+    """The text of ``radiogenomics --help``: all commands in groups, a line each."""
     lines = [
         "radiogenomics: segments gliomas on MRI and predicts MGMT promoter methylation. Research use only, not for diagnosis.",
         "",
@@ -60,9 +60,9 @@ def overview() -> str:
 
 
 def main() -> None:
-    """Entry point of the command ``radiogenomics``; mistakes of use end in one line, not in a traceback.
+    """Entry point of the command ``radiogenomics``; user errors end in one line, not in a traceback.
 
-    It ends quietly where whoever read its output has gone (``radiogenomics --help | head -2``), as other programs do.
+    It ends quietly when its output is no longer read (``radiogenomics --help | head -2``), as other programs do.
     """
     try:
         try:
@@ -71,7 +71,7 @@ def main() -> None:
         finally:
             sys.stdout.flush()
     except BrokenPipeError:
-        with open(os.devnull, "w") as nowhere:  # where the interpreter's own flush at its end goes
+        with open(os.devnull, "w") as nowhere:  # for the interpreter's own flush at exit
             os.dup2(nowhere.fileno(), sys.stdout.fileno())
         sys.exit(READER_GONE)
 
@@ -115,13 +115,13 @@ def _main(interruption: Interruption) -> None:
         hint = ""
         if isinstance(known, ImportError) and "pip install" not in str(known):
             hint = ". Optional packages: pip install 'brats-mri-radiogenomics[demo]'"
-        # on one line, and without what steers a terminal, whatever the data are called
+        # on one line, without control characters, whatever the data's names
         message = one_line(known, None)
         sys.exit(f"{line_break()}error: {message}{hint}\n(RADIOGENOMICS_DEBUG=1 shows where)")
 
 
 def _reader_is_gone() -> bool:
-    """Whether nobody reads what is printed, not what another process was sent."""
+    """Whether standard output is closed, not another process' pipe."""
     try:
         print(flush=True)
     except BrokenPipeError:
@@ -133,7 +133,7 @@ def _reads_paths_as_typed(command: Callable[..., Any]) -> Callable[..., Any]:
     """A command whose paths Fire does not read as numbers (``1e3``), lists (``a,b``) or with a comment (``a#b``)."""
     from fire import decorators, parser
 
-    decorators.FIRE_METADATA = "_fire_metadata"  # under its own name it stands in the help as a group of commands
+    decorators.FIRE_METADATA = "_fire_metadata"  # under its own name the help lists it as a group of commands
 
     def value(text: str) -> Any:
         return text if "#" in text and text[0] not in "[{(\"'" else parser.DefaultParseValue(text)
@@ -149,12 +149,12 @@ def _reads_paths_as_typed(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _quieten() -> None:
-    """Leave out what other packages log and warn of: it helps no user."""
+    """Silence logs and warnings of other packages, which help no user."""
     warnings.simplefilter("ignore")
-    os.environ.setdefault("PYTHONWARNINGS", "ignore")  # of the processes that read ahead
+    os.environ.setdefault("PYTHONWARNINGS", "ignore")  # for loader processes
     for name in ("monai", "ignite", "torch", "nncf", "timm"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    logging.getLogger("ignite.engine").setLevel(logging.CRITICAL)  # tells each error, which is raised and told later
+    logging.getLogger("ignite.engine").setLevel(logging.CRITICAL)  # logs each error, which is raised and reported later
     chatty = (
         "monai.bundle.scripts",
         "monai.bundle.workflows",
@@ -167,13 +167,13 @@ def _quieten() -> None:
         logging.getLogger(name).addFilter(_is_error)  # they set their level themselves
     # as it does with its traceback
     logging.getLogger("monai.handlers.StatsHandler").addFilter(lambda record: not record.exc_info)
-    threading.excepthook = functools.partial(_tell_of_threads, threading.__excepthook__)
+    threading.excepthook = functools.partial(_thread_error, threading.__excepthook__)
 
 
-def _tell_of_threads(then: Callable[[Any], Any], told: Any) -> None:
+def _thread_error(then: Callable[[Any], Any], error: Any) -> None:
     """Pass over the traceback of TensorBoard's writing thread: the training ends with the same error."""
-    if not type(told.thread).__module__.startswith("tensorboard"):
-        then(told)
+    if not type(error.thread).__module__.startswith("tensorboard"):
+        then(error)
 
 
 def _is_error(record: logging.LogRecord) -> bool:
@@ -181,9 +181,9 @@ def _is_error(record: logging.LogRecord) -> bool:
 
 
 def _shown(result: Any) -> Any:
-    """What Fire prints of a command's result."""
+    """The form in which Fire prints a command's result."""
     if int(os.environ.get("RANK") or 0) > 0:
-        return None  # of several processes the first one speaks
+        return None  # only the first of several processes prints
     if isinstance(result, Mapping):
         import yaml
 

@@ -13,7 +13,7 @@ from .studies.folders import DataListError
 
 
 def check_entry(entry: Any, section: str, file: str | Path) -> None:
-    """Refuse an entry of a data list that names no patient, or of which a value can't be meant.
+    """Refuse an entry of a data list without a patient, or with an invalid value.
 
     Raises:
         DataListError: which names the file, the patient and the value.
@@ -25,7 +25,7 @@ def check_entry(entry: Any, section: str, file: str | Path) -> None:
     patient = entry["patient"]
     if not isinstance(patient, str) or not patient.strip():
         raise DataListError(
-            f"{file}: an entry of {section!r} has the patient {one_line(repr(patient))}, expected a text that is not empty, "
+            f"{file}: an entry of {section!r} has the patient {one_line(repr(patient))}, expected non-empty text, "
             '"00012" for example; give the identifier in quotes, as the folder of the study is named'
         )
     check_identifier(patient, file)
@@ -38,7 +38,7 @@ def check_entry(entry: Any, section: str, file: str | Path) -> None:
     kinds: dict[str, tuple[str, Callable[[Any], bool]]] = {
         "label": ("0 or 1", lambda value: type(value) is int and value in (0, 1)),
         "fold": ("a whole number", lambda value: type(value) is int),
-        "group": ("a text or a whole number", lambda value: type(value) in (int, str)),
+        "group": ("text or a whole number", lambda value: type(value) in (int, str)),
     }
     for key, (expected, good) in kinds.items():
         if entry.get(key) is not None and not good(entry[key]):

@@ -1,7 +1,7 @@
-"""Data lists: which patients there are, where their series lie, who trains, validates and is tested.
+"""Data lists: the patients, the paths of their series, and who is used for training, validation and testing.
 
 A data list is a JSON file in the Decathlon form, ``{"training": [...], "validation": [...], "test": [...]}``, with one entry
-a patient: ``patient`` (identifier), a path for each modality that is there (``FLAIR``, ``T1w``, ``T1wCE``, ``T2w``: a folder of
+per patient: ``patient`` (identifier), a path for each existing modality (``FLAIR``, ``T1w``, ``T1wCE``, ``T2w``: a folder of
 DICOM files or images, a NIfTI file, or a list of DICOM files), optionally ``seg`` (BraTS labels), ``label`` (MGMT 0 or 1), ``group`` (the same for the
 same person) and ``fold``. Paths are relative to ``dataset_dir``, which the file names and every configuration can override.
 """
@@ -28,7 +28,7 @@ from .studies.pseudonyms import CALLED, deidentified
 logger = logging.getLogger(__name__)
 
 EXCLUDED_PATIENTS = ("00109", "00123", "00709")
-"""Patients that the hosts of the challenge ask to leave out of training."""
+"""Patients that the challenge's organisers ask to leave out of training."""
 
 
 def build_datalist(
@@ -48,7 +48,7 @@ def build_datalist(
     stratified by label and grouped by person for Task 2.
 
     Args:
-        dataset_dir: folder of studies; a zip file's paths would not last.
+        dataset_dir: folder of studies; the paths of a zip file would not last.
         output: JSON file to write.
         labels: CSV of labels; ``train_labels.csv`` in ``dataset_dir`` by default, where there is one.
         folds: number of folds.
@@ -66,7 +66,7 @@ def build_datalist(
         _may_be_written(output, overwrite)
     root = Path(dataset_dir).resolve()
     if root.is_file():
-        raise DataListError(f"{dataset_dir}: a data list names files that stay; unpack it and give the folder")
+        raise DataListError(f"{dataset_dir}: a data list needs files that stay in place; unpack it and give the folder")
     train_dir = root / "train"
     studies = find_studies(train_dir if train_dir.is_dir() else root, rules)
     test = find_studies(root / "test", rules) if train_dir.is_dir() and (root / "test").is_dir() else []
@@ -92,7 +92,7 @@ def build_datalist(
 
 
 def _may_be_written(output: str | Path, overwrite: bool) -> None:
-    """Refuse to replace a data list unasked, and anything else in any case: it is somebody's."""
+    """Refuse to replace a data list unless asked, and any other file in any case."""
     if Path(output).exists():
         if not overwrite:
             raise DataListError(f"{output} exists; give another name or --overwrite")
@@ -100,7 +100,7 @@ def _may_be_written(output: str | Path, overwrite: bool) -> None:
 
 
 def _label(studies: Sequence[dict[str, Any]], labels_file: Path | None) -> None:
-    """Write ``group``, and ``label`` where the file has one, into each entry; the log has those without."""
+    """Write ``group``, and ``label`` where the file has one, into each entry; the log names those without."""
     values = {} if labels_file is None else read_labels(labels_file)
     label_of = lookup(values)
     for study in studies:
@@ -138,7 +138,7 @@ def _assign_folds(training: list[dict[str, Any]], folds: int, seed: int) -> None
         what = "patients of the rarer label" if stratified else "patients"
         raise DataListError(f"{smallest} {what} can't be split into {folds} folds; ask for fewer with --folds")
     if stratified:
-        # as shuffle=True does in scikit-learn from 1.8 on; before, it lost track of which label is whose
+        # as shuffle=True does in scikit-learn from 1.8 on; before, it mixed up labels
         known, numbers = np.unique(groups, return_inverse=True)
         shuffled = np.arange(len(known))
         check_random_state(seed).shuffle(shuffled)
@@ -156,10 +156,10 @@ def load_datalist(file: str | Path, dataset_dir: str | Path | None = None) -> di
 
     Args:
         file: JSON file.
-        dataset_dir: folder that the paths are relative to; the one that the file names by default, else the file's own.
+        dataset_dir: folder that the paths are relative to; by default the one given in the file, else the file's own.
 
     Raises:
-        DataListError: when the file is missing, is not a data list, or names a patient twice or by no text.
+        DataListError: when the file is missing, is not a data list, or has a patient twice or without a name.
     """
     path = Path(file)
     if not path.is_file():
@@ -167,7 +167,7 @@ def load_datalist(file: str | Path, dataset_dir: str | Path | None = None) -> di
             f"{file}: no such data list; make one with `radiogenomics datalist --input DIR --output {file}`"
         )
     try:
-        content = read_json(path, "make it anew with `radiogenomics datalist`")
+        content = read_json(path, "make it again with `radiogenomics datalist`")
     except FileError as error:
         raise DataListError(str(error)) from error
     sections = ("training", "validation", "test")
@@ -193,7 +193,7 @@ def load_datalist(file: str | Path, dataset_dir: str | Path | None = None) -> di
             datalist[section].append({**entry, **paths})
     names = Counter(entry["patient"] for section in sections for entry in datalist[section])
     doubled = [patient for patient, count in names.items() if count > 1]
-    if doubled or (doubled := same_on_disk(names)):  # the latter have one folder on some file systems
+    if doubled or (doubled := same_on_disk(names)):  # which share a folder on some file systems
         raise DataListError(f"{file}: patients named more than once: {', '.join(doubled[:10])}; keep one entry of each")
     return datalist
 
@@ -201,7 +201,7 @@ def load_datalist(file: str | Path, dataset_dir: str | Path | None = None) -> di
 def exclude(
     entries: Iterable[dict[str, Any]], patients: Iterable[str], why: str = "left out of training"
 ) -> list[dict[str, Any]]:
-    """The entries whose patient is none of ``patients`` under any identifier; says in the log who went."""
+    """The entries whose patient is not among ``patients`` under any identifier; logs who was left out."""
     persons = {person(str(patient)) for patient in patients}
     kept: list[dict[str, Any]] = []
     gone: list[dict[str, Any]] = []
@@ -229,7 +229,7 @@ def segmentation_split(
         )
         return split_fold(lists, fold)
     others = [entry["patient"] for entries in load_datalist(classification_datalist).values() for entry in entries]
-    return split_fold(lists, fold, others, "left out of stage 1, for they are patients of Task 2")
+    return split_fold(lists, fold, others, "left out of stage 1 as patients of Task 2")
 
 
 def classification_split(
@@ -238,9 +238,9 @@ def classification_split(
     fold: int = 0,
     excluded: Sequence[str] = EXCLUDED_PATIENTS,
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Training and held-out patients of stage 2, without those that the challenge's hosts ask to leave out, or others."""
+    """Training and held-out patients of stage 2, without those that the challenge's organisers ask to leave out, or others."""
     by_hosts = {str(patient) for patient in excluded} <= set(EXCLUDED_PATIENTS)
-    why = "left out of stage 2, as the hosts ask" if by_hosts else "left out of stage 2"
+    why = "left out of stage 2, as the organisers ask" if by_hosts else "left out of stage 2"
     return split_fold(load_datalist(datalist, dataset_dir), fold, excluded, why)
 
 
@@ -272,7 +272,7 @@ def split_fold(
     shared = {_group(entry) for entry in training} & {_group(entry) for entry in held_out}
     if shared:
         raise DataListError(
-            f"the same persons would train and be held out: {some(sorted(shared))}; rebuild the data list"
+            f"the same persons would be in training and held out: {some(sorted(shared))}; rebuild the data list"
         )
     logger.info("fold %s: %d patients train, %d are held out", fold, len(training), len(held_out))
     return training, held_out
@@ -288,7 +288,7 @@ def select(
     patient: str | None = None,
     deidentify: bool = False,
 ) -> list[dict[str, Any]]:
-    """The patients that a job is asked for.
+    """The patients requested from a job.
 
     Args:
         dataset_dir: folder or zip file of studies; with a data list, the folder that its paths are relative to.
@@ -297,11 +297,11 @@ def select(
         labels: CSV with labels for patients whose entries have none.
         rules: file of rules for DICOM series; the bundle's by default.
         named: series of one patient by modality, see :func:`~scripts.studies.folders.find_studies`.
-        patient: what that patient is called.
+        patient: that patient's name.
         deidentify: give patients pseudonyms (:mod:`scripts.studies.pseudonyms`).
 
     Raises:
-        DataListError: when nothing is named, or nobody is left.
+        DataListError: when no input is given, or nobody is left.
     """
     given = {name: value for name, value in (named or {}).items() if value is not None}
     if datalist is not None:
@@ -338,12 +338,12 @@ def _load(datalist: str | Path, dataset_dir: str | Path | None, deidentify: bool
         if not deidentify or not Path(datalist).is_file():
             raise
         raise DataListError(
-            "the data list can't be used; the reason may name patients, which --deidentify leaves out: the same command without it tells it"
+            "the data list can't be used; the reason may name patients, which --deidentify leaves out: the same command without it shows it"
         ) from None
 
 
 def identifiers(entries: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Who the entries are, whatever pseudonyms they have."""
+    """The real names of the entries, whatever their pseudonyms."""
     return [entry.get(CALLED, entry["patient"]) for entry in entries]
 
 
@@ -365,7 +365,7 @@ def held_out(
     """The patients to evaluate stage 2 on: those of a fold, or of a section of the data list."""
     if section is None:
         return classification_split(datalist, dataset_dir, fold, excluded)[1]
-    return exclude(select(dataset_dir, datalist, section, labels), excluded, "left out, as the hosts ask")
+    return exclude(select(dataset_dir, datalist, section, labels), excluded, "left out, as the organisers ask")
 
 
 def _group(entry: Mapping[str, Any]) -> str:

@@ -1,6 +1,6 @@
-"""The demo: all that the bundle does, on a phantom cohort, in a few minutes on a CPU.
+"""The demo: everything the bundle does, on a phantom cohort, in a few minutes on a CPU.
 
-It runs the configurations that a person would run, with smaller networks and images. Stage 1 starts from the shipped weights,
+It runs the configurations that a user would run, with smaller networks and images. Stage 1 starts from the shipped weights,
 stage 2 from random ones.
 """
 
@@ -35,14 +35,14 @@ MRI_TYPES = ["FLAIR", "T1wCE"]
 """Modalities that are classified; the made-up signal shows in both."""
 
 OTHERS = {"namesakes": True}
-"""Phantoms have names like those of the patients that the shipped weights were trained on, and are others."""
+"""Phantoms share names with patients that the shipped weights were trained on, but are not those patients."""
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "phantom": {
         "segmentation_patients": 36,
         "classification_patients": 30,
         "test_patients": 30,
-        "overlap": 2,  # two persons are in both tasks, so that leaving them out of stage 1 is seen
+        "overlap": 2,  # two persons are in both tasks, to show that stage 1 leaves them out
         "spacing": 3.0,  # mm
         "shape": [68, 68, 52],  # just large enough for a head
         "slice_thickness": 4.0,
@@ -51,7 +51,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "train_segmentation": {
         "image_size": 128,
         "learning_rate": 0.003,
-        "lr_scheduler": {  # so that few epochs end at a small learning rate
+        "lr_scheduler": {  # so that a few epochs end at a small learning rate
             "_target_": "torch.optim.lr_scheduler.CosineAnnealingLR",
             "optimizer": "@optimizer",
             "T_max": "@max_epochs",
@@ -61,7 +61,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "warmup_epochs": 0,
     },
     "evaluate_segmentation": OTHERS,
-    "prepare_classification": {**OTHERS, "zoom": 1.0},  # training sees whole slices, so the other steps do too
+    "prepare_classification": {**OTHERS, "zoom": 1.0},  # as training sees whole slices
     "train_classification": {
         "backbone": "resnet10t",
         "hidden_size": 32,
@@ -70,7 +70,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "stride": 6,
         "zoom": 1.0,
         "init": "none",
-        "score": "-log_loss",  # the AUC of so few patients soon reaches 1 and no longer tells epochs apart
+        "score": "-log_loss",  # the AUC of so few patients soon reaches 1 and no longer distinguishes epochs
         "learning_rate": 0.0005,
         "max_epochs": 8,
         "warmup_epochs": 0,
@@ -84,7 +84,7 @@ START = BUNDLE_ROOT / "models" / OWN_SEGMENTER
 """Weights that stage 1 starts from."""
 
 WORKERS = 1  # with one thread for the network, both of two cores are busy and neither waits for the other
-EXPLAINED = 6  # series: enough to see what it looks like
+EXPLAINED = 6  # series: enough for an impression
 STATE_FILE = "demo_state.json"
 METRICS_FILE = "metrics.json"
 PREDICTION = "prediction"
@@ -106,7 +106,7 @@ def run(output: str | Path, signal: float, overwrite: bool) -> Path:
         overwrite: replace the demo that is in ``output``; other folders are never replaced.
 
     Raises:
-        FileExistsError: ``output`` holds a demo that is finished or has another signal, or something else.
+        FileExistsError: ``output`` holds a finished demo, one with another signal, or other files.
         WeightsError: the shipped weights are missing.
     """
     folder = Path(output)
@@ -161,7 +161,7 @@ def _start(folder: Path, signal: float, overwrite: bool) -> dict[str, Any]:
 
 
 def _remove(folder: Path) -> None:
-    """Remove a demo; what others put beside its parts stays."""
+    """Remove a demo; foreign files in it stay."""
     for name in PARTS:
         part = folder / name
         if part.is_dir():
@@ -232,12 +232,12 @@ def _steps(folder: Path, signal: float) -> dict[str, Callable[[], Any]]:
 
 
 def _job(config: str, **values: Any) -> None:
-    """Run a configuration with the demo's values of it and these."""
+    """Run a configuration with the demo's values and these."""
     run_config(config, **{**SETTINGS[config], **as_values(values)})
 
 
 def summarise(folder: Path, state: dict[str, Any]) -> dict[str, Any]:
-    """The figures of a finished demo: Dice of held-out patients, AUC of test patients by two ways, and the seconds in its ``state``.
+    """The figures of a finished demo: Dice of held-out patients, AUC of test patients in two ways, and the seconds in its ``state``.
 
     The seconds of a step that was interrupted are those of its last attempt.
     """
@@ -245,7 +245,7 @@ def summarise(folder: Path, state: dict[str, Any]) -> dict[str, Any]:
     classification = read_object(folder / "evaluation_classification" / METRICS_FILE)
     labels = read_labels(folder / "phantom" / "task2" / "test_labels.csv")
     submitted = read_csv(folder / PREDICTION / "submission.csv")
-    truth = [labels[row["BraTS21ID"]] for row in submitted]  # both name them as the phantom does
+    truth = [labels[row["BraTS21ID"]] for row in submitted]  # both use the phantom's names
     chance = [float(row["MGMT_value"]) for row in submitted]
     return {
         "note": f"Phantom data: synthetic, no biological meaning. {RESEARCH_ONLY}",
@@ -267,7 +267,7 @@ def summarise(folder: Path, state: dict[str, Any]) -> dict[str, Any]:
 
 
 def _report(folder: Path, metrics: dict[str, Any]) -> str:
-    """What the demo found, and where everything is."""
+    """The demo's results, and the places of its files."""
     overlap, submission = metrics["segmentation"], metrics["submission"]
     low, high = submission["auc_95"]
     without = ", not counting interrupted attempts" if metrics["interrupted"] else ""

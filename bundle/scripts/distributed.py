@@ -1,6 +1,6 @@
 """Many processes, on one machine or on several, which ``torchrun`` starts and ``configs/distributed.yaml`` joins.
 
-Data go from one to another through the file system alone; besides gradients and scores they exchange only who is done and what
+Data are exchanged only through the file system; besides gradients and scores the processes exchange only who is done and what
 failed. With one process nothing here does anything.
 """
 
@@ -39,10 +39,10 @@ TIMEOUT = timedelta(days=30)
 
 
 def alone(shared: bool = True) -> int:
-    """The number of processes of a job that ``configs/distributed.yaml`` is not laid over: 1.
+    """The number of processes of a job without ``configs/distributed.yaml``: 1.
 
     Args:
-        shared: the job could be shared between several.
+        shared: whether the job could be shared between several.
 
     Raises:
         ValueError: when several were started, which would all write into the same files.
@@ -52,18 +52,18 @@ def alone(shared: bool = True) -> int:
         reason = (
             "configs/distributed.yaml is not laid over this job: --config_file \"['…/JOB.yaml','…/distributed.yaml']\""
             if shared
-            else "this job is for one: start it without torchrun"
+            else "this job runs in one process: start it without torchrun"
         )
         raise ValueError(f"{count} processes were started (WORLD_SIZE), but {reason}")
     return 1
 
 
 def join(device: torch.device | str) -> int:
-    """Join the processes that ``torchrun`` started, over nccl for GPUs or gloo, and count them; all but the first fall silent."""
+    """Join the processes that ``torchrun`` started, over nccl for GPUs or gloo, and count them; only the first keeps logging."""
     if not dist.is_initialized():
         gpu = torch.device(device).type == "cuda"
         if gpu:
-            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))  # which plain "cuda" then means
+            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))  # the meaning of plain "cuda" from now on
         store, rank, count = next(dist.rendezvous("env://"))
         if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
             # torchrun keeps its store when it starts processes again, and the addresses of those that died are still in it
@@ -81,17 +81,17 @@ def join(device: torch.device | str) -> int:
 
 
 def device() -> torch.device:
-    """A GPU of its own for each process of a machine, or the CPU."""
+    """One GPU per process of a machine, or the CPU."""
     return torch.device(f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu")
 
 
 def is_first() -> bool:
-    """Whether this process writes what there is one of: weights, tables, indices, curves, logs."""
+    """Whether this process writes shared files: weights, tables, indices, curves, logs."""
     return idist.get_rank() == 0
 
 
 def launch() -> str | None:
-    """A name of what ``torchrun`` started, the same in all its attempts; None without torchrun."""
+    """A name for the launch by ``torchrun``, the same in all its attempts; None without torchrun."""
     # all else that torchrun gives its processes is the same in every launch
     file = os.environ.get("TORCHELASTIC_ERROR_FILE")
     return hashlib.sha256(str(Path(file).parents[2]).encode()).hexdigest()[:16] if file else None
@@ -111,7 +111,7 @@ def gather(value: T) -> list[T]:
 
 
 def by_first(function: Callable[P, T]) -> Callable[P, T]:
-    """Decorator of a function that the first process alone runs; all must call it, and get what it returns or raises."""
+    """Decorator of a function that only the first process runs; all must call it, and get its result or error."""
 
     @functools.wraps(function)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> T:
@@ -136,7 +136,7 @@ def by_first(function: Callable[P, T]) -> Callable[P, T]:
 
 
 def share(items: Sequence[T], by: str | None = None) -> list[T]:
-    """This process's share of a list that all have; every item is in exactly one, and items with the same value of key ``by`` in the same."""
+    """This process's share of a list that all have; every item is in exactly one share, and items with the same value of key ``by`` in the same one."""
     rank, count = idist.get_rank(), idist.get_world_size()
     if by is None:
         return list(items[rank::count])
@@ -163,7 +163,7 @@ def epoch_length(loader: Sized) -> int:
 
 
 def parallel(network: nn.Module) -> nn.Module:
-    """The network for the trainer, with gradients that are averaged over the processes; all else keeps the network itself.
+    """The network for the trainer, with gradients averaged over the processes; everything else keeps the network itself.
 
     Batch normalisation of the whole batch exists for GPUs only (``torch.nn.SyncBatchNorm``): on CPUs each process normalises by
     its own batch.

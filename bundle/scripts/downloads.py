@@ -1,4 +1,4 @@
-"""Files from elsewhere: fetched over HTTPS alone, whole or not at all, and tried before they count; and the checksums of what is shipped."""
+"""Downloads: over HTTPS only, whole or not at all, and tested before use; and the checksums of shipped files."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ _BLOCK, _ATTEMPTS, _PATIENCE = 1 << 20, 5, 60  # bytes, tries, seconds
 
 
 class DownloadError(UserError, OSError):
-    """A file that can't be fetched, or is not what it should be."""
+    """A file that can't be fetched, or has unexpected content."""
 
 
 def shipped(models: str | Path) -> dict[str, str]:
-    """Of each shipped file whether it is there as it was published: ``as published``, ``another file`` or ``missing``."""
+    """For each shipped file whether it is present as published: ``as published``, ``another file`` or ``missing``."""
     found = {}
     for name, known in SHIPPED.items():
         file = Path(models) / name
@@ -44,10 +44,10 @@ def shipped(models: str | Path) -> dict[str, str]:
 
 
 def download_all(bundle: str | Path) -> list[Path]:
-    """Fetch all files of ``large_files.yml`` that are not there, and try each of them; the files.
+    """Fetch all missing files of ``large_files.yml``, and test each; returns the files.
 
     Raises:
-        DownloadError: when one can't be fetched, has another checksum than the list says, or is no file of weights.
+        DownloadError: when one can't be fetched, differs from its checksum in the list, or is not a weights file.
     """
     listed = parse_yaml((Path(bundle) / "large_files.yml").read_text(encoding="utf-8"))["large_files"]
     return [_download(entry, inside(bundle, entry["path"])) for entry in listed]
@@ -59,7 +59,7 @@ def _download(entry: Mapping[str, Any], file: Path) -> Path:
         raise DownloadError(f"{entry['path']}: large_files.yml gives a checksum of another kind, expected sha256")
     if file.is_file():
         if expected and sha256(file) != expected:
-            raise DownloadError(f"{file}: has another SHA-256 than large_files.yml says; remove it, and download again")
+            raise DownloadError(f"{file}: its SHA-256 differs from large_files.yml; remove it, and download again")
         logger.info("%s is there", file)
         return file
     if urlsplit(entry["url"]).netloc == "drive.google.com":
@@ -72,16 +72,14 @@ def _download(entry: Mapping[str, Any], file: Path) -> Path:
         read_weights(file)
     except WeightsError as error:
         file.unlink()
-        raise DownloadError(
-            f"{entry['url']}: what was fetched is no file of weights, and was removed: {error}"
-        ) from error
-    note = "as large_files.yml says" if expected else "its makers published no checksum; note this one"
+        raise DownloadError(f"{entry['url']}: the download is not a weights file, and was removed: {error}") from error
+    note = "as large_files.yml says" if expected else "its authors published no checksum; note this one"
     logger.info("%s: SHA-256 %s (%s)", file, sha256(file), note)
     return file
 
 
 def fetch(url: str, file: str | Path, expected: str | None = None, largest: int = LARGEST) -> Path:
-    """Fetch one file, whole or not at all; what an interrupted attempt left is continued, if it is still the same file.
+    """Fetch one file, whole or not at all; an interrupted attempt is continued, if the file is still the same.
 
     Args:
         url: ``https://…``; plain HTTP of this machine itself.
@@ -90,8 +88,8 @@ def fetch(url: str, file: str | Path, expected: str | None = None, largest: int 
         largest: bytes at most.
 
     Raises:
-        DownloadError: for another kind of address, also when one leads there; when the connection breaks again and again, the file is too
-            large, or its checksum another.
+        DownloadError: for another kind of address, also after a redirect; when the connection breaks repeatedly, the file is too large,
+            or its checksum differs.
     """
     _check(url, url)
     target = Path(file)
@@ -120,7 +118,7 @@ def fetch(url: str, file: str | Path, expected: str | None = None, largest: int 
     if expected and digest != expected:
         _forget(part)
         raise DownloadError(
-            f"{url}: found SHA-256 {digest}, expected {expected}: another file than it was; nothing was kept"
+            f"{url}: found SHA-256 {digest}, expected {expected}: the file has changed; nothing was kept"
         )
     os.replace(part, target)
     _forget(part)
@@ -128,7 +126,7 @@ def fetch(url: str, file: str | Path, expected: str | None = None, largest: int 
 
 
 def _check(url: str, asked: str) -> None:
-    """Refuse what is not encrypted on its way, unless it does not leave this machine."""
+    """Refuse unencrypted transfers, except within this machine."""
     parts = urlsplit(url)
     if parts.scheme == "https" and parts.hostname:
         return
@@ -139,7 +137,7 @@ def _check(url: str, asked: str) -> None:
         pass
     way = "" if url == asked else f" leads to {url}, which"
     raise DownloadError(
-        f"{asked}:{way} is no address that begins with https://, expected one, as others could change what comes over it"
+        f"{asked}:{way} is not an https:// address, expected one, because others could alter the download"
     )
 
 
@@ -150,7 +148,7 @@ class _Checked(urllib.request.HTTPRedirectHandler):
 
 
 def _continue(url: str, part: Path, largest: int) -> bool:
-    """Fetch what is lacking of a file; whether it is complete."""
+    """Fetch the missing part of a file; returns whether it is complete."""
     known = _read_note(part)
     have = part.stat().st_size if known and part.is_file() else 0
     headers = {"User-Agent": "radiogenomics"}
@@ -161,7 +159,7 @@ def _continue(url: str, part: Path, largest: int) -> bool:
             urllib.request.Request(url, headers=headers), timeout=_PATIENCE
         )
     except urllib.error.HTTPError as error:
-        if error.code == 416 and have:  # the part is longer than the file
+        if error.code == 416 and have:  # the partial file is longer than the file
             _forget(part)
             return False
         raise

@@ -1,4 +1,4 @@
-"""Where the bundle lies, the packages that results depend on, and their versions here. Standard library only."""
+"""The bundle's location, the packages that results depend on, and their installed versions. Standard library only."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ BUNDLE_ROOT = Path(__file__).resolve().parents[1]
 """Folder of ``configs``, ``docs``, ``models`` and ``scripts``."""
 
 _NO_STATISTICS = {
-    "ORT_DISABLE_TELEMETRY": "1",  # ONNX Runtime's official builds send events to their maker, under an identifier that they keep
+    "ORT_DISABLE_TELEMETRY": "1",  # ONNX Runtime's official builds send events to the vendor, under a stored identifier
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "DO_NOT_TRACK": "true",
 }
-"""Of other packages, which read these before they report how they are used; whoever has set one has decided."""
+"""Telemetry switches of other packages; values already set are kept."""
 
 
 def without_statistics() -> None:
-    """Keep packages that are imported from now on from sending statistics of use. OpenVINO's are left out where it is imported."""
+    """Keep packages imported from now on from sending usage statistics. OpenVINO's are switched off where it is imported."""
     for name, value in _NO_STATISTICS.items():
         os.environ.setdefault(name, value)
 
@@ -39,7 +39,7 @@ LAID_OVER = {
     "train_baseline": "train_classification",
     "evaluate_baseline": "evaluate_classification",
 }
-"""Configurations that hold what differs from another one, by name, and that one."""
+"""Configurations that hold only the changes to another one, by name, and that one."""
 
 NEEDED = (
     "brats-mri-radiogenomics", "monai", "torch", "timm", "segmentation-models-pytorch", "pytorch-ignite", "numpy", "nibabel",
@@ -74,6 +74,6 @@ def installed(package: str) -> str | None:
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of all those packages that are there."""
+    """Versions of Python and of all of these packages that are installed."""
     found = {"python": platform.python_version()}
     return found | {package: one for package in (*NEEDED, *OPTIONAL) if (one := installed(package)) is not None}

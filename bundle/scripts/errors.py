@@ -1,4 +1,4 @@
-"""The error that a person can mend, and names in its message. Standard library only."""
+"""The error that a user can correct, and lists of names in its message. Standard library only."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 
 class UserError(ValueError):
-    """A mistake in what a job was given, or what it found; the message says what, what was expected, and the remedy.
+    """An error in a job's input; the message gives what was found, what was expected, and the remedy.
 
     The command line prints the message without a traceback.
     """

@@ -1,7 +1,7 @@
-"""Trained networks as files that other programs run: TorchScript, ONNX, and OpenVINO's intermediate representation.
+"""Trained networks as files for other programs: TorchScript, ONNX, and OpenVINO's intermediate representation.
 
 Each is compared with its network before it is kept, takes any number of images or sequences at once, and carries the metadata of
-the bundle with the shapes of its own tensors. Research use only, as the metadata say.
+the bundle with the shapes of its own tensors. Research use only, as the metadata state.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ EXTRAS = {"onnx": ("export", ("onnx", "onnxruntime")), "openvino": ("openvino", 
 TOLERANCE = 1e-4
 """Greatest difference from the network, relative to the greatest value of its answer."""
 _CONFIGS = BUNDLE_ROOT / "configs"
-_NETWORKS = {  # configuration and key of the metadata that describe a network; those of the bundle of stage 1 alone come last
+_NETWORKS = {  # configuration and key of the metadata that describe a network; those of the stage-1 bundle come last
     "segmenter": (("inference_segmentation", "inference"), ("segmentation_data_format", "network_data_format")),
     "classifier": (("inference",), ("network_data_format",)),
 }
 
 
 class ExportError(UserError):
-    """An exported file that answers otherwise than the network it was made from."""
+    """An exported file that disagrees with its network."""
 
 
 def export(what: str, format: str, weights_file: str | Path, output: str | Path, overwrite: bool = False) -> Path:
@@ -55,21 +55,21 @@ def export(what: str, format: str, weights_file: str | Path, output: str | Path,
 
     The network's input is ``image``, normalised: ``(B, 3, S, S)`` slices for the segmenter, ``(B, N, 3, S, S)`` sequences for the
     classifier. Its output ``pred`` are logits: ``(B, 2, S, S)`` of WT and ET, ``(B, 1)`` of methylation. ``B`` is free; ``N`` and ``S``
-    are those of the weights file (TorchScript takes any ``S`` that the network takes).
+    are those of the weights file (TorchScript takes any ``S`` that the network accepts).
 
     Args:
         what: ``segmenter`` or ``classifier``.
         format: ``torchscript``, ``onnx``, or ``openvino``.
-        weights_file: as training writes them, or as they were released.
+        weights_file: from training, or released.
         output: file with suffix ``.ts`` (or ``.pt``), ``.onnx``, or ``.xml`` (beside a ``.bin``).
         overwrite: replace an existing file.
 
     Raises:
         ValueError: for another network, format or suffix.
-        FileExistsError: when the file is there and is not to be replaced.
+        FileExistsError: when the file exists and is not to be replaced.
         ImportError: when a package is missing, with the extra that brings it.
-        WeightsError: when the weights are not those of such a network.
-        ExportError: when the file does not answer as the network does.
+        WeightsError: when the weights do not belong to such a network.
+        ExportError: when the file disagrees with the network.
     """
     for name, value, known in (("what", what, _NETWORKS), ("format", format, SUFFIXES)):
         if value not in known:
@@ -81,7 +81,7 @@ def export(what: str, format: str, weights_file: str | Path, output: str | Path,
     written = [file, *([file.with_suffix(".bin")] if format == "openvino" else [])]
     for one in written:
         if one.exists() and not overwrite:
-            raise FileExistsError(f"{one} is there already; name another file, or add --overwrite to replace it")
+            raise FileExistsError(f"{one} already exists; name another file, or add --overwrite to replace it")
     extra, packages = EXTRAS.get(format, ("", ()))
     missing = [package for package in packages if find_spec(package) is None]
     if missing:
@@ -91,18 +91,18 @@ def export(what: str, format: str, weights_file: str | Path, output: str | Path,
     network, shape = read_network(what, weights_file)
     meta, example = _described(what, shape), torch.rand(1, *shape)
     with torch.no_grad(), warnings.catch_warnings():
-        # tracing says that shapes became constants, and torch that it has another exporter
+        # tracing warns that shapes became constants, and torch of its newer exporter
         warnings.simplefilter("ignore")
         if format == "torchscript":
             _write_torchscript(what, weights_file, network, example, file, meta)
         else:
             (_write_onnx if format == "onnx" else _write_openvino)(network, example, file, meta)
-    logger.info("%s written, the same as the network to %g; research use only, not for diagnosis", file, TOLERANCE)
+    logger.info("%s written, equal to the network within %g; research use only, not for diagnosis", file, TOLERANCE)
     return file
 
 
 def network_of(what: str, settings: Mapping[str, Any]) -> nn.Module:
-    """A ``segmenter`` or ``classifier`` without its weights, by all that a weights file says of it."""
+    """A ``segmenter`` or ``classifier`` without its weights, from the settings in a weights file."""
     return build_classifier(settings) if what == "classifier" else build_segmenter(settings)
 
 
@@ -121,7 +121,7 @@ def describe(what: str, weights_file: str | Path) -> str:
     """What a weights file of a ``segmenter`` or ``classifier`` is, once its network is built and its weights are loaded.
 
     Raises:
-        WeightsError: when the weights are not those of such a network.
+        WeightsError: when the weights do not belong to such a network.
     """
     settings = model_files.describe(weights_file).settings
     try:
@@ -201,7 +201,7 @@ def _write_openvino(network: nn.Module, example: torch.Tensor, file: Path, meta:
     openvino = import_openvino()
     folded = fold_constants(network)
     with contextlib.redirect_stdout(sys.stderr):
-        # as a function, for OpenVINO can't take a traced module with further compiled methods, as the classifier's
+        # as a function, because OpenVINO can't take a traced module with further compiled methods, as the classifier's
         traced = torch.jit.trace(lambda images: folded(images), example)
         model = openvino.convert_model(traced, example_input=example, input=[-1, *example.shape[1:]])
     model.inputs[0].get_tensor().set_names({"image"})

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, so that an interruption leaves no half of one. Standard library only."""
+"""Files written whole or not at all, so that an interruption leaves no partial file. Standard library only."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from typing import Any
 from .errors import UserError
 
 RESEARCH_ONLY = "Research use only. Not for diagnosis."
-"""What every table, page and mask says; in the header of a NIfTI file, ``descrip``, it tells our masks from images."""
+"""The note in every table, page and mask; in the header of a NIfTI file, ``descrip``, it distinguishes our masks from images."""
 
 _GO_ON = "then start the same command again"
 _IN_THE_WAY = {
@@ -28,14 +28,14 @@ _IN_THE_WAY = {
     errno.EACCES: f"no permission to write; ask for it, {_GO_ON}, or name another folder",
     errno.EPERM: f"no permission to write; ask for it, {_GO_ON}, or name another folder",
 }
-# what libraries say that keep no errno: HDF5; torch.save; numpy.save
-_TOLD = re.compile(
+# messages of libraries that keep no errno: HDF5; torch.save; numpy.save
+_ERROR_NUMBER = re.compile(
     r"errno = (\d+)|\[Errno (\d+)\]|(PytorchStreamWriter failed writing|unexpected pos \d+ vs|\d+ requested and \d+ written)"
 )
 
 
 class WriteError(UserError):
-    """A folder that can't be written to: its disk is full or read-only, or there is no permission. No fault of the data."""
+    """A folder that can't be written to: its disk is full or read-only, or there is no permission. Not a fault of the data."""
 
     def __init__(self, message: str) -> None:
         # a loader hands on what its worker raised as the text of a traceback
@@ -43,23 +43,23 @@ class WriteError(UserError):
 
 
 def write_error(error: BaseException, folder: str | Path, file: Path | None = None) -> WriteError | None:
-    """The error that tells a person why a folder can't be written to; None where ``error`` has another reason.
+    """The error that says why a folder can't be written to; None where ``error`` has another reason.
 
     Args:
         error: of writing something, or one that was raised from it.
         folder: that is named.
-        file: that was written; without it, lacking permission counts only for files in the folder, as for reading it is another matter.
+        file: that was written; without it, missing permission counts only for files in the folder, because reading is another matter.
     """
     one: BaseException | None = error
     seen: set[int] = set()
-    while one is not None and id(one) not in seen:  # causes and contexts may go round in a circle
+    while one is not None and id(one) not in seen:  # causes and contexts may be circular
         seen.add(id(one))
         if isinstance(one, WriteError):
             return one
         number = one.errno if isinstance(one, OSError) else None
-        told = _TOLD.search(str(one)) if number is None and isinstance(one, (OSError, RuntimeError)) else None
-        if told:
-            number = errno.ENOSPC if told[3] else int(told[1] or told[2])
+        match = _ERROR_NUMBER.search(str(one)) if number is None and isinstance(one, (OSError, RuntimeError)) else None
+        if match:
+            number = errno.ENOSPC if match[3] else int(match[1] or match[2])
         named = getattr(one, "filename", None)
         named = Path(os.fsdecode(named)) if isinstance(named, (str, bytes, os.PathLike)) else None
         if number in (errno.EACCES, errno.EPERM) and not (file and named in (None, file)):
@@ -74,8 +74,8 @@ def write_error(error: BaseException, folder: str | Path, file: Path | None = No
 def written_whole(path: str | Path) -> Iterator[Path]:
     """A path to write to in place of ``path``, which the written file replaces at the end of the block; folders are made.
 
-    It is a hidden file beside ``path`` that ends with its name, as some writers go by the suffix, and holds this machine's name and
-    the number of this process, as several may write the same file. When the block fails it is removed, and what was at ``path``
+    It is a hidden file beside ``path`` that ends with its name, because some writers depend on the suffix, and holds this machine's name and
+    the number of this process, because several may write the same file. When the block fails it is removed, and what was at ``path``
     stays; :func:`remove_leftovers` removes those of killed processes.
 
     Raises:
@@ -123,7 +123,7 @@ def folder_written_whole(path: str | Path) -> Iterator[Path]:
 
 
 def remove_leftovers(folder: str | Path) -> None:
-    """Remove what processes of this machine were writing in a folder, or below it, when they were killed."""
+    """Remove partial files that killed processes of this machine left in or below a folder."""
     made_here = re.compile(rf"\.{re.escape(platform.node())}\.(\d{{1,9}})\..+")
     for place, _, names in os.walk(folder):
         for name in names:
@@ -134,10 +134,10 @@ def remove_leftovers(folder: str | Path) -> None:
 
 
 def is_dead(process: int) -> bool:
-    """Whether no process of this machine has that number; False where there is no harmless way to ask."""
+    """Whether no process of this machine has that number; False where this can't be tested safely."""
     try:
         if os.name == "posix":
-            os.kill(process, 0)  # sends nothing; a PermissionError: it is somebody else's
+            os.kill(process, 0)  # sends nothing; a PermissionError: another user's process
     except OSError as error:
         return isinstance(error, ProcessLookupError)
     return False
@@ -155,23 +155,23 @@ def is_path(value: Any) -> bool:
 
 
 class FileError(UserError):
-    """A file that can't be read as what it should be."""
+    """A file without the expected content."""
 
 
 def read_json(file: str | Path, remedy: str) -> Any:
-    """What a JSON file holds.
+    """The content of a JSON file.
 
     Args:
         file: the file, in UTF-8.
-        remedy: what to do where it can't be read, the end of the message.
+        remedy: the end of the message if it can't be read.
 
     Raises:
-        FileError: when it can't be read, or is no JSON: numbers of thousands of digits, or lists in lists by the thousand, among it.
+        FileError: when it can't be read, or is not JSON; that includes numbers of thousands of digits and lists nested by the thousand.
     """
     try:
         return json.loads(Path(file).read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
-        raise FileError(f"{file}: not JSON that can be read ({one_line(error)}); {remedy}") from error
+        raise FileError(f"{file}: not readable JSON ({one_line(error)}); {remedy}") from error
 
 
 def read_note(file: str | Path) -> dict[str, Any]:
@@ -195,19 +195,19 @@ def write_json(content: Any, file: str | Path) -> None:
         temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
-# Text that a spreadsheet would run, of which OWASP warns; a negative number that was written as text is none.
+# Text that a spreadsheet would run, as OWASP warns; negative numbers written as text are excepted.
 _FORMULA = re.compile(r"(?!-(\d+\.?\d*(e[+-]?\d+)?|inf)$)'*[=+\-@\t\r]")
 
 
 DEEPEST = 100
-"""Lists and mappings in each other that a YAML file may have."""
+"""Deepest nesting of lists and mappings in a YAML file."""
 
 
 def parse_yaml(text: str) -> Any:
     """Plain values written in YAML, by libyaml where PyYAML has it, which takes a seventh of the time.
 
     Raises:
-        yaml.YAMLError: what is written is no YAML, holds more than plain values, or lists in lists by the hundred.
+        yaml.YAMLError: when the text is not YAML, holds more than plain values, or is nested by the hundred.
     """
     import yaml
 
@@ -215,18 +215,18 @@ def parse_yaml(text: str) -> Any:
     depth = 0
     for event in yaml.parse(text, Loader=loader):
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-        if depth > DEEPEST:  # of which PyYAML before 6.0.4 lets the process die
-            raise yaml.YAMLError(f"more than {DEEPEST} lists or mappings in each other")
+        if depth > DEEPEST:  # PyYAML before 6.0.4 lets the process die of it
+            raise yaml.YAMLError(f"lists or mappings nested deeper than {DEEPEST}")
     return yaml.load(text, Loader=loader)
 
 
 def is_formula(text: Any) -> bool:
-    """Whether a spreadsheet would run what a cell holds, ``=1+1`` or ``@name``, instead of showing it."""
+    """Whether a spreadsheet would run a cell's text, ``=1+1`` or ``@name``, instead of showing it."""
     return isinstance(text, str) and not text.startswith("'") and _FORMULA.match(text) is not None
 
 
 def escaped(text: str) -> str:
-    """A text on one line, in which what steers a terminal, or turns the direction of writing, stands as ``\\n``, ``\\x1b``, ``\\u202e``."""
+    """A text on one line, in which control characters and those that change the writing direction appear as ``\\n``, ``\\x1b``, ``\\u202e``."""
     return "".join(
         sign.encode("unicode_escape").decode() if unicodedata.category(sign) in ("Cc", "Cf", "Cs", "Zl", "Zp") else sign
         for sign in text
@@ -234,17 +234,17 @@ def escaped(text: str) -> str:
 
 
 def _shielded(cell: Any) -> Any:
-    """A cell that a spreadsheet shows as it is: an apostrophe before what it would run, and before such apostrophes."""
+    """A cell that a spreadsheet shows unchanged: an apostrophe before text it would run, and before such apostrophes."""
     return f"'{cell}" if isinstance(cell, str) and _FORMULA.match(cell) else cell
 
 
 def _restored(cell: Any) -> Any:
-    """What :func:`_shielded` was given."""
+    """The inverse of :func:`_shielded`."""
     return cell[1:] if isinstance(cell, str) and cell.startswith("'") and _FORMULA.match(cell) else cell
 
 
 def read_csv(file: str | Path) -> list[dict[str, str]]:
-    """Rows of a CSV as :func:`write_csv` was given them."""
+    """Rows of a CSV as given to :func:`write_csv`."""
     with open(file, newline="", encoding="utf-8-sig") as stream:
         return [{_restored(key): _restored(value) for key, value in row.items()} for row in csv.DictReader(stream)]
 

@@ -1,6 +1,6 @@
-"""One tumour mask of a patient: every series is segmented along three planes, and what they find is averaged where they overlap.
+"""One tumour mask of a patient: every series is segmented along three planes, and the results are averaged where they overlap.
 
-For people who want a segmentation. The classification keeps the masks that its method makes of each series by itself.
+Only for segmentation: the classification uses the method's masks of each series by itself.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from .volumes import in_millilitres, write_volumes
 logger = logging.getLogger(__name__)
 
 REFERENCES = ("FLAIR", "T2w", "T1wCE", "T1w")
-"""Whose geometry the mask of a patient gets: that of the first that there is; the whole tumour shows best in it."""
+"""Modalities whose geometry a patient's mask gets, the first available; they show the whole tumour best."""
 
 
 def series_items(
@@ -93,14 +93,14 @@ class FuseSeries:
     """Ignite handler that averages the series of each patient in the geometry of the first and writes its mask.
 
     Writes ``masks/<patient>.nii.gz`` (1 tumour not enhancing, 2 enhancing) when the patient's last series is done, and then
-    ``done/<patient>.json``, by which an interrupted run goes on.
+    ``done/<patient>.json``, which lets an interrupted run continue.
 
     Args:
         output_dir: folder for the masks and ``volumes.csv``.
         weights: how much each modality's probability of ``WT`` and of ``ET`` counts, ``{"WT": {"FLAIR": 1, …}, "ET": …}``.
         threshold: probability from which a voxel is tumour.
-        configuration: all else that changes the result.
-        register: align the other series of a patient with the first, between which the patient may have moved. The transforms are written
+        configuration: everything else that changes the result.
+        register: align the other series of a patient with the first, because the patient may have moved. The transforms are written
             beside the mask, ``masks/<patient>_<mri_type>_transform.txt``.
     """
 
@@ -170,7 +170,7 @@ class FuseSeries:
         """Add a series.
 
         Args:
-            item: with ``patient``, ``mri_type``, the volume ``image`` (MetaTensor) and, where nothing came of it, ``error``.
+            item: with ``patient``, ``mri_type``, the volume ``image`` (MetaTensor) and, where it failed, ``error``.
             probabilities: ``(2, X, Y, Z)`` on the grid of ``image``.
         """
         name = f"{item['patient']}/{item['mri_type']}"
@@ -190,7 +190,7 @@ class FuseSeries:
         there = torch.ones_like(probabilities)
         weighted = torch.cat([probabilities, there]) * factors.repeat(2)[:, None, None, None]
         series = MetaTensor(weighted, affine=self._aligned(item))
-        if self._sums is None:  # the reference, whose grid as it was read the mask gets
+        if self._sums is None:  # the reference, whose original grid the mask gets
             self._affine = torch.as_tensor(np.asarray(item["image"].meta["original_affine"], dtype=float))
             self._shape = tuple(int(side) for side in item["image"].meta["spatial_shape"])
         resample = SpatialResample(mode="bilinear", padding_mode="zeros", dtype=np.float32)
@@ -225,7 +225,7 @@ class FuseSeries:
         self._sums, self._used, self._reasons = None, [], []
         if sums is None:
             return {"patient": patient, "mri_type": "", "reason": "; ".join(reasons)}
-        enhancing = any(self.weights["ET"].get(name, 0) > 0 for name in used)  # whether any series may show it
+        enhancing = any(self.weights["ET"].get(name, 0) > 0 for name in used)  # whether any series may show ET
         found = (sums[:2] / sums[2:].clamp(min=1e-6) >= self.threshold).numpy()
         masks = np.moveaxis(found[: 2 if enhancing else 1], 0, 1)  # the planes across the first axis as slices
         affine = self._affine.numpy()

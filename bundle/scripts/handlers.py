@@ -1,4 +1,4 @@
-"""Ignite handlers of training: seeds by epoch, frozen warm-up, averaging, and what follows a validation, in the order of the configuration."""
+"""Ignite handlers of training: seeds by epoch, frozen warm-up, averaging, and the steps after a validation, in the configuration's order."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ LAST_CHECKPOINT = "last.pt"
 
 
 def starting_weights(init: str, resume: bool, output_dir: str | Path) -> str:
-    """What a network is initialised with: ``init``, or ``none`` where a checkpoint follows."""
+    """The initialisation of a network: ``init``, or ``none`` where a checkpoint follows."""
     return "none" if resume and (Path(output_dir) / LAST_CHECKPOINT).is_file() else init
 
 
 def cosine(max_epochs: int, interval: int = 1) -> Callable[[int], float]:
     """Factor of the learning rate by number of validations, for ``LambdaLR``: from 1 to 0.01 at the last epoch.
 
-    It keeps nothing of ``max_epochs`` in a checkpoint: a resumed run may have more.
+    It does not store ``max_epochs`` in a checkpoint: a resumed run may have more.
     """
     return lambda step: 0.01 + 0.495 * (1 + math.cos(math.pi * min(step * interval / max_epochs, 1)))
 
@@ -63,9 +63,9 @@ class _AfterValidation:
 
 
 class EpochSeed(_EachEpoch):
-    """Seed everything random anew at the start of each epoch, from the run's seed and the epoch's number.
+    """Reseed everything random at the start of each epoch, from the run's seed and the epoch's number.
 
-    An epoch then depends on nothing that came before it but the checkpoint, so a resumed run equals an unbroken one.
+    An epoch then depends only on the checkpoint before it, so a resumed run equals an uninterrupted one.
 
     Args:
         seed: of the run.
@@ -77,7 +77,7 @@ class EpochSeed(_EachEpoch):
 
     def __call__(self, engine: Engine) -> None:
         """Seed Python, NumPy, torch (which seeds the loader's order and workers) and the transforms."""
-        # several processes turn and flip their slices each in its own way
+        # several processes augment their slices differently
         others = [] if distributed.is_first() else [idist.get_rank()]
         seed = int(np.random.SeedSequence([self.seed, engine.state.epoch, *others]).generate_state(1)[0])
         random.seed(seed)
@@ -89,7 +89,7 @@ class EpochSeed(_EachEpoch):
 
 
 class FrozenWarmup(_EachEpoch):
-    """Keep a part of the network frozen for the first epochs; then train everything with optimizer and scheduler made anew."""
+    """Keep a part of the network frozen for the first epochs; then train everything with a fresh optimizer and scheduler."""
 
     def __init__(self, module: nn.Module, optimizer: Optimizer, lr_scheduler: ReduceLROnPlateau, epochs: int) -> None:
         self.module, self.optimizer, self.lr_scheduler, self.epochs = module, optimizer, lr_scheduler, epochs
@@ -97,7 +97,7 @@ class FrozenWarmup(_EachEpoch):
         self.initial_schedule = lr_scheduler.state_dict()
 
     def __call__(self, engine: Engine) -> None:
-        """Freeze, or thaw and start afresh."""
+        """Freeze, or unfreeze and start afresh."""
         frozen = engine.state.epoch <= self.epochs
         self.module.requires_grad_(not frozen)
         if engine.state.epoch == self.epochs + 1 and self.epochs > 0:
@@ -109,7 +109,7 @@ class FrozenWarmup(_EachEpoch):
 
 
 class Averaging:
-    """Keep the average of a network over its steps, which finds more on unseen patients than any single step's.
+    """Keep the average of a network over its steps, which generalises better than any single step.
 
     The decay begins low, so that the random start is forgotten.
 
@@ -145,14 +145,14 @@ class ValidationScore:
     Args:
         evaluator: has validated when this handler is called.
         score: name of a metric of the evaluator; higher is better, or lower with a leading ``-``; or ``epoch``: later is better,
-            where no patient is held out that could choose.
+            for runs without held-out patients.
         interval: epochs between validations.
     """
 
     def __init__(self, evaluator: Evaluator, score: str, interval: int = 1) -> None:
         self.evaluator, self.interval = evaluator, interval
         self.metric, self.sign = score.lstrip("-"), -1 if score.startswith("-") else 1
-        self.score, self.epoch = -math.inf, 0  # the best so far, where higher is better, and that which had it
+        self.score, self.epoch = -math.inf, 0  # the best so far, where higher is better, and its epoch
         self.value, self.current = math.nan, -math.inf  # the last metric, and its score
         self.stopped = False  # the run has ended early, see EarlyStop
 
@@ -185,7 +185,7 @@ class ValidationScore:
         return {name: getattr(self, name) for name in ("score", "current", "epoch", "stopped")}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a checkpoint."""
+        """Continue from a checkpoint."""
         vars(self).update(state)
 
 
@@ -204,7 +204,7 @@ class Schedule(_AfterValidation):
 
 
 class EarlyStop(_AfterValidation):
-    """Ignite's early stop after ``patience`` validations without a better score; the score keeps that it has ended the run."""
+    """Ignite's early stop after ``patience`` validations without a better score; the score records that it has ended the run."""
 
     def __init__(self, score: ValidationScore, patience: int) -> None:
         self.score, self.patience = score, patience
@@ -224,12 +224,12 @@ class EarlyStop(_AfterValidation):
         return self.stopping.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a checkpoint."""
+        """Continue from a checkpoint."""
         self.stopping.load_state_dict(state)
 
 
 class History(_AfterValidation):
-    """A CSV with one row a validation: epoch, learning rate, training loss and all metrics; complete after each."""
+    """A CSV with one row per validation: epoch, learning rate, training loss and all metrics; complete after each."""
 
     def __init__(self, file: str | Path, optimizer: Optimizer, score: ValidationScore) -> None:
         self.file, self.optimizer, self.score = Path(file), optimizer, score
@@ -249,7 +249,7 @@ class History(_AfterValidation):
 
 
 class BestWeights(_AfterValidation):
-    """Write the weights of the best epoch as a file of :mod:`scripts.weights`; of several processes, the first one does."""
+    """Write the weights of the best epoch as a file of :mod:`scripts.weights`; only the first of several processes does."""
 
     def __init__(
         self,
@@ -269,15 +269,15 @@ class BestWeights(_AfterValidation):
 
 
 class LastCheckpoint:
-    """Write all that a run needs to go on after each validation, whole or not at all; and go on from it.
+    """Write everything a run needs to continue after each validation, whole or not at all; and continue from it.
 
-    MONAI's ``CheckpointLoader`` always loads, and can't end a run that had ended.
+    MONAI's ``CheckpointLoader`` always loads, and can't keep a finished run finished.
 
     Args:
         output_dir: folder of the run.
         objects: with a state, by their keys in the file; those that are None are left out. The trainer's own is added.
         score: of the validation.
-        resume: go on from the last checkpoint, if any; a run that ``torchrun`` starts again does so unasked.
+        resume: continue from the last checkpoint, if any; a run restarted by ``torchrun`` always does.
     """
 
     def __init__(
@@ -300,7 +300,7 @@ class LastCheckpoint:
                 torch.save(checkpoint, stream)
 
     def load(self, engine: Engine) -> None:
-        """Go on from the last checkpoint; a run that had stopped stays so."""
+        """Continue from the last checkpoint; a stopped run stays stopped."""
         if engine.state.epoch > 0:
             return  # a federation's next round: what a server gave the network since is newer than the checkpoint
         path = self.output_dir / LAST_CHECKPOINT
@@ -312,5 +312,5 @@ class LastCheckpoint:
         engine.state.max_epochs = max_epochs
         logger.info("resumed from %s after epoch %d", path, engine.state.epoch)
         if self.score.stopped or (max_epochs is not None and engine.state.epoch >= max_epochs):
-            logger.info("this run had ended; nothing is left to train")
+            logger.info("this run is finished; nothing is left to train")
             engine.terminate()

@@ -1,4 +1,4 @@
-"""Who a patient is: one person under the names of several data sets and visits. Standard library only."""
+"""Identities of patients: one person under the names of several data sets and visits. Standard library only."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def patient_number(patient: str) -> int | None:
 
 
 def person(patient: str) -> str:
-    """What all identifiers of a person have in common: ``12`` for ``00012`` and ``BraTS2021_00012``, ``sub-01`` for ``sub-01_ses-2``.
+    """The common part of all identifiers of a person: ``12`` for ``00012`` and ``BraTS2021_00012``, ``sub-01`` for ``sub-01_ses-2``.
 
     Visits are known by their names in BraTS, BIDS, UPENN-GBM (``UPENN-GBM-00012_21``) and UCSF-PDGM (``…_FU003d``); other identifiers are
     their own.
@@ -41,7 +41,7 @@ def visit_of(patient: str) -> str | None:
 
 
 def lookup(values: Mapping[str, Value]) -> Callable[[str], Value | None]:
-    """A function that finds the value of a patient: by the very identifier, else by another one of the same person.
+    """A function that finds the value of a patient: by the exact identifier, else by another one of the same person.
 
     Args:
         values: by patient; of several identifiers of a person the last counts for any other.

@@ -1,4 +1,4 @@
-"""A command that is asked to end (Ctrl-C, SIGTERM of a scheduler or a container) leaves soon, with one line. Standard library only."""
+"""Commands end within seconds, with one line, on Ctrl-C or SIGTERM (of a scheduler or a container). Standard library only."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from types import FrameType
 from typing import Any
 
 PATIENCE = 4.0
-"""Seconds that a command has to clear away what it was doing; then it ends where it stands, as if it were killed."""
+"""Seconds for a command to clean up; then it ends at once, as if killed."""
 
 _GO_ON = {
     **dict.fromkeys(("predict", "segment", "explore", "prepare", "crossvalidate", "volumes", "explain"), ""),
@@ -26,7 +26,7 @@ class Interruption:
     """Waits for signals; see :func:`awaited`.
 
     Args:
-        command: its name, which tells how to go on.
+        command: its name, which decides how to continue.
     """
 
     def __init__(self, command: str = "") -> None:
@@ -36,15 +36,15 @@ class Interruption:
 
     @property
     def status(self) -> int:
-        """With which the process ends, as shells know it: 128 and the signal's number."""
+        """The exit status, as in shells: 128 plus the signal's number."""
         return 128 + (self.number or signal.SIGINT)
 
     def say(self) -> None:
-        """Tell that the command was interrupted, once; of several processes the first one speaks."""
+        """Report once that the command was interrupted; only the first of several processes does."""
         if not self._said and int(os.environ.get("RANK") or 0) == 0:
             self._said = True
             with suppress(OSError, ValueError):
-                sys.stdout.flush()  # what was printed before stands before
+                sys.stdout.flush()  # earlier output comes first
                 print(line_break() + self.line, file=sys.stderr, flush=True)
 
     def install(self) -> None:
@@ -52,15 +52,15 @@ class Interruption:
         for number in (signal.SIGINT, signal.SIGTERM):
             self._before[number] = signal.signal(number, self._arrived)
         if os.name == "posix":
-            os.register_at_fork(after_in_child=self.uninstall)  # what is forked ends as it would have
+            os.register_at_fork(after_in_child=self.uninstall)  # forked processes keep the default behaviour
             reading, self._writing = os.pipe()
             os.set_blocking(self._writing, False)
-            # a handler waits until the code it interrupts comes back to Python; this thread does not
+            # a signal handler waits until the interrupted code returns to Python; this thread does not
             signal.set_wakeup_fd(self._writing, warn_on_full_buffer=False)
             threading.Thread(target=self._watch, args=(reading,), daemon=True).start()
 
     def uninstall(self) -> None:
-        """Give the signals back."""
+        """Restore the signals."""
         if self._before and threading.current_thread() is threading.main_thread():
             if os.name == "posix":
                 signal.set_wakeup_fd(-1)
@@ -93,13 +93,13 @@ class Interruption:
 
 
 def line_break() -> str:
-    """What goes before a last line: a new line where a progress bar has not come to its end."""
+    """The prefix of a last line: a line break where a progress bar is unfinished."""
     return "\n" if getattr(getattr(sys.modules.get("tqdm"), "tqdm", None), "_instances", ()) else ""
 
 
 @contextmanager
 def awaited(command: str = "") -> Iterator[Interruption]:
-    """Raise a KeyboardInterrupt in the block where the process is asked to end, and see to it that it ends."""
+    """Raise a KeyboardInterrupt in the block when the process is asked to end, and make sure that it ends."""
     interruption = Interruption(command)
     if threading.current_thread() is threading.main_thread():
         interruption.install()

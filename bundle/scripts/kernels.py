@@ -1,8 +1,8 @@
 """Rewriting networks so that they compute the same with less work; parameters, and so weights files, stay as they are.
 
 Two thirds of U-Net++'s work are 3×3 convolutions of maps that were just enlarged by repeating pixels. Convolving the small map with
-the transposed 4×4 kernel of both together is the same sum with 4 products instead of 9. What is constant once a network is trained
-(normalised weights, batch normalisation) is worked out once.
+the transposed 4×4 kernel of both together is the same sum with 4 products instead of 9. What is constant after training
+(normalised weights, batch normalisation) is computed once.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class FoldedDecoderBlock(nn.Module):
 
 
 class ConstantDecoderBlock(nn.Module):
-    """A :class:`FoldedDecoderBlock` for inference, of which ``below`` channels are enlarged: kernels and normalisation are worked out once."""
+    """A :class:`FoldedDecoderBlock` for inference, with ``below`` enlarged channels: kernels and normalisation are computed once."""
 
     def __init__(self, block: DecoderBlock, below: int) -> None:
         super().__init__()
@@ -109,7 +109,7 @@ def fold_decoder(network: nn.Module) -> nn.Module:
 
 
 def fold_constants(network: nn.Module) -> nn.Module:
-    """A copy of a trained network in which what is constant is worked out: for inference alone, in eval mode."""
+    """A copy of a trained network with constants computed: for inference only, in eval mode."""
     network = copy.deepcopy(network).eval().requires_grad_(False)
     for decoder, name in _foldable(network):
         depth, layer = map(int, name.split("_")[1:])
@@ -123,9 +123,9 @@ def fold_constants(network: nn.Module) -> nn.Module:
 
 
 def _fold_norms(network: nn.Module) -> None:
-    """Work every batch normalisation that follows a convolution into it, in place.
+    """Fold every batch normalisation that follows a convolution into it, in place.
 
-    What follows what shows while a small picture passes the network; if its answer changes, as a convolution's output is used
+    The order of layers is traced with a small picture; if its output changes, because a convolution's output is used
     elsewhere as well, the network stays as it is.
     """
     if not any(isinstance(module, nn.BatchNorm2d) for module in network.modules()):

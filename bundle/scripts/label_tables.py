@@ -16,7 +16,7 @@ def read_labels(file: str | Path) -> dict[str, int]:
 
     Raises:
         DataListError: when a column is missing, a value is neither 0 nor 1, or two rows name the same patient. Visits of a
-            person may have labels of their own.
+            person may have their own labels.
     """
     labels: dict[str, int] = {}
     named: dict[tuple[str, str | None], str] = {}
@@ -37,7 +37,7 @@ def read_labels(file: str | Path) -> dict[str, int]:
 
 
 def read_asked(sample_submission: str | Path | None, deidentify: bool = False) -> list[str] | None:
-    """The patients that a sample submission asks for, in its order and its style of writing them; None without one.
+    """The patients of a sample submission, in its order and style; None without one.
 
     Raises:
         DataListError: when it can't be read, or nobody is to be named.
@@ -46,7 +46,7 @@ def read_asked(sample_submission: str | Path | None, deidentify: bool = False) -
         return None
     if deidentify:
         raise DataListError(
-            "a sample submission names patients, whom --deidentify gives pseudonyms; leave one of them out"
+            "a sample submission names patients, which --deidentify replaces by pseudonyms; omit one of the two"
         )
     return [row["BraTS21ID"] for row in _read_csv(sample_submission, ("BraTS21ID",))]
 
@@ -58,9 +58,7 @@ def _read_csv(file: str | Path, columns: Sequence[str]) -> list[dict[str, str]]:
         with open(file, newline="", encoding="utf-8-sig") as stream:
             rows = list(csv.DictReader(stream, restval=""))
     except (csv.Error, ValueError) as error:
-        raise DataListError(
-            f"{file}: not a table that can be read ({one_line(error)}); save it as CSV in UTF-8"
-        ) from error
+        raise DataListError(f"{file}: not a readable table ({one_line(error)}); save it as CSV in UTF-8") from error
     missing = [column for column in columns if rows and column not in rows[0]]
     if missing or not rows:
         raise DataListError(

@@ -25,7 +25,7 @@ FAR = 30
 
 
 def split(datalist: str | Path | None, dataset_dir: str | Path | None, fold: int) -> tuple[list, list]:
-    """Patients that train and patients of the fold that is held out; nobody without a data list."""
+    """Training and held-out patients of a fold; nobody without a data list."""
     return split_fold(load_datalist(datalist, dataset_dir), fold) if datalist else ([], [])
 
 
@@ -52,7 +52,7 @@ def load_volumes(entries: Sequence[Mapping[str, Any]], seed: int = 67) -> list[L
     """
     labelled = [entry for entry in entries if "seg" in entry]
     if not labelled:
-        raise ValueError(f"none of {len(entries)} patients has labels (seg), from which slices could be cut")
+        raise ValueError(f"none of {len(entries)} patients has labels (seg) to cut slices from")
     volumes = [_load(entry, np.random.default_rng([seed, i])) for i, entry in enumerate(labelled)]
     logger.info("%d labelled patients read", len(volumes))
     return volumes
@@ -107,7 +107,7 @@ def _load(entry: Mapping[str, Any], rng: np.random.Generator) -> LabelledVolume:
 
 
 def _windowed(image: MetaTensor) -> np.ndarray:
-    """What a network with scaling ``window`` is shown of a series, without the loss of a scale of 256 steps before it."""
+    """The input of a network with scaling ``window`` for a series, without loss from prior scaling to 256 steps."""
     values = image.numpy()[0]
     scaled = np.asarray(ScaleToUint8()(values))
     black, white = grey_window(scaled)

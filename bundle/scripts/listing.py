@@ -1,4 +1,4 @@
-"""The table of patients that a command prints at its end."""
+"""The final table of patients that a command prints."""
 
 from __future__ import annotations
 

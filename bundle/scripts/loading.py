@@ -1,4 +1,4 @@
-"""From prepared series to what the networks train on: single slices, sequences of slices, whole series."""
+"""From prepared series to training inputs: single slices, sequences of slices, whole series."""
 
 from __future__ import annotations
 
@@ -86,9 +86,9 @@ def _require(items: list, patients: int, prepared_dir: str | Path, what: str) ->
 
 
 class UntrackedCompose(Compose):
-    """A ``Compose`` whose transforms hand plain tensors on: none of them needs metadata, which cost more than the work.
+    """A ``Compose`` whose transforms pass plain tensors: none of them needs metadata, which cost more time than the work.
 
-    MONAI has one switch for a whole process, so it is off only while they run: other jobs in the process need metadata.
+    MONAI has one switch per process, so it is off only while they run: other jobs in the process need metadata.
     """
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -102,7 +102,7 @@ class UntrackedCompose(Compose):
 
 
 class _KeepsOpen(Transform):
-    """Keeps prepared series open, as items come in any order."""
+    """Keeps prepared series open, because items come in any order."""
 
     most = 128
 
@@ -127,10 +127,10 @@ class _KeepsOpen(Transform):
 class LoadSlice(_KeepsOpen):
     """Read one prepared slice: ``image`` ``(1, H, W)`` and ``label`` ``(2, H, W)`` [WT, ET], both uint8.
 
-    ``field_of_view`` ``(2,)`` float32 is the height and width of the slice in mm; NaN where its file does not say.
+    ``field_of_view`` ``(2,)`` float32 is the height and width of the slice in mm; NaN where its file does not record them.
 
     Args:
-        scaling: one of ``scripts.inferers.SCALINGS``: what the network is shown of the series.
+        scaling: one of ``scripts.inferers.SCALINGS``: the input scaling of the network.
     """
 
     def __init__(self, scaling: str = "minmax") -> None:
@@ -172,8 +172,8 @@ class LoadSeries(Transform):
 class LoadSequence(_KeepsOpen):
     """Read one sequence of ``length`` 3-channel slices, black at its end where the series is too short.
 
-    The time steps stand in the channels, ``(length * 3, H, W)``, so that MONAI's random spatial transforms do the same to all
-    slices of a sequence; :class:`SplitSequence` separates them.
+    The time steps are in the channels, ``(length * 3, H, W)``, so that MONAI's random spatial transforms treat all slices of
+    a sequence alike; :class:`SplitSequence` separates them.
 
     Args:
         length: slices in a sequence.

@@ -1,7 +1,7 @@
-"""One run at a time in an output folder: a lock of the operating system, which is free again as soon as its process is gone.
+"""One run at a time in an output folder: a lock of the operating system, released as soon as its process is gone.
 
-Beside the lock lies a note that tells who holds it. Both are hidden, and go when the run ends; those of a killed process go with the
-next run. Processes that a run starts itself (readers of a loader, ranks of ``torchrun``) never ask for the lock. Needs no torch.
+Beside the lock lies a note that names its holder. Both are hidden, and removed when the run ends; those of a killed process by the
+next run. Processes that a run starts itself (loader workers, ranks of ``torchrun``) never take the lock. Needs no torch.
 """
 
 from __future__ import annotations
@@ -40,16 +40,16 @@ class FolderInUseError(UserError):
 class _Held:
     process: int
     unlock: Callable[[], None]
-    made: bool  # the folder, which goes again when nothing was written into it
+    made: bool  # the folder, which is removed again if nothing was written into it
 
 
 _held: dict[Path, _Held] = {}
 
 
 def acquire(folder: str | Path) -> None:
-    """Take the lock of an output folder, which is made, until :func:`release` or the end of the process; again costs nothing.
+    """Create an output folder and hold its lock until :func:`release` or the end of the process; repeated calls are free.
 
-    Where the file system has no locks the note alone tells of another run.
+    Where the file system has no locks only the note shows another run.
 
     Raises:
         FolderInUseError: at once, when another process has it.
@@ -74,7 +74,7 @@ def acquire(folder: str | Path) -> None:
 
 
 def release(folder: str | Path) -> None:
-    """Give the lock of a folder back, if this process has it; a folder that was made for it and is empty goes as well."""
+    """Release the lock of a folder, if this process has it; a folder created for it is removed if empty."""
     place = Path(os.path.realpath(folder))
     held = _held.get(place)
     if held is None or held.process != os.getpid():
@@ -91,7 +91,7 @@ def release(folder: str | Path) -> None:
 
 @contextlib.contextmanager
 def released_after() -> Iterator[None]:
-    """Give back at the end of the block what was taken in it."""
+    """Release at the end of the block the locks taken in it."""
     before = set(_held)
     try:
         yield
@@ -120,7 +120,7 @@ def remove_leftovers(folder: str | Path) -> None:
 
 
 def _lock(file: Path) -> Callable[[], None]:
-    """Lock a file, without waiting; return what unlocks and removes it. An OSError tells what is in the way."""
+    """Lock a file without waiting; return a function that unlocks and removes it. An OSError says what is in the way."""
     if os.name != "posix":
         return _windows_lock(file)
     import fcntl
@@ -128,7 +128,7 @@ def _lock(file: Path) -> Callable[[], None]:
     while True:
         descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
         try:
-            # of the process, unlike flock: processes that it forks don't keep it when it dies
+            # of the process, unlike flock: forked processes don't keep it when it dies
             fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             os.close(descriptor)
@@ -139,7 +139,7 @@ def _lock(file: Path) -> Callable[[], None]:
             break
         os.close(descriptor)
     with contextlib.suppress(OSError):
-        os.fchmod(descriptor, 0o666)  # or nobody else of a group could go on where its owner was killed
+        os.fchmod(descriptor, 0o666)  # otherwise nobody else of a group could continue after its owner was killed
 
     def unlock() -> None:
         if _is_at(descriptor, file):
@@ -173,12 +173,12 @@ def _windows_lock(file: Path) -> Callable[[], None]:
 
 
 def _without_locks(place: Path) -> Callable[[], None]:
-    """Go by the note alone; what a process of another machine left is only warned of, as nobody can tell whether it lives."""
+    """Rely on the note; one left by another machine only causes a warning, as nobody can tell whether its process still runs."""
     (place / LOCK).unlink(missing_ok=True)
     other = read_note(place / NOTE)
     process = other.get("process")
     if other.get("host") == platform.node() and isinstance(process, int) and not is_dead(process):
-        raise FolderInUseError(_told(place, other))
+        raise FolderInUseError(_in_use(place, other))
     who = f"; the last run there was {_who(other)}" if other else ""
     logger.warning(
         "%s: this file system has no locks; make sure that no other run writes into the folder%s", place, who
@@ -201,6 +201,6 @@ def _who(note: Mapping[str, Any]) -> str:
     return f"process {known['process']} on {known['host']}, since {known['since']}: {known['command']}"
 
 
-def _told(place: Path, note: Mapping[str, Any]) -> str:
+def _in_use(place: Path, note: Mapping[str, Any]) -> str:
     who = _who(note) if note else "a process that has just started"
     return f"{place}: another run is writing into this folder ({who}); wait until it has ended, or name another folder"

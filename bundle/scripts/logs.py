@@ -1,4 +1,4 @@
-"""Log lines that stay lines: nothing in a name steers the terminal or begins a line of its own; loggers that are quiet for a while. Standard library only."""
+"""Log lines that stay lines: no name controls the terminal or begins a new line; loggers silenced for a while. Standard library only."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Any
 from .files import escaped
 
 OURS = ("scripts", "radiogenomics", "custom_transforms")
-"""Loggers, with all below them, whose messages have names from data in them."""
+"""Loggers, with all below them, whose messages contain names from data."""
 
 
 def keep_lines_whole() -> None:
-    """From now on show control characters in the values of our loggers' messages as ``\\n``, ``\\x1b``, whatever handlers there are."""
+    """From now on show control characters in the values of our loggers' messages as ``\\n``, ``\\x1b``, with any handlers."""
     earlier = logging.getLogRecordFactory()
     if getattr(earlier, "keeps_lines_whole", False):
         return
@@ -31,7 +31,7 @@ def keep_lines_whole() -> None:
 
 @contextmanager
 def from_level(name: str, level: int) -> Iterator[None]:
-    """Let a logger tell nothing below a level meanwhile."""
+    """Silence a logger below a level meanwhile."""
     logger = logging.getLogger(name)
     earlier = logger.level
     logger.setLevel(level)

@@ -1,7 +1,7 @@
-"""What whole tumour (WT) and enhancing tumour (ET) are in the masks of a series, its label map and every volume; masks as NIfTI.
+"""Whole tumour (WT) and enhancing tumour (ET) in the masks of a series, its label map and every volume; masks as NIfTI.
 
-WT is all that is labelled, ET the enhancing part of it. The network may mark ET outside WT: such voxels belong to both, wherever a
-mask is written, counted or shown. The classification alone is given the masks as the network made them, as the method has it.
+WT is everything labelled, ET the enhancing part of it. The network may mark ET outside WT: such voxels belong to both, wherever a
+mask is written, counted or shown. Only the classification gets the masks as the network made them, as in the method.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def region_volumes(masks: np.ndarray, voxel_volume: float) -> dict[str, float]:
 
 
 class RestoreLabelMap(Transform):
-    """Masks of a series' slices to its label map, in the axes and the geometry of the series as it was read.
+    """Masks of a series' slices to its label map, in the original axes and geometry of the series.
 
     Expects ``pred`` ``(n, 2, H, W)`` of the segmented slices ``slices`` ``(n,)``, ``n_slices``, ``geometry`` and ``source``;
     makes ``pred`` a MetaTensor ``(1, X, Y, Z)`` float32 of :func:`label_map`'s values.
@@ -95,7 +95,7 @@ def write_masks(
         if "file" not in row:
             continue
         target = inside(output_dir, f"{row['patient']}_{row['mri_type']}.nii.gz")
-        # a resumed prediction has written the masks of the series that it does not prepare again
+        # a resumed prediction has already written the masks of series that it does not prepare again
         if not target.is_file() or target.stat().st_mtime < Path(row["file"]).stat().st_mtime:
             series = PreparedSeries(row["file"])
             geometry = series.require_geometry()

@@ -1,4 +1,4 @@
-"""Metrics: overlap of tumour regions, and scores of patients; every figure is of patients, none of slices or sequences."""
+"""Metrics: overlap of tumour regions, and scores of patients; every figure is per patient, none per slice or sequence."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ class EngineMetric(Metric):
 class RegionOverlap(EngineMetric):
     """Dice or IoU of a region, over all slices of a patient, modality and plane together, then averaged.
 
-    Groups without the region in truth and prediction do not count; one with a prediction that is not finite has failed. The groups
+    Groups without the region in truth and prediction do not count; one with a non-finite prediction has failed. The groups
     are those of all processes, which must ask for table and value together.
 
     Args:
         score: ``"dice"`` or ``"iou"``.
         region: ``"WT"``, ``"ET"``, or None for the mean of both.
-        distances: the table has distances between outlines too, which need SciPy and more time than everything else here.
+        distances: add distances between outlines to the table, which need SciPy and more time than everything else here.
     """
 
     def __init__(self, score: str = "dice", region: str | None = None, distances: bool = False) -> None:
@@ -173,7 +173,7 @@ class PatientProbabilities:
 
     def of_patient(self, patient: str) -> float:
         """Mean over the modalities that have sequences; the prior without any."""
-        # the last digit of a mean goes by the order, which that of computing must not decide
+        # the last digit of a mean depends on the order, which must not be that of computing
         names = sorted(self.sequences[patient])
         values = [value for name in names if (value := self.of_series(patient, name)) is not None]
         return float(np.mean(values)) if values else self.prior
@@ -181,7 +181,7 @@ class PatientProbabilities:
     def agreement_interval(self, patient: str) -> tuple[float, float] | None:
         """How far a patient's probability scatters with modalities, sequences, members and views; None with one value alone.
 
-        It says whether what was shown to the networks agrees, not how often they are right; see
+        It says how far they agree, not how often they are right; see
         :func:`scripts.evaluation.resampling.agreement_interval`.
         """
         return agreement_interval([values for _, values in sorted(self.views[patient].items())])

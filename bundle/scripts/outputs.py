@@ -1,4 +1,4 @@
-"""Where a job writes: paths that never leave its folder, folders that are kept apart, and what of a folder is this project's.
+"""Output paths of a job: never outside its folder, separate from its inputs, and this project's files in a folder.
 
 Standard library and YAML only.
 """
@@ -17,10 +17,10 @@ from .files import is_path, read_json
 from .modalities import MRI_TYPES
 
 CONFIG_FILE = "resolved_config.yaml"
-"""The configuration that a run was started with, in its folder."""
+"""A run's configuration, in its folder."""
 
 SERIES_SUFFIX = ".h5"
-"""Of the file of a prepared series."""
+"""Suffix of the file of a prepared series."""
 
 _FORBIDDEN = re.compile(r"[\x00-\x1f\x7f/\\]|^[A-Za-z]:|^\.{0,2}$")
 
@@ -28,7 +28,7 @@ _PREPARED = ("index.json", CONFIG_FILE, f"*/*{SERIES_SUFFIX}", "*/*.logits.json"
 _TRAINING = (CONFIG_FILE, "history.csv", "last.pt", "segmentation.pt", "model_*.pt", "events.out.tfevents.*")
 _EVALUATION = (CONFIG_FILE, "overlap.csv", "predictions.csv", "patients.json", "metrics.json")
 BRAIN_SUFFIX = "_brain.nii.gz"
-"""Ends the names of the brain's masks beside those of the tumour."""
+"""Ending of the brain masks' names, beside those of the tumour."""
 _BRAIN = (f"*{BRAIN_SUFFIX}", "*_transform.txt")
 _STUDIES = ("studies.json", "studies.csv")
 _MASKS = (*(f"masks/*_{mri_type}.nii.gz" for mri_type in MRI_TYPES), *(f"masks/{name}" for name in _BRAIN))
@@ -38,7 +38,7 @@ _REPORT = tuple(
 )
 _EXPLANATIONS = ("explanations/*.json", "explanations/*.npz", "explanations/*.png")
 _ABOUT = (*_REPORT, *_EXPLANATIONS, "MODEL_CARD.md")
-"""What `report`, `explain` and `card` write into the folder of a run."""
+"""Files that `report`, `explain` and `card` write into the folder of a run."""
 
 
 def _below(folder: str, patterns: tuple[str, ...]) -> tuple[str, ...]:
@@ -83,7 +83,7 @@ OUTPUTS: dict[str, tuple[str, ...]] = {
 
 
 class OutputError(UserError):
-    """An identifier or a folder that nothing may be written to."""
+    """An identifier or a folder that can't be used for output."""
 
 
 _LONGEST = 150  # bytes of a name, to which others are added; file systems take 255
@@ -91,12 +91,12 @@ _RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
 
 
 def is_reserved(name: str) -> bool:
-    """Whether Windows takes a file of this name for a device, ``CON`` or ``nul.txt`` for example."""
+    """Whether Windows takes a file name for a device, ``CON`` or ``nul.txt`` for example."""
     return _RESERVED.fullmatch(name) is not None
 
 
 def same_on_disk(names: Iterable[str]) -> list[str]:
-    """Those of different names that some file systems take for one: capital letters, or how accents are encoded, alone differ."""
+    """Names that some file systems take for one: they differ only in case or in the encoding of accents."""
     found: dict[str, set[str]] = {}
     for name in names:
         found.setdefault(unicodedata.normalize("NFC", name).casefold(), set()).add(name)
@@ -104,10 +104,10 @@ def same_on_disk(names: Iterable[str]) -> list[str]:
 
 
 def check_identifier(patient: Any, source: str | Path) -> str:
-    """A patient's identifier, of which file names are made, found in ``source``.
+    """A patient's identifier from ``source``, from which file names are made.
 
     Raises:
-        OutputError: when it is no text, empty, ``.`` or ``..``, begins with a drive, holds a path separator or a control
+        OutputError: when it is not a text, empty, ``.`` or ``..``, begins with a drive, holds a path separator or a control
             character, or is too long.
     """
     if not isinstance(patient, str) or _FORBIDDEN.search(patient):
@@ -118,10 +118,10 @@ def check_identifier(patient: Any, source: str | Path) -> str:
     try:
         size = len(patient.encode("utf-8", "surrogateescape"))
     except UnicodeEncodeError:
-        raise OutputError(f"{source}: patient {patient!r} holds half a character; rename the patient") from None
+        raise OutputError(f"{source}: patient {patient!r} contains half a character; rename the patient") from None
     if size > _LONGEST:
         raise OutputError(
-            f"{source}: patient {patient[:40]!r}… has {size} bytes, expected at most {_LONGEST}, as file names are made of it; "
+            f"{source}: patient {patient[:40]!r}… has {size} bytes, expected at most {_LONGEST}, because file names are made from it; "
             "rename the patient"
         )
     return patient
@@ -181,11 +181,11 @@ _FILES = ("image", "sample_submission", "labels", "segmenter", "init", "classifi
 
 
 def keep_apart(output: str | Path, config: Mapping[str, Any]) -> None:
-    """Refuse an output folder in which results and what the job reads would get mixed.
+    """Refuse an output folder that would mix results with the job's inputs.
 
     Args:
         output: folder for the results.
-        config: of the job; expressions in it are passed over.
+        config: of the job; expressions in it are ignored.
 
     Raises:
         OutputError: when the output folder is, holds, or lies in a folder of studies, a data list's or one of prepared series; or is
@@ -207,8 +207,8 @@ def keep_apart(output: str | Path, config: Mapping[str, Any]) -> None:
             relation = "lies in"
         if relation and (name in folders or path.exists()):
             raise OutputError(
-                f"{target}: this output folder {relation} {place} ({name}), which the job reads; results are kept apart from it, so "
-                "that nothing of it is replaced or taken for a study. Name another folder"
+                f"{target}: this output folder {relation} {place} ({name}), which the job reads; results are kept apart, so "
+                "that nothing there is replaced or taken for a study. Name another folder"
             )
 
 
@@ -217,5 +217,5 @@ def _dataset_dir(datalist: Path) -> Path | None:
     try:
         named = read_json(datalist, "").get("dataset_dir")
     except (UserError, AttributeError):
-        return None  # whoever reads it says what is wrong
+        return None  # its reader reports the error
     return datalist.parent / named if named and is_path(named) else None

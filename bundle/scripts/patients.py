@@ -1,4 +1,4 @@
-"""Patients' probabilities: gathered while series are classified, and what a prediction writes and prints of them."""
+"""Patients' probabilities: collected while series are classified, then written and printed."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ logger = logging.getLogger(__name__)
 
 
 class PatientResults:
-    """Ignite handler that gathers the logits of all series and knows every patient's probability.
+    """Ignite handler that collects the logits of all series and computes every patient's probability.
 
     Args:
         prior: probability of a patient without a usable slice.
-        store: all that logits depend on beside the prepared series, the checksums of the weights by modality (``weights``)
-            among it; the logits are then kept beside the prepared series, and a run that was interrupted goes on from them.
-            None keeps nothing.
+        store: everything that logits depend on besides the prepared series, including the checksums of the weights by
+            modality (``weights``); the logits are then kept beside the prepared series, and an interrupted run
+            continues from them. None keeps nothing.
     """
 
     def __init__(self, prior: float = 0.5, store: Mapping[str, Any] | None = None) -> None:
@@ -47,7 +47,7 @@ class PatientResults:
         self.failed: dict[tuple[str, str], str] = {}  # reasons of series whose logits are not finite
 
     def pending(self, items: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-        """The series that are to be classified; the kept logits of the others are gathered here and now.
+        """The series still to be classified; kept logits of the others are collected at once.
 
         Args:
             items: from :func:`~scripts.loading.series_items`.
@@ -80,7 +80,7 @@ class PatientResults:
         self._started = time.time()
 
     def __call__(self, engine: Engine) -> None:
-        """Add a series' logits, and keep them if they are to be kept; NaN or infinity is a failure of the series."""
+        """Add a series' logits, and store them if requested; NaN or infinity makes the series fail."""
         batch: Any = engine.state.batch
         output: Any = engine.state.output
         logits, seconds = output["pred"].detach().cpu().float(), time.time() - self._started
@@ -101,9 +101,9 @@ class PatientResults:
     def patient_rows(
         self, entries: Sequence[Mapping[str, Any]], prepared_dir: str | Path, classifiers: Mapping[str, str | None]
     ) -> list[dict[str, Any]]:
-        """One row per patient asked for, in order, with a row for each of the modalities; nobody is left out.
+        """One row per requested patient, in order, with a row for each modality; nobody is left out.
 
-        Several processes must call this together; each of them then knows the patients of all.
+        Several processes must call this together; each then has the patients of all.
 
         Args:
             entries: of the data list.
@@ -166,12 +166,12 @@ def _read_logits(file: Path, expected: str) -> tuple[torch.Tensor, float] | None
         stored = json.loads(file.read_text(encoding="utf-8"))
         if stored["fingerprint"] != expected:
             return None
-        # float32 numbers come through JSON as they are, for they are written as the float64 that they equal
+        # float32 numbers survive JSON exactly, because they are written as equal float64
         logits = torch.tensor(stored["logits"], dtype=torch.float32)
         if not is_finite(logits):
             return None
         return logits.reshape(len(logits), -1) if len(logits) else logits.reshape(0, 1), float(stored["seconds"])
-    except (OSError, ValueError, TypeError, KeyError):  # none, half of one, or somebody else's
+    except (OSError, ValueError, TypeError, KeyError):  # missing, partial, or foreign
         return None
 
 
@@ -190,11 +190,11 @@ def write_predictions(
     Args:
         rows: from :meth:`PatientResults.patient_rows`.
         output_dir: folder for both.
-        weights: which weights were used.
-        asked: patients of a sample submission, in its order and style; those of ``rows`` by default. Who is asked for, but
-            has no study, gets the prior.
+        weights: the weights used.
+        asked: patients of a sample submission, in its order and style; those of ``rows`` by default. Requested patients
+            without a study get the prior.
         prior: probability of the latter.
-        runtime: what the networks computed in.
+        runtime: of the networks.
         volumes: from :func:`series_volumes`.
     """
     remarks = remarks_on(volumes)
@@ -234,6 +234,6 @@ def write_predictions(
 def write_patients(
     rows: Sequence[Mapping[str, Any]], output_dir: str | Path, weights: Mapping[str, Any], runtime: str | None
 ) -> None:
-    """Write ``patients.json``: the rows, and what made them."""
+    """Write ``patients.json``: the rows, and their provenance."""
     content = {"note": RESEARCH_ONLY, "weights": dict(weights), "runtime": runtime, "patients": list(rows)}
     write_json(content, Path(output_dir) / PATIENTS_FILE)

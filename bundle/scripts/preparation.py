@@ -1,6 +1,6 @@
-"""Preparation: from series to prepared series, once, resumable, with the reason for everything that was left out.
+"""Preparation: from series to prepared series, once, resumable, with the reason for everything left out.
 
-What stage 1 needs besides is in :mod:`scripts.slice_preparation`.
+The rest of stage 1 is in :mod:`scripts.slice_preparation`.
 """
 
 from __future__ import annotations
@@ -219,7 +219,7 @@ def as_array(tensor: torch.Tensor | np.ndarray) -> np.ndarray:
 
 
 class PreparationIndex:
-    """Ignite handler that writes ``index.json`` beside the prepared series: what made them, and one row per item asked for."""
+    """Ignite handler that writes ``index.json`` beside the prepared series: their configuration, and one row per requested item."""
 
     def __init__(
         self, prepared_dir: str | Path, configuration: Mapping[str, Any], items: Sequence[Mapping[str, Any]]
@@ -255,7 +255,7 @@ class PreparationIndex:
 
 
 def gather_errors(errors: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """The failed series of all processes, of which the first alone logs."""
+    """The failed series of all processes, which only the first logs."""
     gathered = dict(errors)
     for part in distributed.gather(gathered.copy()):
         for name, summary in part.items():

@@ -1,8 +1,8 @@
-"""Prepared series: one HDF5 file a series, written whole or not at all, readable a slice at a time.
+"""Prepared series: one HDF5 file per series, written whole or not at all, readable slice by slice.
 
 A file holds the kept slices as uint8 images, the WT and ET masks of *all* slices as bits, the position of every kept slice in the
-series, the geometry of the series, and a fingerprint of what made it. Images and masks are compressed slice by slice, so that a
-shuffled loader reads single slices, with a codec that is read at the speed of memory.
+series, the geometry of the series, and a fingerprint of its making. Images and masks are compressed slice by slice, so that a
+shuffled loader reads single slices, with a codec that decodes at memory speed.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def write_series(
         image: ``(K, H, W)`` uint8, the kept slices.
         slices: ``(K,)`` their indices among the N slices of the series, ascending.
         masks: ``(N, 2, H, W)`` bool, WT and ET of every slice.
-        info: what is known of the series: ``patient``, ``mri_type``, ``fingerprint``, warnings, counts. Anything JSON.
+        info: facts of the series: ``patient``, ``mri_type``, ``fingerprint``, warnings, counts. Anything JSON.
         geometry: where the slices lie in space; None for slices of a training set.
     """
     if (image.shape[1:] != masks.shape[2:] and len(image)) or len(image) != len(slices) or masks.shape[1] != 2:
@@ -54,9 +54,9 @@ def write_series(
         )
     height, width = masks.shape[2:]
     bits = np.packbits(masks.reshape(len(masks), 2, height * width), axis=-1)
-    # in memory first: HDF5 complains many times over when the disk is full
+    # in memory first: HDF5 prints many errors when the disk is full
     with h5py.File("series", "w", driver="core", backing_store=False, track_order=False) as file:
-        # the one-slice chunks that make slices readable alone need at least one slice
+        # one-slice chunks, which make slices readable one by one, need at least one slice
         chunked = {"chunks": (1, height, width), "compression": _COMPRESSION} if len(image) else {}
         file.create_dataset("image", data=image.reshape(-1, height, width).astype(np.uint8), **chunked)
         chunked = {"chunks": (1, 2, bits.shape[-1]), "compression": _COMPRESSION} if bits.size else {}
@@ -73,7 +73,7 @@ def write_series(
 
 
 class PreparedSeries:
-    """A prepared series on disk; only its header is read when it is made.
+    """A prepared series on disk; only its header is read on creation.
 
     Args:
         path: its file.
@@ -99,7 +99,7 @@ class PreparedSeries:
         return len(self.slices)
 
     def require_geometry(self) -> SliceGeometry:
-        """Where the slices lie in space.
+        """The position of the slices in space.
 
         Raises:
             PreparedError: when the series was prepared for the training of stage 1, without geometry.
@@ -113,7 +113,7 @@ class PreparedSeries:
 
     @contextmanager
     def _datasets(self, keep_open: bool = False) -> Iterator[tuple[h5py.Dataset, h5py.Dataset]]:
-        """The images and masks in the file; finding them takes longer than reading a slice of them."""
+        """The images and masks in the file; finding them takes longer than reading a slice."""
         if self._kept is not None:
             yield self._kept
             return

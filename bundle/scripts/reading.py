@@ -11,7 +11,7 @@ from .waiting import within_limit
 
 
 class PatientReader(SeriesReader):
-    """A :class:`~custom_transforms.SeriesReader` that does not wait for ever: ``get_data`` may raise a StalledError as well."""
+    """A :class:`~custom_transforms.SeriesReader` with a time limit: ``get_data`` may raise a StalledError as well."""
 
     def _read(self, paths: list[Path]) -> tuple[Path, Volume]:
         return within_limit(paths[0], super()._read, paths)

@@ -1,4 +1,4 @@
-"""What evaluation writes: metrics and the tables that they are made of."""
+"""The output of an evaluation: metrics and the tables behind them."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ def write_evaluation(
     Args:
         rows: from :meth:`PatientResults.patient_rows`; those without a ``label`` are left out.
         output_dir: folder for the three.
-        mri_types: modalities that were classified.
+        mri_types: the classified modalities.
         weights: the files, by modality.
-        runtime: what the networks computed in.
+        runtime: of the networks.
     """
     labelled = [row for row in rows if "label" in row]
     if not labelled:
@@ -84,7 +84,7 @@ def write_crossvalidation(
         rows: out-of-fold predictions, see :func:`scripts.evaluation.summary.summarise`; none where stage 2 was left out.
         overlap: rows of :meth:`RegionOverlap.table` with their ``fold``; none where stage 1 was left out.
         output_dir: folder of the run.
-        facts: of the run, put into the metrics as they are.
+        facts: of the run, copied into the metrics.
     """
     metrics: dict[str, Any] = {"note": RESEARCH_ONLY, **facts}
     tables: dict[str, list[dict[str, Any]]] = {}
@@ -109,7 +109,7 @@ def write_crossvalidation(
 def write_overlap(
     metric: RegionOverlap, output_dir: str | Path, volumes: VolumeOverlap | None = None
 ) -> dict[str, Any]:
-    """Write ``overlap.csv`` (a row per patient, modality, plane and region) and ``metrics.json`` (their means, and who failed).
+    """Write ``overlap.csv`` (a row per patient, modality, plane and region) and ``metrics.json`` (their means, and failures).
 
     Args:
         metric: after the evaluation.

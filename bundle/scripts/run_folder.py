@@ -1,7 +1,7 @@
-"""What a finished run left in its folder: its configuration, its patients, and where its prepared series lie.
+"""The content of a finished run's folder: its configuration, its patients, and the place of its prepared series.
 
 A prediction and an evaluation have a ``patients.json``. A cross-validation has one for each seed and fold; here they become one
-row a patient, so that all three can be shown and explained in the same way. Needs neither torch nor MONAI.
+row per patient, so that all three can be shown and explained alike. Needs neither torch nor MONAI.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from .outputs import CONFIG_FILE
 
 PATIENTS_FILE = "patients.json"
 NOT_ASKED = "not asked for"
-"""Reason of a series that nobody wanted."""
+"""Reason for a series that was not requested."""
 PREDICTIONS_FILE = "predictions.csv"
 """Beside the ``patients.json`` of an evaluation, not of a prediction."""
 
 
 AGAIN = "run the job that wrote it again, into another folder or with --overwrite"
-"""What to do about a damaged file of a run."""
+"""Remedy for a damaged file of a run."""
 
 
 class RunError(UserError):
@@ -40,7 +40,7 @@ class RunError(UserError):
 
 
 def read_object(file: Path) -> dict[str, Any]:
-    """The object in a JSON file; a :class:`RunError` where it can't be read or holds something else."""
+    """The object in a JSON file; a :class:`RunError` if it can't be read or has other content."""
     try:
         content = read_json(file, AGAIN)
     except FileError as error:
@@ -188,17 +188,17 @@ def classifier_of(content: Mapping[str, Any], row: Mapping[str, Any], mri_type: 
 
 
 def chance_of(facts: Mapping[str, Any]) -> float | None:
-    """The probability of a series by :func:`classifier_of`, as far as it is known; of several members, their mean."""
+    """The probability of a series by :func:`classifier_of`, where known; of several members, their mean."""
     by_seed = facts.get("by_seed")
     return next(iter(by_seed.values()))["probability"] if by_seed else facts.get("probability")
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# what they were made of
+# their sources
 
 
 def prepared_places(folder: Path) -> list[Path]:
-    """Where a run's prepared series may lie: in the folder that its configuration names, or in its own."""
+    """Possible places of a run's prepared series: the folder in its configuration, or its own."""
     named = plain_settings(read_config(folder)).get("prepared_dir")
     places = [*([Path(named)] if isinstance(named, str) else []), folder / "prepared"]
     return [place / "classification" for place in places] if is_crossvalidation(folder) else places
@@ -210,14 +210,14 @@ def prepared_dir(folder: Path) -> Path | None:
 
 
 def zoom_of(folder: Path) -> float | None:
-    """The zoom with which a run classified; None where no configuration says it."""
+    """The zoom with which a run classified; None where no configuration has it."""
     places = [folder, *sorted(folder.glob("classification/seed*/fold*/evaluation"))]
     values = (read_config(place).get("zoom") for place in places)
     return next((float(value) for value in values if isinstance(value, (int, float))), None)
 
 
 def failures_of(row: Mapping[str, Any]) -> list[dict[str, str]]:
-    """Reasons and warnings of a patient and the series, one a row: ``patient``, ``series``, ``kind``, ``text``."""
+    """Reasons and warnings of a patient and the series, one per row: ``patient``, ``series``, ``kind``, ``text``."""
     series = {"": {"reason": row.get("reason")}, **(row.get("series") or {})}
     found = []
     for name, facts in series.items():

@@ -1,4 +1,4 @@
-"""A run's folder: nothing in it is overwritten unasked, and the resolved configuration lies beside the outputs.
+"""A run's folder: nothing in it is overwritten unless asked, and the resolved configuration is kept with the outputs.
 
 A run that replaces another is written into a hidden folder beside it, and takes its place when complete.
 """
@@ -35,7 +35,7 @@ COMPLETE = ".complete"
 
 
 _IDENTIFYING = ("dataset_dir", "datalist", "named", "patient", "sample_submission", "key_file")
-"""Settings that may name patients or where they lie, which a deidentified run does not keep."""
+"""Settings that may name patients or their location, which a deidentified run does not keep."""
 
 
 class RunExistsError(UserError):
@@ -43,7 +43,7 @@ class RunExistsError(UserError):
 
 
 def replacement(output_dir: str | Path) -> Path:
-    """The hidden folder in which a run is written that is to replace the one in ``output_dir``."""
+    """The hidden folder for a run that will replace the one in ``output_dir``."""
     folder = Path(os.path.abspath(output_dir))
     return folder.with_name(f".{folder.name}{_SUFFIX}")
 
@@ -56,7 +56,7 @@ def is_replacement(folder: str | Path) -> bool:
 
 @distributed.by_first
 def place(output_dir: str | Path, resume: bool = False, overwrite: bool = False) -> str:
-    """The folder that a run writes into: its own, or that of a replacement where it overwrites another run or goes on with such."""
+    """The folder that a run writes into: its own, or a replacement's where it overwrites another run or resumes such."""
     folder, new = Path(output_dir), replacement(output_dir)
     if folder.is_dir() and running_config() is not None:
         locks.acquire(folder)
@@ -82,22 +82,22 @@ def start(
     last_output: str | None = None,
     run_dir: str | Path | None = None,
 ) -> Path:
-    """Make the folder that a run is written into, which is returned, and save the running bundle configuration in it.
+    """Create and return the folder that a run is written into, and save the running bundle configuration in it.
 
-    What ``torchrun --max-restarts`` starts again goes on with what its earlier attempt began, unasked.
+    A process restarted by ``torchrun --max-restarts`` always continues its earlier attempt.
 
     Args:
         output_dir: folder of the run.
-        resume: go on with the run that is there, if any.
+        resume: continue an existing run, if any.
         overwrite: replace what an earlier run left there.
-        last_output: name of the file that a run writes last; without it the run was interrupted and goes on unasked.
+        last_output: name of the file that a run writes last; without it the run was interrupted and is continued.
         run_dir: where the run is written, from :func:`place`, until :func:`finish` moves it to ``output_dir``; by default
             ``output_dir`` itself, from which an earlier run is removed now.
 
     Raises:
-        RunExistsError: when a run is there and neither was asked for, or the outputs are another job's.
+        RunExistsError: when a run exists and neither was requested, or the outputs are another job's.
         FolderInUseError: when another process is writing into it.
-        OutputError: when the folder is mixed up with what the job reads.
+        OutputError: when the folder overlaps the job's inputs.
     """
     for name, value in (("resume", resume), ("overwrite", overwrite)):
         flag(name, value)
@@ -112,10 +112,10 @@ def start(
     written = Path(run_dir or folder)
     there = read_config(written)
     if written != folder:
-        # a replacement that was interrupted goes on as a run in its own place would
+        # an interrupted replacement continues like a run in its own place
         goes_on = resume or last_output is not None or _is_own(there)
         if there and not (goes_on and (config is None or there.get("job") == config.get("job"))):
-            shutil.rmtree(written)  # nothing but a replacement is ever written there
+            shutil.rmtree(written)  # only replacements are written there
     elif there and overwrite and not _is_own(there):
         remove_own_files(written, there)
     if written.is_dir():
@@ -148,7 +148,7 @@ def _with_origin(config: Mapping[str, Any]) -> dict[str, Any]:
 def _check(
     folder: Path, resume: bool, overwrite: bool, last_output: str | None, config: Mapping[str, Any] | None
 ) -> None:
-    """Refuse to touch an earlier run unasked, and what is no run."""
+    """Refuse to touch an earlier run unless asked, and anything that is not a run."""
     found = read_config(folder)
     if not found:
         if folder.is_dir() and overwrite and any(path.name not in locks.FILES for path in folder.iterdir()):
@@ -158,7 +158,7 @@ def _check(
         raise RunExistsError(f"{folder} holds the outputs of another job, {found.get('job')}; name another folder")
     interrupted = last_output is not None and not (folder / last_output).exists()
     if not (resume or overwrite or interrupted or _is_own(found)):
-        go_on = "" if last_output else "go on with it (--resume), "
+        go_on = "" if last_output else "continue it (--resume), "
         raise RunExistsError(f"{folder} holds an earlier run; {go_on}replace it (--overwrite), or name another folder")
 
 
@@ -175,7 +175,7 @@ def finish(output_dir: str | Path, run_dir: str | Path) -> None:
 
 
 def _move_into_place(new: Path, folder: Path) -> None:
-    """Replace a run file by file; started again after a crash it goes on."""
+    """Replace a run file by file; restarted after a crash it continues."""
     files = [path.relative_to(new) for path in sorted(new.rglob("*")) if path.is_file() and path.name != COMPLETE]
     earlier = read_config(folder)
     if earlier:
@@ -186,7 +186,7 @@ def _move_into_place(new: Path, folder: Path) -> None:
 
 
 def _move(file: Path, target: Path) -> None:
-    """Move a file in one step, also to another disk: a container's output folder is often one of its own."""
+    """Move a file in one step, also to another disk: a container's output folder is often a separate mount."""
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
         os.replace(file, target)
@@ -199,7 +199,7 @@ def _move(file: Path, target: Path) -> None:
 
 
 def _rename_in_files(new: Path, folder: Path) -> None:
-    """Replace the path of the folder that a run was written in, in what it and the runs below it say of themselves."""
+    """Replace the path of the folder that a run was written in, in its own files and those of the runs below it."""
 
     def renamed(value: Any) -> Any:
         if isinstance(value, dict):

@@ -1,6 +1,6 @@
-"""How trained networks compute: the one place where runtime and precision are decided.
+"""How trained networks compute: the only place where runtime and precision are decided.
 
-A network made ready here is used in place of the one it was made from and gives the same answers, to the rounding of its precision.
+A network prepared here replaces the original and gives the same answers, up to the rounding of its precision.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ logger = logging.getLogger(__name__)
 
 CALIBRATION = BUNDLE_ROOT / "models" / "calibration.npz"
 """Phantom slices whose activations set the ranges of 8-bit arithmetic, so that a weights file always gives the same network."""
-_FORMAT = "1"  # of the compiled networks that are kept; changes with the way they are made
+_FORMAT = "1"  # version of the cached compiled networks
 _INSTALL = "pip install 'brats-mri-radiogenomics[openvino]'"
 
 
 class RuntimeMissingError(UserError, ImportError):
-    """A runtime, or a precision of it, that is not installed."""
+    """A runtime, or a precision, that is not installed."""
 
 
 class Runtime:
@@ -46,7 +46,7 @@ class Runtime:
 
     Args:
         device: where the networks run.
-        runtime: ``eager`` runs a network as it was trained; ``torch`` folds what is constant and keeps channels last;
+        runtime: ``eager`` runs a network as it was trained; ``torch`` folds constants and keeps channels last;
             ``inductor`` has torch compile that; ``openvino`` is for CPUs, and much faster there; ``auto`` is OpenVINO on a CPU
             where it is installed, else torch.
         precision: ``fp32``; ``bf16``, half precision (float16 on GPUs older than Ampere); ``int8``, 8-bit convolutions (OpenVINO
@@ -55,8 +55,8 @@ class Runtime:
         cache_dir: folder where compiled networks are kept; ``~/.cache/radiogenomics`` by default.
 
     Raises:
-        ValueError: for an unknown runtime or precision, or a pair that does not exist.
-        RuntimeMissingError: when OpenVINO is asked for and not installed.
+        ValueError: for an unknown runtime or precision, or an unsupported pair.
+        RuntimeMissingError: when OpenVINO is requested and not installed.
     """
 
     def __init__(
@@ -105,17 +105,17 @@ class Runtime:
 
     @property
     def batch_size(self) -> int:
-        """Slices in one forward pass: torch on a CPU is faster with few, whose activations stay near, and needs less memory."""
+        """Slices in one forward pass: torch on a CPU is faster with few, whose activations stay in the cache, and needs less memory."""
         return 4 if self.device.type == "cpu" and self.name != "openvino" else 16
 
     def accelerate(self, network: nn.Module, image_size: int, consume: bool = False) -> nn.Module:
-        """What to call in a network's place, with normalised images ``(B, 3, image_size, image_size)``.
+        """The replacement to call instead of a network, with normalised images ``(B, 3, image_size, image_size)``.
 
         Args:
             network: trained, on the runtime's device; of a classifier, or a ``ModuleDict`` or ``ModuleList`` of them, the backbones
                 are replaced.
             image_size: side of its square input.
-            consume: free the memory of the parts that are replaced, which then can't compute any more.
+            consume: free the memory of the replaced parts, which then no longer compute.
         """
         if isinstance(network, (nn.ModuleDict, nn.ModuleList)):
             ready = {one: self.accelerate(one, image_size, consume) for one in dict.fromkeys(network.children())}
@@ -156,7 +156,7 @@ class Runtime:
         if name in self._networks:
             return self._networks[name]
         options = {"INFERENCE_PRECISION_HINT": "bf16" if self.precision == "bf16" else "f32"}
-        options["PERFORMANCE_HINT"] = "THROUGHPUT"  # a stream a core, one slice each: no core waits for another
+        options["PERFORMANCE_HINT"] = "THROUGHPUT"  # one stream per core, one slice each: no core waits for another
         core = openvino.Core()
         with self._writable_cache() as cache:
             file = cache / f"{name}.xml"
@@ -187,7 +187,7 @@ class Runtime:
 
     @contextlib.contextmanager
     def _writable_cache(self) -> Iterator[Path]:
-        """A folder for compiled networks, to this process alone: OpenVINO's own files there break when two write them."""
+        """A folder for compiled networks, for this process only: OpenVINO's own files there break when two write them."""
         with contextlib.ExitStack() as stack:
             try:
                 self.cache_dir.mkdir(parents=True, exist_ok=True)
@@ -201,7 +201,7 @@ class Runtime:
 
 
 def for_training(network: nn.Module, device: torch.device | str, runtime: str = "torch") -> nn.Module:
-    """A network that is to be trained, changed in place and on its device; its parameters keep their names and order.
+    """A network to be trained, changed in place and on its device; its parameters keep their names and order.
 
     ``torch`` folds U-Net++'s enlargements and keeps channels last, ``inductor`` has torch compile that, ``eager`` changes nothing.
     """
@@ -218,7 +218,7 @@ def for_training(network: nn.Module, device: torch.device | str, runtime: str = 
 
 
 def _channels_last(network: nn.Module) -> nn.Module:
-    """A network of 2D images, changed to keep channels last in memory, as convolutions like them best."""
+    """A network of 2D images, changed to keep channels last in memory, which convolutions prefer."""
 
     def arranged(_: nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
         return tuple(one.contiguous(memory_format=torch.channels_last) for one in inputs)

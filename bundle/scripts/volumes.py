@@ -26,7 +26,7 @@ DISAGREEMENT = (2.0, 5.0)
 
 
 def in_millilitres(volumes: Mapping[str, float]) -> dict[str, str]:
-    """Columns of ``volumes.csv``, text in ml, of :func:`~scripts.masks.region_volumes`; without ET, of the whole tumour alone."""
+    """Columns of ``volumes.csv``, text in ml, of :func:`~scripts.masks.region_volumes`; without ET, only the whole tumour."""
     parts = {"whole_tumour_ml": volumes["WT"]}
     if "ET" in volumes:
         parts |= {"not_enhancing_ml": volumes["WT"] - volumes["ET"], "enhancing_ml": volumes["ET"]}
@@ -70,13 +70,13 @@ def write_volumes(
     entries: Sequence[Mapping[str, Any]] = (),
     finished: str | Path | None = None,
 ) -> Path:
-    """Write ``volumes.csv`` and show it; nobody asked for is left out. Several processes must call this together.
+    """Write ``volumes.csv`` and show it; no requested patient is left out. Several processes must call this together.
 
     Args:
         rows: with ``patient``, ``mri_type``, ``file`` and :func:`in_millilitres`, or with a ``reason`` for having none.
         output_dir: folder of the results.
-        entries: patients asked for.
-        finished: folder that an interrupted run would have needed to go on; what of it lies in ``output_dir`` is removed.
+        entries: requested patients.
+        finished: folder for resuming an interrupted run; its part in ``output_dir`` is removed.
     """
     known = {(row["patient"], row["mri_type"]): row for part in distributed.gather(list(rows)) for row in part}
     there = {patient for patient, _ in known}

@@ -1,4 +1,4 @@
-"""A limit to how long reading waits for a file that gives no answer, as on a network share that stalls. Standard library only."""
+"""A time limit for reading files that do not respond, as on a stalled network share. Standard library only."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ _SETTING = "RADIOGENOMICS_READ_TIMEOUT"  # processes that read ahead have it too
 
 
 class StalledError(UserError):
-    """A series whose files give no answer."""
+    """A series whose files do not respond."""
 
 
 def limit_reading(seconds: float) -> float:
-    """Set how long reading a series, or a header, may take in this process and those it starts; 0: as long as it takes.
+    """Set how long reading a series, or a header, may take in this process and those it starts; 0: no limit.
 
     Raises:
-        ValueError: for less than 0, or no number.
+        ValueError: for a negative or invalid number.
     """
     if not 0 <= float(seconds) < math.inf:
         raise ValueError(f"--read_timeout {seconds}: expected seconds, or 0 for no limit")
@@ -37,7 +37,7 @@ def limit_reading(seconds: float) -> float:
 
 
 def reading_limit() -> float:
-    """The limit in seconds; 0: none, which it is until a job sets one."""
+    """The limit in seconds; 0: none, the default until a job sets one."""
     try:
         return max(float(os.environ.get(_SETTING) or 0), 0.0)
     except ValueError:
@@ -45,18 +45,18 @@ def reading_limit() -> float:
 
 
 def within_limit(path: str | Path, read: Callable[..., T], *args: Any) -> T:
-    """What ``read(*args)`` returns or raises, if it comes within the limit.
+    """The result or error of ``read(*args)``, within the limit.
 
-    It runs in a thread of its own, which is left behind when the limit is over: nothing else can be done about a system call that does
-    not come back. What was left behind is known by the series it belongs to, of which nothing else is tried then.
+    It runs in its own thread, which is abandoned after the limit: nothing else can be done about a system call that does not return.
+    Nothing else of the series of an abandoned thread is read.
 
     Args:
-        path: file or folder that is read; a file belongs to the folder it lies in, unless it is NIfTI.
+        path: file or folder that is read; a file belongs to its folder, unless it is NIfTI.
         read: a function.
         args: of the function.
 
     Raises:
-        StalledError: when the limit is over.
+        StalledError: after the limit.
     """
     seconds = reading_limit()
     if not seconds:
@@ -64,34 +64,34 @@ def within_limit(path: str | Path, read: Callable[..., T], *args: Any) -> T:
     series = Path(path)
     if not series.name.lower().endswith((".nii", ".nii.gz")) and series.suffix:
         series = series.parent
-    told = (
-        f"{path}: no answer within {seconds:g} s, the limit of reading; see whether the disk or network share answers, and start again, "
+    message = (
+        f"{path}: no answer within {seconds:g} s, the read timeout; check that the disk or network share responds, and start again, "
         "or allow more time (--read_timeout SECONDS, 0 for no limit)"
     )
     if series in _stalled:
-        raise StalledError(told)
+        raise StalledError(message)
     reader: _Reader | None = getattr(_mine, "reader", None)
-    if reader is None or reader.process != os.getpid():  # a thread does not come along into a forked process
+    if reader is None or reader.process != os.getpid():  # threads do not survive a fork
         reader = _mine.reader = _Reader()
     try:
         value, error = reader.ask(read, args, seconds)
     except Empty:
         _mine.reader = None
         _stalled.add(series)
-        raise StalledError(told) from None
+        raise StalledError(message) from None
     if error is not None:
         raise error
     return value
 
 
 class _Reader:
-    """A thread that does one thing after another."""
+    """A thread that does one task after another."""
 
     def __init__(self) -> None:
         self.process = os.getpid()
         self._asked: SimpleQueue[tuple[Callable[..., Any], tuple[Any, ...]]] = SimpleQueue()
         self._answers: SimpleQueue[tuple[Any, BaseException | None]] = SimpleQueue()
-        threading.Thread(target=self._work, daemon=True, name="reader").start()  # does not keep the process from ending
+        threading.Thread(target=self._work, daemon=True, name="reader").start()  # does not keep the process alive
 
     def ask(self, read: Callable[..., Any], args: tuple[Any, ...], seconds: float) -> tuple[Any, BaseException | None]:
         self._asked.put((read, args))
@@ -106,7 +106,7 @@ class _Reader:
             except BaseException as error:
                 answer = None, error
             self._answers.put(answer)
-            del answer, read, args  # a volume is not kept until the next one comes
+            del answer, read, args  # do not keep a volume until the next one
 
 
 _mine = threading.local()

@@ -1,6 +1,6 @@
-"""Weights of networks: which files to use, their settings, loading them, writing them, and ImageNet or file initialisation.
+"""Weights of networks: choice of files, their settings, loading, writing, and initialisation from ImageNet or a file.
 
-See :mod:`scripts.model_files` for what is in a file. A flat one has the method's own settings.
+See :mod:`scripts.model_files` for the file format. A flat one has the method's own settings.
 """
 
 from __future__ import annotations
@@ -48,16 +48,16 @@ CLASSIFIER_SETTINGS: dict[str, Any] = {
 }
 RELEASED_SEGMENTER = "Fold0_densenet121_2d_segment.pth"
 BUNDLE_WEIGHTS = "model.pt"
-"""What the model zoo calls a bundle's weights: the segmenter in the segmentation bundle, else the released FLAIR classifier."""
+"""The model zoo's name for a bundle's weights: the segmenter in the segmentation bundle, else the released FLAIR classifier."""
 OWN_SEGMENTER = "segmentation.pt"
-"""The shipped weights, or one's own in their place; if trained on synthetic brains alone, their settings say so."""
+"""The shipped weights, or the user's own in their place; if trained only on synthetic brains, their settings record it."""
 SYNTHETIC = "synthetic"
 RELEASED = "released"
 RELEASED_CLASSIFIER = "{mri_type}_Fold0_eca_nfnet_l0_2d_classification.pth"
 
 
 def load_weights(network: nn.Module, file: str | Path) -> nn.Module:
-    """Load a weights file into a network, every key and shape as it must be; returns the network.
+    """Load a weights file strictly into a network; returns the network.
 
     Raises:
         WeightsError: when keys or shapes differ, naming the first few.
@@ -86,7 +86,7 @@ def enhancing_on(settings: Mapping[str, Any]) -> list[str]:
     """The modalities in which enhancing tumour is claimed: ``enhancing_on`` of a segmenter's settings, else those with contrast agent.
 
     Raises:
-        WeightsError: when it is no list of modalities.
+        WeightsError: when it is not a list of modalities.
     """
     names = settings.get("enhancing_on", list(ENHANCING_ON))
     if not isinstance(names, (list, tuple)) or not all(name in MRI_TYPES for name in names):
@@ -117,7 +117,7 @@ def _classifier_settings(file: str | Path) -> dict[str, Any]:
     model = describe(file)
     if other := model.settings.get("model"):
         raise WeightsError(
-            f"{file}: holds weights of {other}, expected those of the two-stage method; name the model (--model {other}), or other weights"
+            f"{file}: holds weights of {other}, expected those of the two-stage method; select that model (--model {other}), or give other weights"
         )
     settings = {**CLASSIFIER_SETTINGS, **model.settings}
     for own in ("mri_type", "trained"):  # what differs from file to file
@@ -130,15 +130,15 @@ def _classifier_settings(file: str | Path) -> dict[str, Any]:
 
 
 def find_segmenter(segmenter: str | Path | None, models: str | Path) -> str | None:
-    """The segmentation weights to use: those asked for, else the shipped or one's own, else the released, else synthetic ones, else None.
+    """The segmentation weights to use: the requested ones, else the shipped or the user's own, else the released, else synthetic ones, else None.
 
     Args:
-        segmenter: a file; ``"synthetic"``, those in ``models`` that were trained on synthetic brains alone; ``"released"``, those of
+        segmenter: a file; ``"synthetic"``, those in ``models`` trained only on synthetic brains; ``"released"``, those of
             the method's authors; or None to look in ``models``.
         models: the bundle's folder of weights.
 
     Raises:
-        WeightsError: when what is asked for is not there, or ``model.pt`` can't be read.
+        WeightsError: when the requested weights are missing, or ``model.pt`` can't be read.
     """
     own, bundled = Path(models) / OWN_SEGMENTER, Path(models) / BUNDLE_WEIGHTS
     released = Path(models) / "released" / RELEASED_SEGMENTER
@@ -188,7 +188,7 @@ def find_classifiers(
 
     Args:
         classifier: one file for all modalities, a folder with ``model_<mri_type>.pt`` in it or one level below, or None
-            to look in ``models`` and then among the released weights, of which ``models`` has FLAIR's as ``model.pt``.
+            to look in ``models`` and then among the released weights, whose FLAIR file is ``model.pt`` in ``models``.
         models: the bundle's folder of weights.
         mri_types: modalities wanted.
 
@@ -231,7 +231,7 @@ def find_members(
 ) -> list[dict[str, str | None]]:
     """Classifier weights by modality of each member of an ensemble: those of all folds and seeds of a cross-validation.
 
-    Args are those of :func:`find_classifiers`; what that takes as ``classifier`` is one member.
+    Args are those of :func:`find_classifiers`; its ``classifier`` is one member.
 
     Raises:
         WeightsError: as :func:`find_classifiers`, when members lack modalities that others have, or when weights are ``required``
@@ -286,7 +286,7 @@ def load_classifiers(network: nn.Module, files: Mapping[str, str | Path | None])
 
 
 def announce(segmenter: str, classifiers: Mapping[str, Any] | None = None) -> None:
-    """Log which weights are used, those of classifiers from :func:`by_modality`, and where to get those that are missing."""
+    """Log which weights are used, those of classifiers from :func:`by_modality`, and where to get missing ones."""
     logger.info("segmentation weights: %s", segmenter)
     known = known_settings(segmenter)
     if known.get("note"):
@@ -308,7 +308,7 @@ def announce(segmenter: str, classifiers: Mapping[str, Any] | None = None) -> No
 def require(file: str | None, what: str) -> str:
     """The file, or a WeightsError that says where to get ``what``."""
     if file is None:
-        raise WeightsError(f"there are no weights for {what}: {GET_WEIGHTS}")
+        raise WeightsError(f"no weights for {what}: {GET_WEIGHTS}")
     return file
 
 
@@ -322,7 +322,7 @@ def save_weights(network: nn.Module, settings: Mapping[str, Any], file: str | Pa
     state = network.state_dict()
     if half:
         state = {name: value.half() if value.is_floating_point() else value for name, value in state.items()}
-    with written_whole(file) as temporary, open(temporary, "wb") as stream:  # a path would stand in the file
+    with written_whole(file) as temporary, open(temporary, "wb") as stream:  # a path would be stored in the file
         torch.save({"model": state, "settings": dict(settings)}, stream)
 
 

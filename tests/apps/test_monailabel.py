@@ -270,9 +270,9 @@ def test_the_server_is_for_this_machine_alone_and_fetches_nothing(monkeypatch, t
     assert environment["PATH"].split(os.pathsep)[0] == str(Path(sys.executable).parent)
     assert json.loads(environment["MONAI_LABEL_DICOMWEB_SEARCH_FILTER"]) == {"Modality": "MR"}
     assert environment["MONAI_LABEL_DATASTORE_FILE_EXT"] == '["*.nii"]', "what a person has set stays"
-    told = capsys.readouterr().out
-    assert "this machine alone" in told
-    assert "Research use only" in told
+    printed = capsys.readouterr().out
+    assert "this machine alone" in printed
+    assert "Research use only" in printed
 
 
 def test_without_monai_label_it_says_where_to_get_it(install, tmp_path, monkeypatch):

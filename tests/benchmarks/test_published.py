@@ -1,4 +1,4 @@
-"""The yardstick computes what the project computes."""
+"""The reference computes what the project computes."""
 
 import json
 
@@ -46,7 +46,7 @@ def cohort(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def both(cohort, tmp_path_factory):
-    """Output folders of the yardstick and of the project for both kinds of studies."""
+    """Output folders of the reference and of the project for both kinds of studies."""
     settings = {"min_tumor_ratio": -1, "max_contours": 50}
     files = {"segmenter": str(cohort / "segmentation.pt"), "classifier": str(cohort / "classifier.pt")}
     folders = {}

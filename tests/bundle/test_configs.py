@@ -260,7 +260,7 @@ def test_training_slices_are_preprocessed_as_held_out_ones(job):
 
 
 def test_settings_of_flat_weights_are_those_of_training():
-    """Released weights tell nothing of how they were made, which is how the method's are."""
+    """Released weights do not record how they were made: it is the method's way."""
     segmentation, classification = parser("train_segmentation", init="none"), read("train_classification")
     settings = {**weights.SEGMENTER_SETTINGS}
     assert settings.pop("field_of_view") is None, "prepared slices are shown whole"

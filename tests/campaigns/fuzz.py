@@ -2,7 +2,7 @@
 
     python -m tests.campaigns.fuzz --count 1000 --seed 0 --output fuzz.md
 
-The same seed makes the same inputs. Beside the table is ``<output>.jsonl``, a line for each input; those that are there are not tried again,
+The same seed makes the same inputs. Beside the table is ``<output>.jsonl``, a line for each input; existing ones are not tried again,
 so that a campaign may be run in pieces (``--minutes 9``).
 """
 

@@ -148,17 +148,17 @@ class Campaign:
         elif made.kind == "pictures":
             made.what, _ = inputs_images.pictures(rng, where)
         else:
-            slices, told = sound.dicom(1, "P-BROKEN"), []
+            slices, faults = sound.dicom(1, "P-BROKEN"), []
             if made.kind == "DICOM compressed":
-                told.append(inputs_dicom.lying_image(rng, slices))
+                faults.append(inputs_dicom.lying_image(rng, slices))
             elif made.kind == "DICOM multi-frame":
-                told.append(inputs_dicom.multiframe(rng, slices))
+                faults.append(inputs_dicom.multiframe(rng, slices))
             elif made.kind == "DICOM headers":
-                told += [rng.choice(inputs_dicom.HEADERS)(rng, slices) for _ in range(rng.choice([1, 1, 2]))]
+                faults += [rng.choice(inputs_dicom.HEADERS)(rng, slices) for _ in range(rng.choice([1, 1, 2]))]
             files = inputs_dicom.save(slices, series)
             if made.kind == "DICOM bytes":
-                told.append(inputs_dicom.damage(rng, files))
-            made.what = f"{'; '.join(told)}{' (exported)' if exported else ''}"
+                faults.append(inputs_dicom.damage(rng, files))
+            made.what = f"{'; '.join(faults)}{' (exported)' if exported else ''}"
         self._read_images(made, rng, series, exported)
 
     def _read_images(self, made: Case, rng: Random, series: Path, exported: bool) -> None:

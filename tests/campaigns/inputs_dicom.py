@@ -88,28 +88,28 @@ def wrong_field(rng: Random, slices: list[Dataset]) -> str:
     """An element with another value."""
     keyword = rng.choice(sorted(FIELDS))
     value = rng.choice(FIELDS[keyword])
-    told = some_of(rng, slices)
-    for one in told:
+    chosen = some_of(rng, slices)
+    for one in chosen:
         put(one, keyword, value)
-    return f"{keyword} = {value!r} in {len(told)} files"
+    return f"{keyword} = {value!r} in {len(chosen)} files"
 
 
 def missing_field(rng: Random, slices: list[Dataset]) -> str:
     """An element that lacks."""
     keyword = rng.choice([one.keyword for one in slices[0]])
-    told = some_of(rng, slices)
-    for one in told:
+    chosen = some_of(rng, slices)
+    for one in chosen:
         del one[keyword]
-    return f"no {keyword} in {len(told)} files"
+    return f"no {keyword} in {len(chosen)} files"
 
 
 def wrong_syntax(rng: Random, slices: list[Dataset]) -> str:
     """Another transfer syntax than that of the bytes; ``save`` changes the name alone."""
     syntax = rng.choice(SYNTAXES)
-    told = some_of(rng, slices)
-    for one in told:
+    chosen = some_of(rng, slices)
+    for one in chosen:
         one.lying_syntax = syntax
-    return f"TransferSyntaxUID = {syntax!r} in {len(told)} files"
+    return f"TransferSyntaxUID = {syntax!r} in {len(chosen)} files"
 
 
 def lying_image(rng: Random, slices: list[Dataset]) -> str:
@@ -318,7 +318,7 @@ def damage(rng: Random, files: list[Path]) -> str:
             end = 144 + struct.unpack("<I", data[140:144])[0]
             packer = zlib.compressobj(9, zlib.DEFLATED, -15)
             packed = packer.compress(bytes(data[end:]))
-            packed += packer.flush(zlib.Z_SYNC_FLUSH) + sound.zeros() if file == told[0] else packer.flush()
+            packed += packer.flush(zlib.Z_SYNC_FLUSH) + sound.zeros() if file == chosen[0] else packer.flush()
             data = _with_syntax(bytes(data[:end]), "1.2.840.10008.1.2.1.99") + packed
         elif kind == "lengths":
             for _ in range(3):
@@ -329,4 +329,4 @@ def damage(rng: Random, files: list[Path]) -> str:
         else:
             data += rng.randbytes(rng.choice([1, 1000, 100_000]))
         file.write_bytes(data)
-    return f"bytes: {kind} in {len(told)} files"
+    return f"bytes: {kind} in {len(chosen)} files"

@@ -163,7 +163,7 @@ def nifti(rng: Random, place: Path) -> tuple[str, list[Path]]:
     """A NIfTI file of the patient whose folder ``place`` is."""
     place.mkdir(parents=True)
     data = bytearray(sound.nifti(1))
-    told = rng.choice(NIFTI)(rng, data) if rng.random() < 0.75 else "as it is"
+    claim = rng.choice(NIFTI)(rng, data) if rng.random() < 0.75 else "as it is"
     kind = rng.choice(
         [
             "plain",
@@ -220,7 +220,7 @@ def nifti(rng: Random, place: Path) -> tuple[str, list[Path]]:
     elif kind in ("empty", "text"):
         packed = b"" if kind == "empty" else b"not found\n"
     file.write_bytes(packed)
-    return f"{told}; {kind}", [file]
+    return f"{claim}; {kind}", [file]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -270,9 +270,9 @@ def pictures(rng: Random, place: Path) -> tuple[str, list[Path]]:
         ["cut", "cut", "claims", "claims", "other form", "text", "empty", "flip", "flip", "colour", "wide", "palette", "16 bit", "alpha", "cmyk", "size", "no number",
          "same number", "bomb", "constant", "huge number", "one", "1x1", "upper case", "gif"]
     )  # fmt: skip
-    told = rng.choice([files[:1], files[3:4], files])
+    chosen = rng.choice([files[:1], files[3:4], files])
     side = rng.choice([33, 4096, 5000, 20000, 65535, 1 << 30, (1 << 31) - 1])
-    for file in told:
+    for file in chosen:
         data, grey = file.read_bytes(), np.asarray(Image.open(file))
         if kind == "cut":
             data = data[: rng.randrange(len(data))]
@@ -324,4 +324,4 @@ def pictures(rng: Random, place: Path) -> tuple[str, list[Path]]:
     elif kind == "one":
         for file in files[1:]:
             file.unlink()
-    return f"{form} {kind}{f' {side}' if kind == 'claims' else ''} in {len(told)}", files
+    return f"{form} {kind}{f' {side}' if kind == 'claims' else ''} in {len(chosen)}", files

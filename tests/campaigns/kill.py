@@ -316,9 +316,9 @@ class Campaign:
         ]
         for (name, kind), one in self.outcomes.items():
             slowest = f"{one.slowest:.1f}" if kind in SIGNALS else ""
-            told = "<br>".join(line.replace("|", "/").replace("\n", " ")[:300] for line in one.wrong[:5]) or "nothing"
+            faults = "<br>".join(line.replace("|", "/").replace("\n", " ")[:300] for line in one.wrong[:5]) or "nothing"
             rows.append(
-                f"| {name} ({self.seconds[name]:.1f} s) | {kind} | {one.trials} | {one.ended} | {slowest} | {told} |"
+                f"| {name} ({self.seconds[name]:.1f} s) | {kind} | {one.trials} | {one.ended} | {slowest} | {faults} |"
             )
         return "\n".join(rows)
 
@@ -360,7 +360,7 @@ def main():
             name = list(campaign.jobs)[number % len(campaign.jobs)]
             kind = kinds[number // len(campaign.jobs) % len(kinds)]
             wrong = campaign.trial(name, kind)
-            if given.output:  # so that a campaign that is ended itself tells of what it did
+            if given.output:  # so that a campaign that is itself ended reports what it did
                 given.output.write_text(f"{number + 1} trials, seed {given.seed}\n\n{campaign.table()}\n")
             print(
                 f"{time.monotonic() - started:.0f} s, {number + 1}/{given.count} {name}, {kind}: {'; '.join(wrong)[:1500] or 'good'}",

@@ -155,7 +155,7 @@ def _all_values(path):
 
 
 class Unbroken:
-    """Two unbroken runs of a job, which tell what of its output repeats itself."""
+    """Two unbroken runs of a job, which show what part of its output is reproducible."""
 
     def __init__(self, first, second):
         self.files, again = files_of(first), files_of(second)
@@ -177,9 +177,9 @@ class Unbroken:
     def differences(self, folder):
         """What is not as in the unbroken run; empty where all is."""
         found = files_of(folder)
-        told = [f"{name} stayed" for name in sorted(found.keys() - self.files.keys())]
-        told += [f"{name} is missing" for name in sorted(self.files.keys() - found.keys())]
-        told += [
+        differences = [f"{name} stayed" for name in sorted(found.keys() - self.files.keys())]
+        differences += [f"{name} is missing" for name in sorted(self.files.keys() - found.keys())]
+        differences += [
             f"{name} differs"
             for name in sorted(self.exact & found.keys())
             if bytes_of(found[name]) != bytes_of(self.files[name])
@@ -188,5 +188,5 @@ class Unbroken:
             if name in found:
                 values = values_of(found[name])
                 wrong = [key for key, value in expected.items() if values.get(key, self) != value]
-                told += [f"{name}: {', '.join(wrong[:3])} differs"] if wrong else []
-        return told
+                differences += [f"{name}: {', '.join(wrong[:3])} differs"] if wrong else []
+        return differences

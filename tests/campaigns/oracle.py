@@ -14,7 +14,7 @@ import numpy as np
 
 REMEDY = re.compile(
     r"\b(expected|copy|remove|export|pass|name|give|use|repair|split|save|choose|check|see|keep|make|fetch|train|convert|rename|move|unpack|"
-    r"install|add|change|correct|leave|needed|replace|ask|say|did you mean|finish|write|download|start|set|decompress|predict|prepare|read|given with)\b",
+    r"install|add|change|correct|leave|needed|replace|ask|say|did you mean|finish|write|download|start|set|decompress|predict|prepare|read|select|omit|given with)\b",
     re.IGNORECASE,
 )
 BARE = re.compile(
@@ -28,12 +28,12 @@ def check_message(text: str, names: Sequence[str]) -> Iterator[str]:
     lines = [line for line in text.strip().splitlines() if not line.startswith("(RADIOGENOMICS_DEBUG=1")]
     if len(lines) != 1:
         yield f"message of {len(lines)} lines"
-    told = " ".join(lines)
-    if not any(name in told for name in names) and not re.search(r"--\w+", told):
+    message = " ".join(lines)
+    if not any(name in message for name in names) and not re.search(r"--\w+", message):
         yield "message names no file"
-    if len(told) > 3000:
+    if len(message) > 3000:
         yield "message of more than 3000 letters"
-    if not REMEDY.search(told):
+    if not REMEDY.search(message):
         yield "message without remedy"
 
 
@@ -164,13 +164,13 @@ def check_masks(out: Path, sound: Path, studies: Path | None) -> Iterator[str]:
 def check_rows(out: Path, sound: Path, name: str, key: str, both: bool) -> Iterator[str]:
     """A table whose row of the neighbour is as ever, and has one of the broken patient."""
     rows, known = rows_of(out / name, "patient", key), rows_of(sound / name, "patient", key)
-    told = (
+    columns = (
         ("plane", "slices", "spacing", "whole_tumour_ml", "empty_slices", "row_spacing", "slice_spacing", "reason")
         if both
         else ("slices",)
     )
-    mine = {one: {name: rows.get(one, {}).get(name) for name in told} for one in known}
-    if mine != {one: {name: row.get(name) for name in told} for one, row in known.items()}:
+    mine = {one: {name: rows.get(one, {}).get(name) for name in columns} for one in known}
+    if mine != {one: {name: row.get(name) for name in columns} for one, row in known.items()}:
         yield f"{name}: the neighbour's rows changed"
     if both and ("P-BROKEN" not in {one[0] for one in rows}):
         yield f"{name}: no row of the broken patient"

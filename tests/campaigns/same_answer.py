@@ -114,8 +114,8 @@ def measure(folder: Path, pythons: list[str], spacing: float) -> list[dict[str, 
     print(f"probability {first[1]:.4f}; series: {spread(folder / 'reference')}", flush=True)
     ways = [(name, sys.executable, {**REFERENCE, **settings}) for name, settings in OTHERS.items()]
     for python in pythons:
-        told = subprocess.run([python, "-c", _VERSIONS], capture_output=True, text=True, check=True).stdout
-        name = "Python {}, MONAI {}, PyTorch {}".format(*json.loads(told.splitlines()[-1]))
+        printed = subprocess.run([python, "-c", _VERSIONS], capture_output=True, text=True, check=True).stdout
+        name = "Python {}, MONAI {}, PyTorch {}".format(*json.loads(printed.splitlines()[-1]))
         ways += [(name, python, REFERENCE), (f"{name}, OpenVINO", python, {**REFERENCE, "runtime": "openvino"})]
     rows = []
     for place, (name, python, settings) in enumerate(ways):

@@ -16,7 +16,7 @@ def test_inputs_with_one_thing_wrong_are_answered_or_refused_in_a_sentence(tmp_p
     assert {record["number"]: record["defects"] for record in records} == {number: [] for number in range(40)}
     assert len({record["kind"] for record in records}) >= 8
     assert 5 <= sum(bool(record["refused"]) for record in records) <= 35  # neither is the rule
-    assert fuzz.run(40, 1, tmp_path / "fuzz.jsonl") == records  # those that are there are not tried again
+    assert fuzz.run(40, 1, tmp_path / "fuzz.jsonl") == records  # existing ones are not tried again
     assert "| all | 40 |" in fuzz.table(records)
 
 

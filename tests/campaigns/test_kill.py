@@ -26,7 +26,7 @@ def test_a_killed_training_ends_as_an_unbroken_one(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("kind", "status", "text", "told"),
+    ("kind", "status", "text", "faults"),
     [
         ("SIGTERM", 143, "50%\rinterrupted; go on", []),
         ("SIGTERM", -15, "50%\r60%\nthe result\n", []),  # it was done, and Python took itself down
@@ -38,8 +38,8 @@ def test_a_killed_training_ends_as_an_unbroken_one(tmp_path):
         ("SIGKILL", 1, "60%", ["ended with 1"]),
     ],
 )
-def test_how_a_process_has_to_end(kind, status, text, told):
-    assert wrong_ending(kind, status, text, "the result") == told
+def test_how_a_process_has_to_end(kind, status, text, faults):
+    assert wrong_ending(kind, status, text, "the result") == faults
 
 
 @pytest.fixture
@@ -63,7 +63,7 @@ def test_runs_that_differ_in_times_alone_are_the_same(folders):
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "told"),
+    ("name", "content", "difference"),
     [
         ("state.json", '{"auc": 0.6, "seconds": 9, "took": 9}', "state.json: /auc differs"),
         ("table.csv", "patient,p\n1,0.26\n", "table.csv differs"),
@@ -71,11 +71,11 @@ def test_runs_that_differ_in_times_alone_are_the_same(folders):
         ("FLAIR/last.pt", "", None),
     ],
 )
-def test_a_difference_is_told(folders, name, content, told):
+def test_a_difference_is_reported(folders, name, content, difference):
     unbroken = Unbroken(*folders[:2])
-    if told is None:
+    if difference is None:
         (folders[2] / name).unlink()
-        told = f"{name} is missing"
+        difference = f"{name} is missing"
     else:
         (folders[2] / name).write_text(content)
-    assert unbroken.differences(folders[2]) == [told]
+    assert unbroken.differences(folders[2]) == [difference]

@@ -144,10 +144,10 @@ def _processor(process: int) -> float:
 
 def _serve() -> None:
     """Run what the parent asks for, until it is gone."""
-    asked, told = os.fdopen(os.dup(0)), os.fdopen(os.dup(1), "w")
+    requests, answers = os.fdopen(os.dup(0)), os.fdopen(os.dup(1), "w")
     nowhere = os.open(os.devnull, os.O_RDWR)
     os.dup2(nowhere, 0)
-    for line in asked:
+    for line in requests:
         request = json.loads(line)
         log = os.open(request["log"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(log, 1)
@@ -159,8 +159,8 @@ def _serve() -> None:
         os.dup2(nowhere, 2)
         os.close(log)
         gc.collect()
-        told.write(json.dumps(answer) + "\n")
-        told.flush()
+        answers.write(json.dumps(answer) + "\n")
+        answers.flush()
 
 
 def _answer(words: list[str]) -> dict[str, str]:
@@ -183,7 +183,7 @@ def _answer(words: list[str]) -> dict[str, str]:
 
 
 def _overlay(words: list[str]) -> dict[str, str]:
-    """Run a configuration with a file laid over it by MONAI's runner, whose errors are tracebacks: of each the cause is told."""
+    """Run a configuration with a file laid over it by MONAI's runner, whose errors are tracebacks: the cause is reported."""
     from monai.bundle import run
 
     from scripts import locks  # which the process would hold to its end

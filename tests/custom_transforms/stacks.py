@@ -134,7 +134,7 @@ def enhanced(stack: np.ndarray, order: np.ndarray, positions: np.ndarray) -> Dat
 
 @contextmanager
 def little_memory():
-    """See that no more than 20 MB are taken: numpy and Python tell what they ask for, without touching it."""
+    """See that no more than 20 MB are taken: numpy and Python report what they ask for, without touching it."""
     tracemalloc.start()
     try:
         yield

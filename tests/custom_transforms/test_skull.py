@@ -52,7 +52,7 @@ def test_the_scale_of_grey_values_does_not_matter(patient, mri_type):
 
 @pytest.mark.slow
 def test_noise_in_the_air_is_a_scanners(patient):
-    """Where the scalp hardly shows, for its fat was suppressed, noise still tells."""
+    """Where the scalp hardly shows, because its fat was suppressed, noise still decides."""
     finding = has_skull(with_skull(patient.volumes["T1wCE"], fat=0.08, noise=0.02), patient.affine)
     assert finding.verdict == "skull"
     assert finding.layered < 0.15

@@ -132,7 +132,7 @@ def foreign_lines(words, *ours, start=(sys.executable,)):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     known = ("outputs go to ", r"(prepare|classify|train \w+)( \[\d+/\d+\])?(: )?\[\d+/\d+\]", *ours)
-    # PyTorch 2.15 imports Triton, of which nanobind tells after Python has ended
+    # PyTorch 2.15 imports Triton, whose leaks nanobind reports after Python has ended
     said = re.sub(r"nanobind: leaked(.|\n)*?refleaks\.html", "", done.stderr)
     lines = (said.replace("\r", "\n") + done.stdout).splitlines()
     return [one for one in map(str.strip, lines) if one and not any(re.match(pattern, one) for pattern in known)]

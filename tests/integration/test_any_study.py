@@ -1,4 +1,4 @@
-"""Studies as people have them: the same answer whatever form they come in, and what is wrong is told before anything is computed."""
+"""Studies as people have them: the same answer whatever form they come in, and what is wrong is reported before anything is computed."""
 
 import json
 import shutil
@@ -21,7 +21,7 @@ DESCRIPTIONS = {"FLAIR": "AX FLAIR", "T1w": "COR T1 PRE", "T1wCE": "AX T1 POST G
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory):
-    """Slices that are thicker than they are wide, for a NIfTI file tells no other way in which plane they were acquired."""
+    """Slices that are thicker than they are wide, because nothing else in a NIfTI file shows the plane of acquisition."""
     home = tmp_path_factory.mktemp("phantom")
     radiogenomics.phantom(
         home, segmentation_patients=0, classification_patients=0, test_patients=1, spacing=4.0, slice_thickness=8.0,
@@ -94,7 +94,7 @@ def test_masks_lie_on_the_grid_of_their_series(predictions, forms, study):
     np.testing.assert_allclose(mask.affine, source.affine, atol=1e-4)
 
 
-def test_the_run_tells_which_series_was_which(predictions, study):
+def test_the_run_says_which_series_was_which(predictions, study):
     (facts,) = json.loads((predictions["export"] / "studies.json").read_text())
     assert facts["patient"] == study.name
     assert {name: one["description"] for name, one in facts["chosen"].items()} == DESCRIPTIONS

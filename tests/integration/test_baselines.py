@@ -101,7 +101,7 @@ def test_weights_are_not_mistaken_for_another_models(tmp_path):
         train("cnn3d", data, tmp_path / "other")
     with refused("holds weights of efficientnet2d"):
         radiogenomics.evaluate("baseline", *data, tmp_path / "evaluation", classifier=run, model="resnet10")
-    with refused("name the model (--model efficientnet2d)"):
+    with refused("select that model (--model efficientnet2d)"):
         radiogenomics.evaluate("classification", *data, tmp_path / "evaluation", classifier=run)
     assert not (tmp_path / "evaluation").exists()
     with pytest.raises(ValueError, match="add --model"):

@@ -95,9 +95,9 @@ def test_every_patient_is_predicted_out_of_fold(cohort, finished):
     rows = read_rows(output / "predictions.csv")
     assert set(COLUMNS) <= rows[0].keys()
     entries = {one["patient"]: one for one in json.loads((cohort / "task2.json").read_text())["training"]}
-    told = {(row["patient"], row["seed"], row["mri_type"]) for row in rows}
-    assert told == {(who, seed, name) for who in entries for seed in "12" for name in ("FLAIR", "T1wCE")}
-    assert len(rows) == len(told)
+    combinations = {(row["patient"], row["seed"], row["mri_type"]) for row in rows}
+    assert combinations == {(who, seed, name) for who in entries for seed in "12" for name in ("FLAIR", "T1wCE")}
+    assert len(rows) == len(combinations)
     for row in rows:
         assert int(row["fold"]) == entries[row["patient"]]["fold"]
         assert int(row["label"]) == entries[row["patient"]]["label"]
@@ -342,7 +342,7 @@ def test_a_leak_in_a_finished_run_is_found(finished, cohort, segmenter, tmp_path
         ({"stages": "segmentation"}, "--segmentation_datalist"),
     ],
 )
-def test_mistakes_are_told_before_anything_is_written(cohort, segmenter, tmp_path, options, words):
+def test_mistakes_are_reported_before_anything_is_written(cohort, segmenter, tmp_path, options, words):
     with pytest.raises(ValueError, match=words):
         validate(cohort, tmp_path / "run", **{"segmenter": segmenter, **options})
     assert not (tmp_path / "run").exists()

@@ -350,9 +350,9 @@ def test_both_learn(two):
 @pytest.mark.parametrize("job", ["segmentation", "classification"])
 def test_weights_have_plain_keys_and_are_nearly_those_of_one_process(one, two, job):
     name = {"segmentation": "segmentation.pt", "classification": "model_FLAIR.pt"}[job]
-    (first, told), (second, tells) = (read_weights(folder / job / name) for folder in (one, two[0]))
+    (first, settings), (second, others) = (read_weights(folder / job / name) for folder in (one, two[0]))
     assert first.keys() == second.keys()
-    assert told["trained"]["epoch"] == tells["trained"]["epoch"]
+    assert settings["trained"]["epoch"] == others["trained"]["epoch"]
     for key in first:
         torch.testing.assert_close(first[key], second[key], rtol=1e-3, atol=1e-5)
     checkpoint = torch.load(two[0] / job / "last.pt", weights_only=True)

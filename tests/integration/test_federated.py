@@ -157,9 +157,9 @@ def test_nothing_but_weights_counts_and_scores_leaves_a_site(sites, federation):
             assert (weights.optim, weights.metrics, metrics.weights, metrics.statistics) == (None,) * 4
             # all else in the objects
             weights.weights = None
-            told = pickle.dumps([weights, metrics])
+            sent = pickle.dumps([weights, metrics])
             for word in [*patients, str(sites), name]:
-                assert word.encode() not in told
+                assert word.encode() not in sent
 
 
 def test_a_sites_score_of_the_servers_weights_is_that_of_an_evaluation(sites, federation):

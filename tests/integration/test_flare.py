@@ -98,8 +98,8 @@ def without_flare(sites, initial):
 def test_the_last_average_is_that_of_the_same_rounds_without_flare(federated_sites, initial, simulated):
     state, settings = read_weights(simulated / "FL_global_model.pt")
     expected = without_flare(federated_sites, initial)
-    start, told = read_weights(initial)
-    assert settings == told == {"mri_type": "FLAIR", **CLASSIFIER}
+    start, stored = read_weights(initial)
+    assert settings == stored == {"mri_type": "FLAIR", **CLASSIFIER}
     assert state.keys() == expected.keys()
     # FLARE sums in another order, and Adam moves a weight by its whole rate whose gradient is 0 but for rounding
     for part in ("backbone", "lstm", "clf_head"):
@@ -164,14 +164,14 @@ def test_an_exported_job_holds_code_settings_and_first_weights(tmp_path, federat
     meta = json.loads((folder / "meta.json").read_text())
     assert meta["min_clients"] == 3
     (client,), (server,) = folder.rglob("config_fed_client.json"), folder.rglob("config_fed_server.json")
-    told = client.read_text()
+    logged = client.read_text()
     for words in (
         "/etc/radiogenomics/{site}.yaml",
         "--learning_rate=0.0001",
         "--backbone=test_nfnet",
         "--mri_type=FLAIR",
     ):
-        assert words in told
+        assert words in logged
     (workflow,) = json.loads(server.read_text())["workflows"]
     assert workflow["args"]["num_rounds"] == 7
 
@@ -181,15 +181,15 @@ def test_weights_without_settings_start_no_job(tmp_path, initial):
     done = job(
         "export", f"--initial={tmp_path / 'flat.pt'}", "--site_settings=x", f"--output={tmp_path / 'jobs'}", check=False
     )
-    assert "flat.pt does not say what it was made with" in done.stderr
+    assert "flat.pt does not record its settings" in done.stderr
     assert not (tmp_path / "jobs").exists()
 
 
-def test_a_site_without_its_settings_is_told_what_to_write(tmp_path):
+def test_a_site_without_its_settings_learns_what_to_write(tmp_path):
     spec = importlib.util.spec_from_file_location("flare_client", APP / "client.py")
     client = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(client)
-    with pytest.raises(ValueError, match=r"site north: .*north\.yaml is not there; write datalist, prepared_dir"):
+    with pytest.raises(ValueError, match=r"site north: .*north\.yaml does not exist; write datalist, prepared_dir"):
         client.read_site(str(tmp_path / "{site}.yaml"), "north")
     (tmp_path / "north.yaml").write_text("datalist: a.json\noutput_dir: runs\n")
     with pytest.raises(ValueError, match=r"lacks prepared_dir"):

@@ -91,7 +91,7 @@ def test_the_planted_signal_is_found(encoded):
 
 
 def test_no_signal_gives_none(encoded):
-    """P values of labels that nothing tells lie anywhere between 0 and 1."""
+    """P values of labels that nothing predicts lie anywhere between 0 and 1."""
     rng = np.random.default_rng(67)
     values, areas = [], []
     for seed in range(40):

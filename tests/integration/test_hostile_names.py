@@ -70,11 +70,11 @@ def run(monkeypatch, capfd, caplog):
     return told_by
 
 
-def harmless(told):
+def harmless(output):
     """Nothing but lines, and the progress bar's returns, in what was said; and no line that a name began."""
-    strange = {sign for sign in told if unicodedata.category(sign) in ("Cc", "Cf", "Zl", "Zp")} - {"\n", "\r"}
-    assert not strange
-    assert not [line for line in re.split("[\r\n]", told) if line.startswith(FORGED)]
+    controls = {sign for sign in output if unicodedata.category(sign) in ("Cc", "Cf", "Zl", "Zp")} - {"\n", "\r"}
+    assert not controls
+    assert not [line for line in re.split("[\r\n]", output) if line.startswith(FORGED)]
 
 
 def test_a_prediction(listed, segmenter, tmp_path, run, monkeypatch):

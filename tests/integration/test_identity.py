@@ -1,4 +1,4 @@
-"""Nothing that a command writes or says tells who a patient is, but the identifier; with --deidentify not even that.
+"""Nothing that a command writes or says identifies a patient, but the identifier; with --deidentify not even that.
 
 Every attribute of PS3.15's table E.1-1, all other names, dates and times, private and nested ones, NIfTI headers, texts in pictures, and the
 names of folders and files below the patient's have a mark each, for which everything that is left behind is searched.
@@ -45,8 +45,8 @@ def planted(tmp_path_factory):
         header = marks.new("PatientID"), uid(), marks.new("SeriesDescription of a named folder")
         dicom_series(root / people["named"] / mri_type, marks, f"named {mri_type}", *header, number)
         place = root / people["exported"] / marks.new("folder") / marks.new("folder")
-        told = f"{DESCRIPTIONS[mri_type]} {marks.new('SeriesDescription')}"
-        dicom_series(place, marks, f"exported {mri_type}", people["exported"], study, told, number)
+        description = f"{DESCRIPTIONS[mri_type]} {marks.new('SeriesDescription')}"
+        dicom_series(place, marks, f"exported {mri_type}", people["exported"], study, description, number)
     for number, date in enumerate(("20010203", "20010406")):
         place = root / people["visits"] / marks.new("folder")
         marks.places[date] = f"StudyDate of visit {number}"
@@ -96,18 +96,18 @@ def said(monkeypatch, capfd, tmp_path, caplog):
                 ending = ""
             except SystemExit as error:
                 ending = str(error)
-        told = capfd.readouterr()
-        return "\n".join([told.out, told.err, caplog.text, ending])
+        output = capfd.readouterr()
+        return "\n".join([output.out, output.err, caplog.text, ending])
 
     return run
 
 
-def found(planted, tmp_path, told, without=("identifier",)):
-    """What is told of the patients, by what was marked: files, or ``said``."""
+def found(planted, tmp_path, output, without=("identifier",)):
+    """What identifies the patients, by what was marked: files, or ``said``."""
     marks = {
         mark: place for mark, place in planted[1].patterns().items() if not place.startswith(without or ("no such",))
     }
-    return search([tmp_path], marks, told)
+    return search([tmp_path], marks, output)
 
 
 def words_of(planted, networks, tmp_path, command):
@@ -132,13 +132,13 @@ NAMES_OF_FILES = re.compile("folder|.*file name")
 
 @pytest.mark.parametrize("command", ["studies", "explore", "volumes", "show", "headers", "segment", "fuse", "error"])
 def test_the_identifier_alone(planted, networks, said, tmp_path, command):
-    """But a message on what is wrong with a file names it, and tables of studies have the descriptions by which series are told apart."""
-    told = said(*words_of(planted, networks, tmp_path, command))
+    """But a message about a faulty file names it, and tables of studies have the descriptions that distinguish series."""
+    output = said(*words_of(planted, networks, tmp_path, command))
     assert (tmp_path / "out").exists()
     pages = list((tmp_path / "out").rglob("*.html"))
     assert len(pages) == (command in ("explore", "headers"))
     assert not [what for page in pages for what in fetched(page.read_text(encoding="utf-8"))]
-    for what, places in found(planted, tmp_path, told).items():
+    for what, places in found(planted, tmp_path, output).items():
         if NAMES_OF_FILES.fullmatch(what):
             assert what.startswith("broken"), (what, places)
         else:
@@ -150,8 +150,8 @@ def test_the_identifier_alone(planted, networks, said, tmp_path, command):
 
 
 def test_a_data_list_has_the_paths_and_nothing_else(planted, said, tmp_path):
-    told = said("datalist", "--input", planted[0], "--output", tmp_path / "list.json")
-    assert all(NAMES_OF_FILES.fullmatch(what) for what in found(planted, tmp_path, told))
+    output = said("datalist", "--input", planted[0], "--output", tmp_path / "list.json")
+    assert all(NAMES_OF_FILES.fullmatch(what) for what in found(planted, tmp_path, output))
     names = {entry["patient"] for entry in json.loads((tmp_path / "list.json").read_text())["test"]}
     assert names == {*planted[2].values(), *(f"{planted[2]['visits']}_day{day}" for day in ("000", "062"))} - {
         planted[2]["visits"]
@@ -160,11 +160,11 @@ def test_a_data_list_has_the_paths_and_nothing_else(planted, said, tmp_path):
 
 def test_dicom_objects_alone_carry_what_the_source_says_of_the_patient(planted, networks, said, tmp_path):
     """By design: a SEG or SR belongs to the patient and study of its source."""
-    told = said(*words_of(planted, networks, tmp_path, "predict"))
-    told += said("report", tmp_path / "out", "--output", tmp_path / "again")
+    output = said(*words_of(planted, networks, tmp_path, "predict"))
+    output += said("report", tmp_path / "out", "--output", tmp_path / "again")
     assert (tmp_path / "again" / "report.html").is_file()
     in_objects = 0
-    for what, places in found(planted, tmp_path, told).items():
+    for what, places in found(planted, tmp_path, output).items():
         elsewhere = {place for place in places if not re.search(r"out/dicom/[^/]+/\w+\.dcm$", place)}
         in_objects += elsewhere != places
         if elsewhere:
@@ -176,9 +176,9 @@ def test_dicom_objects_alone_carry_what_the_source_says_of_the_patient(planted, 
 
 @pytest.mark.parametrize("command", ["predict", "segment", "fuse", "error"])
 def test_nothing_at_all_of_who_is_deidentified(planted, networks, said, tmp_path, command):
-    told = said(*words_of(planted, networks, tmp_path, command), "--deidentify")
+    output = said(*words_of(planted, networks, tmp_path, command), "--deidentify")
     assert (tmp_path / "out" / "studies.json").is_file()
-    for what, places in found(planted, tmp_path, told, without=()).items():
+    for what, places in found(planted, tmp_path, output, without=()).items():
         assert any(link in what for link in LINKS), (what, places)
         assert all(re.search(r"out/dicom/study_\w+/\w+\.dcm$", place) for place in places), (what, places)
     assert str(planted[0]) not in "".join(path.read_text() for path in (tmp_path / "out").glob("*.*"))
@@ -188,7 +188,7 @@ def test_nothing_at_all_of_who_is_deidentified(planted, networks, said, tmp_path
 def test_the_key_is_kept_where_it_is_asked_for(planted, networks, said, tmp_path):
     words = words_of(planted, networks, tmp_path, "segment")
     refused = said(*words, "--deidentify", "--key_file", tmp_path / "out" / "key.csv")
-    assert "lies among the results" in refused
+    assert "is inside the results" in refused
     assert not (tmp_path / "out").exists()
     assert "add --deidentify" in said(*words, "--key_file", tmp_path / "key.csv")
     assert not (tmp_path / "out").exists()
@@ -211,5 +211,5 @@ def test_the_key_is_kept_where_it_is_asked_for(planted, networks, said, tmp_path
 def test_a_sample_submission_is_refused_where_nobody_is_named(planted, networks, said, tmp_path):
     (tmp_path / "sample.csv").write_text(f"BraTS21ID,MGMT_value\n{planted[2]['named']},0.5\n")
     words = words_of(planted, networks, tmp_path, "predict")
-    assert "leave one of them out" in said(*words, "--deidentify", "--sample_submission", tmp_path / "sample.csv")
+    assert "omit one of the two" in said(*words, "--deidentify", "--sample_submission", tmp_path / "sample.csv")
     assert not (tmp_path / "out").exists()

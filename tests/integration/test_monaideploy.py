@@ -42,7 +42,7 @@ FIRST, SECOND = "PHANTOM-1_20200102", "PHANTOM-1_20200304"
 
 
 def rewrite(source, folder, names, values, keep=slice(None)):
-    """A series of the phantom under names that tell nothing, every second column of its slices left out."""
+    """A series of the phantom under names without meaning, every second column of its slices left out."""
     files = sorted(source.iterdir())[keep]
     for file in files:
         dataset = pydicom.dcmread(file)
@@ -181,7 +181,7 @@ def test_the_seg_lies_where_the_mask_lies(output, study, mri_type):
     volume = seg.get_volume()  # (slices, rows, columns, segments), LPS
     lps_to_ras = np.diag([-1, -1, 1, 1])
     regions = [(volume.array[..., 0] > 0, labels > 0)]
-    if mri_type == "T1wCE":  # nobody can tell enhancing tumour without contrast agent
+    if mri_type == "T1wCE":  # enhancing tumour can't be recognised without contrast agent
         regions.append((volume.array[..., 1] > 0, labels == 2))
     assert volume.array.shape[-1] == len(regions)
     for region, label_map in regions:
@@ -229,7 +229,7 @@ def test_the_report_holds_the_probability(output, rows, study):
         volumes += [(labels == 2).sum() * voxel] if mri_type == "T1wCE" else []
     assert values_of(report, "118565006") == pytest.approx(
         volumes, rel=1e-4
-    )  # of each series WT, then ET where it is told
+    )  # of each series WT, then ET where it is marked
 
 
 @pytest.mark.parametrize("study", [FIRST, SECOND])

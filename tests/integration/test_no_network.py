@@ -116,7 +116,7 @@ def test_the_bundle_command_does_not_try(cohort, segmenter, tmp_path):
     assert found == []
 
 
-def test_packages_are_told_not_to_report_how_they_are_used():
+def test_packages_are_set_not_to_report_how_they_are_used():
     code = "import os; import radiogenomics; print(os.environ['ORT_DISABLE_TELEMETRY'], os.environ['MLFLOW_DISABLE_TELEMETRY'])"
     environment = {key: value for key, value in os.environ.items() if not key.endswith("TELEMETRY")}
     done = subprocess.run([sys.executable, "-c", code], env={**environment, "PYTHONPATH": os.pathsep.join(sys.path)}, capture_output=True, text=True, check=True)  # fmt: skip

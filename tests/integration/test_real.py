@@ -88,8 +88,8 @@ def test_prediction_of_dicom(real_data, weights, tmp_path):
         np.testing.assert_allclose(mask.affine, meta["affine"], atol=1e-3)
         # the corner of every file, where DICOM says that it lies, is the corner of a slice of the mask
         corners = nib.affines.apply_affine(mask.affine, [[0, 0, k] for k in range(mask.shape[2])])
-        told = np.array([header.ImagePositionPatient for header in headers], dtype=float) * [-1, -1, 1]
-        distances = np.linalg.norm(told[:, None] - corners[None], axis=2)
+        positions = np.array([header.ImagePositionPatient for header in headers], dtype=float) * [-1, -1, 1]
+        distances = np.linalg.norm(positions[:, None] - corners[None], axis=2)
         assert distances.min(axis=1).max() < 0.05
         assert len(set(distances.argmin(axis=1))) == len(headers)
         labels = np.asarray(mask.dataobj) > 0

@@ -57,7 +57,7 @@ def test_volumes_are_those_of_the_masks_and_nobody_vanishes(hospital, segmented)
             parts = [row[name] for name in ("not_enhancing_ml", "enhancing_ml")]
             if row["mri_type"] == "T1wCE":
                 np.testing.assert_allclose([float(part) * 1000 for part in parts], volume, atol=1)
-            else:  # nobody can tell without contrast agent
+            else:  # not recognisable without contrast agent
                 assert parts == ["", ""]
                 assert volume[1] == 0
     assert float(rows[hospital[1], "FLAIR"]["whole_tumour_ml"]) > 0
@@ -73,13 +73,13 @@ def test_nobody_vanishes_whose_series_are_not_understood(hospital, segmenter, cl
         (folder / "Image-1.dcm").write_bytes(b"no DICOM")
     predict(studies, tmp_path / "out", segmenter, classifiers, prior=0.45)
     table = capsys.readouterr().out.splitlines()
-    said = "none of its series was understood: found AX FLAIR; expected folders FLAIR, T1w, T1wCE, T2w"
+    said = "none of its series was recognised: found AX FLAIR; expected folders FLAIR, T1w, T1wCE, T2w"
     rows = patients(tmp_path / "out")
     assert {row["BraTS21ID"]: float(row["MGMT_value"]) for row in read_rows(tmp_path / "out" / "submission.csv")}[
         "P"
     ] == 0.45
     assert rows["P"]["reason"].startswith(f"cohort prior 0.45: {said}")
-    assert rows[good]["warnings"][0].startswith("not understood: AX T1; expected")
+    assert rows[good]["warnings"][0].startswith("not recognised: AX T1; expected")
     assert [line.split()[0] for line in table] == ["patient", good, "P"]
     assert float(table[1].split()[1]) == pytest.approx(rows[good]["probability"], abs=1e-3)
     for fuse in (False, True):

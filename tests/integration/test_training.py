@@ -83,12 +83,12 @@ def test_patients_of_task_2_do_not_train_the_segmenter(cohort, prepared_slices, 
     caplog.set_level(logging.INFO)
     with killed(handlers.EpochSeed, 0):
         radiogenomics.train(
-            "segmentation", cohort / "task1.json", prepared_slices, cohort / "told",
+            "segmentation", cohort / "task1.json", prepared_slices, cohort / "reported",
             classification_datalist=str(cohort / "task2.json"), max_epochs=1, **SEGMENTER, **TRAINING,
         )  # fmt: skip
-    (told,) = [record.message for record in caplog.records if "left out of stage 1" in record.message]
-    assert "1 patients" in told
-    assert both[0] in told
+    (message,) = [record.message for record in caplog.records if "left out of stage 1" in record.message]
+    assert "1 patients" in message
+    assert both[0] in message
 
 
 def test_a_killed_training_is_resumed_to_the_same_end(cohort, prepared_slices, tmp_path):
@@ -176,9 +176,9 @@ def test_a_segmenter_is_not_evaluated_on_whom_it_was_trained_on(cohort, prepared
     torch.save({"model": state, "settings": {**known, "trained_on": held_out[:1]}}, file)
     with refused(f"was trained on 1 of the patients that it is to be evaluated on: {held_out[0]}"):
         radiogenomics.evaluate(
-            "segmentation", cohort / "task1.json", prepared_slices, tmp_path / "told", segmenter=file, num_workers=0
+            "segmentation", cohort / "task1.json", prepared_slices, tmp_path / "refused", segmenter=file, num_workers=0
         )
-    assert not (tmp_path / "told").exists()
+    assert not (tmp_path / "refused").exists()
     options = {"namesakes": True, "distances": False, "num_workers": 0}
     radiogenomics.evaluate(
         "segmentation", cohort / "task1.json", prepared_slices, tmp_path / "done", segmenter=file, **options

@@ -100,14 +100,14 @@ def test_functions_are_the_python_interface():
         assert callable(getattr(radiogenomics, name))
 
 
-def test_doctor_tells_what_a_bug_report_needs(monkeypatch, capsys):
+def test_doctor_shows_what_a_bug_report_needs(monkeypatch, capsys):
     assert run(monkeypatch, "doctor") == 0
-    told = yaml.safe_load(capsys.readouterr().out)
-    assert told["packages"]["torch"] == version("torch")
-    assert {"monai", "timm", "segmentation-models-pytorch", "pydicom"} <= told["packages"].keys()
-    assert "cpu" in told["devices"]
-    assert set(told["weights"]) == {"segmentation", "FLAIR", "T1w", "T1wCE", "T2w"}
-    assert "Research use only" in told["use"]
+    shown = yaml.safe_load(capsys.readouterr().out)
+    assert shown["packages"]["torch"] == version("torch")
+    assert {"monai", "timm", "segmentation-models-pytorch", "pydicom"} <= shown["packages"].keys()
+    assert "cpu" in shown["devices"]
+    assert set(shown["weights"]) == {"segmentation", "FLAIR", "T1w", "T1wCE", "T2w"}
+    assert "Research use only" in shown["use"]
 
 
 @pytest.fixture
@@ -121,29 +121,29 @@ def classifier(tmp_path):
 
 def test_doctor_tries_weights(monkeypatch, capsys, segmenter, classifier):
     assert run(monkeypatch, "doctor", "--segmenter", segmenter, "--classifier", classifier.parent) == 0
-    told = yaml.safe_load(capsys.readouterr().out)
-    assert told["weights"]["segmentation"] == str(segmenter)
-    assert (told["weights"]["FLAIR"], told["weights"]["T2w"]) == (str(classifier), "none")
-    assert set(told["tried"]) == {str(segmenter), str(classifier)}
-    assert "ok, a segmenter; settings: encoder_name tu-test_efficientnet" in told["tried"][str(segmenter)]
-    assert "ok, a classifier" in told["tried"][str(classifier)]
-    assert "problems" not in told
+    shown = yaml.safe_load(capsys.readouterr().out)
+    assert shown["weights"]["segmentation"] == str(segmenter)
+    assert (shown["weights"]["FLAIR"], shown["weights"]["T2w"]) == (str(classifier), "none")
+    assert set(shown["tried"]) == {str(segmenter), str(classifier)}
+    assert "ok, a segmenter; settings: encoder_name tu-test_efficientnet" in shown["tried"][str(segmenter)]
+    assert "ok, a classifier" in shown["tried"][str(classifier)]
+    assert "problems" not in shown
 
 
 @pytest.mark.slow
-def test_doctor_tells_weights_that_cant_be_used(monkeypatch, capsys, segmenter, classifier, tmp_path):
+def test_doctor_names_weights_that_cant_be_used(monkeypatch, capsys, segmenter, classifier, tmp_path):
     """With status 1, and with all the rest."""
     end = run(monkeypatch, "doctor", "--segmenter", classifier, "--classifier", tmp_path / "gone")
-    told = yaml.safe_load(capsys.readouterr().out)
-    assert told["packages"]["torch"] == version("torch")
+    shown = yaml.safe_load(capsys.readouterr().out)
+    assert shown["packages"]["torch"] == version("torch")
     assert end.startswith("error: ")
     assert "\n" not in end
-    assert "gone: no such file or folder of classifier weights" in told["problems"][0]
-    assert f"{classifier}: these weights are not for this network" in told["problems"][1]
-    strange = tmp_path / "strange.pt"
-    save_weights(torch.nn.Linear(2, 2), {**ENCODER, "encoder_name": "no such encoder"}, strange)
-    end = run(monkeypatch, "doctor", "--segmenter", strange, "--classifier", classifier)
-    assert "strange.pt: no segmenter can be built from its settings" in end
+    assert "gone: no such file or folder of classifier weights" in shown["problems"][0]
+    assert f"{classifier}: these weights are not for this network" in shown["problems"][1]
+    unknown = tmp_path / "unknown.pt"
+    save_weights(torch.nn.Linear(2, 2), {**ENCODER, "encoder_name": "no such encoder"}, unknown)
+    end = run(monkeypatch, "doctor", "--segmenter", unknown, "--classifier", classifier)
+    assert "unknown.pt: no segmenter can be built from its settings" in end
     empty = tmp_path / "empty.pt"
     empty.touch()
     assert "empty (0 bytes)" in run(monkeypatch, "doctor", "--segmenter", empty)
@@ -176,7 +176,7 @@ def test_a_reader_that_goes_away_ends_the_command_quietly(tmp_path, words):
 def test_unknown_setting_is_answered_with_the_nearest(tmp_path):
     with pytest.raises(ValueError, match="inference has no setting 'min_tumour_ratio'; did you mean --min_tumor_ratio"):
         cli.run_config("inference", min_tumour_ratio=0.1)
-    with pytest.raises(ValueError, match=r"--imports 5: this is no setting; change it in a configuration"):
+    with pytest.raises(ValueError, match=r"--imports 5: not a setting; change it in a configuration"):
         checks.settings("inference", {"imports": 5})
     with pytest.raises(ValueError, match=r"--batch_size : expected a whole number from 1"):
         checks.settings("inference", {"batch_size": ""})
@@ -236,7 +236,7 @@ def mistake(monkeypatch, capsys, *words):
     return first
 
 
-def test_a_name_of_several_lines_is_told_on_one(monkeypatch, capsys, tmp_path):
+def test_a_name_of_several_lines_is_reported_on_one(monkeypatch, capsys, tmp_path):
     labels = tmp_path / "labels.csv"
     labels.write_text('BraTS21ID,MGMT_value\n"a\nb\x1b[2J",5\n')
     (tmp_path / "in" / "A").mkdir(parents=True)
@@ -274,7 +274,7 @@ def test_no_such_folder(monkeypatch, capsys, tmp_path, segmenter):
         "--segmenter",
         segmenter,
     )
-    assert "gone: no such folder of studies" in said
+    assert "gone: no such folder or zip file of studies" in said
     assert not (tmp_path / "out").exists()
 
 
@@ -291,7 +291,7 @@ def test_weights_that_are_not_there(monkeypatch, capsys, tmp_path, studies):
     assert "gone.pt: no such weights file; train your own with `radiogenomics train`" in said
     (tmp_path / "models").mkdir()
     said = mistake(monkeypatch, capsys, *words, "--models_dir", tmp_path / "models")
-    assert "there are no weights for segmentation: " in said
+    assert "no weights for segmentation: " in said
     assert "radiogenomics download" in said
     assert not (tmp_path / "out").exists()
 
@@ -350,7 +350,7 @@ def test_what_a_job_never_uses_is_refused(monkeypatch, capsys, tmp_path, studies
     places = {"STUDIES": studies, "OUT": tmp_path / "out"}
     words = [places.get(word, word) for word in command]
     more = () if command[0] == "crossvalidate" else (f"--{option}", "1")
-    assert f"nothing that runs here uses '{option}'" in mistake(monkeypatch, capsys, *words, *more)
+    assert f"nothing in this job uses '{option}'" in mistake(monkeypatch, capsys, *words, *more)
     assert not (tmp_path / "out").exists()
 
 
@@ -413,7 +413,7 @@ REFUSED = [  # words after those that are right, and what is said of them
     (("predict", "--amp", "1"), "--amp 1: expected one of auto, True, False"),
     (("predict", "--zom", "1"), "inference has no setting 'zom'; did you mean --zoom?"),
     (("predict", "--overwrite=yes"), "--overwrite yes: expected True or False"),
-    (("predict", "--input", "GONE"), "--input GONE: no such folder of studies"),
+    (("predict", "--input", "GONE"), "--input GONE: no such folder or zip file of studies"),
     (("predict", "--input", "FILE"), "--input FILE: is a file, expected a folder of studies"),
     (("predict", "--output", "FILE/out"), "--output FILE/out: FILE is a file, expected a folder; name another"),
     (("predict", "--segmenter", "GONE"), "--segmenter GONE: no such weights file; train your own"),
@@ -422,7 +422,7 @@ REFUSED = [  # words after those that are right, and what is said of them
     (("predict", "--sample_submission", "GONE"), "--sample_submission GONE: no such file"),
     (("predict", "--datalist", "GONE"), "--datalist GONE: no such data list"),
     (("prepare", "classification", "--prepared", "out", "--datalist", "GONE"), "--datalist GONE: no such data list; make"),
-    (("prepare", "segmentation", "--prepared", "out", "--input", "GONE"), "--input GONE: no such folder of studies"),
+    (("prepare", "segmentation", "--prepared", "out", "--input", "GONE"), "--input GONE: no such folder or zip file of studies"),
     (("train", "segmentation", "FILE", "GONE", "out"), "--prepared GONE/index.json: no such index of prepared series"),
     (("train", "classification", "FILE", ".", "out", "--init", "GONE"), "--init GONE: no such weights file; or give"),
     (("train", "classification", "FILE", ".", "out", "--runtime", "openvino"), "--runtime openvino: expected one of eager"),
@@ -441,7 +441,7 @@ REFUSED = [  # words after those that are right, and what is said of them
     (("export", "segmenter", "onnx", "GONE", "a.onnx"), "--weights GONE: no such weights file"),
     (("export", "both", "onnx", "FILE", "a.onnx"), "--what both: expected one of segmenter, classifier"),
     (("export", "segmenter", "keras", "FILE", "a"), "--format keras: expected one of torchscript, onnx, openvino"),
-    (("datalist", "GONE", "a.json"), "GONE: no such folder of studies"),
+    (("datalist", "GONE", "a.json"), "GONE: no such folder or zip file of studies"),
     (("datalist", ".", "a.json", "--folds", "two"), "--folds two: expected a whole number from 2"),
     (("datalist", ".", "FILE/a.json"), "--output FILE: FILE is a file, expected a folder"),
     (("pretrain", "out", "--label_maps", "GONE"), "--label_maps GONE: no such folder of brain segmentations"),
@@ -503,7 +503,7 @@ for words in {commands!r}:
 def test_a_device_that_is_not_there(monkeypatch, capsys, tmp_path, studies, segmenter):
     words = ("predict", "--input", studies, "--output", tmp_path / "out", "--segmenter", segmenter)
     said = mistake(monkeypatch, capsys, *words, "--device", "cuda:99")
-    assert "--device cuda:99: there is no such device on this machine, possible: cpu" in said
+    assert "--device cuda:99: no such device on this machine; available: cpu" in said
     assert not (tmp_path / "out").exists()
 
 
@@ -515,7 +515,7 @@ def test_a_folder_of_a_forbidden_place_is_refused(monkeypatch, tmp_path):
 
 def test_debugging_shows_where(monkeypatch, tmp_path):
     monkeypatch.setenv("RADIOGENOMICS_DEBUG", "1")
-    with pytest.raises(ValueError, match="no such folder of studies"):
+    with pytest.raises(ValueError, match="no such folder or zip file of studies"):
         run(monkeypatch, "datalist", "--input", tmp_path / "gone", "--output", tmp_path / "a.json")
 
 

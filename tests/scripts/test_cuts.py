@@ -105,7 +105,7 @@ def test_sources_are_mixed_in_their_proportion(volumes):
         cuts.DrawMixed(None, None)
 
 
-def test_what_can_not_be_cut_is_told(tmp_path):
+def test_what_can_not_be_cut_is_reported(tmp_path):
     with pytest.raises(ValueError, match="none of 1 patients has labels"):
         labelled_volumes.load_volumes([{"patient": "A", "FLAIR": "x.nii.gz"}])
     entry = write_patient(tmp_path, "A")

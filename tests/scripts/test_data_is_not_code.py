@@ -204,7 +204,7 @@ def test_names_that_are_one_on_some_disks_are_refused(tmp_path, one, other):
         (tmp_path / "in" / name).mkdir(parents=True, exist_ok=True)
         (tmp_path / "in" / name / "flair.nii.gz").touch()
     if len(list((tmp_path / "in").iterdir())) == 2:
-        with pytest.raises(DataListError, match="capital letters or the encoding of accents"):
+        with pytest.raises(DataListError, match="only in case or the encoding of accents"):
             find_studies(tmp_path / "in")
     write_json({"test": [{"patient": name, "FLAIR": "x.nii.gz"} for name in (one, other)]}, tmp_path / "list.json")
     with pytest.raises(DataListError, match="named more than once"):
@@ -236,7 +236,7 @@ def test_a_submission_and_its_report(tmp_path, caplog):
     assert json.loads((out / "patients.json").read_text(encoding="utf-8"))["patients"][0]["patient"] == CODE
 
 
-def test_files_of_a_report_are_told_apart(tmp_path):
+def test_files_of_a_report_are_distinguished(tmp_path):
     writer = Writer(tmp_path)
     names = [writer.name(name) for name in (*FILE_NAMES, *REFUSED, "CON", "con")]
     assert len({name.lower() for name in names}) == len(names)

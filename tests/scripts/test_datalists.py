@@ -130,11 +130,11 @@ def test_labels_in_another_style_than_the_folders(task2):
     assert [one["label"] for one in listed] == [number % 2 for number in range(12)]
 
 
-def test_patients_without_a_label_are_told(task2, told):
+def test_patients_without_a_label_are_reported(task2, log):
     write_rows(task2 / "train_labels.csv", [(f"{number:05d}", number % 2) for number in range(11)])
     listed = datalists.build_datalist(task2, folds=2)
-    assert "1 patients have no label" in told.text
-    assert "00011" in told.text
+    assert "1 patients have no label" in log.text
+    assert "00011" in log.text
     assert "00011" not in names(listed["training"])
     assert "00011" in names(listed["test"])
 
@@ -147,7 +147,7 @@ def test_studies_without_labels_are_for_testing(tmp_path):
     assert listed["training"] == []
 
 
-def test_patients_without_a_series_are_told_and_not_listed(task2, told):
+def test_patients_without_a_series_are_reported_and_not_listed(task2, log):
     touch(task2 / "train" / "00030" / "AX FLAIR" / "Image-1.dcm")
     touch(task2 / "test" / "00031" / "AX FLAIR" / "Image-1.dcm")
     touch(task2 / "train" / "00000" / "DWI" / "Image-1.dcm")
@@ -156,7 +156,7 @@ def test_patients_without_a_series_are_told_and_not_listed(task2, told):
     listed = datalists.build_datalist(task2, folds=2)
     assert names(listed["training"]) == [f"{number:05d}" for number in range(12)]
     assert names(listed["test"]) == ["00020", "00021", "00022"]
-    assert "2 patients without any series are not listed: 00030, 00031" in told.text
+    assert "2 patients without any series are not listed: 00030, 00031" in log.text
     assert not any({"reason", "warnings"} & set(one) for one in (*listed["training"], *listed["test"]))
 
 
@@ -198,33 +198,33 @@ def test_paths_follow_the_folder_that_is_given(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("{", r"list\.json: not JSON"),
+        ("{", r"list\.json: not readable JSON"),
         ("[]", r"list\.json: not a data list; expected .*training, validation, test"),
         ('{"patients": []}', r"list\.json: not a data list"),
         ('{"training": [{"FLAIR": "a"}]}', r"list\.json: an entry of 'training' has no 'patient'.*FLAIR"),
         ('{"test": ["00001"]}', r"list\.json: an entry of 'test' has no 'patient'.*00001"),
         (
             '{"test": [{"patient": 12}]}',
-            r"list\.json: an entry of 'test' has the patient 12, expected a text.* in quotes",
+            r"list\.json: an entry of 'test' has the patient 12, expected non-empty text.* in quotes",
         ),
-        ('{"test": [{"patient": null}]}', "has the patient None, expected a text that is not empty"),
-        ('{"test": [{"patient": " "}]}', "has the patient ' ', expected a text that is not empty"),
+        ('{"test": [{"patient": null}]}', "has the patient None, expected non-empty text"),
+        ('{"test": [{"patient": " "}]}', "has the patient ' ', expected non-empty text"),
         (
             '{"training": [{"patient": "1"}], "test": [{"patient": "1"}]}',
             r"list\.json: patients named more than once: 1; keep one",
         ),
-        ("[" * 100_000, r"list\.json: not JSON that can be read \(.*\); make it anew with `radiogenomics datalist`"),
-        ('{"test": [], "n": ' + "9" * 5000 + "}", r"list\.json: not JSON that can be read .*; make it anew"),
-        ("\udcff", r"list\.json: not JSON that can be read .*utf-8.*; make it anew"),
+        ("[" * 100_000, r"list\.json: not readable JSON \(.*\); make it again with `radiogenomics datalist`"),
+        ('{"test": [], "n": ' + "9" * 5000 + "}", r"list\.json: not readable JSON .*; make it again"),
+        ("\udcff", r"list\.json: not readable JSON .*utf-8.*; make it again"),
         ('{"test": null}', r"list\.json: 'test' is None; expected a list of patients"),
         ('{"test": [], "dataset_dir": 5}', r"list\.json: dataset_dir is 5; expected the path of a folder"),
         ('{"test": [{"patient": "1", "FLAIR": "a\\u0000"}]}', r"list\.json: FLAIR of patient 1 is .*; expected a path"),
         ('{"test": [{"patient": "1", "seg": "\\ud800"}]}', r"list\.json: seg of patient 1 is .*; expected a path"),
-        ('{"test": [{"patient": "\\ud800"}]}', r"list\.json: patient '\\ud800' holds half a character; rename"),
+        ('{"test": [{"patient": "\\ud800"}]}', r"list\.json: patient '\\ud800' contains half a character; rename"),
         ('{"test": [{"patient": "1", "label": "x"}]}', r"list\.json: label of patient 1 is 'x'; expected 0 or 1"),
         ('{"test": [{"patient": "1", "label": true}]}', r"list\.json: label of patient 1 is True; expected 0 or 1"),
         ('{"test": [{"patient": "1", "fold": 0.5}]}', r"list\.json: fold of patient 1 is 0.5; expected a whole number"),
-        ('{"test": [{"patient": "1", "group": []}]}', r"list\.json: group of patient 1 is \[\]; expected a text"),
+        ('{"test": [{"patient": "1", "group": []}]}', r"list\.json: group of patient 1 is \[\]; expected text"),
     ],
 )
 def test_unusable_lists(tmp_path, content, message):
@@ -250,19 +250,19 @@ def test_missing_list_says_how_to_make_one(tmp_path):
 # Who is left out
 
 
-def test_exclude_knows_a_person_under_any_name(told):
+def test_exclude_knows_a_person_under_any_name(log):
     entries = [entry("BraTS2021_00012"), entry("00012"), entry("12"), entry("13"), entry("TCGA-1")]
     assert names(datalists.exclude(entries, ["00012", "TCGA-1"], "gone for a reason")) == ["13"]
-    assert "gone for a reason: 4 patients" in told.text
-    assert "BraTS2021_00012" in told.text
+    assert "gone for a reason: 4 patients" in log.text
+    assert "BraTS2021_00012" in log.text
 
 
-def test_exclude_of_nobody_is_told_too(told):
+def test_exclude_of_nobody_is_reported_too(log):
     assert names(datalists.exclude([entry("1")], ["2"], "why")) == ["1"]
-    assert "why: 0 patients" in told.text
+    assert "why: 0 patients" in log.text
 
 
-def test_patients_of_task_2_never_train_stage_1(tmp_path, told):
+def test_patients_of_task_2_never_train_stage_1(tmp_path, log):
     first = write_datalist(
         tmp_path / "task1.json",
         training=[entry(f"BraTS2021_{number:05d}", fold=number % 2) for number in range(10)],
@@ -276,28 +276,28 @@ def test_patients_of_task_2_never_train_stage_1(tmp_path, told):
     training, held_out = datalists.segmentation_split(first, fold=0, classification_datalist=second)
     assert names(training) == [f"BraTS2021_{number:05d}" for number in (1, 7, 9)]
     assert names(held_out) == [f"BraTS2021_{number:05d}" for number in (0, 2, 8)]
-    assert "left out of stage 1, for they are patients of Task 2: 4 patients" in told.text
+    assert "left out of stage 1 as patients of Task 2: 4 patients" in log.text
     for number in (3, 4, 5, 6):
-        assert f"BraTS2021_{number:05d}" in told.text
+        assert f"BraTS2021_{number:05d}" in log.text
 
 
-def test_stage_1_without_a_list_of_task_2_is_warned(tmp_path, told):
+def test_stage_1_without_a_list_of_task_2_is_warned(tmp_path, log):
     file = write_datalist(tmp_path / "task1.json", training=[entry(str(number), fold=number) for number in range(3)])
     training, held_out = datalists.segmentation_split(file, fold=1)
     assert (names(training), names(held_out)) == (["0", "2"], ["1"])
-    assert [r.levelname for r in told.records if "--classification_datalist" in r.message] == ["WARNING"]
+    assert [r.levelname for r in log.records if "--classification_datalist" in r.message] == ["WARNING"]
 
 
-def test_what_the_hosts_left_out_never_trains_stage_2(tmp_path, told):
+def test_what_the_hosts_left_out_never_trains_stage_2(tmp_path, log):
     bad = ["00109", "00123", "00709"]
     good = [f"{number:05d}" for number in range(6)]
     training = [entry(name, fold=place % 2, label=place % 2) for place, name in enumerate(good + bad)]
     file = write_datalist(tmp_path / "task2.json", training=training)
     sides = datalists.classification_split(file)
     assert sorted(names(sides[0]) + names(sides[1])) == good
-    assert "left out of stage 2, as the hosts ask: 3 patients" in told.text
+    assert "left out of stage 2, as the organisers ask: 3 patients" in log.text
     for name in bad:
-        assert name in told.text
+        assert name in log.text
 
 
 def test_what_the_hosts_left_out_is_not_held_out_either(tmp_path):
@@ -328,16 +328,18 @@ def test_a_fold_is_held_out(folds, fold):
     assert len(training) + len(held_out) == len(entries)
 
 
-def test_the_lists_own_validation_is_held_out(told):
+def test_the_lists_own_validation_is_held_out(log):
     lists = {"training": [entry("1", fold=0), entry("2", fold=1)], "validation": [entry("3")]}
     training, held_out = datalists.split_fold(lists, fold=0)
     assert (names(training), names(held_out)) == (["1", "2"], ["3"])
-    assert "2 patients train, 1 are held out" in told.text
+    assert "2 patients train, 1 are held out" in log.text
 
 
 def test_a_person_on_both_sides_is_refused():
     folds = [entry("BraTS-GLI-00007-000", group="7", fold=0), entry("BraTS-GLI-00007-001", group="7", fold=1)]
-    with pytest.raises(DataListError, match="the same persons would train and be held out: 7; rebuild the data list"):
+    with pytest.raises(
+        DataListError, match="the same persons would be in training and held out: 7; rebuild the data list"
+    ):
         datalists.split_fold({"training": folds, "validation": []})
     lists = {"training": [entry("a", group="7")], "validation": [entry("b", group="7")]}
     with pytest.raises(DataListError, match="the same persons"):

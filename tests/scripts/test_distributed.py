@@ -63,7 +63,7 @@ def test_several_processes_without_the_other_configuration_are_refused(monkeypat
     monkeypatch.setenv("WORLD_SIZE", "4")
     with pytest.raises(ValueError, match=r"4 processes were started.*distributed\.yaml is not laid over this job"):
         distributed.alone()
-    with pytest.raises(ValueError, match=r"4 processes were started.*this job is for one"):
+    with pytest.raises(ValueError, match=r"4 processes were started.*this job runs in one process"):
         distributed.alone(shared=False)
 
 

@@ -22,7 +22,7 @@ class Server(ThreadingHTTPServer):
 
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Handler)
-        self.content, self.breaks, self.leads_to, self.mark, self.asked, self.tells = CONTENT, [], None, '"1"', [], None
+        self.content, self.breaks, self.leads_to, self.mark, self.asked, self.size = CONTENT, [], None, '"1"', [], None
 
     @property
     def url(self):
@@ -49,7 +49,7 @@ class Handler(BaseHTTPRequestHandler):
         else:
             self.send_response(200)
         rest = server.content[start:]
-        self.send_header("Content-Length", str(server.tells or len(rest)))
+        self.send_header("Content-Length", str(server.size or len(rest)))
         self.send_header("ETag", server.mark)
         self.end_headers()
         self.wfile.write(rest[: server.breaks.pop(0)] if server.breaks else rest)
@@ -98,10 +98,10 @@ def test_a_later_attempt_continues_unless_the_file_has_changed(server, tmp_path)
     "elsewhere", ["http://192.0.2.1/x", "file:///etc/passwd", "ftp://192.0.2.1/x", "http://localhost.example/x"]
 )
 def test_what_is_not_encrypted_is_refused_also_when_an_address_leads_there(server, tmp_path, elsewhere):
-    with pytest.raises(DownloadError, match="begins with https://"):
+    with pytest.raises(DownloadError, match="is not an https:// address"):
         fetch(elsewhere, tmp_path / "a.bin")
     server.leads_to = elsewhere
-    with pytest.raises(DownloadError, match=r"begins with https://|can't be fetched|answers 302"):
+    with pytest.raises(DownloadError, match=r"is not an https:// address|can't be fetched|answers 302"):
         fetch(server.url, tmp_path / "a.bin")
     assert names(tmp_path) == []
 
@@ -109,7 +109,7 @@ def test_what_is_not_encrypted_is_refused_also_when_an_address_leads_there(serve
 def test_what_is_too_large_is_not_fetched(server, tmp_path):
     with pytest.raises(DownloadError, match="1,024,000 bytes, expected at most 1,000"):
         fetch(server.url, tmp_path / "a.bin", largest=1000)
-    server.tells = 900  # the server lies, and the reader believes it: no more than it said is taken
+    server.size = 900  # the server lies, and the reader believes it: no more than it said is taken
     assert fetch(server.url, tmp_path / "a.bin", largest=1000).stat().st_size == 900
 
 
@@ -117,7 +117,7 @@ def test_what_is_no_weights_file_does_not_stay(server, tmp_path, caplog):
     entry = {"path": "models/released/a.pth", "url": server.url}
     (tmp_path / "large_files.yml").write_text(yaml.safe_dump({"large_files": [entry]}))
     server.content = b"<!DOCTYPE html>quota exceeded"
-    with pytest.raises(DownloadError, match="no file of weights, and was removed"):
+    with pytest.raises(DownloadError, match="is not a weights file, and was removed"):
         download_all(tmp_path)
     assert names(tmp_path / "models" / "released") == []
     stream = io.BytesIO()
@@ -131,7 +131,7 @@ def test_what_is_no_weights_file_does_not_stay(server, tmp_path, caplog):
     assert download_all(tmp_path) == [file]
     assert len(server.asked) == count
     (tmp_path / "large_files.yml").write_text(yaml.safe_dump({"large_files": [{**entry, "hash_val": "00"}]}))
-    with pytest.raises(DownloadError, match="another SHA-256 than large_files"):
+    with pytest.raises(DownloadError, match="its SHA-256 differs from large_files"):
         download_all(tmp_path)
 
 

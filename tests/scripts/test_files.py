@@ -267,7 +267,7 @@ def _write_text(path):
     "write",
     [_write_with_torch, _write_with_torch_to_a_stream, _write_with_hdf5, _write_with_numpy, _write_array, _write_text],
 )
-def test_a_full_disk_is_told_by_folder_and_remedy(full_disk, write):
+def test_a_full_disk_names_folder_and_remedy(full_disk, write):
     (full_disk / "out.npy").write_text("earlier")
     with (
         pytest.raises(files.WriteError, match=rf"^{full_disk}: no space is left on its disk; free some, .*again$"),
@@ -278,7 +278,7 @@ def test_a_full_disk_is_told_by_folder_and_remedy(full_disk, write):
     assert len(list(full_disk.iterdir())) == 1
 
 
-def test_a_read_only_disk_is_told(full_disk):
+def test_a_read_only_disk_is_reported(full_disk):
     subprocess.run(["mount", "-o", "remount,ro", str(full_disk)], check=True)
     for path in (full_disk / "out.csv", full_disk / "new" / "out.csv"):
         with pytest.raises(files.WriteError, match=r"its disk is read-only; make it writable, .* name another folder$"):

@@ -173,7 +173,7 @@ def test_any_orientation_of_a_further_series_ends_on_the_reference(tmp_path_fact
     np.testing.assert_array_equal(labels, blob[0] * 2)
 
 
-def test_an_unreadable_series_is_told_and_the_next_is_the_reference(tmp_path, caplog):
+def test_an_unreadable_series_is_reported_and_the_next_is_the_reference(tmp_path, caplog):
     broken = {
         "patient": "00001",
         "mri_type": "FLAIR",
@@ -185,7 +185,7 @@ def test_an_unreadable_series_is_told_and_the_next_is_the_reference(tmp_path, ca
     assert "00001/FLAIR: ValueError: half a file" in caplog.text
     assert fuse.rows[0]["mri_type"] == "T2w"
     assert "enhancing_ml" not in fuse.rows[0]
-    assert np.asarray(nib.load(tmp_path / "masks" / "00001.nii.gz").dataobj).min() == 1  # nobody tells of ET
+    assert np.asarray(nib.load(tmp_path / "masks" / "00001.nii.gz").dataobj).min() == 1  # nothing marks ET
 
 
 def test_a_patient_without_a_readable_series_has_a_row_with_the_reason(tmp_path):
@@ -238,15 +238,15 @@ def test_items_begin_with_the_reference():
 
 
 @pytest.mark.parametrize(
-    ("weights", "threshold", "told"),
+    ("weights", "threshold", "expected"),
     [
         ({"WT": {}}, 0.5, "for WT and for ET"),
         ({"WT": {"FLAIR": -1}, "ET": {}}, 0.5, "at least 0"),
         (WEIGHTS, 1.0, "threshold"),
     ],
 )
-def test_bad_settings_are_told(tmp_path, weights, threshold, told):
-    with pytest.raises(ValueError, match=told):
+def test_bad_settings_are_reported(tmp_path, weights, threshold, expected):
+    with pytest.raises(ValueError, match=expected):
         FuseSeries(tmp_path, weights, threshold)
 
 

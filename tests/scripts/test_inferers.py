@@ -347,7 +347,7 @@ def test_batch_of_a_series():
     assert prepare_series_batch({"image": batch["image"], "mri_type": "T1w"}, "cpu")[1] is None
 
 
-def test_a_series_with_a_geometry_tells_how_far_apart_its_slices_are():
+def test_a_series_with_a_geometry_gives_the_distance_of_its_slices():
     geometry = SliceGeometry(np.diag([1.0, 1.0, 3.5, 1.0]), (4, 4, 2), "axial")
     batch = {"image": torch.zeros(2, 4, 4), "geometry": geometry}
     assert prepare_series_batch(batch, "cpu")[3] == {"geometry": geometry}

@@ -80,7 +80,7 @@ def test_a_slice_comes_with_its_own_masks(prepared):
         assert loaded["field_of_view"].isnan().all(), "nothing is known of the size of its pixels"
 
 
-def test_a_slice_tells_its_size_in_millimetres(tmp_path):
+def test_a_slice_has_its_size_in_millimetres(tmp_path):
     write_series(tmp_path / "a.h5", IMAGE, KEPT, MASKS, {"spacing": [0.5, 2.0]})
     found = LoadSlice()({"series": str(tmp_path / "a.h5"), "slice": 0})["field_of_view"]
     assert found.tolist() == [0.5 * IMAGE.shape[1], 2 * IMAGE.shape[2]]

@@ -67,7 +67,7 @@ def holder(tmp_path):
     process.wait()
 
 
-def test_a_second_process_is_told_who_has_the_folder(holder, tmp_path):
+def test_a_second_process_learns_who_has_the_folder(holder, tmp_path):
     with pytest.raises(locks.FolderInUseError) as info:
         locks.acquire(tmp_path / "out")
     message = str(info.value)

@@ -92,10 +92,10 @@ def test_masks_go_back_to_where_the_voxels_were(tmp_path, affine):
     )
 
 
-@pytest.mark.parametrize(("mri_type", "on", "told"), [
+@pytest.mark.parametrize(("mri_type", "on", "claimed"), [
     ("T1wCE", None, True), ("FLAIR", None, False), ("T1w", None, False), ("T1w", ["T1w"], True), ("T1wCE", [], False),
 ])  # fmt: skip
-def test_enhancing_tumour_is_claimed_with_contrast_agent_alone(tmp_path, mri_type, on, told):
+def test_enhancing_tumour_is_claimed_with_contrast_agent_alone(tmp_path, mri_type, on, claimed):
     geometry = SliceGeometry.from_affine(np.diag([10.0, 10, 10, 1]), (2, 2, 2))
     found = np.zeros((2, 2, 2, 2), bool)
     found[0, 0], found[0, 1, 0, 0], found[1, 1, 0, 0] = True, True, True  # one voxel of ET is outside WT
@@ -103,10 +103,10 @@ def test_enhancing_tumour_is_claimed_with_contrast_agent_alone(tmp_path, mri_typ
     settings = {} if on is None else {"enhancing_on": on}
     masks.write_masks(tmp_path, tmp_path / "masks", **settings)
     image = np.asarray(nib.load(tmp_path / "masks" / f"1_{mri_type}.nii.gz").dataobj)
-    assert (np.count_nonzero(image == 1), np.count_nonzero(image == 2)) == ((3, 2) if told else (5, 0))
+    assert (np.count_nonzero(image == 1), np.count_nonzero(image == 2)) == ((3, 2) if claimed else (5, 0))
     (row,) = volumes.series_volumes(tmp_path, **settings)
     assert row["whole_tumour_ml"] == "5.000"
-    assert (row.get("not_enhancing_ml"), row.get("enhancing_ml")) == (("3.000", "2.000") if told else (None, None))
+    assert (row.get("not_enhancing_ml"), row.get("enhancing_ml")) == (("3.000", "2.000") if claimed else (None, None))
     # the classification's masks stay
     np.testing.assert_array_equal(PreparedSeries(tmp_path / "1" / f"{mri_type}.h5").masks(), found)
 

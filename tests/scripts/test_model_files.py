@@ -57,13 +57,13 @@ def zipped():
         (b"", "it is empty (0 bytes); download or copy it again"),
         (b"no weights at all", "it is text that begins with 'no weights at all'"),
         (b"<!DOCTYPE html>\n<html>", "it is text that begins with '<!DOCTYPE html>'"),
-        (saved({"a": torch.zeros(1000)})[:2000], "it is cut short: 2000 bytes, and the end of the archive is missing; download"),
+        (saved({"a": torch.zeros(1000)})[:2000], "it is truncated: 2000 bytes, and the end of the archive is missing; download"),
         (saved({"a": torch.zeros(9)}, _use_new_zipfile_serialization=False)[:150], "its 150 bytes are damaged, or not what"),
         (zipped(), "it is an archive, but not one of weights, or it is damaged"),
         (bytes(range(128, 256)) * 9, "its 1152 bytes are damaged, or not what torch.save writes"),
-        (saved({"model": Oracle()}), "Oracle, which is no tensor, and loading it could run code"),
+        (saved({"model": Oracle()}), "Oracle, which is not a tensor, and loading it could run code"),
         (saved({"model": Oracle()}), 'save its tensors alone: torch.save({"model": state_dict, "settings": {...}}, FILE)'),
-        (saved({"model": {}, "from": Path("a")}, _use_new_zipfile_serialization=False), "Path, which is no tensor"),
+        (saved({"model": {}, "from": Path("a")}, _use_new_zipfile_serialization=False), "Path, which is not a tensor"),
     ],
     ids=["empty", "text", "page", "cut", "old and cut", "zip", "noise", "object", "remedy", "path"],
 )  # fmt: skip
@@ -92,9 +92,9 @@ def test_weights_that_are_not_finite_are_refused(tmp_path, value, flat):
         state[name].flatten()[-1] = value
     file = tmp_path / "model.pt"
     torch.save(state if flat else {"model": state, "settings": SETTINGS}, file)
-    told = rf"model\.pt: 4 of {len(state)} parameters hold NaN or infinity \(lstm\.bias_ih_l0, .*, …\), expected finite numbers"
+    message = rf"model\.pt: 4 of {len(state)} parameters hold NaN or infinity \(lstm\.bias_ih_l0, .*, …\), expected finite numbers"
     for read in (read_weights, lambda file: weights.load_weights(network, file)):
-        with pytest.raises(WeightsError, match=told):
+        with pytest.raises(WeightsError, match=message):
             read(file)
 
 
@@ -119,7 +119,7 @@ def packed_zeros(content, gigabytes):
     [
         (
             packed_zeros(saved({"a": torch.zeros(9)}), 0.05),
-            "bytes unpack to 5.*expected what torch.save writes, which is not packed",
+            "bytes unpack to 5.*expected what torch.save writes, which is uncompressed",
         ),
         (
             saved({"a": torch.zeros(1).expand(10**13)}),

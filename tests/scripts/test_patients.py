@@ -71,20 +71,20 @@ def test_whoever_gets_the_prior_has_a_reason(tmp_path, caplog):
     assert by_patient["00007"]["series"]["FLAIR"]["warnings"] == ["odd"]
 
 
-def test_a_patient_of_whom_nothing_was_understood_has_a_row_with_the_reason(tmp_path, caplog):
+def test_a_patient_without_recognised_series_has_a_row_with_the_reason(tmp_path, caplog):
     prepared_cohort(tmp_path)
-    entries = [{"patient": "P", "reason": "none of its series was understood: found AX FLAIR"}]
+    entries = [{"patient": "P", "reason": "none of its series was recognised: found AX FLAIR"}]
     (row,) = PatientResults(prior=0.4).patient_rows(entries, tmp_path, {"FLAIR": "flair.pt"})
     assert (row["probability"], row["used"]) == (0.4, [])
-    assert row["reason"] == "cohort prior 0.4: none of its series was understood: found AX FLAIR"
+    assert row["reason"] == "cohort prior 0.4: none of its series was recognised: found AX FLAIR"
     assert "patient P gets the cohort prior 0.4: none of its series" in caplog.text
 
 
-def test_what_was_not_understood_beside_is_a_warning_of_the_patient(tmp_path):
+def test_unrecognised_images_are_a_warning_of_the_patient(tmp_path):
     prepared_cohort(tmp_path)
-    entries = [entry("00003", "FLAIR", warnings=["not understood: AX T1"]), entry("00007", "FLAIR")]
+    entries = [entry("00003", "FLAIR", warnings=["not recognised: AX T1"]), entry("00007", "FLAIR")]
     first, second = PatientResults().patient_rows(entries, tmp_path, {"FLAIR": "flair.pt"})
-    assert first["warnings"] == ["not understood: AX T1"]
+    assert first["warnings"] == ["not recognised: AX T1"]
     assert "warnings" not in second
 
 

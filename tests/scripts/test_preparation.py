@@ -88,12 +88,12 @@ def test_items_are_the_series_that_are_there(study, tmp_path):
     assert [item["mri_type"] for item in items_of(study, tmp_path, mri_types=["T1w", "T2w"])] == ["T1w"]
 
 
-def test_only_what_is_not_prepared_is_pending(study, tmp_path, told):
+def test_only_what_is_not_prepared_is_pending(study, tmp_path, log):
     items = items_of(study, tmp_path / "prepared")
     assert preparation.pending(items) == items
     save(items[0])
     assert preparation.pending(items) == items[1:]
-    assert "2 series: 1 prepared before, 1 to prepare" in told.text
+    assert "2 series: 1 prepared before, 1 to prepare" in log.text
     assert preparation.pending(items_of(study, tmp_path / "prepared", {"zoom": 1.0})) != []
     with open(items[0]["output"], "wb") as file:
         file.write(b"broken")
@@ -190,7 +190,7 @@ def test_an_item_with_an_error_is_not_saved(tmp_path):
 # The index
 
 
-def test_index_has_everyone_asked_for(study, tmp_path, told):
+def test_index_has_everyone_asked_for(study, tmp_path, log):
     folder = tmp_path / "prepared"
     second = {"patient": "00002", "FLAIR": study["FLAIR"]}
     items = preparation.series_items([study, second], folder, {"zoom": 1.2})
@@ -202,7 +202,7 @@ def test_index_has_everyone_asked_for(study, tmp_path, told):
     assert set(rows) == {"00001/FLAIR", "00001/T1w", "00002/FLAIR"}
     assert rows["00001/T1w"]["error"] == "SeriesError: broken"
     assert rows["00002/FLAIR"]["error"] == "not prepared"
-    assert "00001/T1w: SeriesError: broken" in told.text
+    assert "00001/T1w: SeriesError: broken" in log.text
     assert json.loads((folder / "index.json").read_text())["configuration"] == {"zoom": 1.2}
     read = preparation.read_index(folder)
     assert read["00001/FLAIR"]["file"] == items[0]["output"]
@@ -324,7 +324,7 @@ def test_planes_against_numpy(tmp_path, radiological, min_ratio, keep_rate):
 
 
 @pytest.mark.parametrize("radiological", [False, True])
-def test_slices_tell_the_spacing_of_their_rows_and_columns(tmp_path, radiological):
+def test_slices_have_the_spacing_of_their_rows_and_columns(tmp_path, radiological):
     image, seg = volume()
     # columns of the affine: the first axis of the file lies along Y, the second along X
     affine = np.array([[0, 2.0, 0, 0], [3.0, 0, 0, 0], [0, 0, 5.0, 0], [0, 0, 0, 1]])
@@ -350,7 +350,7 @@ def test_entries_without_labels_are_no_items(tmp_path):
     assert [item["patient"] for item in items] == ["a"]
 
 
-def test_a_broken_volume_is_told_and_the_rest_is_prepared(tmp_path, told):
+def test_a_broken_volume_is_reported_and_the_rest_is_prepared(tmp_path, log):
     image, seg = volume()
     entries = [save_case(tmp_path / "data", name, image, seg) for name in ("a", "b", "c")]
     seg[0, 0, 0] = 9
@@ -358,7 +358,7 @@ def test_a_broken_volume_is_told_and_the_rest_is_prepared(tmp_path, told):
     rows = prepare_volumes(entries, tmp_path / "prepared")
     assert [name for name, row in rows.items() if "error" in row] == [f"b/FLAIR/{plane}" for plane in PLANES]
     assert "9" in rows["b/FLAIR/axial"]["error"]
-    assert "b/FLAIR" in told.text
+    assert "b/FLAIR" in log.text
     assert all(rows[f"{name}/FLAIR/axial"]["kept"] for name in ("a", "c"))
     # once it is mended, only this one is prepared
     before = os.stat(preparation.read_index(tmp_path / "prepared")["a/FLAIR/axial"]["file"]).st_mtime_ns
@@ -367,7 +367,7 @@ def test_a_broken_volume_is_told_and_the_rest_is_prepared(tmp_path, told):
     assert os.stat(preparation.read_index(tmp_path / "prepared")["a/FLAIR/axial"]["file"]).st_mtime_ns == before
 
 
-def test_a_constant_volume_is_told_as_such(tmp_path):
+def test_a_constant_volume_is_reported_as_such(tmp_path):
     image, seg = volume()
     rows = prepare_volumes([save_case(tmp_path / "data", "a", 0 * image + 7, seg)], tmp_path / "prepared")
     assert rows["a/FLAIR/axial"]["error"].startswith("SeriesError: ")
@@ -381,7 +381,7 @@ def test_facts_hold_what_the_reader_saw(tmp_path):
     assert preparation.KeepFacts()(data)["warnings"] == ["the background is -1024, expected 0: it was subtracted."]
 
 
-def test_asking_again_costs_nothing_and_another_configuration_everything(tmp_path, told):
+def test_asking_again_costs_nothing_and_another_configuration_everything(tmp_path, log):
     entry = save_case(tmp_path / "data", "a", *volume())
     folder = tmp_path / "prepared"
 
@@ -391,10 +391,10 @@ def test_asking_again_costs_nothing_and_another_configuration_everything(tmp_pat
     first_rows = prepare_volumes([entry], folder)
     first = times()
     assert len(first) == 3
-    told.clear()
+    log.clear()
     assert prepare_volumes([entry], folder) == first_rows
     assert times() == first
-    assert "3 prepared before, 0 to prepare" in told.text
+    assert "3 prepared before, 0 to prepare" in log.text
     second_rows = prepare_volumes([entry], folder, min_ratio=0.2)
     assert first.keys() == times().keys()
     assert all(times()[name] != first[name] for name in first)
@@ -409,7 +409,7 @@ def test_as_is():
 # Networks that give no numbers
 
 
-def test_a_series_that_the_network_fails_on_is_told_and_the_others_go_on(tmp_path, caplog):
+def test_a_series_that_the_network_fails_on_is_reported_and_the_others_go_on(tmp_path, caplog):
     loader = [
         {
             "patient": name,

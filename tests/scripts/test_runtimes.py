@@ -87,7 +87,7 @@ def test_classifiers_answer_as_they_were_trained(classifier, images, cache, name
     assert type(classifier.backbone).__name__ != "OpenVINONetwork"
 
 
-def test_what_many_networks_compute_in_is_told_once(classifier, caplog):
+def test_what_many_networks_compute_in_is_reported_once(classifier, caplog):
     members = torch.nn.ModuleList(copy.deepcopy(classifier) for _ in range(3))
     with caplog.at_level("INFO"):
         Runtime("cpu", "torch", "fp32").accelerate(torch.torch.nn.ModuleDict({"FLAIR": members, "T2w": members}), SIZE)

@@ -29,12 +29,12 @@ def test_volumes_name_everybody_asked_for(tmp_path):
         {"patient": "b", "mri_type": "T1w", "reason": "ValueError: half a file"},
     ]
     (tmp_path / "prepared").mkdir()
-    entries = [{"patient": "a"}, {"patient": "b"}, {"patient": "c", "reason": "none of its series was understood"}]
+    entries = [{"patient": "a"}, {"patient": "b"}, {"patient": "c", "reason": "none of its series was recognised"}]
     file = volumes.write_volumes(rows, tmp_path, entries, tmp_path / "prepared")
     written = read_csv(file)
     assert [(row["patient"], row["mri_type"], row["reason"]) for row in written] == [
         ("a", "", "no series"), ("b", "FLAIR", ""), ("b", "T1w", "ValueError: half a file"),
-        ("c", "", "none of its series was understood"),
+        ("c", "", "none of its series was recognised"),
     ]  # fmt: skip
     assert written[1]["whole_tumour_ml"] == "0.600"
     assert volumes.in_millilitres(masks.region_volumes(both[:, :1], 10.0)) == {"whole_tumour_ml": "0.600"}
@@ -47,14 +47,14 @@ def test_segmentation_ends_with_a_table(tmp_path, capsys):
         {"patient": "a", "mri_type": "T2w", "reason": "ValueError: half a file"},
     ]
     volumes.write_volumes(
-        rows, tmp_path, [{"patient": "a"}, {"patient": "b", "reason": "none of its series was understood"}]
+        rows, tmp_path, [{"patient": "a"}, {"patient": "b", "reason": "none of its series was recognised"}]
     )
     head, first, second = capsys.readouterr().out.splitlines()
     assert "probability" not in head
     assert first.split()[:3] == ["a", "FLAIR+T1w", "20.0"]
     assert first.endswith("half a file and 1 more")
     assert second.split("  ")[0] == "b"
-    assert "none of its series was understood" in second
+    assert "none of its series was recognised" in second
 
 
 def test_series_that_disagree_on_the_volume_are_remarked_upon(tmp_path, caplog):

@@ -113,14 +113,14 @@ def test_settings_of_a_segmenter(tmp_path):
 @pytest.mark.parametrize(
     ("stored", "expected"), [({}, ["T1wCE"]), ({"enhancing_on": ["T1w", "T1wCE"]}, ["T1w", "T1wCE"])]
 )
-def test_weights_say_where_they_tell_enhancing_tumour(tmp_path, stored, expected):
+def test_weights_say_where_they_mark_enhancing_tumour(tmp_path, stored, expected):
     weights.save_weights(torch.nn.Linear(1, 1), stored, tmp_path / "own.pt")
     assert weights.enhancing_on(weights.segmenter_settings(tmp_path / "own.pt")) == expected
     assert weights.enhancing_on(weights.segmenter_settings(None)) == ["T1wCE"]
 
 
 @pytest.mark.parametrize("value", ["T1wCE", ["T1c"], [["T1w"]], None])
-def test_where_they_tell_it_is_a_list_of_modalities(tmp_path, value):
+def test_where_they_mark_it_is_a_list_of_modalities(tmp_path, value):
     weights.save_weights(torch.nn.Linear(1, 1), {"enhancing_on": value}, tmp_path / "own.pt")
     with pytest.raises(weights.WeightsError, match=r"enhancing_on is .* expected a list of FLAIR, T1w, T1wCE, T2w"):
         weights.segmenter_settings(tmp_path / "own.pt")
@@ -158,9 +158,9 @@ def test_settings_that_no_classifier_has_are_refused(tmp_path, name, value):
 
 
 def test_a_network_that_nobody_knows_is_refused():
-    with pytest.raises(UserError, match=r"no segmentation network can be built of .*'nobody'.*; use other weights"):
+    with pytest.raises(UserError, match=r"no segmentation network can be built from .*'nobody'.*; use other weights"):
         build_segmenter({**weights.SEGMENTER_SETTINGS, "encoder_name": "nobody"})
-    with pytest.raises(UserError, match=r"no classifier can be built of .*'nobody'.*; use other weights"):
+    with pytest.raises(UserError, match=r"no classifier can be built from .*'nobody'.*; use other weights"):
         build_classifier({"backbone": "nobody"})
 
 
@@ -197,7 +197,7 @@ def test_a_file_for_all_modalities_is_read_once(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(("hidden", "length"), [(64, 35), (128, 35), (3, 7)])
-def test_a_flat_classifier_tells_its_size_by_its_shapes(tmp_path, hidden, length):
+def test_a_flat_classifier_shows_its_size_by_its_shapes(tmp_path, hidden, length):
     network = classifier(hidden_size=hidden, sequence_length=length)
     torch.save(network.state_dict(), tmp_path / "flat.pth")
     found = weights.classifier_settings({"FLAIR": tmp_path / "flat.pth"})
@@ -286,7 +286,7 @@ def test_synthetic_weights_are_announced_as_such(tmp_path, caplog):
     assert "FLAIR classifier weights: none" in caplog.text
 
 
-def test_what_weights_say_of_themselves_is_told_when_they_are_used(tmp_path, caplog):
+def test_what_weights_say_of_themselves_is_shown_when_they_are_used(tmp_path, caplog):
     caplog.set_level("INFO")
     file = tmp_path / "segmentation.pt"
     weights.save_weights(segmenter(), {"note": "made of cheese"}, file)

@@ -164,7 +164,7 @@ def server(place, studies, segmenter):
 
 
 def directly(server, image, output):
-    """The bundle's own run on an image, with the weights that are there; the label map."""
+    """The bundle's own run on an image, with the current weights; the label map."""
     done = subprocess.run(
         [
             sys.executable, "-m", "monai.bundle", "run", "inference", "--config_file", str(server.model / "configs/inference.yaml"),
@@ -181,7 +181,7 @@ def same(one, other):
     return one.shape == other.shape and np.array_equal(np.asarray(one.dataobj), np.asarray(other.dataobj))
 
 
-def test_server_tells_what_it_is(server):
+def test_server_says_what_it_is(server):
     info = server.get("info/")
     assert list(info["models"]) == list(info["trainers"]) == [MODEL], "and no other model, from nowhere"
     model = info["models"][MODEL]
@@ -235,7 +235,7 @@ def test_after_training_the_new_weights_segment(server, studies, place):
 
 
 def test_weights_of_another_network_are_refused(server):
-    """By a server that is running, which was told to load whatever fits; here a layer has another name."""
+    """By a running server that was set to load whatever fits; here a layer has another name."""
     good = server.weights.read_bytes()
     state, settings = read_weights(server.weights)
     other = {key.replace("segmentation_head.0", "head"): value for key, value in state.items()}

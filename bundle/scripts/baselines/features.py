@@ -42,7 +42,7 @@ NAMES: dict[str, tuple[str, ...]] = {
         *(f"{region}_{name}" for region in ("tumour", "brain") for name in _TEXTURES),
     ),
 }
-"""Names of the features by model, in the order in which it is given them."""
+"""Names of the features by model, in input order."""
 
 
 class LoadFeatures(Transform):
@@ -62,7 +62,7 @@ class LoadFeatures(Transform):
 
 
 def measure(series: PreparedSeries, model: str) -> dict[str, float] | None:
-    """The features of a prepared series by name; None where it has no slice that the model could be shown.
+    """The features of a prepared series by name; None where it has no usable slice.
 
     Raises:
         PreparedError: for a series without geometry.
@@ -167,7 +167,7 @@ def _textures(images: np.ndarray, mask: np.ndarray) -> dict[str, float]:
 def feature_table(items: Iterable[Mapping[str, Any]], model: str) -> list[dict[str, Any]]:
     """The features of prepared series, a row each: ``patient``, ``mri_type``, ``label`` where known, and those of :data:`NAMES`.
 
-    Series without a slice that the model could be shown are left out.
+    Series without a usable slice are left out.
     """
     rows = []
     for item in items:

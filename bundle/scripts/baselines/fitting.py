@@ -50,7 +50,7 @@ def fit(
     if len(set(labels)) < 2:
         raise UserError(
             f"{prepared_dir}: {len(rows)} of {len(entries)} patients have a {mri_type} series that can be measured, with the labels "
-            f"{sorted(set(labels.tolist()))}; expected both labels. Read the reasons in its index.json"
+            f"{sorted(set(labels.tolist()))}; expected both labels. See the reasons in its index.json"
         )
     values = np.array([[row[name] for name in NAMES[model]] for row in rows], dtype=np.float32)
     fill = np.array([np.median(known) if len(known := one[~np.isnan(one)]) else 0.0 for one in values.T])

@@ -1,4 +1,4 @@
-"""Weights of the field's other models: which files to use, what they were made for, and their networks."""
+"""Weights of the field's other models: which files to use, their settings, and their networks."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ def find_members(
     """Weights by modality of each member, see :func:`scripts.weights.find_members`; only modalities that have any.
 
     Args:
-        model: its name; None takes that of the weights, which must be named then.
+        model: its name; None takes the weights' own, which must then be given.
         classifier: a file, the folder of a training or that of a cross-validation; None takes the published weights.
         models_dir: the bundle's folder of weights.
-        mri_types: modalities; None takes those that there are weights for, of one file those of the model.
+        mri_types: modalities; None takes those with weights, for one file those of the model.
 
     Raises:
         WeightsError: when there are none.
@@ -49,7 +49,7 @@ def find_members(
         if not files:
             hint = "fetch the published ones with `radiogenomics download`, or " if model in PUBLISHED else ""
             raise WeightsError(
-                f"there are no weights of {model or 'a model'}; {hint}train it (`radiogenomics train baseline --model {model or 'NAME'}`) "
+                f"no weights of {model or 'a model'} found; {hint}train it (`radiogenomics train baseline --model {model or 'NAME'}`) "
                 "and name the folder: --classifier RUN"
             )
         return [{name: str(file) for name in mri_types_of(str(model), mri_types)} for file in files]
@@ -61,10 +61,10 @@ def find_members(
 
 
 def settings(members: Members, model: str | None = None) -> dict[str, Any]:
-    """What all the members share: ``model``, and how their stacks are cut.
+    """Settings that all members share: ``model``, and how their stacks are cut.
 
     Raises:
-        WeightsError: when they are weights of another model than the one asked for, or of several.
+        WeightsError: when they belong to a model other than the requested one, or to several.
     """
     found: dict[str, dict[str, Any]] = {}
     for member in members:
@@ -84,7 +84,7 @@ def of_file(file: str | Path, model: str | None = None) -> dict[str, Any]:
     """The settings of a weights file; of a flat one, as others publish them, the published numbers of the ``model``.
 
     Raises:
-        WeightsError: when the file is another model's, or does not say which and none is named.
+        WeightsError: when the file belongs to another model, or names none and none is given.
     """
     known = describe(file).settings
     if not known and model is not None:
@@ -92,14 +92,14 @@ def of_file(file: str | Path, model: str | None = None) -> dict[str, Any]:
     named = known.get("model", METHOD)
     if named == METHOD or (model is not None and named != model):
         raise WeightsError(
-            f"{file}: holds weights of {named}, expected those of {model or 'another model'}; name its own model "
-            f"(--model {named}), or other weights (--classifier)"
+            f"{file}: holds weights of {named}, expected those of {model or 'another model'}; select that model "
+            f"(--model {named}), or give other weights (--classifier)"
         )
     return known
 
 
 def stack_settings(model: str, order: str = "position", **sizes: int | None) -> dict[str, Any]:
-    """The settings of a model that is shown stacks, for its weights file: how its stacks are cut.
+    """The settings of a model of stacks, for its weights file: how its stacks are cut.
 
     Args:
         model: its name.
@@ -150,5 +150,5 @@ def load(members: Members, model: str | None = None) -> nn.ModuleDict:
 
 
 def loader(known: Mapping[str, Any]) -> Transform:
-    """What reads a prepared series for a model with these settings."""
+    """The transform that reads a prepared series for a model with these settings."""
     return LoadSeries(masks=False) if takes(known["model"]) == "stack" else LoadFeatures(known["model"])

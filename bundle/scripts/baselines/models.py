@@ -1,4 +1,4 @@
-"""Which models there are beside the method, and their published numbers: ``configs/baseline_models.yaml``. Standard library and PyYAML only."""
+"""The models besides the method, and their published numbers: ``configs/baseline_models.yaml``. Standard library and PyYAML only."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ def numbers(model: str | None) -> dict[str, Any]:
 
 
 def takes(model: str) -> str:
-    """What a model is shown: ``stack``, ``features`` or ``method``."""
+    """The input of a model: ``stack``, ``features`` or ``method``."""
     return str(numbers(model)["input"])
 
 
 def training_of(model: str) -> tuple[str, list[str] | None]:
-    """The configuration that trains a model, and the run list of it if that is not its own."""
+    """The configuration that trains a model, and its run list if it is not the default."""
     kind = takes(model)
     if kind == "method":
         return "train_classification", None
@@ -61,5 +61,5 @@ def evaluation_of(model: str) -> str:
 
 
 def mri_types_of(model: str, asked: Sequence[str] | None = None) -> list[str]:
-    """The modalities asked for, else those that a model was published with."""
+    """The requested modalities, else the model's published ones."""
     return list(asked or numbers(model)["mri_types"])

@@ -87,7 +87,7 @@ class EfficientNet3D(Strict):
         norm = (
             "batch",
             {"eps": 1e-3, "momentum": 0.1},
-        )  # MONAI's own momentum needs far more steps than such trainings have
+        )  # MONAI's momentum needs far more steps than such trainings have
         self.net = EfficientNetBN(
             "efficientnet-b0", pretrained=False, spatial_dims=3, in_channels=1, num_classes=1, norm=norm
         )
@@ -156,7 +156,7 @@ class LogisticRegression(Strict):
 
 
 SMALLEST = {"cnn3d": (26, 26), "efficientnet3d": (32, 32)}
-"""Smallest side of the slices and number of slices that a network can be given, where it has such."""
+"""Smallest side of the slices and smallest number of slices that a network accepts, where limited."""
 STACKED = {"cnn3d": CNN3D, "resnet10": ResNet10, "efficientnet2d": EfficientNet2D, "efficientnet3d": EfficientNet3D}
 """Networks of stacks by model."""
 
@@ -168,7 +168,7 @@ def build_baseline(settings: Mapping[str, Any]) -> nn.Module:
         settings: ``model``; of a forest ``trees``, ``nodes`` and ``features`` (names), of a regression ``features``.
 
     Raises:
-        UserError: for a model that is none of these.
+        UserError: for an unknown model.
     """
     model = settings.get("model")
     features: Sequence[str] = settings.get("features", ())

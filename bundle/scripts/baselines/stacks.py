@@ -29,7 +29,7 @@ class KeepFactsAndFiles(KeepFacts):
 
 
 class FilesOfSlices(Transform):
-    """Put ``slice_files``, the names along Z, into the order of the slices of the stack that ``geometry`` tells of."""
+    """Put ``slice_files``, the names along Z, into the order of the slices of the stack described by ``geometry``."""
 
     def __call__(self, data: Mapping[str, Any]) -> dict[str, Any]:
         """The item with the name of each slice's file, none where the series has no such files."""

@@ -1,4 +1,4 @@
-"""Where the brain is in series that show the skull, and how the series of a patient lie to each other."""
+"""Brain extraction for series that show the skull, and registration of a patient's series."""
 
 from .extraction import BrainMask, extract_brain, method_for
 from .registration import RigidTransform, register, resampled

@@ -1,8 +1,8 @@
 """deepbet's two networks: a brain's mask from one series, coarse or fine.
 
 The networks are the TorchScript files in the wheel of ``deepbet`` (MIT licence, Fisch et al., Computers in Biology and Medicine
-179, 2024, 10.1016/j.compbiomed.2024.108845), trained on T1w of healthy heads. Its Python package is not imported: it wants four more
-packages, and files to read and write.
+179, 2024, 10.1016/j.compbiomed.2024.108845), trained on T1w of healthy heads. Its Python package is not imported: it needs four more
+packages, and works on files.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ COARSE = (128, 128, 128)  # voxels the whole volume is scaled to
 FINE = (256, 256, 256)  # voxels the brain's box is scaled to
 WINDOW = (0.005, 0.995)  # quantiles that stand for black and for white
 MARGIN = 0.1  # of the brain's extent, on each side of its box
-BOX_SHARE = 0.02  # of a plane, that the brain must fill to be in the box
+BOX_SHARE = 0.02  # share of a plane that the brain must fill to be in the box
 
 
 def is_installed() -> bool:
-    """Whether what it takes is there: deepbet, whose wheel has the networks."""
+    """Whether deepbet, whose wheel has the networks, is installed."""
     return importlib.util.find_spec("deepbet") is not None
 
 
@@ -33,7 +33,7 @@ def is_installed() -> bool:
 def _network(name: str) -> torch.jit.ScriptModule:
     file = metadata.distribution("deepbet").locate_file(f"data/models/{name}.pt")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # TorchScript is deprecated, but it is what the wheel has
+        warnings.simplefilter("ignore")  # TorchScript is deprecated, but the wheel uses it
         network = torch.jit.load(str(file), map_location="cpu").eval()
         return torch.jit.optimize_for_inference(torch.jit.freeze(network))
 

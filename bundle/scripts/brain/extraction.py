@@ -1,7 +1,7 @@
-"""The brain's mask in each series of a patient, by deepbet, another program, or masks that are there already.
+"""The brain's mask in each series of a patient, by deepbet, another program, or existing masks.
 
-deepbet sees the best series; its mask is carried to the others, which the patient may have moved between: the series are registered
-rigidly first. What comes out is compared with the coarse mask that each series gives by itself, and replaced where the two disagree.
+deepbet sees the best series; its mask is transferred to the others after rigid registration, because the patient may have moved
+between them. The result is compared with the coarse mask that each series gives by itself, and replaced where the two disagree.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ CUT = 15.0  # cm² of brain on a face of the volume: more, and the brain goes on
 LARGEST_PART = 0.9  # least share of a mask in its largest piece, before the others are dropped
 INSIDE = 0.95  # least share of a mask within what the slices show
 COVERED = 0.7  # of the volume found in the best covered series: a series with less is no reference
-AGREEMENT = 0.9  # Dice of a carried mask and the coarse one of the series itself from which on the carried one is taken
+AGREEMENT = 0.9  # Dice of a transferred mask with the series' own coarse one, from which on the transferred one is used
 LEAST_AGREEMENT = 0.6  # the same, where two registrations put the brain
 SAME_PLACE = 2.0  # mm apart at most
 
@@ -49,10 +49,10 @@ class BrainMask:
 
     Attributes:
         mask: ``(X, Y, Z)`` bool, on the grid of the series as it is stored.
-        source: where it is from, as part of a sentence.
+        source: its origin, as part of a sentence.
         volume: ml.
-        transform: how the head lies in the series, seen from here, that the mask was carried from; None where it was not carried.
-        warnings: what there is to say about it.
+        transform: from here to the series that the mask was transferred from; None where it was not transferred.
+        warnings: remarks on it.
     """
 
     mask: np.ndarray
@@ -63,7 +63,7 @@ class BrainMask:
 
 
 def method_for(method: str, what: str = "") -> str:
-    """The way to find the brain: what was asked for, or for ``auto`` the first of deepbet, HD-BET and SynthStrip that is there.
+    """The method of brain extraction: the requested one, or for ``auto`` the first installed of deepbet, HD-BET and SynthStrip.
 
     Args:
         method: one of :data:`~scripts.checks.BRAIN_METHODS` or a folder.
@@ -86,7 +86,7 @@ def method_for(method: str, what: str = "") -> str:
 
 
 def check_method(method: str) -> None:
-    """Refuse what is neither one of :data:`~scripts.checks.BRAIN_METHODS` nor a folder."""
+    """Refuse a value that is neither one of :data:`~scripts.checks.BRAIN_METHODS` nor a folder."""
     brain("brain", method)
 
 
@@ -102,10 +102,10 @@ def extract_brain(
         patient: as the data list names the patient.
 
     Returns:
-        by modality the mask, or why there is none, in words for the user; nothing for ``never``.
+        by modality the mask, or the reason for its absence, for the user; nothing for ``never``.
 
     Raises:
-        UserError: when there is no way to find the brain, or deepbet found it in no series; the message names patient, series and
+        UserError: when no method is available, or deepbet found the brain in no series; the message names patient, series and
             remedy.
     """
     chosen = method_for(method, f"patient {patient}: {some(series)}")
@@ -120,13 +120,13 @@ def extract_brain(
     for mri_type, mask in found.items():
         if isinstance(mask, BrainMask):
             moved = mask.transform
-            told = f"; the head moved {moved.shift:.0f} mm and {moved.angle:.0f}° in between" if moved else ""
-            logger.info("patient %s: %s: brain of %.0f ml, %s%s", patient, mri_type, mask.volume, mask.source, told)
+            movement = f"; the head moved {moved.shift:.0f} mm and {moved.angle:.0f}° in between" if moved else ""
+            logger.info("patient %s: %s: brain of %.0f ml, %s%s", patient, mri_type, mask.volume, mask.source, movement)
     return found
 
 
 def _answer(find: Callable[..., BrainMask], *arguments: Any) -> BrainMask | UserError:
-    """What is found, or the error: other series go on."""
+    """The result, or the error: other series continue."""
     try:
         return find(*arguments)
     except UserError as error:
@@ -184,9 +184,9 @@ def _reference(turned: Mapping[str, Series], coarse: Mapping[str, np.ndarray], p
         troubles[mri_type] = _trouble(mask, volume, affine)
         if not troubles[mri_type]:
             return mri_type, mask
-    told = "; ".join(f"in {mri_type} what it found {trouble}" for mri_type, trouble in troubles.items())
+    attempts = "; ".join(f"in {mri_type} its mask {trouble}" for mri_type, trouble in troubles.items())
     raise UserError(
-        f"patient {patient}: deepbet found no brain: {told}. Give your own masks with --brain FOLDER, or --brain never where "
+        f"patient {patient}: deepbet found no brain: {attempts}. Give your own masks with --brain FOLDER, or --brain never where "
         "the series show the brain alone"
     )
 
@@ -194,7 +194,7 @@ def _reference(turned: Mapping[str, Series], coarse: Mapping[str, np.ndarray], p
 def _transforms(
     turned: Mapping[str, Series], coarse: Mapping[str, np.ndarray], best: str, mask: np.ndarray
 ) -> dict[str, RigidTransform]:
-    """How the head lies in the best series, seen from the others; begins where the middles of the brains meet."""
+    """Transforms from the other series to the best one; registration starts with the brains' centres aligned."""
     others = [name for name in turned if name != best and (coarse[name] > 0.5).any()]
     if not others or not registration.is_installed():
         return {}
@@ -217,36 +217,36 @@ def _elsewhere(
     transform: RigidTransform | None,
     names: tuple[str, str, str],
 ) -> BrainMask:
-    """The brain in another series than the one in which it was found."""
+    """The brain in a series other than the one in which it was found."""
     patient, mri_type, best = names
     volume, affine = one
     rough = coarse > 0.5
     if transform is not None:
         border = registration.depth(mask, reference[1])
         inside = carried(border, reference[1], volume.shape, affine, transform.matrix)
-        # where the reference does not reach, the series itself must do
+        # beyond the reference, only the series itself is left
         moved = filled(largest_piece(np.where(np.isnan(inside), rough, inside > 0)))
         agreement = dice(moved, rough)
         sure = agreement >= AGREEMENT or (
-            # of a part of a head the coarse mask may be wrong: registering anew from elsewhere tells
+            # the coarse mask of a partial head may be wrong: registering again from another start shows it
             agreement >= LEAST_AGREEMENT
             and transform.apart(registration.register(reference, one), rough, affine) < SAME_PLACE
         )
         if sure and not _trouble(moved, volume, affine):
-            source = f"found by deepbet on {best}, and carried over"
+            source = f"found by deepbet on {best}, and transferred"
             return BrainMask(moved, source, millilitres(moved, affine), transform)
     own = deepbet.fine_mask(volume, coarse)
     trouble = _trouble(own, volume, affine)
     if trouble:
         raise UserError(
-            f"patient {patient}: {mri_type}: the brain found in {best} does not fit, and what deepbet finds here {trouble}. "
+            f"patient {patient}: {mri_type}: the brain found in {best} does not fit, and deepbet's mask here {trouble}. "
             "Give your own masks with --brain FOLDER, or leave the series out"
         )
     return BrainMask(own, f"found by deepbet on {mri_type}", millilitres(own, affine))
 
 
 def _trouble(mask: np.ndarray, volume: np.ndarray, affine: np.ndarray) -> str:
-    """Why a mask is not that of the brain in a volume, as part of a sentence; empty where it may be."""
+    """Why a mask can't be the brain's in a volume, as part of a sentence; empty where it can."""
     size = millilitres(mask, affine)
     least, most = VOLUME
     if not size:
@@ -255,10 +255,10 @@ def _trouble(mask: np.ndarray, volume: np.ndarray, affine: np.ndarray) -> str:
         return f"has {size:.0f} ml, expected {least:.0f} to {most:.0f}"
     inside = np.count_nonzero(mask & shown(volume)) / np.count_nonzero(mask)
     if inside < INSIDE:
-        return f"lies beside the head, {inside:.0%} of it within, expected all"
+        return f"lies outside the head, only {inside:.0%} of it within, expected all"
     share = np.count_nonzero(largest_piece(mask)) / np.count_nonzero(mask)
     if share < LARGEST_PART:
-        return f"is in pieces, the largest of them {share:.0%} of it, expected one"
+        return f"is in pieces, the largest {share:.0%} of it, expected one piece"
     return ""
 
 
@@ -274,7 +274,7 @@ def _is_cut(mask: np.ndarray, affine: np.ndarray) -> bool:
 
 def _no_way(what: str) -> str:
     return (
-        f"{what}: the series {'show' if ',' in what else 'shows'} the skull, expected the brain alone. Install what finds "
-        "the brain (pip install 'brats-mri-radiogenomics[brain]'), or give your own masks (--brain FOLDER), or use the series "
+        f"{what}: the series {'show' if ',' in what else 'shows'} the skull, expected the brain alone. Install a brain "
+        "extractor (pip install 'brats-mri-radiogenomics[brain]'), or give your own masks (--brain FOLDER), or use the series "
         "as they are (--brain never)"
     )

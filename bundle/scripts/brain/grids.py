@@ -1,4 +1,4 @@
-"""Volumes on their grids in the scanner: orientation, masks carried from one grid to another, and which voxels a mask is made of.
+"""Volumes on their grids in the scanner: orientation, masks moved from one grid to another, and the pieces of a mask.
 
 Every mask and image here is ``(X, Y, Z)`` with a 4 x 4 affine from voxel index to RAS position in mm.
 """
@@ -13,13 +13,13 @@ import torch
 from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation, ornt_transform
 
 _RAS = np.array([[0, 1], [1, 1], [2, 1]])
-SLAB = 4_000_000  # voxels carried at a time, for coordinates take much memory
+SLAB = 4_000_000  # voxels resampled at a time, because coordinates take much memory
 
 
 def canonical(volume: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The volume with axes in the order of right, anterior and superior as nearly as they can be, and its affine.
+    """The volume with axes as close as possible to right, anterior and superior, and its affine.
 
-    What is computed on it does not depend on the orientation in which it was stored.
+    Results on it do not depend on the stored orientation.
     """
     turn = io_orientation(affine)
     turned = np.ascontiguousarray(apply_orientation(volume, turn))
@@ -27,14 +27,14 @@ def canonical(volume: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np.nd
 
 
 def steady(affine: np.ndarray) -> np.ndarray:
-    """An affine without the digits in which the headers of a series differ between DICOM and NIfTI; 0.03 mm are lost at most."""
+    """An affine rounded so that DICOM and NIfTI headers of a series agree; at most 0.03 mm are lost."""
     rounded = np.round(affine, 4)
     rounded[:3, 3] = np.round(affine[:3, 3], 2)
     return rounded
 
 
 def as_stored(volume: np.ndarray, affine: np.ndarray) -> np.ndarray:
-    """A canonical volume in the axes of the affine that :func:`canonical` was given."""
+    """A canonical volume back in the original axes, those of the affine given to :func:`canonical`."""
     return np.ascontiguousarray(apply_orientation(volume, ornt_transform(_RAS, io_orientation(affine))))
 
 
@@ -67,14 +67,14 @@ def carried(
 ) -> np.ndarray:
     """Values of one grid on another, float32 ``shape``; trilinear between voxels, NaN where the first grid does not reach.
 
-    The first grid reaches half a voxel beyond the middle of its outermost ones.
+    The first grid extends half a voxel beyond its outermost voxel centres.
 
     Args:
         values: ``(X, Y, Z)``.
         affine: of ``values``.
         shape: of the grid to fill.
         to_affine: of the grid to fill.
-        transform: 4 x 4, RAS mm on the grid to fill to RAS mm of ``values``; None where nothing moved.
+        transform: 4 x 4, RAS mm on the grid to fill to RAS mm of ``values``; None for the identity.
     """
     to_index = np.linalg.inv(affine) @ (np.eye(4) if transform is None else transform) @ to_affine
     source = torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32))[None, None]
@@ -98,7 +98,7 @@ def carried(
 
 
 def same_grid(shape: Sequence[int], affine: np.ndarray, other_shape: Sequence[int], other_affine: np.ndarray) -> bool:
-    """Whether two grids are one: equal shapes, and corners within a tenth of a voxel."""
+    """Whether two grids are the same: equal shapes, and corners within a tenth of a voxel."""
     if tuple(shape) != tuple(other_shape):
         return False
     corners = np.array([[x, y, z, 1] for x in (0, shape[0]) for y in (0, shape[1]) for z in (0, shape[2])])
@@ -140,6 +140,6 @@ def largest_piece(mask: np.ndarray) -> np.ndarray:
 
 
 def filled(mask: np.ndarray) -> np.ndarray:
-    """A mask, bool, with what it encloses."""
+    """A mask, bool, with its holes filled."""
     outside = pieces(np.pad(mask == 0, 1, constant_values=True))
     return np.asarray(outside != outside[0, 0, 0])[1:-1, 1:-1, 1:-1]

@@ -1,4 +1,4 @@
-"""Masks of the brain that a person has already: found in a folder, and brought onto the grid of a series."""
+"""The user's own brain masks: found in a folder, and resampled to the grid of a series."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from .grids import carried, same_grid
 def own_mask(
     folder: str | Path, patient: str, mri_type: str, volume: np.ndarray, affine: np.ndarray
 ) -> tuple[np.ndarray, Path]:
-    """One's own mask of a series, bool ``(X, Y, Z)`` on its grid, and its file.
+    """The user's mask of a series, bool ``(X, Y, Z)`` on its grid, and its file.
 
-    Looked for are ``<patient>/<modality>.nii.gz``, ``<patient>_<modality>.nii.gz`` and ``<modality>.nii.gz``, with or without ``.gz``.
+    Candidates are ``<patient>/<modality>.nii.gz``, ``<patient>_<modality>.nii.gz`` and ``<modality>.nii.gz``, with or without ``.gz``.
     A mask on another grid is resampled by the affines.
 
     Args:
-        folder: where the masks lie.
+        folder: of the masks.
         patient: as the data list names the patient.
         mri_type: modality.
         volume: ``(X, Y, Z)``.
         affine: 4 x 4, RAS mm.
 
     Raises:
-        UserError: when there is none, it can't be read, or it lies beside the series.
+        UserError: when there is none, it can't be read, or it does not overlap the series.
     """
     what = f"patient {patient}: {mri_type}"
     names = [f"{mri_type}{suffix}" for suffix in reversed(NIFTI_SUFFIXES)]
@@ -39,9 +39,7 @@ def own_mask(
     file = next((place for place in places if place.is_file()), None)
     if file is None:
         looked = some((place.relative_to(folder).as_posix() for place in places[:1] + places[-2:-1]), 2)
-        raise UserError(
-            f"{what}: no mask of its brain in {folder}, expected {looked}; put it there, or leave the option --brain out"
-        )
+        raise UserError(f"{what}: no mask of its brain in {folder}, expected {looked}; put it there, or omit --brain")
     try:
         found = read_nifti(file)
     except SeriesError as error:

@@ -1,4 +1,4 @@
-"""Other programs that find the brain, called as commands where they are installed: HD-BET and SynthStrip.
+"""External brain-extraction programs, called as commands where they are installed: HD-BET and SynthStrip.
 
 HD-BET 2: Isensee et al., Human Brain Mapping 40 (2019), https://github.com/MIC-DKFZ/HD-BET. SynthStrip: Hoopes et al., NeuroImage
 260 (2022), https://synthstrip.io.
@@ -20,7 +20,7 @@ from .grids import as_stored, canonical, same_grid
 
 COMMANDS = {"hd-bet": "hd-bet", "synthstrip": "mri_synthstrip"}
 """Commands by the name of their method."""
-LAST_LINES = 5  # of what a command said, shown when it fails
+LAST_LINES = 5  # of a command's output, shown when it fails
 
 
 def is_installed(method: str) -> bool:
@@ -29,7 +29,7 @@ def is_installed(method: str) -> bool:
 
 
 def program_mask(volume: np.ndarray, affine: np.ndarray, method: str, what: str) -> np.ndarray:
-    """The brain in a series, as another program finds it, bool ``(X, Y, Z)``.
+    """The brain in a series, from an external program, bool ``(X, Y, Z)``.
 
     Args:
         volume: ``(X, Y, Z)``.

@@ -1,4 +1,4 @@
-"""How two series of a head lie to each other: rigid registration by mutual information, in scanner coordinates.
+"""Rigid registration of two series of a head by mutual information, in scanner coordinates.
 
 Mattes et al., IEEE TMI 22 (2003), as in SimpleITK.
 """
@@ -20,21 +20,21 @@ from .grids import canonical, carried, steady
 _LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 BINS = 32
 LEVELS = ((4.0, 5_000, 2.0), (2.0, 10_000, 0.5))
-"""Coarse, then fine: mm between the voxels that are looked at, how many are compared, and the first step, mm."""
+"""Coarse, then fine: mm between the sampled voxels, how many are compared, and the first step, mm."""
 ROUNDS = 6  # of line searches, at most; gradients end sooner, but short of the optimum
 STEP_TOLERANCE, VALUE_TOLERANCE = 0.01, 1e-4  # mm, of mutual information
-RADIUS = 60.0  # mm from the middle of a head: so far moves what turns by one radian
+RADIUS = 60.0  # mm from the middle of a head: displacement there per radian of rotation
 SEED = 67
 
 
 @dataclass(frozen=True)
 class RigidTransform:
-    """How a head lies in one series, seen from another.
+    """The position of a head in one series relative to another.
 
     Attributes:
         matrix: 4 x 4, RAS mm in the fixed series to RAS mm in the moving one.
         angle: between the two, degrees.
-        shift: of the middle of what was compared, mm.
+        shift: of the centre of the compared region, mm.
     """
 
     matrix: np.ndarray
@@ -50,14 +50,14 @@ class RigidTransform:
         return cls(matrix, angle, float(np.linalg.norm(moved - middle)))
 
     def apart(self, other: RigidTransform, mask: np.ndarray, affine: np.ndarray) -> float:
-        """Mean distance in mm between where the two put the voxels of a mask ``(X, Y, Z)`` in the fixed series."""
+        """Mean distance in mm between the positions that the two give the voxels of a mask ``(X, Y, Z)`` in the fixed series."""
         points = np.argwhere(mask)[::50] @ affine[:3, :3].T + affine[:3, 3]
         difference = self.matrix - other.matrix
         return float(np.linalg.norm(points @ difference[:3, :3].T + difference[:3, 3], axis=1).mean())
 
 
 def is_installed() -> bool:
-    """Whether SimpleITK is there."""
+    """Whether SimpleITK is installed."""
     return importlib.util.find_spec("SimpleITK") is not None
 
 
@@ -74,15 +74,15 @@ def register(
         start: 4 x 4, RAS mm in the fixed series to the moving one, to begin with; by default the scanner's coordinates.
 
     Returns:
-        the transform, which :func:`resampled` takes; the same inputs give the same digits on any number of threads, however they
-        are stored.
+        the transform, which :func:`resampled` takes; the same inputs give the same digits with any number of threads and any
+        stored orientation.
 
     Raises:
         UserError: without SimpleITK.
     """
     if not is_installed():
         raise UserError(
-            "registration: SimpleITK is not installed, expected it for aligning series. "
+            "registration: SimpleITK is not installed, but aligning series needs it: "
             "pip install 'brats-mri-radiogenomics[register]'"
         )
     import SimpleITK as sitk
@@ -106,7 +106,7 @@ def register(
 def write_transform(
     transform: RigidTransform, folder: str | Path, patient: str, mri_type: str, fixed: str, moving: str
 ) -> None:
-    """Write ``<patient>_<mri_type>_transform.txt``: the 4 x 4 matrix, with a line that says between which series it leads."""
+    """Write ``<patient>_<mri_type>_transform.txt``: the 4 x 4 matrix, with a line that names the two series."""
     with written_whole(inside(folder, f"{patient}_{mri_type}_transform.txt")) as temporary:
         np.savetxt(temporary, transform.matrix, header=f"RAS mm in {moving} = matrix @ RAS mm in {fixed}")
 
@@ -119,7 +119,7 @@ def resampled(
     Args:
         moving: volume and affine.
         fixed: volume and affine.
-        transform: what :func:`register` found.
+        transform: from :func:`register`.
     """
     return np.nan_to_num(carried(*moving, fixed[0].shape, fixed[1], transform.matrix))
 
@@ -142,12 +142,12 @@ def _improve(sitk: Any, transform: Any, images: list[Any], samples: int, step: f
 
 
 def _shrunk(sitk: Any, image: Any, pixel: float) -> Any:
-    """An image of fewer voxels, averages of those that it had; thick slices stay."""
+    """A downsampled image of voxel averages; thick slices stay."""
     return sitk.BinShrink(image, [max(1, round(pixel / side)) for side in image.GetSpacing()])
 
 
 def depth(mask: np.ndarray, affine: np.ndarray) -> np.ndarray:
-    """Distance from the border of a mask ``(X, Y, Z)``, mm, positive inside, float32; what is carried of it has a smooth border.
+    """Distance from the border of a mask ``(X, Y, Z)``, mm, positive inside, float32; resampled, it keeps a smooth border.
 
     Args:
         mask: voxels of any shape, thick slices too.

@@ -1,4 +1,4 @@
-"""Series that show the skull become series of the brain alone, before anything is segmented on them."""
+"""Skull stripping of series before they are segmented."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ logger = logging.getLogger(__name__)
 
 
 def settings(method: str) -> dict[str, Any]:
-    """What the brain's masks depend on, for the fingerprint of prepared series: the method, and the masks in a folder.
+    """What the brain masks depend on, for the fingerprint of prepared series: the method, and the masks in a folder.
 
     Raises:
-        UserError: for a method that there is not.
+        UserError: for an unknown method.
     """
     check_method(method)
     folder = Path(method)
@@ -41,7 +41,7 @@ class StripSkull(Transform):
     """Set what is not brain to 0 where a series shows the skull.
 
     The reader has looked for it (:class:`custom_transforms.SeriesReader`, ``meta["skull"]``). Stripped series stay as they are; so do
-    those of which it can't be told, with a warning. The brain is looked for in all series of the patient that show the skull at once, for
+    unclear ones, with a warning. The brain is looked for in all series of the patient that show the skull at once, because
     the mask of one serves the others.
 
     Expects ``image`` ``(1, X, Y, Z)`` as it was read; ``patient``, ``mri_type`` and ``study``, the paths of the patient's series by modality,
@@ -49,7 +49,7 @@ class StripSkull(Transform):
 
     Args:
         method: auto, deepbet, hd-bet, synthstrip, never (such series are used as they are, with a warning), or a folder of masks.
-        masks_dir: folder for ``<patient>_<mri_type>_brain.nii.gz``, and the transforms by which masks were carried over.
+        masks_dir: folder for ``<patient>_<mri_type>_brain.nii.gz``, and the transforms by which masks were transferred.
     """
 
     def __init__(self, method: str = "auto", masks_dir: str | Path | None = None) -> None:
@@ -58,33 +58,33 @@ class StripSkull(Transform):
         self._masks: dict[str, BrainMask | UserError] = {}
 
     def __call__(self, data: Mapping[str, Any]) -> dict[str, Any]:
-        """The item, its ``warnings`` included, with the brain alone.
+        """The item, its ``warnings`` included, with only the brain.
 
         Raises:
             UserError: when the brain is not found.
         """
         image: MetaTensor = data["image"]
-        told = list(data.get("warnings", []))
+        warnings = list(data.get("warnings", []))
         verdict = image.meta.get("skull", "stripped")
         if verdict == "stripped":
             return dict(data)
         if verdict != "skull" or self.method == "never":
             if verdict == "skull":
-                told.append(
+                warnings.append(
                     "it shows the skull and is used as it is (--brain never): masks and probability mean little"
                 )
-            return {**data, "warnings": told}
+            return {**data, "warnings": warnings}
         mask = self._mask(data)
         brain = torch.from_numpy(mask.mask)[None]
         values = image.as_tensor()
         lowest = min(float(values[brain].min()), 0.0)
         stripped = torch.where(brain, values - lowest, torch.zeros((), dtype=values.dtype))
-        told = [text for text in told if not text.startswith(SKULL)]
-        told += [f"its skull was removed: brain of {mask.volume:.0f} ml {mask.source}", *mask.warnings]
-        return {**data, "image": MetaTensor(stripped, meta=image.meta), "warnings": told}
+        warnings = [text for text in warnings if not text.startswith(SKULL)]
+        warnings += [f"its skull was removed: brain of {mask.volume:.0f} ml {mask.source}", *mask.warnings]
+        return {**data, "image": MetaTensor(stripped, meta=image.meta), "warnings": warnings}
 
     def _mask(self, data: Mapping[str, Any]) -> BrainMask:
-        """The brain in a series, which is looked for once a patient."""
+        """The brain in a series, found once per patient."""
         patient = data.get("patient", str(data["image"].meta["filename_or_obj"]))
         mri_type = data.get("mri_type", "series")
         if self._patient != patient:
@@ -110,7 +110,7 @@ class StripSkull(Transform):
 
 
 def _read_others(study: Mapping[str, str | Sequence[str]], mri_type: str) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """The patient's other series that show the skull; of those that can't be read the reason is told when it is their turn."""
+    """The patient's other series that show the skull; those that can't be read are reported when it is their turn."""
     found = {}
     for name, files in study.items():
         if name == mri_type:

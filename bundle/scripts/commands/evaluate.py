@@ -1,4 +1,4 @@
-"""Commands that tell whether a result holds: evaluate, crossvalidate, compare, explain, card."""
+"""Commands that test whether a result holds: evaluate, crossvalidate, compare, explain, card."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def evaluate(
         segmenter: segmentation weights (segmentation only).
         classifier: classifier weights or their folder (not segmentation).
         mri_types: modalities (not segmentation).
-        fold: the one that is evaluated (0).
+        fold: the fold to evaluate (0).
         device: cpu, cuda, …; a GPU by default where there is one.
         overwrite: replace earlier results.
         model: cnn3d, resnet10, efficientnet2d, efficientnet3d, forest, size or t4e (baseline only).
@@ -69,9 +69,9 @@ def crossvalidate(
     model: str | None = None,
     **overrides: Any,
 ) -> dict[str, Any]:
-    """Cross-validate a stage or both: train on all folds but one, predict that one, in turn, and evaluate all predictions.
+    """Cross-validate a stage or both: train on all folds but one and predict that one, in turn, then evaluate all predictions.
 
-    Refuses to train where a person is on both sides of a split. Writes predictions.csv (every patient, out of fold),
+    Refuses to train if a person is on both sides of a split. Writes predictions.csv (every patient, out of fold),
     metrics.json and tables/. An interrupted run continues when it is started again.
 
     Args:
@@ -81,14 +81,14 @@ def crossvalidate(
         segmenter: segmentation weights for stage 2; those of stage 1's first fold where it is cross-validated too.
         prepared: folder of prepared series; one in output by default.
         stages: classification, segmentation, or segmentation,classification.
-        folds: those that are held out in turn, 0,1,2 for example; all by default.
+        folds: folds to hold out in turn, 0,1,2 for example; all by default.
         selection: inner (the epoch whose weights are kept is chosen on a further fold; the default) or outer (on the held-out fold, as
             the method does, which flatters the figures).
         seeds: seeds of the trainings of stage 2, 67,68 for example.
         mri_types: modalities to train classifiers for; all, or those of the model, by default.
         device: cpu, cuda, …; a GPU by default where there is one.
         overwrite: replace an earlier run in output.
-        model: t4e (this bundle's method, the default), or in its place for stage 2 cnn3d, resnet10, efficientnet2d, efficientnet3d, forest
+        model: t4e (this bundle's method, the default), or instead for stage 2 cnn3d, resnet10, efficientnet2d, efficientnet3d, forest
             or size.
         overrides: further settings of configs/crossvalidate.yaml, --train_classification '{max_epochs: 20}' for example.
     """
@@ -128,7 +128,7 @@ def compare(*runs: str | Path, output: str | Path, overwrite: bool = False) -> P
     """
     if len(runs) < 2:
         raise ValueError(
-            f"compare: {len(runs)} run is named, expected two or more; name their folders, separated by spaces"
+            f"compare: {len(runs)} run given, expected two or more; give their folders, separated by spaces"
         )
     for run in runs:
         checks.folder("folder of a run")("run", run)
@@ -146,12 +146,12 @@ def explain(
 ) -> dict[str, Any]:
     """Show what the classifiers of a run looked at: Grad-CAM, occlusion, and the check that maps depend on the weights.
 
-    Writes explanations/ into the folder of the run; `radiogenomics report` shows it. Series that were explained before are skipped. Patients of a
+    Writes explanations/ into the folder of the run; `radiogenomics report` shows it. Series already explained are skipped. Patients of a
     cross-validation are explained with the models that did not see them, those of the first seed.
 
     Args:
         run: folder of a prediction, an evaluation of stage 2, or a cross-validation.
-        patients: those to explain, 00001,00002 for example; all by default.
+        patients: patients to explain, 00001,00002 for example; all by default.
         mri_types: modalities to explain; all that were classified by default.
         limit: largest number of series.
         device: cpu, cuda, …

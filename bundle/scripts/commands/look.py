@@ -36,25 +36,25 @@ def show(
     """Draw a series: a montage of its slices and an animation, masks over them; or patients with and without a label side by side.
 
     Writes <patient>_<modality>.png, .gif and .mp4. With label_folder it writes labels_<modality>.png, a row of patients of each label, and
-    montages of these patients in the folders 0 and 1. The pictures bear the patients' identifiers.
+    montages of these patients in the folders 0 and 1. The pictures carry the patients' identifiers.
 
     Args:
         series: a DICOM folder, a NIfTI file, a folder of pictures, or a folder or zip file of studies.
         output: folder for the pictures.
-        patient: the one of the studies that is shown.
+        patient: the patient of the studies to show.
         modality: FLAIR, T1w, T1wCE or T2w of the studies; all of the patient by default, with label_folder FLAIR.
-        mask: label map (1 tumour, 2 enhancing tumour; or BraTS labels), or a folder of them as segment and predict write it.
+        mask: label map (1 tumour, 2 enhancing tumour; or BraTS labels), or a folder of them, as segment and predict write it.
         window: header (of the DICOM files), percentile, or the grey values of black and white, 0,1200 for example; by default header where
             all files have one, else percentile.
-        plane: axial, coronal or sagittal; by default that of the acquisition.
-        slices: most slices of a montage.
+        plane: axial, coronal or sagittal; the acquisition's by default.
+        slices: maximum number of slices in a montage.
         animation: write an animation.
         video: write it as MP4 too, which needs the extra video; by default where that is installed.
-        per_second: slices that the animation shows in a second.
+        per_second: slices per second of the animation.
         label_folder: CSV of labels (BraTS21ID,MGMT_value), or a folder with train_labels.csv, of the studies.
-        per_label: patients of each label.
-        rules: YAML file of rules by which DICOM series are sorted; by default configs/modality_rules.yaml, which says how.
-        overwrite: replace pictures that are there.
+        per_label: patients per label.
+        rules: YAML file of rules for sorting DICOM series; by default configs/modality_rules.yaml, which explains them.
+        overwrite: replace existing pictures.
     """
     checks.exists("series or studies")("series", full_path(series))
     checks.flag("animation", animation)
@@ -109,7 +109,7 @@ def _require_output(output: str | Path | None) -> None:
 
 
 def _window(window: str | Sequence[float]) -> str | tuple[float, float]:
-    """What was typed, ``0,1200`` too."""
+    """The option's value, also from text such as ``0,1200``."""
     values = window.split(",") if isinstance(window, str) else list(window)
     if len(values) == 2:
         try:
@@ -138,17 +138,17 @@ def headers(
     """Show the DICOM attributes of a file, how two files or series differ, or which vary along a series; without the patient's identity.
 
     Attributes of DICOM's Basic Confidentiality Profile (PS3.15) are hidden, descriptions, dates and UIDs among them; whether they differ is
-    told.
+    shown.
 
     Args:
         first: DICOM file, or a folder of one series.
-        second: another one, with which the first is compared.
+        second: another one to compare with the first.
         phi: show the hidden attributes too.
         private: include private attributes; their values are hidden without phi.
         everything: show attributes that are the same, or constant along a series, too.
         html: file to write a page to, which needs the extra report.
         colour: colour the text; by default on a terminal.
-        overwrite: replace the page that is there.
+        overwrite: replace an existing page.
     """
     for name, value in (("phi", phi), ("private", private), ("everything", everything), ("overwrite", overwrite)):
         checks.flag(name, value)
@@ -158,7 +158,7 @@ def headers(
     if html is not None:
         checks.output_file("html", html)
         if Path(str(html)).exists() and not overwrite:
-            raise ValueError(f"--html {html}: exists already; name another file, or replace it with --overwrite")
+            raise ValueError(f"--html {html}: already exists; name another file, or replace it with --overwrite")
     found = job.compare([path for path in (full_path(first), full_path(second)) if path is not None], phi, private)
     if html is not None:
         job.write_html(found, str(html), everything)
@@ -184,19 +184,19 @@ def volumes(
     """Write series as 8-bit volumes of one size, for 3-D networks and other programs: NPZ, TFRecord.
 
     Writes <patient>_<modality>.npz, <patient>.tfrecord, volumes.csv and volumes.json. Empty slices are left out, each slice is scaled by its
-    own maximum, and the stack is zoomed. What is there, made from the same files in the same way, stays.
+    own maximum, and the stack is zoomed. Volumes made from the same files in the same way are kept.
 
     Args:
-        input: folder or zip file of studies: DICOM as exported, or NIfTI files that are called by their modality; `studies` shows what is found.
+        input: folder or zip file of studies: DICOM as exported, or NIfTI files named by modality; `studies` shows what is found.
         output: folder for the volumes.
         size: rows, columns and slices of a volume.
         format: npz, tfrecord, or npz,tfrecord.
         mri_types: modalities, FLAIR,T1wCE for example; all by default.
-        labels: CSV of labels (BraTS21ID,MGMT_value) that the volumes bear.
-        datalist: data list whose patients are taken.
+        labels: CSV of labels (BraTS21ID,MGMT_value) to store in the volumes.
+        datalist: data list whose patients are used.
         brain: how the brain is found in series that show the skull: auto, deepbet, hd-bet, synthstrip, a folder of masks, or never, which
             uses such series as they are.
-        rules: YAML file of rules by which DICOM series are sorted; by default configs/modality_rules.yaml, which says how.
+        rules: YAML file of rules for sorting DICOM series; by default configs/modality_rules.yaml, which explains them.
         num_workers: processes that read ahead (1).
         overwrite: replace the volumes of an earlier run in output.
         overrides: further settings of configs/volumes.yaml.

@@ -104,12 +104,12 @@ def _written_to(given: Mapping[str, Any], workflow: Any) -> str:
 
 
 def run_job(config: str, run: Sequence[str] | None = None, **values: Any) -> None:
-    """:func:`run_config` with what a person typed, every text of which is taken as it is; ``run`` replaces its own ``run``.
+    """:func:`run_config` with values as typed, in which text is never evaluated; ``run`` replaces its own ``run``.
 
     Only the options that ``expression`` among the values names are expressions: Python code behind ``$``, another setting behind ``@``.
 
     Raises:
-        ValueError: when it names an option that was not given, or one that is no expression.
+        ValueError: when it names an option that was not given, or is not an expression.
     """
     names = _names(values.pop("expression", None))
     for name in names:
@@ -143,7 +143,7 @@ def run_command(config: str, options: Mapping[str, Any], run: Sequence[str] | No
         config: name of the configuration.
         options: the ``locals()`` of the command, ``overrides`` among them.
         run: see :func:`run_job`.
-        settings: further ones, before which ``overrides`` have precedence.
+        settings: further ones, over which ``overrides`` take precedence.
     """
     given = {
         checks.SETTINGS_OF_OPTIONS.get(name, name): value for name, value in options.items() if name != "overrides"
@@ -179,7 +179,7 @@ def full_path(path: str | Path | None) -> str | None:
 
 
 def named_series(**series: str | Path | None) -> dict[str, str] | None:
-    """The series that were named, by modality; what is there is an absolute path."""
+    """The named series, by modality; existing paths are made absolute."""
     given = {name: str(value) for name, value in series.items() if value is not None}
     there = {name: str(full_path(value)) for name, value in given.items() if Path(value).expanduser().exists()}
     return {**given, **there} or None
@@ -203,7 +203,7 @@ def known_stage(stage: str, model: str | None = None) -> str:
 
 
 def mistake(error: BaseException | None) -> BaseException | None:
-    """The error that a person can mend below MONAI's wrappers; None for an error of the program."""
+    """The user's error beneath MONAI's wrappers; None for an error of the program."""
     while error is not None and not isinstance(
         error, (ValueError, OSError, ImportError)
     ):  # a UserError is a ValueError

@@ -15,14 +15,14 @@ from .running import bundle_module, full_path, run_job, segmenter_path
 
 
 def doctor(segmenter: str | Path | None = None, classifier: str | Path | None = None) -> dict[str, Any]:
-    """Show what a bug report needs: versions, devices, and the weights that are found, each of which is tried.
+    """Show what a bug report needs: versions, devices, and the weights found, each of which is tested.
 
     Args:
         segmenter: segmentation weights, as for predict; by default those of the bundle.
         classifier: classifier weights or a folder of them, as for predict; by default those of the bundle.
 
     Returns:
-        The same as a dictionary; where weights can't be used, with their ``problems``.
+        The same as a dictionary; with ``problems`` where weights can't be used.
     """
     import torch
 
@@ -65,7 +65,7 @@ def doctor(segmenter: str | Path | None = None, classifier: str | Path | None = 
 
 
 def download() -> Path:
-    """Download the weights that the method's authors released (MIT licence) into the bundle."""
+    """Download the weights released by the method's authors (MIT licence) into the bundle."""
     downloads = bundle_module("downloads")
     try:
         downloads.download_all(BUNDLE_ROOT)
@@ -87,7 +87,7 @@ def export(
     """Write a trained network as TorchScript, ONNX or OpenVINO, for other programs. Research use only, not for diagnosis.
 
     The file takes normalised images, any number at once, gives logits, carries the bundle's metadata, and is written only if it
-    answers as the network does.
+    agrees with the network.
 
     Args:
         what: segmenter or classifier.
@@ -108,12 +108,12 @@ def phantom(output: str | Path | None = None, preview: str | Path | None = None,
 
     Args:
         output: folder for the cohort.
-        preview: PNG to write instead: slices that `radiogenomics pretrain` draws, with the outlines of their tumours.
+        preview: PNG to write instead: slices as `radiogenomics pretrain` draws them, with tumour outlines.
         overrides: settings of configs/phantom.yaml: --segmentation_patients, --classification_patients, --test_patients,
             --signal, --spacing, --seed, …; for a preview those of configs/pretrain_segmentation.yaml, --seed for example.
 
     Raises:
-        ValueError: when not just one of output and preview is given.
+        ValueError: unless exactly one of output and preview is given.
     """
     if (output is None) == (preview is None):
         raise ValueError(

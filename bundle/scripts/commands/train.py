@@ -31,7 +31,7 @@ def datalist(
         folds: number of folds.
         seed: seed of the assignment to folds.
         overwrite: replace an existing file.
-        rules: YAML file of rules by which DICOM series are sorted; by default configs/modality_rules.yaml, which says how.
+        rules: YAML file of rules for sorting DICOM series; by default configs/modality_rules.yaml, which explains them.
     """
     for name, value, least in (("folds", folds, 2), ("seed", seed, 0)):
         checks.number(least, whole=True)(name, value)
@@ -53,10 +53,10 @@ def prepare(
     model: str | None = None,
     **overrides: Any,
 ) -> Path:
-    """Prepare the slices of a stage; series that were prepared before with the same settings cost nothing.
+    """Prepare the slices of a stage; series already prepared with the same settings cost nothing.
 
     Args:
-        stage: segmentation, classification, or baseline: what one of the field's other models is shown.
+        stage: segmentation, classification, or baseline: the input of one of the field's other models.
         prepared: folder for the prepared series.
         datalist: data list.
         input: folder of studies; with a data list, the folder that its paths are relative to.
@@ -99,7 +99,7 @@ def train(
         prepared: folder of the prepared series.
         output: folder of the run; classifiers go to <output>/<mri_type>.
         mri_types: modalities to train a classifier for; all, or those of the model, by default.
-        fold: the one that is held out (0).
+        fold: the fold to hold out (0).
         init: imagenet (the default; none for baselines), none (random), a weights file, or for segmentation synthetic: the bundle's, trained on synthetic brains.
         device: cpu, cuda, …; a GPU by default where there is one.
         resume: continue an interrupted run.
@@ -132,10 +132,10 @@ def pretrain(
     overwrite: bool = False,
     **overrides: Any,
 ) -> Path:
-    """Train a segmenter on slices that are drawn while it trains: of synthetic brains, or cut anew from labelled volumes (--datalist).
+    """Train a segmenter on slices generated during training: of synthetic brains, or cut afresh from labelled volumes (--datalist).
 
-    `radiogenomics phantom --preview FILE.png` shows slices of synthetic brains; without a data list, scores are those of such brains,
-    not of real tumours. The weights are a segmenter, and a start for `train segmentation --init`.
+    `radiogenomics phantom --preview FILE.png` shows slices of synthetic brains; without a data list, scores are for such brains,
+    not for real tumours. The weights serve as a segmenter, and as start weights for `train segmentation --init`.
 
     Args:
         output: folder of the run; its weights are segmentation.pt.

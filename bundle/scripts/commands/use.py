@@ -1,4 +1,4 @@
-"""Commands for one's own studies: studies, predict, segment, explore, report."""
+"""Commands for your own studies: studies, predict, segment, explore, report."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ def studies(
     T2w: str | Path | None = None,
     read_timeout: float = READ_TIMEOUT,
 ) -> str:
-    """Show which patient has which modality from which series, why other series were left out, and what may go wrong.
+    """Show which patient has which modality from which series, why other series were left out, and possible problems.
 
     Takes the same input as predict and segment, and computes nothing.
 
     Args:
-        input: folder or zip file of studies: DICOM as exported, or NIfTI files that are called by their modality.
+        input: folder or zip file of studies: DICOM as exported, or NIfTI files named by modality.
         output: folder for studies.csv and studies.json; nothing is written by default.
-        skull: look for the skull in the voxels of each series, about a second each; else headers alone are read.
-        rules: YAML file of rules by which DICOM series are sorted; by default configs/modality_rules.yaml, which says how.
-        patient: the one whose series the next options name.
+        skull: check the voxels of each series for the skull, about a second each; otherwise only headers are read.
+        rules: YAML file of rules for sorting DICOM series; by default configs/modality_rules.yaml, which explains them.
+        patient: the patient whose series the next options name.
         FLAIR: a file or folder, or the number, description or UID of a series in input; the same for T1w, T1wCE, T2w.
         T1w: as FLAIR.
         T1wCE: as FLAIR.
         T2w: as FLAIR.
-        read_timeout: seconds in which the files of a series have to answer; 0 for no limit.
+        read_timeout: read timeout of a series in seconds; 0 for no limit.
     """
     from tqdm import tqdm
 
@@ -75,7 +75,7 @@ def explore(
     overwrite: bool = False,
     read_timeout: float = READ_TIMEOUT,
 ) -> Path:
-    """Look at the data: a page of counts, acquisition, labels, and of series that are missing, alike or odd. Research use only, not for diagnosis.
+    """Look at the data: a page of counts, acquisition, labels, and missing, similar or unusual series. Research use only, not for diagnosis.
 
     Writes explore.html, figures/ (PNG, SVG), tables/ (CSV, JSON) and facts/, which the next run reads. An interrupted run continues when
     it is started again.
@@ -83,14 +83,14 @@ def explore(
     Args:
         input: folder or zip file of studies, as for predict, or a folder with train/ and test/; with --datalist, the folder of its paths.
         output: folder for the results.
-        pixels: read the pixels; else headers alone, and empty slices, skull, intensities and near-duplicates are left out.
+        pixels: read the pixels; otherwise only headers, without empty slices, skull, intensities and near-duplicates.
         labels: CSV of labels; by default train_labels.csv in input, where there is one.
-        datalist: data list whose patients are looked at.
+        datalist: data list whose patients are examined.
         section: of the data list: training, validation or test; all by default.
-        rules: YAML file of rules by which DICOM series are sorted; by default configs/modality_rules.yaml, which says how.
+        rules: YAML file of rules for sorting DICOM series; by default configs/modality_rules.yaml, which explains them.
         num_workers: processes that read (2).
-        overwrite: replace an earlier page in output; facts of series that have not changed are used again.
-        read_timeout: seconds in which the files of a series have to answer, or it counts as failed; 0 for no limit.
+        overwrite: replace an earlier page in output; facts of unchanged series are reused.
+        read_timeout: read timeout of a series in seconds, after which it counts as failed; 0 for no limit.
 
     Returns:
         The page; open it in a browser.
@@ -103,7 +103,7 @@ def explore(
     for package in ("jinja2", "matplotlib"):
         if importlib.util.find_spec(package) is None:
             raise ImportError(
-                f"{package} is not installed, with which the page is made: pip install 'brats-mri-radiogenomics[report]'"
+                f"{package}, which makes the page, is not installed: pip install 'brats-mri-radiogenomics[report]'"
             )
     run_command("explore", {**options, "overrides": {}})
     return Path(str(output)) / "explore.html"
@@ -148,13 +148,13 @@ def predict(
     and prints a table of the patients. An interrupted prediction continues when it is started again.
 
     Args:
-        input: folder or zip file of studies: DICOM as exported, or NIfTI files that are called by their modality; `studies` shows what is found.
+        input: folder or zip file of studies: DICOM as exported, or NIfTI files named by modality; `studies` shows what is found.
         output: folder for the results.
         segmenter: segmentation weights: a file, released, or synthetic; by default those of the bundle.
-        classifier: classifier weights for all modalities, a folder of model_<mri_type>.pt, or one of a cross-validation, whose folds
+        classifier: classifier weights for all modalities, a folder of model_<mri_type>.pt, or a cross-validation's, whose folds
             and seeds are averaged; by default those of the bundle.
         mri_types: modalities whose probabilities are averaged, FLAIR,T1wCE for example; all by default.
-        sample_submission: CSV whose patients are asked for, in its order and style.
+        sample_submission: CSV with the requested patients, whose order and style are kept.
         min_tumor_ratio: tumour over brain area that a slice must exceed (0.025); negative keeps all slices.
         max_contours: largest number of tumour contours in a slice that is kept (5).
         zoom: magnification about the centre of a slice (1.2).
@@ -162,23 +162,23 @@ def predict(
         device: cpu, cuda, cuda:1, …; a GPU by default where there is one.
         batch_size: slices in one forward pass (16; 4 with torch on a CPU).
         num_workers: processes that read ahead (1).
-        runtime: openvino (CPUs; used by itself where it is installed), torch, inductor or eager.
+        runtime: openvino (CPUs; the default where it is installed), torch, inductor or eager.
         fast: compute in 8 bits (CPUs, OpenVINO), and skip slices between two others 4 mm apart that show no tumour.
         exact: compute in float32.
         dicom: write dicom/<patient>/<mri_type>_seg.dcm (DICOM SEG) and report_sr.dcm (DICOM SR) for DICOM series as well.
-        deidentify: pseudonyms for patients in all results and messages, and no dates, descriptions and names of files; in DICOM the series' UIDs stay.
+        deidentify: pseudonyms for patients in all results and messages, and no dates, descriptions or file names; in DICOM the series' UIDs stay.
         key_file: CSV for the key to the pseudonyms, outside of output; by default none is kept.
         report: write report/report.html, web pages of the results, as well; by default where its packages are installed.
         overwrite: replace the results of an earlier prediction in output.
         brain: how the brain is found in series that show the skull: auto (the first of these that is installed), deepbet, hd-bet, synthstrip,
             a folder of masks (<patient>_<mri_type>_brain.nii.gz), or never, which uses such series as they are.
-        rules: YAML file of rules by which DICOM series are sorted; by default configs/modality_rules.yaml, which says how.
-        patient: the one whose series the next options name.
+        rules: YAML file of rules for sorting DICOM series; by default configs/modality_rules.yaml, which explains them.
+        patient: the patient whose series the next options name.
         FLAIR: a file or folder, or the number, description or UID of a series in input; the same for T1w, T1wCE, T2w.
         T1w: as FLAIR.
         T1wCE: as FLAIR.
         T2w: as FLAIR.
-        model: one of the field's other models in place of this bundle's method: cnn3d, resnet10, efficientnet2d, efficientnet3d, forest or size.
+        model: one of the field's other models instead of this bundle's method: cnn3d, resnet10, efficientnet2d, efficientnet3d, forest or size.
         overrides: further settings of configs/inference.yaml, or with model of configs/inference_baseline.yaml.
     """
     options = locals()
@@ -223,31 +223,31 @@ def segment(
     T2w: str | Path | None = None,
     **overrides: Any,
 ) -> Path:
-    """Segment tumours, and nothing else. Research use only, not for diagnosis.
+    """Segment tumours only. Research use only, not for diagnosis.
 
     Writes masks/<patient>_<mri_type>.nii.gz (1 tumour, 2 enhancing tumour, marked in T1wCE only) and volumes.csv, and prints a table of
     the patients. An interrupted segmentation continues when it is started again.
 
     Args:
-        input: folder or zip file of studies: DICOM as exported, or NIfTI files that are called by their modality; `studies` shows what is found.
+        input: folder or zip file of studies: DICOM as exported, or NIfTI files named by modality; `studies` shows what is found.
         output: folder for the results.
         segmenter: segmentation weights: a file, released, or synthetic; by default those of the bundle.
         fuse: one mask per patient, masks/<patient>.nii.gz, from all series along three planes, on the grid of FLAIR where there is one
             (--reference); about three times the work.
-        register: with fuse, align the series of a patient, who may have moved between them, first.
+        register: with fuse, first align the series of a patient who may have moved between them.
         device: cpu, cuda, cuda:1, …; a GPU by default where there is one.
         batch_size: slices in one forward pass (16; 4 with torch on a CPU).
         num_workers: processes that read ahead (1).
-        runtime: openvino (CPUs; used by itself where it is installed), torch, inductor or eager.
+        runtime: openvino (CPUs; the default where it is installed), torch, inductor or eager.
         fast: compute in 8 bits (CPUs, OpenVINO), and without fuse skip slices between two others 4 mm apart that show no tumour.
         exact: compute in float32.
-        deidentify: pseudonyms for patients in all results and messages, and no dates, descriptions and names of files.
+        deidentify: pseudonyms for patients in all results and messages, and no dates, descriptions or file names.
         key_file: CSV for the key to the pseudonyms, outside of output; by default none is kept.
         overwrite: replace the results of an earlier segmentation in output.
         brain: how the brain is found in series that show the skull: auto (the first of these that is installed), deepbet, hd-bet, synthstrip,
             a folder of masks (<patient>_<mri_type>_brain.nii.gz), or never, which uses such series as they are.
-        rules: YAML file of rules by which DICOM series are sorted; by default configs/modality_rules.yaml, which says how.
-        patient: the one whose series the next options name.
+        rules: YAML file of rules for sorting DICOM series; by default configs/modality_rules.yaml, which explains them.
+        patient: the patient whose series the next options name.
         FLAIR: a file or folder, or the number, description or UID of a series in input; the same for T1w, T1wCE, T2w.
         T1w: as FLAIR.
         T1wCE: as FLAIR.
@@ -259,7 +259,7 @@ def segment(
     checks.flag("fuse", options.pop("fuse"))
     checks.flag("register", register)
     if not fuse and options.pop("register"):
-        raise ValueError("--register aligns the series that --fuse makes one mask of; add --fuse")
+        raise ValueError("--register aligns the series that --fuse combines; add --fuse")
     if fuse:
         settings.pop("coarse_step", None)
         run_command("fuse_segmentation", options, **settings)
@@ -289,7 +289,7 @@ def report(
 
     Args:
         run: the folder that one of these commands wrote.
-        output: folder for the report, or an .html file, beside which <name>_files holds the rest; <run>/report by default.
+        output: folder for the report, or an .html file, with the rest in <name>_files beside it; <run>/report by default.
         images: show the patients' slices and masks.
         overwrite: replace an earlier report.
 

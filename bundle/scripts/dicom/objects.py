@@ -1,8 +1,8 @@
-"""What the DICOM objects of this project have in common: what they share with their source, their maker, and how they are written.
+"""What the DICOM objects of this project have in common: source data, equipment, and writing.
 
-What comes from the source is what the standard asks such objects to share with it: patient, study and frame of reference.
-What the source lacks stays empty. Deidentified objects carry nothing of patient and study but the UIDs that link them to
-the source, and the data list's name of the patient.
+They copy from the source what the standard requires: patient, study and frame of reference. Attributes missing in the source
+stay empty. Deidentified objects carry no patient or study data except the UIDs that link them to the source, and the data list's
+name of the patient.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from ..files import RESEARCH_ONLY, written_whole
 from ..logs import from_level
 
 SERIES_NUMBER = 9000
-"""Of a patient's report; the segmentations of the modalities are the series that follow."""
+"""Series number of a patient's report; the segmentations follow."""
 
 # SNOMED CT's code, and that of DICOM's own context groups of brain lesions, CID 7168 and 7169
 SEGMENTS = {
@@ -41,33 +41,33 @@ BRAIN = Code("12738006", "SCT", "Brain")
 AI = Code("123110", "DCM", "Artificial Intelligence")
 
 _LINKS = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
-# of the source image, beside its place in space: no word of the patient
+# of the source image, besides its geometry: no patient data
 _IMAGE = (
     *_LINKS, "FrameOfReferenceUID", "Modality", "Rows", "Columns", "NumberOfFrames", "SliceThickness",
     "ImagePositionPatient", "LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod",
 )  # fmt: skip
-# demanded of every object, though they may be empty
+# required in every object, though they may be empty
 _TYPE_2 = (
     "PatientID", "PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID", "StudyDate", "StudyTime",
     "ReferringPhysicianName",
 )  # fmt: skip
-# PS3.15's Basic Profile replaces the times of an object that demands them
+# PS3.15's Basic Profile replaces times in objects that require them
 _DUMMY_TIMES = {"ContentDate": "19000101", "ContentTime": "000000"}
 
 
 class DicomError(UserError):
-    """A series that no DICOM object can be written for; the message names it, what was found and what to do."""
+    """A series for which no DICOM object can be written; the message names it, what was found and the remedy."""
 
 
 def require(dicom: bool = True, deidentify: bool = False) -> None:
-    """Check, before anything is written, that DICOM can be written as it is asked for.
+    """Check, before anything is written, that the requested DICOM can be written.
 
     Raises:
         ImportError: when highdicom is not installed.
         ValueError: when a setting is neither True nor False.
     """
     for name, value in (("dicom", dicom), ("deidentify", deidentify)):
-        if not isinstance(value, bool):  # the command line makes a string of `true`, and any string would count as true
+        if not isinstance(value, bool):  # the command line gives `true` as a string, which would always count as true
             raise ValueError(f"{name} is {value!r}, expected True or False")
     if dicom and find_spec("highdicom") is None:
         raise ImportError("DICOM is written with highdicom: pip install 'brats-mri-radiogenomics[dicom]'")
@@ -81,17 +81,17 @@ def read_headers(series_dir: str | Path) -> DicomSlices:
     """
     slices = dicom_slices(series_dir)
     if slices is None:
-        raise DicomError(f"{series_dir}: no DICOM files, to which a SEG or SR must refer; pass a DICOM series")
+        raise DicomError(f"{series_dir}: no DICOM files that a SEG or SR could reference; pass a DICOM series")
     for header in slices.headers:
         if header is not None and (missing := [keyword for keyword in _LINKS if not header.get(keyword)]):
             raise DicomError(
-                f"{series_dir}: a file has no {', '.join(missing)}, to which a SEG or SR must refer; export the series again"
+                f"{series_dir}: a file has no {', '.join(missing)}, which a SEG or SR must reference; export the series again"
             )
     return slices
 
 
 def check_place(series_dir: str | Path, slices: DicomSlices, geometry: SliceGeometry) -> None:
-    """Raise DicomError unless the headers say where the slices lie in the patient, and that is where the masks lie."""
+    """Raise DicomError unless the headers give the position of the slices in the patient, and it is that of the masks."""
     header = next(header for header in slices.headers if header is not None)
     found = {
         "ImageOrientationPatient": slices.orientation is not None,
@@ -115,8 +115,8 @@ def check_place(series_dir: str | Path, slices: DicomSlices, geometry: SliceGeom
 def references(slices: DicomSlices, patient: str, deidentify: bool) -> list[Dataset]:
     """The files of a series as a new object refers to them, in slice order: patient, study, UIDs and geometry.
 
-    Every orientation and spacing is that of the volume, for headers of one series differ in rounding; the distance between
-    slices is left to be measured.
+    Every orientation and spacing is the volume's, because headers of one series differ in rounding; the slice distance is
+    left to be measured.
     """
     files = {id(header): header for header in slices.headers if header is not None}
     return [_reference(header, slices, patient, deidentify) for header in files.values()]
@@ -124,7 +124,7 @@ def references(slices: DicomSlices, patient: str, deidentify: bool) -> list[Data
 
 def _reference(header: Dataset, slices: DicomSlices, patient: str, deidentify: bool) -> Dataset:
     reference = Dataset()
-    for element in header:  # decoded one by one: bytes would be read again in another character set
+    for element in header:  # decoded one by one, because bytes would be reread in another character set
         if element.keyword in _IMAGE or not deidentify:
             reference.add(element)
     for keyword in _TYPE_2:
@@ -137,7 +137,7 @@ def _reference(header: Dataset, slices: DicomSlices, patient: str, deidentify: b
     for keyword, kind in (("PatientBirthDate", DA), ("StudyDate", DA), ("StudyTime", TM)):
         try:
             kind(reference[keyword].value or "")
-        except ValueError:  # what can't be read as a date is none
+        except ValueError:  # unreadable dates count as missing
             setattr(reference, keyword, "")
 
     plane, pixel = Dataset(), Dataset()
@@ -187,7 +187,7 @@ def _number(value: float) -> Any:
 
 
 def software() -> dict[str, Any]:
-    """What the objects say of their maker: this bundle and its version."""
+    """The equipment attributes of the objects: this bundle and its version."""
     metadata = json.loads((BUNDLE_ROOT / "configs" / "metadata.json").read_text(encoding="utf-8"))
     return {
         "manufacturer": metadata["authors"],
@@ -198,7 +198,7 @@ def software() -> dict[str, Any]:
 
 
 def of_new_object(series_number: int, description: str) -> dict[str, Any]:
-    """What highdicom wants to know of every new object, which is alone in its series."""
+    """highdicom's arguments for every new object, the only one in its series."""
     from highdicom import UID
 
     return {
@@ -215,7 +215,7 @@ def of_new_object(series_number: int, description: str) -> dict[str, Any]:
 
 @contextmanager
 def making(failure: str) -> Iterator[None]:
-    """What highdicom refuses becomes a DicomError; its narration, and its doubts about the source's names, are kept back."""
+    """Turn highdicom's errors into DicomError; silence its logs, and its warnings about the source's names."""
     try:
         with from_level("highdicom", logging.WARNING), warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*unlikely to represent the intended person name")
@@ -227,7 +227,7 @@ def making(failure: str) -> Iterator[None]:
 
 
 def finish(made: Dataset, path: Path, deidentify: bool) -> Path:
-    """Write an object, whole or not at all; if it is deidentified, without times and with the statement that it is."""
+    """Write an object, whole or not at all; if deidentified, without times and marked as such."""
     if deidentify:
         from highdicom.sr import CodedConcept
 

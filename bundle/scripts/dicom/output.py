@@ -40,8 +40,8 @@ def write_dicom(
 ) -> dict[str, list[str]]:
     """Write the SEG of every prepared series whose source is DICOM, and an SR for every patient with such a series.
 
-    Several processes must call this together; each writes those of its share. What can't be written is left out, and the
-    log says why.
+    Several processes must call this together; each writes those of its share. Objects that can't be written are left
+    out, and the log says why.
 
     Args:
         prepared_dir: folder of prepared series with its index.
@@ -81,7 +81,7 @@ def _write_patient(
     deidentify: bool,
     enhancing_on: Sequence[str],
 ) -> tuple[list[Path], dict[str, str]]:
-    """Write the objects of one patient; the files, and by name the reasons of those that are left out."""
+    """Write the objects of one patient; returns the files, and by name the reasons for those left out."""
     study: dict[str, dict[str, Any]] = {}
     segmentations: dict[str, Path] = {}
     left_out: dict[str, str] = {}

@@ -19,7 +19,7 @@ from . import objects
 from .objects import AI, BRAIN, SEGMENTS, SERIES_NUMBER, DicomError, require
 
 CODING_SCHEME = "99RADIOGENOMICS"
-"""Designator of this project's own codes, for which no public scheme has one."""
+"""Designator of this project's own codes, which no public scheme has."""
 
 _PROBABILITY = Code("MGMT-P", CODING_SCHEME, "Probability of MGMT promoter methylation")
 _LOWER = Code("MGMT-P-LOW", CODING_SCHEME, "Agreement interval of MGMT probability, 95 %, lower end")
@@ -42,8 +42,8 @@ def write_report(
 ) -> Path:
     """Write the DICOM SR of one patient (Comprehensive SR, TID 1500), whole or not at all.
 
-    It belongs to the study of the first series. A probability that is not the networks' but the cohort's prior is left
-    out, and a comment says so.
+    It belongs to the study of the first series. A cohort prior in place of a network's probability is left out, and a
+    comment says so.
 
     Args:
         study: by modality the facts of its series: ``source``, the path of the DICOM series; ``WT`` and, where it is claimed,
@@ -90,9 +90,9 @@ def write_report(
 
 
 def _read_segmentation(file: str | Path) -> Dataset:
-    """A SEG to which a report may refer.
+    """A SEG in the form a report can reference.
 
-    highdicom writes a single segment's number once for all frames, and looks for it in each.
+    highdicom writes a single segment's number once for all frames, but looks for it in each.
     """
     made = pydicom.dcmread(file)
     if alone := made.SharedFunctionalGroupsSequence[0].get("SegmentIdentificationSequence"):
@@ -141,7 +141,7 @@ def _volume_groups(mri_type: str, facts: Mapping[str, Any], source: Dataset, mad
             tracked = made.SegmentSequence[number - 1]
             known["tracking_identifier"] = sr.TrackingIdentifier(tracked.TrackingUID, tracked.TrackingID)
             groups.append(sr.VolumetricROIMeasurementsAndQualitativeEvaluations(referenced_segment=segment, **known))
-        else:  # what has no voxels is no region that could be referred to
+        else:  # a region without voxels can't be referenced
             image = sr.SourceImageForMeasurementGroup.from_source_image(source)
             groups.append(sr.MeasurementsAndQualitativeEvaluations(source_images=[image], **known))
     return groups

@@ -32,8 +32,8 @@ def write_segmentation(
     """Write the DICOM SEG of one DICOM series, whole or not at all.
 
     Segment 1 is WT, segment 2 is ET, which is part of WT as in label maps; both are described where there are masks of both, and
-    only frames that show them are written. Where no voxel is marked nothing is written, for DICOM knows no SEG without frames,
-    and what was at ``path`` is removed.
+    only frames that show them are written. Where no voxel is marked nothing is written, because DICOM has no SEG without
+    frames, and a file at ``path`` is removed.
 
     Args:
         series_dir: the source: a folder of DICOM files, or one multi-frame file.
@@ -50,8 +50,8 @@ def write_segmentation(
 
     Raises:
         ImportError: when highdicom is not installed.
-        DicomError: when the series does not say where its slices lie, or is not the one that the masks were made on.
-        SeriesError: when its files do not make one series.
+        DicomError: when the series does not give its slice positions, or is not the one the masks were made on.
+        SeriesError: when its files do not form one series.
     """
     require()
     from highdicom.seg import Segmentation
@@ -81,11 +81,11 @@ def _frames(slices: DicomSlices, geometry: SliceGeometry, masks: np.ndarray) -> 
     """The masks ``(frames, rows, columns, segments)`` uint8 as the files lie, and their places where a file lacks one."""
     from highdicom import PlanePositionSequence
 
-    # whichever way the stack shows them
+    # however the stack is oriented
     regions = np.moveaxis(nested(masks), 1, 0)
     frames = np.stack([np.asarray(geometry.to_volume(region)).T for region in regions], axis=-1).astype(np.uint8)
     places = objects.frame_order(slices)
-    # a blank slice has no file; a mask on one is kept at its place, at the price of references from slice to slice
+    # a blank slice has no file; a mask on it is kept in place, at the cost of per-slice references
     blank = [place for place, header in enumerate(slices.headers) if header is None and frames[place].any()]
     if not blank:
         return frames[places], None

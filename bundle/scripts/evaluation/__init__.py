@@ -1,1 +1,1 @@
-"""Honest figures: folds, the guard against leaks, scores of patients, ensembles, and what a cross-validation found."""
+"""Unbiased figures: folds, the guard against leaks, patient scores, ensembles, and results of a cross-validation."""

@@ -13,7 +13,7 @@ from .scores import NAN
 Row = Mapping[str, Any]
 
 COLUMNS = ("patient", "fold", "seed", "mri_type", "probability", "label")
-"""What every row of out-of-fold predictions has."""
+"""Columns required in every row of out-of-fold predictions."""
 _MOST = {"probability": 1.0, "kept": np.inf, "tumour_volume": np.inf}
 
 
@@ -33,7 +33,7 @@ class Cohort:
         """Arrange rows, see :func:`scripts.evaluation.summary.summarise`.
 
         Raises:
-            ValueError: for no rows, a row twice, a patient with several labels or folds, a single fold, or a value that is no
+            ValueError: for no rows, duplicate rows, a patient with several labels or folds, a single fold, or an invalid
                 label, probability, count or volume.
         """
         if not rows:
@@ -58,7 +58,7 @@ class Cohort:
             where = place[str(row["patient"])], column[str(row["mri_type"]), str(row["seed"])]
             who = f"patient {row['patient']}, {row['mri_type']}, seed {row['seed']}"
             if where in seen:
-                raise ValueError(f"{who}: two rows; expected one, of the fold that the patient is held out in")
+                raise ValueError(f"{who}: two rows; expected one, from the fold in which the patient is held out")
             seen.add(where)
             for name, most in _MOST.items():
                 value = _number(row.get(name))

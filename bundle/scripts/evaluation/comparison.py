@@ -1,6 +1,6 @@
-"""Cross-validations of several models on the same patients and folds, side by side.
+"""Comparison of cross-validations of several models on the same patients and folds.
 
-Computes, and neither reads nor writes files. A patient's probability by a model is the mean over its modalities and seeds, as in
+Pure computation, without files. A patient's probability by a model is the mean over its modalities and seeds, as in
 :mod:`scripts.evaluation.summary`; patients without any have the prior 0.5 throughout.
 
 AUCs are compared in pairs on the same patients after DeLong, every model with the best one and with the tumour's volume alone
@@ -24,7 +24,7 @@ from .scores import NAN, plain
 from .summary import PRIOR
 
 SIZE = "size"
-"""The model that knows the tumour's volume alone."""
+"""The model that uses only the tumour's volume."""
 COSTS = ("training_seconds", "seconds_per_patient", "gflop", "parameters", "peak_memory_mb")
 CALIBRATION_BINS = 5
 _NAMED = 3  # patients that a message names
@@ -38,7 +38,7 @@ class ComparisonError(UserError):
 class Finished:
     """A finished cross-validation."""
 
-    name: str  # by which it is told from the others
+    name: str  # unique among the compared runs
     model: str
     rows: Sequence[Row]  # out-of-fold predictions, see :func:`scripts.evaluation.summary.summarise`
     costs: Mapping[str, float | None] = field(default_factory=dict)  # any of ``COSTS``
@@ -117,7 +117,7 @@ def refuse_differences(cohorts: Mapping[str, Cohort]) -> None:
     """Refuse cohorts that differ in their patients, or a patient's label or fold.
 
     Raises:
-        ComparisonError: naming both runs, the patients, and what to do.
+        ComparisonError: naming both runs, the patients, and the remedy.
     """
     for (one, first), (other, second) in combinations(cohorts.items(), 2):
         facts: list[dict[str, tuple[int, int]]] = [
@@ -140,8 +140,8 @@ def refuse_differences(cohorts: Mapping[str, Cohort]) -> None:
                 found.append(f"another {what} of {', '.join(values)}{more}")
         if found:
             raise ComparisonError(
-                f"{one} and {other} are not of the same patients and folds: {'; '.join(found)}. Models are compared on the same "
-                "ones alone; cross-validate both with the same data list, --folds and excluded_patients"
+                f"{one} and {other} do not have the same patients and folds: {'; '.join(found)}. Models are compared only on the "
+                "same ones; cross-validate both with the same data list, --folds and excluded_patients"
             )
 
 
@@ -153,7 +153,7 @@ def holm(p_values: Sequence[float]) -> np.ndarray:
     """P values of a family of tests, adjusted so that the chance of any false finding stays below the level chosen.
 
     The smallest of ``m`` is multiplied by ``m``, the next by ``m - 1``, …, none becomes smaller than the one before, or larger
-    than 1. NaN stays, and is none of the family.
+    than 1. NaN stays, and does not belong to the family.
 
     Holm, Scandinavian Journal of Statistics 6 (1979) 65.
     """

@@ -1,4 +1,4 @@
-"""What a cross-validated model costs: parameters, operations, seconds and memory."""
+"""Costs of a cross-validated model: parameters, operations, seconds and memory."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from .plan import Plan
 def costs(plan: Plan, seconds: Mapping[str, float], peak_memory_mb: float | None) -> dict[str, Any]:
     """Costs of stage 2 of a finished cross-validation.
 
-    - ``parameters``: of all networks that a patient's prediction takes, those of the segmenter among them.
+    - ``parameters``: of all networks in a patient's prediction, including the segmenter.
     - ``gflop``: of a patient, 10⁹ floating-point operations of convolutions, matrix products and the LSTM, a multiplication and an
       addition counted as two; mean over the patients. Slices are counted as they were acquired, also where a segmenter looks along
       other planes too. None for weights that do not say how they were made.
@@ -60,7 +60,7 @@ def _counts(name: str) -> bool:
 
 
 def peak_memory() -> float | None:
-    """The most memory that this process has held so far, MB; None where the system does not tell."""
+    """The most memory that this process has held so far, MB; None where the system does not report it."""
     try:
         import resource
     except ImportError:  # Windows

@@ -1,6 +1,6 @@
 """Cross-validation: both stages over folds, seeds and modalities, guarded against leaks, and every patient predicted out of fold.
 
-It runs the configurations that a person would run, one after the other, each in a folder of its own, and can be interrupted
+It runs the configurations that a user would run, one after the other, each in its own folder, and can be interrupted
 anywhere.
 """
 
@@ -47,10 +47,10 @@ class CrossValidation:
         self.folder = self.plan.folder
 
     def run(self) -> dict[str, Any]:
-        """Do what is not done yet, and evaluate everything; processes that ``torchrun`` started must call this together.
+        """Do the remaining steps, and evaluate everything; processes started by ``torchrun`` must call this together.
 
         Returns:
-            The metrics, which are in ``metrics.json`` as well.
+            The metrics, also written to ``metrics.json``.
 
         Raises:
             LeakError: when a person is on both sides of any split.
@@ -69,7 +69,7 @@ class CrossValidation:
         return self._finish(state)
 
     def check(self, overwrite: bool = False) -> None:
-        """Refuse to go on with a run that began with other settings, before anything is written; with ``overwrite`` remove it.
+        """Refuse to continue a run that began with other settings, before anything is written; with ``overwrite`` remove it.
 
         Raises:
             ValueError: naming what differs.
@@ -83,7 +83,7 @@ class CrossValidation:
                 shutil.rmtree(self.folder)
 
     def _state(self) -> dict[str, Any]:
-        """What is done of a run with the same settings; folds, seeds and modalities may be more than before."""
+        """The finished steps of a run with the same settings; folds, seeds and modalities may have been added."""
         lists = [self.plan.datalist_of(stage) for stage in self.plan.stages]
         given = {
             "selection": self.plan.selection,
@@ -100,13 +100,13 @@ class CrossValidation:
         changed = [name for name, value in given.items() if not _same(before.get(name), value)]
         if changed:
             raise ValueError(
-                f"{self.folder} holds a cross-validation that began with other {', '.join(changed)}; go on with those, replace it "
+                f"{self.folder} holds a cross-validation that began with other {', '.join(changed)}; continue with those, replace it "
                 "(--overwrite), or name another folder (--output)"
             )
         return state
 
     def _steps(self) -> dict[str, Callable[[], Any]]:
-        """What is done, by title, in order; each may be started again after an interruption."""
+        """The steps by title, in order; each may be started again after an interruption."""
         steps: dict[str, Callable[[], Any]] = {}
         both = len(self.plan.stages) > 1
         if "segmentation" in self.plan.stages:
@@ -168,7 +168,7 @@ class CrossValidation:
         )
 
     def _model(self, config: str) -> dict[str, Any]:
-        """What tells a configuration of the field's other models which one is meant."""
+        """The setting that selects the model in a configuration of the field's other models."""
         return {"model": self.plan.model} if config.endswith("_baseline") else {}
 
     def _prepare_classification(self) -> None:
@@ -225,12 +225,12 @@ class CrossValidation:
 
 
 def _same(before: Any, now: Any) -> bool:
-    """Whether two settings are alike; jobs of which an earlier version knew nothing count as empty."""
+    """Whether two settings are equal; jobs unknown to an earlier version count as empty."""
     if isinstance(before, Mapping) and isinstance(now, Mapping):
         return all((before.get(key) or None) == (now.get(key) or None) for key in before.keys() | now.keys())
     return bool(before == now)
 
 
 def settings_of(config: Mapping[str, Any] | None) -> dict[str, dict[str, Any]]:
-    """What a configuration says of others, unresolved: components and references in it are theirs."""
+    """A configuration's settings for others, unresolved: components and references in them belong there."""
     return {job: dict((config or {}).get(job) or {}) for job in JOBS}

@@ -1,4 +1,4 @@
-"""Ensembles: one score per patient from those of several members; and the regression of baselines that see no image.
+"""Ensembles: one score per patient from those of several members; and the regression of baselines without images.
 
 Members are modalities, seeds, or both. Their probabilities are ``(patients, members)``, NaN where a patient lacks a member, after
 a modality without a usable slice for example; every patient has one at least.
@@ -39,9 +39,9 @@ def rank_mean(probabilities: np.ndarray) -> np.ndarray:
 def ranks_within_folds(scores: np.ndarray, folds: np.ndarray) -> np.ndarray:
     """Rank of each patient within its fold ``(N,)``, so that only patients of one fold are compared by their scores as such.
 
-    What is fitted cross-wise leans against its fold: one with many of label 1 leaves the others with few, whose fit then gives it
-    low probabilities. Scores that mean nothing have an AUC below 0.5 over all folds for that reason, above all where folds differ
-    in their share of labels; their ranks within folds have one of 0.5. Ranks are scaled as in :func:`rank_mean`.
+    Cross-fitted scores are biased against their fold: one with many of label 1 leaves few in the others, whose fit then gives it
+    low probabilities. Uninformative scores therefore have an AUC below 0.5 over all folds, above all where folds
+    differ in their label shares; their ranks within folds have one of 0.5. Ranks are scaled as in :func:`rank_mean`.
     """
     from scipy.stats import rankdata
 
@@ -55,7 +55,7 @@ def ranks_within_folds(scores: np.ndarray, folds: np.ndarray) -> np.ndarray:
 def cross_fitted(labels: np.ndarray, features: np.ndarray, folds: np.ndarray) -> np.ndarray:
     """Probabilities ``(N,)`` by logistic regression on standardised features ``(N, F)``, of each fold by that of the others' patients.
 
-    No label of a fold, a patient's own among them, has a part in the fit that predicts the fold.
+    No label of a fold, including a patient's own, enters the fit that predicts the fold.
 
     Raises:
         ValueError: where the patients of the other folds all have the same label.

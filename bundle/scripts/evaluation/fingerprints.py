@@ -1,8 +1,8 @@
-"""A perceptual fingerprint of a series: what it shows at a coarse scale, whatever its grid, orientation, pose and grey values.
+"""A perceptual fingerprint of a series: its coarse appearance, independent of grid, orientation, pose and grey values.
 
-The brain is put upright (its long axis, then the mirror symmetry of its outline), averaged in cells of 8 mm, ranked, and freed of all
-that varies slowly; what is left is divided by its local contrast. Copies of one series agree then, brains of different patients do not.
-Series of the same modality alone can be compared, with the skull or without it both.
+The brain is put upright (its long axis, then the mirror symmetry of its outline), averaged in cells of 8 mm, ranked, and high-pass
+filtered; the result is divided by its local contrast. Copies of one series then agree, brains of different patients
+do not. Only series of the same modality can be compared, both with or both without the skull.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 
 try:
     from scipy import ndimage
-except ImportError:  # what compares patients has it; prediction needs neither
+except ImportError:  # installed where patients are compared; prediction needs neither
     ndimage = None
 
 CELL = 8.0
@@ -24,7 +24,7 @@ CELL = 8.0
 GRID = (18, 22, 18)
 """Cells from left to right, from back to front, from foot to head."""
 SAME = 0.78
-"""Similarity from which two series are taken for copies. Of 26 real patients 0.71 at most between two, 0.84 at least between copies (docs/evaluate.md)."""
+"""Similarity from which two series count as copies. Of 26 real patients 0.71 at most between two, 0.84 at least between copies (docs/evaluate.md)."""
 LEAST_SHARED = 0.6
 """Of the cells of the smaller brain, those that both must show to be compared."""
 _SMALL = 4.0  # mm, of the voxels that all is computed on
@@ -47,7 +47,7 @@ _TILTS = (-10, -5, 5, 10)  # degrees to one side; the outline of some brains lea
 
 
 def fingerprint(volume: np.ndarray, affine: np.ndarray) -> str:
-    """The fingerprint of a series, about 2 kB of text; "" where nothing of a brain's size shows, or SciPy is not installed.
+    """The fingerprint of a series, about 2 kB of text; "" where nothing of a brain's size is visible, or SciPy is not installed.
 
     Args:
         volume: ``(X, Y, Z)`` grey values with a background of 0, whatever their scale.
@@ -142,7 +142,7 @@ def _pose(brain: np.ndarray, place: np.ndarray) -> tuple[np.ndarray, np.ndarray]
 
 
 def _mirrored(points: np.ndarray, angle: float) -> float:
-    """How well an outline agrees with its mirror image, seen from the front, when it is turned by an angle."""
+    """How well an outline, rotated by an angle, agrees with its mirror image in the frontal view."""
     x = points[:, 0] * np.cos(angle) + points[:, 2] * np.sin(angle)
     z = points[:, 2] * np.cos(angle) - points[:, 0] * np.sin(angle)
     places = [np.clip((one / (CELL / 2) + 24).astype(int), 0, 47) for one in (x, z)]

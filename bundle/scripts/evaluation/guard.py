@@ -1,4 +1,4 @@
-"""The guard of a cross-validation against leaks: before anything trains, and once more on the finished run."""
+"""The guard of a cross-validation against leaks: before any training, and again on the finished run."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def check(plan: Plan, stages: Sequence[str] | None = None) -> dict[str, int]:
     """
     compared = {}
     everyone = _task2(plan) if plan.datalist is not None else {}
-    init = str(plan.settings["train_segmentation"].get("init", "imagenet"))  # what the trainings of stage 1 begin with
+    init = str(plan.settings["train_segmentation"].get("init", "imagenet"))  # start weights of stage 1
     start = weights.start_settings(init, BUNDLE_ROOT / "models") if "segmentation" in (stages or plan.stages) else {}
     for stage in stages or plan.stages:
         for fold in plan.folds[stage]:
@@ -81,7 +81,7 @@ def _task2(plan: Plan) -> leakage.Identities:
 
 
 def _trained_segmenter(plan: Plan) -> leakage.Identities | None:
-    """Who trained the segmenter that was given, where its run lies beside it."""
+    """The training patients of the given segmenter, if its run lies beside it."""
     file = Path(str(plan.segmenter)).parent / CONFIG_FILE
     config = parse_yaml(file.read_text(encoding="utf-8")) if file.is_file() else {}
     if config.get("job") != "train_segmentation" or not Path(str(config.get("datalist"))).is_file():
@@ -89,7 +89,7 @@ def _trained_segmenter(plan: Plan) -> leakage.Identities | None:
             seen_by_segmenter(plan)
         else:
             logger.warning(
-                "%s does not lie in the folder of its training: whether patients of Task 2 trained it can't be checked",
+                "%s is not in the folder of its training: patients of Task 2 may have trained it, which can't be checked",
                 plan.segmenter,
             )
         return None

@@ -1,7 +1,7 @@
 """The guard against leaks: no person may be both trained on and evaluated on, under whatever name.
 
 A person is known by the identifier that the data list gives, by the ``group`` there, by the DICOM PatientID, by the pixels of each
-series, so that a renamed copy is found as well, and by what each looks like, so that a copy on another grid is.
+series, so that a renamed copy is found as well, and by its appearance, so that a copy on another grid is.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ logger = logging.getLogger(__name__)
 SHOWN = 20
 """Leaking pairs that an error names."""
 PLACEHOLDER = 5
-"""A PatientID that more patients than this have is no PatientID: what took the real ones out wrote it into all of them."""
+"""A PatientID shared by more patients than this is a placeholder from anonymisation."""
 LOOKS = "looks of a series"
 """Evidence that is compared, not equal: ``<modality> <fingerprint>``, see :mod:`scripts.evaluation.fingerprints`."""
 _INTEGERS = 1 << 16
 _BLOCK = 1 << 20
 
 Identities = Mapping[str, Mapping[str, set[str]]]
-"""What each patient is known by, by kind of evidence: identifier, group, DICOM PatientID, pixels and looks of a series."""
+"""Identifying marks of each patient, by kind of evidence: identifier, group, DICOM PatientID, pixels and looks of a series."""
 
 
 class LeakError(UserError):
@@ -58,7 +58,7 @@ def _occurrences(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         for start in range(0, image.size, _BLOCK):
             block = image[start : start + _BLOCK]
             places = (block - np.float32(low)).astype(np.int64)
-            if (places + low != block).any():  # a fraction, be it so small that the difference does not show it
+            if (places + low != block).any():  # a fraction, even one too small to show in the difference
                 break
             counts += np.bincount(places, minlength=len(counts))
         else:
@@ -76,7 +76,7 @@ def anonymous(identifier: str) -> str:
 def identities(
     entries: Iterable[Mapping[str, Any]], rows: Iterable[Mapping[str, Any]] = ()
 ) -> dict[str, dict[str, set[str]]]:
-    """What the patients of a data list are known by, see :data:`Identities`.
+    """The identifying marks of the patients of a data list, see :data:`Identities`.
 
     Args:
         entries: of the data list.
@@ -180,12 +180,12 @@ def refuse_leaks(first: Identities, second: Identities, sides: Sequence[str], re
 def trained_on(
     patients: Iterable[Mapping[str, Any]], start: Mapping[str, Any], otherwise: str | None = None
 ) -> list[str] | str | None:
-    """Whom weights were trained on, for their file: these patients, and those of the weights that the training began with.
+    """The patients weights were trained on, for their file: these, and those of the start weights.
 
     Args:
         patients: entries of the data list that train.
         start: settings of the weights that the training begins with.
-        otherwise: what the file says where there are none.
+        otherwise: the file's entry where there are none.
     """
     names = [*_listed(start), *(str(entry["patient"]) for entry in patients)]
     return list(dict.fromkeys(names)) or otherwise
@@ -199,7 +199,7 @@ def _listed(settings: Mapping[str, Any]) -> list[str]:
 def trained(patients: Iterable[str], settings: Mapping[str, Any]) -> dict[str, str]:
     """The patients that weights were trained on, ``{patient: name in the weights file}``.
 
-    A number is the same person in all of the challenge's names, as everywhere in this guard.
+    A number is the same person in all of the challenge's names, as throughout this guard.
     """
     known = lookup({name: name for name in _listed(settings)})
     found = {patient: known(patient) for patient in patients}
@@ -209,9 +209,9 @@ def trained(patients: Iterable[str], settings: Mapping[str, Any]) -> dict[str, s
 def refuse_trained(
     patients: Iterable[str], settings: Mapping[str, Any], file: str | Path, namesakes: bool = False
 ) -> None:
-    """Raise where patients who are held out trained the weights in a file with these settings.
+    """Raise if held-out patients trained the weights in a file with these settings.
 
-    With ``namesakes`` they are different persons with the same names, as phantoms may be; then the log says so.
+    With ``namesakes`` they are different persons with the same names, such as phantoms; then this is only logged.
 
     Raises:
         LeakError: naming the patients.
@@ -240,7 +240,7 @@ def name_trained(
 ) -> list[str]:
     """The patients that the segmenter was trained on, unless ``namesakes`` (see :func:`refuse_trained`).
 
-    The log names them, unless names are ``hidden``, for their masks are better than other patients' are.
+    The log names them, unless names are ``hidden``, because their masks are better than other patients'.
     """
     found = {} if namesakes else trained(patients, settings)
     if found:

@@ -1,4 +1,4 @@
-"""What a cross-validation is asked for, checked, and where in its folder everything lies."""
+"""The checked settings of a cross-validation, and the places in its folder."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Plan:
         model: of stage 2: the bundle's own method, or one of :mod:`scripts.baselines.models`.
         segmentation_datalist: data list of Task 1; needed for stage 1.
         settings: values that differ from the configurations' own, by configuration.
-        common: values for all configurations that know them: ``device``, ``num_workers``, …
+        common: values for all configurations that have them: ``device``, ``num_workers``, …
 
     ``configs/crossvalidate.yaml`` explains the others.
 
@@ -136,7 +136,7 @@ class Plan:
         return self.folder / "classification" / f"seed{seed}" / f"fold{fold}"
 
     def prepared_rows(self, stage: str) -> list[Mapping[str, Any]]:
-        """What the index says of the series prepared for a stage; none where nothing is prepared yet."""
+        """The index rows of the series prepared for a stage; none where nothing is prepared yet."""
         return rows_of(self.prepared / stage)
 
 
@@ -153,14 +153,14 @@ def _known(name: str, values: Sequence[str], known: Sequence[str]) -> list[str]:
 
 
 def _folds(datalist: str, folds: Sequence[int] | None) -> list[int]:
-    """The folds of a data list, or those asked for, all of which it must have."""
+    """The folds of a data list, or the requested ones, which it must all have."""
     lists = load_datalist(datalist)
     there = sorted({entry["fold"] for entry in lists["training"] if "fold" in entry})
     wanted = there if folds is None else list(dict.fromkeys(folds))
     missing = [fold for fold in wanted if fold not in there]
     if len(wanted) == 1 and not missing:
         raise ValueError(
-            f"{datalist}: fold {wanted[0]} alone is no cross-validation; give at least two, or use `radiogenomics train` and "
+            f"{datalist}: fold {wanted[0]} alone is not a cross-validation; give at least two, or use `radiogenomics train` and "
             "`radiogenomics evaluate`"
         )
     if missing or not wanted or lists["validation"]:

@@ -1,7 +1,7 @@
 """Scores of patients' predictions: labels 0 or 1, probabilities of label 1; intervals are of 95 %.
 
 Where a figure is not defined, the AUC of patients who all have the same label for example, it is NaN. SciPy and scikit-learn are
-imported where they are needed: a prediction imports this module and does without them.
+imported where needed: a prediction imports this module but not them.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def roc_auc(labels: Labels, probabilities: Values) -> float:
 
 
 def log_loss(labels: Labels, probabilities: Values) -> float:
-    """Mean negative log-likelihood of the labels; finite, for probabilities are clipped to 1e-7 from 0 and 1."""
+    """Mean negative log-likelihood of the labels; finite, because probabilities are clipped to 1e-7 from 0 and 1."""
     from sklearn import metrics
 
     return float(metrics.log_loss(labels, np.clip(probabilities, 1e-7, 1 - 1e-7), labels=[0, 1]))

@@ -1,6 +1,6 @@
 """Evaluation of a cross-validation: out-of-fold predictions of all modalities and seeds to figures, controls and curves.
 
-Computes, and neither reads nor writes files. What there is:
+Pure computation, without files. Contents:
 
 - ``ensembles``: all patients by the mean over modalities and seeds (``mean``), over ranks (``rank_mean``) or logits
   (``logit_mean``).
@@ -13,8 +13,8 @@ Computes, and neither reads nor writes files. What there is:
 - ``controls``: ``permutation`` of labels against the mean (the networks are not trained again), and the spread of the AUC over
   ``seeds``.
 - ``baselines``: ``tumour_volume`` alone and ``slices`` per modality alone, by cross-fitted logistic regression; the mean is
-  compared with each on the same patients after DeLong, both by their ranks within folds: over all folds as they are, a
-  baseline that means nothing comes out below 0.5 and the mean would seem better than it.
+  compared with each on the same patients after DeLong, both by their ranks within folds: over all folds as they are, an
+  uninformative baseline falls below 0.5 and the mean would seem better than it.
 - ``subgroups``: AUC of the mean by value of each column.
 - ``curves``: for plots.
 - ``left_out``: baselines that could not be fitted, and why.

@@ -1,6 +1,6 @@
-"""Decisions by a threshold: sensitivity and specificity, the best threshold, and what treating by a model is worth.
+"""Decisions by a threshold: sensitivity and specificity, the best threshold, and the net benefit of a model.
 
-No library has thresholds that are chosen on other folds, nor decision curves.
+No library has thresholds chosen on other folds, or decision curves.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def youden_threshold(labels: Labels, probabilities: Values) -> float:
     if not m or not n:
         return NAN
     false, true, limits = (part[:0:-1] for part in roc_curve(truth, chance, drop_intermediate=False))
-    # whole numbers, for equally good thresholds must not differ by rounding
+    # whole numbers, so that equally good thresholds do not differ by rounding
     best = int(np.argmax(np.rint(true * m) * n - np.rint(false * n) * m))
     if best == 0:
         return float(limits[0])
@@ -63,7 +63,7 @@ def thresholds_of_other_folds(labels: np.ndarray, probabilities: np.ndarray, fol
 def decision_curve(labels: Labels, probabilities: Values, thresholds: np.ndarray) -> dict[str, np.ndarray]:
     """Net benefit per patient of treating by the model, of treating all, and of treating none.
 
-    The model treats from a threshold on: the probability at which treating is worth its harm, from 0 to below 1.
+    The model treats from a threshold on: the probability at which benefit outweighs harm, from 0 to below 1.
 
     Returns:
         ``threshold``, ``model``, ``all`` and ``none`` ``(T,)``; model and all NaN without patients.

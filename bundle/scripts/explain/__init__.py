@@ -1,1 +1,1 @@
-"""What a classifier's answer rests on."""
+"""Explanations of a classifier's answer."""

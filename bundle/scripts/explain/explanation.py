@@ -1,4 +1,4 @@
-"""What a classifier's answer for a prepared series rests on, and its files."""
+"""The explanation of a classifier's answer for a prepared series, and its files."""
 
 from __future__ import annotations
 
@@ -50,9 +50,9 @@ class Explanation:
     ARRAYS = ("slices", "maps", "maps_against", "by_slice", "logits")
 
     def save(self, folder: str | Path) -> Path:
-        """Write ``<patient>_<mri_type>.npz`` (the arrays) and then ``.json`` (all else), each whole or not at all; the JSON file.
+        """Write ``<patient>_<mri_type>.npz`` (the arrays) and then ``.json`` (everything else), each whole or not at all; returns the JSON file.
 
-        Both hold the fingerprint, so that files that do not belong together are noticed.
+        Both hold the fingerprint, so that mismatched files are noticed.
         """
         file = inside(folder, f"{self.patient}_{self.mri_type}.json")
         arrays = {name: getattr(self, name) for name in self.ARRAYS}
@@ -74,7 +74,7 @@ class Explanation:
             content = json.loads(path.read_text(encoding="utf-8"))
             with np.load(path.with_name(path.stem + ".npz")) as stored:
                 if content["format"] != FORMAT or content["made_with"]["fingerprint"] != str(stored["fingerprint"]):
-                    raise ValueError(f"its format is not {FORMAT}, or the .npz is of another explanation")
+                    raise ValueError(f"its format is not {FORMAT}, or the .npz belongs to another explanation")
                 arrays = {name: stored[name] for name in cls.ARRAYS}
         except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
             raise ValueError(f"{path}: the explanation can't be read ({error}); remove it and explain again") from error
@@ -96,12 +96,12 @@ class Classifier:
         return loaded.to(self.device).eval()
 
     def inferer(self, zoom: float, batch_size: int) -> SequenceClassifier:
-        """How it is shown a series, in float32."""
+        """How it reads a series, in float32."""
         chunks = ChunkSlices(self.settings["sequence_length"], self.settings["stride"])
         return SequenceClassifier(chunks, self.settings["image_size"], zoom, batch_size, amp=False)
 
     def made_with(self, series: PreparedSeries, zoom: float) -> dict[str, Any]:
-        """All that an explanation depends on."""
+        """Everything that an explanation depends on."""
         depends = {
             "weights": self.checksum,
             "settings": self.settings,

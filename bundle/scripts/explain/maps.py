@@ -23,18 +23,18 @@ from scipy.stats import spearmanr
 from .series import EncodedSeries, encode, pooled
 
 RANDOMISATION_THRESHOLD = 0.5
-"""Absolute rank correlation from which on maps before and after a randomisation count as alike: 0.5 is what is called a
+"""Absolute rank correlation from which on maps before and after a randomisation count as alike: 0.5 is usually called a
 strong correlation; maps of unrelated networks share little but the place of the head in the image."""
 DRAWS = 3
 """Randomisations; the correlations of a single one scatter."""
 
 
 def grad_cam(series: EncodedSeries, label: int = 1) -> np.ndarray:
-    """Grad-CAM (Selvaraju et al. 2017, arXiv:1610.02391) of each slice: where it speaks for methylation (1) or against it (0).
+    """Grad-CAM (Selvaraju et al. 2017, arXiv:1610.02391) of each slice: evidence for methylation (1) or against it (0).
 
     The gradient is that of a sequence's logit with respect to the backbone's last feature map, through the LSTM and the head,
-    averaged over the sequences that the slice is in, so that the ends of a series, which are in fewer of them, are not darker
-    for that.
+    averaged over the sequences that the slice is in, so that the ends of a series, which are in fewer of them, are not
+    darker.
 
     Returns:
         ``(K, H, W)`` float32 in 0…1 on the slices' own pixels; 1 is the strongest evidence, for or against, in the whole
@@ -86,7 +86,7 @@ def to_slices(maps: torch.Tensor, size: Sequence[int], zoom: float) -> torch.Ten
 
 
 def randomisation_check(series: EncodedSeries) -> dict[str, Any]:
-    """Whether Grad-CAM's maps of a series change when what the network learned is destroyed.
+    """Whether the Grad-CAM maps of a series change when the network's weights are randomised.
 
     The sanity check of Adebayo et al. 2018 (arXiv:1810.03292), cascading from the head down: maps that stay alike show the
     image, not what the weights found in it. A parameter is randomised by shuffling its own values, so that their distribution

@@ -12,7 +12,7 @@ from custom_transforms.filtering import BRAIN_THRESHOLD
 from .series import EncodedSeries
 
 BLANKED = ("ET", "WT without ET", "brain without WT", "masks")
-"""What :func:`occlusion_by_region` blanks, one at a time."""
+"""The regions that :func:`occlusion_by_region` blanks, one at a time."""
 
 
 def occlusion_by_region(series: EncodedSeries) -> dict[str, float]:
@@ -25,7 +25,7 @@ def occlusion_by_region(series: EncodedSeries) -> dict[str, float]:
 
     Returns:
         For each of :data:`BLANKED` the probability without the region less that of the whole series, -1…1: below 0 where the
-        region spoke for methylation, and 0 where no slice has it.
+        region favoured methylation, and 0 where no slice has it.
     """
     intact = series.logits.sigmoid().mean()
     changes = {}
@@ -42,7 +42,7 @@ def occlusion_by_region(series: EncodedSeries) -> dict[str, float]:
 
 
 def _blanked(slices: torch.Tensor) -> Iterator[tuple[str, torch.Tensor]]:
-    """The slices without each of :data:`BLANKED`, one after another, for they are large."""
+    """The slices without each of :data:`BLANKED`, one after another, because they are large."""
     image, whole, enhancing = slices[:, 0], slices[:, 1] > 0, slices[:, 2] > 0
     brain = image > BRAIN_THRESHOLD
     grey = (image.float() * brain).sum((1, 2)) / brain.sum((1, 2)).clamp(min=1)
@@ -60,7 +60,7 @@ def _blanked(slices: torch.Tensor) -> Iterator[tuple[str, torch.Tensor]]:
 def occlusion_by_slice(series: EncodedSeries) -> np.ndarray:
     """Change of the series' probability when one slice is black in all its sequences, ``(K,)`` float32.
 
-    It is the probability without the slice less that of the whole series: below 0 where the slice spoke for methylation.
+    It is the probability without the slice less that of the whole series: below 0 where the slice favoured methylation.
     """
     intact = series.logits.sigmoid()
     changes = []

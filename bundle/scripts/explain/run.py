@@ -30,7 +30,7 @@ from .explanation import Classifier, Explanation, explain
 logger = logging.getLogger(__name__)
 
 PREDICTION_TOLERANCE = 0.05
-"""Difference of probabilities, between a prediction and its explanation, that the arithmetic of a runtime may make."""
+"""Tolerated difference of probabilities between a prediction and its explanation, due to a runtime's arithmetic."""
 
 
 class _Asked(NamedTuple):
@@ -54,8 +54,8 @@ def explain_run(
     """Explain the series of a finished prediction, evaluation or cross-validation, into its folder ``explanations``.
 
     A patient of a cross-validation is explained with the models of the fold that held the patient out, those of the first seed.
-    A series that was explained with the same weights is passed over; one that can't be explained is reported, and the others
-    go on.
+    A series already explained with the same weights is skipped; one that can't be explained is reported, and the others
+    continue.
 
     Args:
         run_dir: folder of the run, with ``patients.json`` in it or in the evaluations of its folds.
@@ -105,11 +105,11 @@ def _asked(
     patients: Sequence[str] | None,
     mri_types: Sequence[str] | None,
 ) -> list[_Asked]:
-    """The series that :func:`explain_run` is asked for, in the order of the patients."""
+    """The series requested from :func:`explain_run`, in the order of the patients."""
     content = _patients(folder)
 
     def file_of(row: Mapping[str, Any], mri_type: str) -> str | None:
-        """In a cross-validation it goes by the fold."""
+        """In a cross-validation it depends on the fold."""
         file = classifier_of(content, row, mri_type) if classifiers is None else classifiers.get(mri_type)
         return None if file is None else str(file)
 

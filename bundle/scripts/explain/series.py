@@ -1,4 +1,4 @@
-"""A series as its classifier sees it: what explanations are computed from."""
+"""A series as its classifier sees it, the input of explanations."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class EncodedSeries:
 
     classifier: BiLSTMNFNet  # plain torch network
     slices: torch.Tensor  # the K kept slices ``(K, 3, H, W)`` [image, WT, ET], 0…255
-    inferer: SequenceClassifier  # how they are shown and cut into sequences
+    inferer: SequenceClassifier  # how they are scaled and cut into sequences
     maps: (
         torch.Tensor
     )  # last feature maps of the slices, ``(K, C, h, w)``; they take 0.5 MB a slice (ECA-NFNet-L0, 224²)
@@ -48,7 +48,7 @@ def encode(classifier: BiLSTMNFNet, slices: torch.Tensor, inferer: SequenceClass
     Args:
         classifier: plain torch network; a compiled one has no gradients.
         slices: the series' kept slices ``(K, 3, H, W)`` [image, WT, ET] in 0…255, one at least.
-        inferer: that of the prediction; its ``amp`` and ``flips`` play no part.
+        inferer: that of the prediction; its ``amp`` and ``flips`` are ignored.
     """
 
     with eval_mode(classifier):

@@ -1,4 +1,4 @@
-"""What is known of one series: from its headers, and from its pixels where they are asked for. No volume is kept."""
+"""The facts of one series: from its headers, and on request from its pixels. No volume is kept."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from ..waiting import StalledError, within_limit
 
 LEAST_SHOWN = 0.005
 """Of a slice's pixels, above 0: one with fewer is empty."""
-_LEAST_GREY = 0.02  # of the white level; noise in the air is no image
+_LEAST_GREY = 0.02  # of the white level; below it lies noise in the air
 
 
 def facts_of(files: str | Sequence[str], pixels: bool = True) -> dict[str, Any]:
@@ -47,7 +47,7 @@ def facts_of(files: str | Sequence[str], pixels: bool = True) -> dict[str, Any]:
         return facts
     array, meta = PatientReader().get_data(files)
     try:
-        # pictures carry no geometry; what stands in for it must not be counted
+        # pictures carry no geometry; its default must not be counted
         located = facts["format"] != "pictures"
         facts |= _of_grid(meta["affine"], array.shape, located)
         return facts | _from_pixels(array, np.asarray(meta["affine"]), meta)
@@ -136,7 +136,7 @@ def _from_pixels(array: np.ndarray, affine: np.ndarray, meta: Mapping[str, Any])
 
 
 class ReadFacts:
-    """The facts of items by index, for a loader: ``{…item, "facts" | "error"}``; whatever is wrong with a series, the rest goes on."""
+    """The facts of items by index, for a loader: ``{…item, "facts" | "error"}``; a faulty series does not stop the others."""
 
     def __init__(self, items: Sequence[Mapping[str, Any]], pixels: bool) -> None:
         self.items, self.pixels = items, pixels
@@ -146,12 +146,12 @@ class ReadFacts:
         return len(self.items)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """One of them with its facts, or the reason why there are none."""
+        """One of them with its facts, or the reason for their absence."""
         item = dict(self.items[index])
         try:
             with logs.from_level("custom_transforms", logging.ERROR):  # warnings are among the facts
                 return {**item, "facts": facts_of(item["files"], self.pixels)}
         except StalledError as error:
-            return {**item, "fingerprint": "", "error": str(error)}  # it may answer next time
+            return {**item, "fingerprint": "", "error": str(error)}  # it may respond next time
         except Exception as error:
             return {**item, "error": str(error) or type(error).__name__}

@@ -18,7 +18,7 @@ _BINS = 30
 
 @styled
 def draw_values(rows: Sequence[Mapping[str, Any]], key: str, title: str, label: str) -> Figure:
-    """How many series have which value of ``key``, a panel a modality."""
+    """Number of series by value of ``key``, one panel per modality."""
     values = {name: _numbers(rows, key, name) for name in MRI_TYPES}
     values = {name: found for name, found in values.items() if len(found)}
     everything = np.concatenate(list(values.values()))
@@ -48,7 +48,7 @@ def _numbers(rows: Sequence[Mapping[str, Any]], key: str, mri_type: str) -> np.n
 
 @styled
 def draw_counts(counts: Mapping[str, Mapping[str, int]], title: str, label: str) -> Figure:
-    """Stacked bars: of each value how many series of each modality."""
+    """Stacked bars: for each value the number of series of each modality."""
     shown = dict(list(counts.items())[:12])
     figure, axes = new_figure(6.2, 1.4 + 0.34 * max(len(shown), 2))
     ax = axes[0, 0]
@@ -68,7 +68,7 @@ def draw_counts(counts: Mapping[str, Mapping[str, int]], title: str, label: str)
 
 @styled
 def draw_images_per_patient(numbers: Mapping[int, int]) -> Figure:
-    """How many patients have how many modalities."""
+    """Number of patients by number of modalities."""
     figure, axes = new_figure(6.2, 2.2)
     ax = axes[0, 0]
     ax.bar(list(numbers), list(numbers.values()), color="#0072b2", width=0.6)

@@ -1,4 +1,4 @@
-"""What the facts of all series tell together: counts, series that are missing, doubled or alike, balance of labels, agreement in space."""
+"""What the facts of all series show together: counts, missing, duplicate or similar series, balance of labels, agreement in space."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ def missing(entries: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     for entry in entries:
         lacking = [name for name in MRI_TYPES if name not in entry]
         if lacking:
-            told = [entry["reason"]] if "reason" in entry else list(entry.get("warnings", []))
-            rows.append({"patient": entry["patient"], "missing": ", ".join(lacking), "reason": "; ".join(told)})
+            remarks = [entry["reason"]] if "reason" in entry else list(entry.get("warnings", []))
+            rows.append({"patient": entry["patient"], "missing": ", ".join(lacking), "reason": "; ".join(remarks)})
     return rows
 
 
 def doubled(entries: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Series of a modality beside the one in use, and why they are not."""
+    """Series of a modality beside the one in use, and why they are not used."""
     return [
         {
             "patient": entry["patient"],
@@ -45,7 +45,7 @@ def doubled(entries: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def counted(rows: Iterable[Mapping[str, Any]], key: str) -> list[dict[str, Any]]:
-    """How many series of each modality have which value."""
+    """Number of series of each modality by value."""
     found: dict[str, Counter[str]] = defaultdict(Counter)
     for row in rows:
         if "error" not in row:
@@ -91,7 +91,7 @@ def balance(entries: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, An
 
 
 def alike(entries: Iterable[Mapping[str, Any]], rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Pairs of different persons with series of the same pixels, or that look the same, most alike first.
+    """Pairs of different persons whose series have the same pixels or look the same, most similar first.
 
     Visits of one person may look the same and are left out.
     """
@@ -119,7 +119,7 @@ def alike(entries: Iterable[Mapping[str, Any]], rows: Sequence[Mapping[str, Any]
 
 
 def agreement(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Of each patient with several series the pair that overlaps least in scanner coordinates, least first.
+    """For each patient with several series the pair with the least overlap in scanner coordinates, least first.
 
     ``overlap`` is the part of the smaller volume that lies in the other one.
     """

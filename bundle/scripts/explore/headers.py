@@ -71,7 +71,7 @@ class Comparison:
     rows: list[Row]
     series: bool
 
-    def told(self, everything: bool) -> list[Row]:
+    def shown(self, everything: bool) -> list[Row]:
         """The rows that are shown: not those that are the same, unless asked for or a file is alone."""
         alone = len(self.names) == 1 and not self.series
         return [row for row in self.rows if everything or alone or row.status != "same"]
@@ -251,13 +251,13 @@ def _rows_of_series(series: Sequence[Sequence[Mapping[str, Attribute]]]) -> list
         else:
             varies = all(count > 1 for count in counts) or len(series) == 1
             status = "varies" if varies else "differs"
-        values = tuple(_told(found, len(files)) for found, files in zip(there, series, strict=True))
+        values = tuple(_summary(found, len(files)) for found, files in zip(there, series, strict=True))
         rows.append(Row(path, known.name, known.vr, status, values))
     return rows
 
 
-def _told(found: Sequence[Attribute], files: int) -> str:
-    """What an attribute is along a series."""
+def _summary(found: Sequence[Attribute], files: int) -> str:
+    """A summary of an attribute along a series."""
     if not found:
         return ""
     some_files = "" if len(found) == files else f" (in {len(found)} of {files} files)"
@@ -279,7 +279,7 @@ def _told(found: Sequence[Attribute], files: int) -> str:
 
 def as_text(comparison: Comparison, everything: bool = False, colour: bool = False) -> str:
     """Lines of a unified diff (``-`` A, ``+`` B, ``!`` hidden ones that differ, a blank for the same) or a table of series."""
-    rows = comparison.told(everything)
+    rows = comparison.shown(everything)
     lines = []
     if len(comparison.names) == 2:
         lines += [f"--- A {escaped(comparison.names[0])}", f"+++ B {escaped(comparison.names[1])}"]

@@ -18,7 +18,7 @@ from .page import PAGE, write_page_of
 logger = logging.getLogger(__name__)
 
 VERSION = 1
-"""Of the facts; others are read anew."""
+"""Version of the facts; others are read again."""
 
 
 def entries_of(
@@ -33,7 +33,7 @@ def entries_of(
     Labels are those of ``labels``, else of ``train_labels.csv`` in the folder, where there is one.
 
     Raises:
-        DataListError: when nobody is found, or train and test have a patient in common.
+        DataListError: when no patient is found, or train and test share a patient.
     """
     root = None if dataset_dir is None or datalist is not None else Path(dataset_dir)
     if labels is None and root is not None and (root / "train_labels.csv").is_file():
@@ -44,7 +44,7 @@ def entries_of(
     entries = [entry for part in parts for entry in select(part, None, None, labels, rules)]
     names = [entry["patient"] for entry in entries]
     if doubled := {name for name in names if names.count(name) > 1}:
-        raise DataListError(f"{root}: {', '.join(sorted(doubled))} lie in train and in test; rename one of each")
+        raise DataListError(f"{root}: {', '.join(sorted(doubled))} are in train and in test; rename one of each")
     return entries
 
 
@@ -79,7 +79,7 @@ def _kept(item: Mapping[str, Any], pixels: bool) -> dict[str, Any] | None:
 
 
 def read_facts(items: Sequence[Mapping[str, Any]], pixels: bool = True, num_workers: int = 2) -> None:
-    """Read the facts of the series of which none are kept, and keep them as they come, each process its share."""
+    """Read and keep the facts of series without kept ones, each process its share."""
     mine = distributed.share(items)
     todo = [item for item in mine if _kept(item, pixels) is None]
     logger.info("%d series: %d looked at before, %d to look at", len(mine), len(mine) - len(todo), len(todo))
@@ -105,9 +105,9 @@ def explore(
         entries: from :func:`entries_of`.
         facts_dir: keeps the facts of each series, also for the next run.
         run_dir: for the page.
-        pixels: read the pixels; else headers alone are read, and what needs pixels is left out.
+        pixels: read the pixels; otherwise only headers, without anything that needs pixels.
         num_workers: processes that read.
-        title: what the data are called.
+        title: name of the data.
         phantom: whether they are synthetic.
     """
     items = items_of(entries, facts_dir)

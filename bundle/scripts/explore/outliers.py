@@ -11,14 +11,14 @@ import numpy as np
 from ..studies.table import FAR_APART, FEW_SLICES
 
 FEWEST = 8
-"""Series of a modality from which it is known what is usual."""
+"""Number of series of a modality needed to know what is usual."""
 FAR_OFF = 5.0
 """Robust standard deviations (1.48 times the median distance to the median) from the median."""
 RARE = 0.05
 """Share of the series of a modality that have a matrix or a plane, below which it is unusual."""
 MANY_EMPTY = 0.5
 BRAIN_ML = (800.0, 2000.0)
-"""Of an adult's brain without the skull, with room to spare."""
+"""Of an adult's brain without the skull, with a margin."""
 
 
 def outliers(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -52,7 +52,7 @@ def _one(row: Mapping[str, Any], reason: str, found: Any, usual: Any) -> dict[st
 
 
 def _by_itself(row: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """What is odd whatever the others are like."""
+    """Values that are unusual by themselves."""
     found = []
     slices, distance = row.get("slices"), row.get("slice_mm")
     if slices is not None and slices < FEW_SLICES:

@@ -1,4 +1,4 @@
-"""The page of `explore`: counts, what is missing, alike or odd, with figures and tables beside it."""
+"""The page of `explore`: counts, and missing, similar or unusual series, with figures and tables."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def write_page_of(
         rows: the facts of their series, ``patient``, ``mri_type`` and those of :func:`~scripts.explore.facts.facts_of`, or ``error``.
         folder: for all of it.
         pixels: whether the pixels were read.
-        title: what the data are called.
+        title: name of the data.
         phantom: whether they are synthetic.
 
     Raises:
@@ -151,7 +151,7 @@ def _counts(
     tables = [_table("Series by modality", records, writer, "An image is a slice.")]
     for key, title, note in (
         ("missing", "Missing series", ""),
-        ("doubled", "Doubled series", "Further series of a modality, which are not in use."),
+        ("doubled", "Duplicate series", "Further series of a modality, not used."),
         ("errors", "Series that can't be read", ""),
     ):
         if found[key]:
@@ -163,14 +163,14 @@ def _counts(
 
 
 def _values(rows: Sequence[Mapping[str, Any]], keys: Sequence[str], writer: Writer) -> list[dict[str, Any]]:
-    """A figure of each of the keys by which series differ."""
+    """A figure for each key in which series differ."""
     numbers = {key: {row[key] for row in rows if isinstance(row.get(key), (int, float))} for key in keys}
     there = [key for key in keys if len(numbers[key]) > 1]
     return [writer.figure(figures.draw_values(rows, key, *_VALUES[key]), key) for key in there]
 
 
 def _counted(rows: Sequence[Mapping[str, Any]], keys: Sequence[str], writer: Writer) -> tuple[list, list]:
-    """A figure and a table of each of the keys that any series has."""
+    """A figure and a table for each key that any series has."""
     drawn, tables = [], []
     for key in keys:
         if not any(row.get(key) for row in rows):
@@ -185,7 +185,7 @@ def _counted(rows: Sequence[Mapping[str, Any]], keys: Sequence[str], writer: Wri
 
 def _acquisition(rows: Sequence[Mapping[str, Any]], writer: Writer) -> dict[str, Any]:
     drawn, tables = _counted(rows, [key for key in _COUNTS if key != "skull"], writer)
-    text = "From headers; NIfTI tells of the grid alone. 3D: slices no farther apart than pixels."
+    text = "From headers; NIfTI gives the grid only. 3D: slices no farther apart than pixels."
     values = _values(rows, ("slice_mm", "pixel_mm"), writer)
     return _section("acquisition", "Acquisition", text, figures=[*values, *drawn], tables=tables)
 
@@ -251,9 +251,9 @@ def _space(agreement: list, writer: Writer) -> dict[str, Any]:
     if not agreement:
         return _section("space", "Agreement in space", f"{text} No patient has two series with a position.")
     apart = [row for row in agreement if row["agree"] == "no"]
-    told = f"{text} {len(apart)} of {len(agreement)} patients are below."
+    summary = f"{text} {len(apart)} of {len(agreement)} patients are below."
     return _section(
-        "space", "Agreement in space", told, tables=[_table("Overlap of a patient's series", agreement, writer)]
+        "space", "Agreement in space", summary, tables=[_table("Overlap of a patient's series", agreement, writer)]
     )
 
 

@@ -1,4 +1,4 @@
-"""Pictures of a series: a montage of its slices, an animation, and patients side by side, masks over them."""
+"""Pictures of a series: a montage of its slices, an animation, and patients side by side, with masks over them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ..report.viewer import ET_COLOUR, WT_COLOUR, orientation_letters, region_ov
 from ..studies.folders import paths_of
 
 WHITE_PERCENTILE = 99.5
-DARK = 12  # of 255: what is darker counts as background
+DARK = 12  # of 255: darker pixels count as background
 TILE_SIDE = 190  # pixels of the longer side of a slice in a montage
 FRAME_SIDE = 448  # … in an animation
 PAGE_WIDTH = 1500  # pixels of a montage
@@ -30,18 +30,18 @@ _SMALL, _LARGE = 14, 20
 
 
 class PictureError(UserError):
-    """A series or mask of which no picture can be made."""
+    """A series or mask that can't be drawn."""
 
 
 @dataclass(frozen=True, eq=False)
 class Shown:
-    """A series as it is shown.
+    """A series prepared for display.
 
     Attributes:
-        name: patient and modality, or what the file is called.
+        name: patient and modality, or the file's name.
         slices: ``(N, H, W)`` uint8, from black to white.
         geometry: where they lie.
-        window: in words, how grey values were chosen.
+        window: description of the grey window.
         regions: ``(N, 2, H, W)`` bool, whole and enhancing tumour; None without a mask.
         warnings: of the reader.
     """
@@ -81,27 +81,27 @@ def read_shown(
         name: for the title.
         window: header (WindowCenter and WindowWidth, or the VOI LUT, of each file), percentile (the 99.5th of what is above the background
             is white), auto (header where all files have one), or the values of black and white.
-        mask: label map in the geometry of the series: 1 tumour, 2 enhancing tumour; or with BraTS's labels, of which 3 and 4 are the
-            enhancing tumour.
+        mask: label map in the geometry of the series: 1 tumour, 2 enhancing tumour; or BraTS labels, where 3 and 4 are the enhancing
+            tumour.
         plane: of the slices; that of the acquisition by default.
 
     Raises:
-        PictureError: when the mask belongs to another series, or the header has no window and was asked for it.
+        PictureError: when the mask belongs to another series, or a header window was requested and there is none.
         SeriesError: when the series can't be read.
     """
     paths = paths_of(source)
-    volume, meta, black, white, told = _windowed(paths, name, window)
+    volume, meta, black, white, shown_as = _windowed(paths, name, window)
     geometry = SliceGeometry.from_affine(meta["affine"], volume.shape, plane or meta["plane"] or None)
     scaled = np.clip((geometry.view(volume) - black) / max(white - black, 1e-6), 0, 1)
     slices = np.rint(scaled * 255).astype(np.uint8)
     regions = None if mask is None else _read_regions(Path(mask), geometry)
-    return Shown(name, slices, geometry, told, regions, list(meta["warnings"]))
+    return Shown(name, slices, geometry, shown_as, regions, list(meta["warnings"]))
 
 
 def _windowed(
     paths: list[Path], name: str, window: str | tuple[float, float]
 ) -> tuple[np.ndarray, dict[str, Any], float, float, str]:
-    """A volume, its metadata, the values of black and white, and where these come from."""
+    """A volume, its metadata, the values of black and white, and their origin."""
     files: Any = paths[0] if len(paths) == 1 else paths
     if not isinstance(window, str):
         volume, meta = SeriesReader(labels=True).get_data(files)  # labels: the values stay as they are
@@ -112,7 +112,7 @@ def _windowed(
             return volume, meta, *meta["shown_range"], "window of the header of each slice"
         if window == "header":
             raise PictureError(
-                f"{name}: no window or VOI LUT that all of its slices share in kind, expected one in each DICOM header; choose --window percentile"
+                f"{name}: its slices have no window or VOI LUT of one kind, expected one in each DICOM header; choose --window percentile"
             )
     volume, meta = SeriesReader().get_data(files)  # with a background of 0
     bright = volume[volume > 0]
@@ -127,8 +127,8 @@ def _read_regions(mask: Path, geometry: SliceGeometry) -> np.ndarray:
     volume, meta = SeriesReader(labels=True).get_data(mask)
     if tuple(volume.shape) != geometry.shape or not np.allclose(meta["affine"], geometry.affine, atol=1e-2):
         raise PictureError(
-            f"{mask}: this mask has {' x '.join(map(str, volume.shape))} voxels, the series {' x '.join(map(str, geometry.shape))}, or they lie "
-            "elsewhere; expected the mask of this series, as `radiogenomics segment` writes it"
+            f"{mask}: this mask has {' x '.join(map(str, volume.shape))} voxels, the series {' x '.join(map(str, geometry.shape))}, or another "
+            "position; expected the mask of this series, as `radiogenomics segment` writes it"
         )
     labels = geometry.view(np.rint(volume).astype(np.int16))
     enhancing = labels >= 3 if labels.max() >= 3 else labels == 2
@@ -174,7 +174,7 @@ def _legend(masked: bool) -> str:
 
 
 def draw_side_by_side(groups: Mapping[str, Sequence[Shown]], title: str) -> Image.Image:
-    """A row of patients for each group: of each the slice with the largest tumour, or without masks that which shows most."""
+    """A row of patients for each group: the slice with the largest tumour of each, or without masks the one that shows most."""
     most = max(len(patients) for patients in groups.values())
     label, caption, side = 80, 22, TILE_SIDE
     width = 2 * _MARGIN + label + most * (side + _GAP)
@@ -200,7 +200,7 @@ def draw_side_by_side(groups: Mapping[str, Sequence[Shown]], title: str) -> Imag
 
 
 def _slice_picture(shown: Shown, index: int, side: int) -> Image.Image:
-    """A slice, cut to what the series shows, with square pixels; its masks as outlines."""
+    """A slice, cropped to the visible part of the series, with square pixels; its masks as outlines."""
     box, (height, width) = _cut(shown, side)
     image = shown.slices[index][box]
     how = cv2.INTER_AREA if width <= image.shape[1] else cv2.INTER_CUBIC
@@ -216,7 +216,7 @@ def _slice_picture(shown: Shown, index: int, side: int) -> Image.Image:
 
 
 def _cut(shown: Shown, side: int) -> tuple[tuple[slice, slice], tuple[int, int]]:
-    """The part of the slices that shows anything, and its height and width in a picture."""
+    """The visible part of the slices, and its height and width in a picture."""
     masks = np.zeros((1, 1, *shown.slices.shape[1:]), bool) if shown.regions is None else shown.regions
     box = shown_box(shown.slices, masks)
     height, width = tile_size(box, shown.geometry.pixel_spacing, side)
@@ -251,10 +251,10 @@ def _page(images: Sequence[Image.Image], columns: int, title: Sequence[str], foo
 
 
 def _font(size: int, text: str) -> tuple[Any, str]:
-    """The font that comes with Pillow, and the text as far as it has its letters."""
+    """Pillow's own font, and the text without letters that it lacks."""
     try:
         return ImageFont.load_default(size=size), text
-    except TypeError:  # before Pillow 10.1: one size, and Latin letters alone
+    except TypeError:  # before Pillow 10.1: one size, and only Latin letters
         return ImageFont.load_default(), text.encode("latin-1", "replace").decode("latin-1")
 
 
@@ -264,7 +264,7 @@ def _write(image: Image.Image, place: tuple[int, int], text: str, size: int, col
 
 
 def _room(*lines: tuple[str, int]) -> int:
-    """The width of a page on which lines of these sizes fit."""
+    """The width of a page that fits lines of these sizes."""
     fonts = (_font(size, text) for text, size in lines)
     return 2 * _MARGIN + math.ceil(max(font.getlength(text) for font, text in fonts))
 

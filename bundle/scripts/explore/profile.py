@@ -1,4 +1,4 @@
-"""Which attributes may tell who a patient is: those of DICOM's Basic Application Level Confidentiality Profile.
+"""Which attributes may identify a patient: those of DICOM's Basic Application Level Confidentiality Profile.
 
 The table is E.1-1 of PS3.15 (edition 2024e, 617 attributes and three groups), in the machine-readable form of
 https://github.com/innolitics/dicom-standard (MIT licence), where every attribute of it is removed, emptied or replaced by the profile.
@@ -76,7 +76,7 @@ FFFC: FFFC
 
 
 _FILE_META = {0x00020016, 0x00020017, 0x00020018, 0x00020026, 0x00020027, 0x00020028, 0x00020100, 0x00020102}
-"""Who sent the file to whom, which the table leaves to whoever sends it on."""
+"""Sender and receiver of the file, which the table leaves to the sender."""
 
 
 @lru_cache(maxsize=1)
@@ -93,7 +93,7 @@ def tags() -> frozenset[int]:
 
 
 def may_identify(element: DataElement) -> bool:
-    """Whether an element may tell who the patient is.
+    """Whether an element may identify the patient.
 
     It is in the table, private, unknown to the standard, a person's name, a date or time, the name or address of a machine or a private
     entry in the file's own header, or a curve, or the text or pixels of an overlay.

@@ -1,4 +1,4 @@
-"""Which series are shown, and where their pictures go."""
+"""The selection of series to show, and the files of their pictures."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def show_series(
     Args:
         source: a NIfTI file, a folder or file of DICOM, a folder of pictures, or a folder or zip file of studies.
         output: folder for ``<name>.png``, ``<name>.gif`` and ``<name>.mp4``.
-        patient: of the studies; there may be one alone without it.
+        patient: of the studies; may be omitted for a single patient.
         modality: of the studies; all by default.
         mask: label map, or a folder of ``<patient>_<modality>.nii.gz``, such as ``masks/`` of a run, or the run.
         rules: file of rules for DICOM series.
@@ -52,14 +52,14 @@ def show_series(
         video: as MP4 too; None: where imageio-ffmpeg is installed.
         slices: of the montage at most.
         per_second: slices of the animation.
-        overwrite: replace pictures that are there.
+        overwrite: replace existing pictures.
         how: ``window`` and ``plane`` of :func:`~scripts.explore.pictures.read_shown`.
 
     Returns:
         The files.
 
     Raises:
-        UserError, SeriesError: what can't be shown.
+        UserError, SeriesError: for series that can't be shown.
         ImportError: MP4 was asked for without imageio-ffmpeg.
     """
     if video and find_spec("imageio_ffmpeg") is None:
@@ -100,7 +100,7 @@ def show_by_label(
 ) -> tuple[list[Path], dict[str, str]]:
     """Write a picture with a row of patients of each label, and montages of these patients in folders ``0`` and ``1``.
 
-    Patients are the first of each label in order of their names who have the modality: nobody is picked for a good look.
+    Patients are the first of each label by name that have the modality: nobody is hand-picked.
 
     Args:
         source: a folder or zip file of studies.
@@ -111,11 +111,11 @@ def show_by_label(
         mask: folder of masks, such as ``masks/`` of a run, or the run.
         rules: file of rules for DICOM series.
         slices: of a montage at most.
-        overwrite: replace pictures that are there.
+        overwrite: replace existing pictures.
         how: see :func:`show_series`.
 
     Returns:
-        The files, and reasons why patients were passed over.
+        The files, and the reasons for skipped patients.
 
     Raises:
         UserError: when no labelled patient can be shown.
@@ -150,7 +150,7 @@ def show_by_label(
             written.append(target)
     if not groups:
         raise PictureError(
-            f"{source}: {name} of no labelled patient can be shown: {some(f'{who}: {why}' for who, why in passed_over.items())}"
+            f"{source}: no labelled patient's {name} can be shown: {some(f'{who}: {why}' for who, why in passed_over.items())}"
         )
     title = f"{name} of patients by label (MGMT_value of {file.name}: 0 not methylated, 1 methylated)"
     write_png(draw_side_by_side(groups, title), overview)
@@ -201,14 +201,14 @@ def _is_one_series(folder: Path) -> bool:
     from custom_transforms import dicom_slices
 
     try:
-        dicom_slices(folder)  # None: there are pictures alone, or nothing, of which the reader tells
+        dicom_slices(folder)  # None: there are only pictures, or nothing, which the reader reports
     except SeriesError as error:
         return "series in one folder" not in str(error)
     return True
 
 
 def _one_series(source: Path) -> dict[str, tuple[str, str]]:
-    """A series that was named by its path: called by it."""
+    """A series given by its path, and named after it."""
     if source.is_dir():
         where = source.resolve()
         return {f"{where.parent.name}_{where.name}".lstrip("_"): (f"{where.parent.name}, {where.name}", str(source))}
@@ -247,7 +247,7 @@ def _of_studies(
 
 
 def _mask_of(mask: str | Path | None, name: str) -> Path | None:
-    """The mask of a series: the file itself, or the one in a folder; None with a word of it where that has none."""
+    """The mask of a series: the file itself, or the one in a folder; None, with a log line, where that has none."""
     if mask is None or Path(mask).is_file():
         return None if mask is None else Path(mask)
     if not Path(mask).is_dir():
@@ -263,9 +263,9 @@ def _mask_of(mask: str | Path | None, name: str) -> Path | None:
 def _refuse_existing(files: Sequence[Path], overwrite: bool) -> None:
     there = [str(file) for file in files if file.exists()]
     if there and not overwrite:
-        raise UserError(f"{some(there, 3)}: exists already; name another folder, or replace it with --overwrite")
+        raise UserError(f"{some(there, 3)}: already exists; name another folder, or replace it with --overwrite")
 
 
 def summary(files: Sequence[Path], passed_over: Mapping[str, str]) -> dict[str, Any]:
-    """What the command prints."""
+    """The command's output."""
     return {"written": [str(file) for file in files]} | ({"passed over": dict(passed_over)} if passed_over else {})

@@ -1,4 +1,4 @@
-"""8-bit volumes of one size for 3-D networks and other programs: NPZ a series, TFRecord a patient, and tables of both."""
+"""8-bit volumes of one size for 3-D networks and other programs: an NPZ per series, a TFRecord per patient, and tables."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ COLUMNS = (
     "slice_spacing", "warnings", "reason",
 )  # fmt: skip
 DONE = "done"
-"""Folder of a note for each patient that is done, by which an interrupted job goes on."""
+"""Folder of a note for each patient that is done, which lets an interrupted job continue."""
 
 
 def check_formats(formats: Sequence[str]) -> list[str]:
@@ -118,7 +118,7 @@ def write_all(
 
     Args:
         items: from :func:`series_items`.
-        entries: all patients that are asked for.
+        entries: all requested patients.
         transform: reads, scales and saves an item.
         output_dir: folder.
         configuration: what the volumes are made with.
@@ -191,7 +191,7 @@ class _Writer:
         return [row for row in rows if row] if there else None
 
     def _is_written(self, item: Mapping[str, Any]) -> bool:
-        """Whether the NPZ file of a series is there, with a note or a fingerprint of its own."""
+        """Whether the NPZ file of a series exists, with a note or its own fingerprint."""
         known = self._read_note(item["patient"]).get(item["fingerprint"])
         stored = self._stored(item)
         if "npz" not in self.formats or stored is None or known is None or known["reason"]:

@@ -1,4 +1,4 @@
-"""What was taken for the brain in series that showed the skull, as a figure."""
+"""Figure of the extracted brain in series that showed the skull."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ OUTLINE = "#ffd23f"
 
 
 def draw_brain(sources: Mapping[str, Any], masks: Mapping[str, Path]) -> Figure | None:
-    """Slices of each series with the outline of its brain; None where none can be shown.
+    """Slices of each series with the outline of its brain; None if none can be shown.
 
     Args:
         sources: paths of the series by modality.

@@ -1,7 +1,7 @@
-"""The model card with the figures of a run in it, intervals and controls included, so that none is typed by hand.
+"""The model card with the figures of a run in it, including intervals and controls, so that no figure is typed by hand.
 
-The card of the bundle, ``docs/README.md``, is the template that ``templates/card.md`` extends: what Jinja reads stands in comments of
-Markdown, so that it is a card without any figures as it is.
+The card of the bundle, ``docs/README.md``, is the template that ``templates/card.md`` extends: Jinja's syntax is in Markdown
+comments, so that the file itself is a card without figures.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def fill(run: str | Path, output: str | Path | None = None, overwrite: bool = Fa
     Raises:
         FileNotFoundError: when the folder holds no metrics.
         FileExistsError: when the file exists and is not to be replaced.
-        ValueError: when the metrics are of no evaluation.
+        ValueError: when the metrics are not an evaluation's.
         ImportError: when Jinja2 is not installed.
     """
     folder = Path(run)
@@ -47,7 +47,7 @@ def rendered(metrics: Mapping[str, Any], config: Mapping[str, Any]) -> str:
     """The card of a run in Markdown, from the content of its ``metrics.json`` and its resolved configuration.
 
     Raises:
-        ValueError: when the metrics are of no evaluation.
+        ValueError: when the metrics are not an evaluation's.
         ImportError: when Jinja2 is not installed.
     """
     page = jinja_environment()

@@ -32,7 +32,7 @@ _NO_SETTINGS = {"job", "model", "output_dir", "run_dir", "overwrite", "bundle_ro
 
 @dataclass(frozen=True)
 class Folder:
-    """What the folder of a finished cross-validation holds."""
+    """The content of a finished cross-validation's folder."""
 
     path: Path
     model: str
@@ -48,7 +48,7 @@ def write_comparison(
     resamples: int = 2000,
     permutations: int = 10000,
 ) -> Path:
-    """Compare finished cross-validations of the same patients and folds; all of the page, figures and tables or nothing.
+    """Compare finished cross-validations of the same patients and folds; page, figures and tables are written completely or not at all.
 
     Args:
         runs: their folders, two or more.
@@ -62,7 +62,7 @@ def write_comparison(
 
     Raises:
         ComparisonError: for a folder that holds no finished cross-validation of stage 2, and for patients or folds that differ.
-        FileExistsError: when the place holds a comparison that is not to be replaced, or anything else.
+        FileExistsError: when the place holds a comparison not to be replaced, or other files.
         ImportError: when Jinja2 or matplotlib is not installed.
     """  # fmt: skip
     target = Path(output).expanduser().resolve()
@@ -90,9 +90,7 @@ def _may_be_written(folder: Path, overwrite: bool) -> None:
     begins = page.read_text(encoding="utf-8", errors="replace")[:2000] if page.is_file() else ""
     if others or f'content="{GENERATOR}"' not in begins:
         what = (
-            f"holds {others[0].relative_to(folder)}, which is none of a comparison's files"
-            if others
-            else "is no comparison"
+            f"holds {others[0].relative_to(folder)}, which is not a comparison's file" if others else "is no comparison"
         )
         raise FileExistsError(f"{folder} exists and {what}; name another place (--output)")
     if not overwrite:
@@ -144,7 +142,7 @@ def read_finished(folder: str | Path) -> Folder:
 
 
 def named(folders: Sequence[Folder]) -> dict[str, Folder]:
-    """Folders by the name of their model; those of the same model by its name and their own, or as much of their paths as differs.
+    """Folders by the name of their model; those of the same model by its name and the differing parts of their paths.
 
     Raises:
         ComparisonError: for the same folder twice.
@@ -163,7 +161,7 @@ def named(folders: Sequence[Folder]) -> dict[str, Folder]:
 
 
 def costs_of(metrics: Mapping[str, Any]) -> dict[str, float | None]:
-    """The costs in a ``metrics.json``; those of a run that has none are the seconds that its steps of training stage 2 took."""
+    """The costs in a ``metrics.json``; for a run without any, the seconds of its stage-2 training steps."""
     written = metrics.get("costs") or {}
     found = {name: written.get(name) for name in COSTS}
     trained = [
@@ -190,7 +188,7 @@ def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _content(found: Mapping[str, Any], folders: Mapping[str, Folder], writer: Writer) -> dict[str, Any]:
-    """Everything that the page shows; figures and tables are written on the way."""
+    """The content of the page; figures and tables are written in the process."""
     runs = found["runs"]
     phantom = any(made_of_phantoms(one.config) for one in folders.values())
     whole = table_of_records("Comparison", records(found))
@@ -278,9 +276,7 @@ def _result(found: Mapping[str, Any], folders: Mapping[str, Folder]) -> list[str
         f"The interval of the AUC includes 0.5 for {which}. An interval that does is compatible with no information."
     )
     if below:
-        lines.append(
-            f"It lies below 0.5 for {', '.join(below)}: look for unequal folds, or labels that were interchanged."
-        )
+        lines.append(f"It lies below 0.5 for {', '.join(below)}: look for unequal folds, or swapped labels.")
     lines.append(
         f"{found['best']} has the highest AUC. It was chosen for that among {len(runs)}, so its AUC flatters it, and comparisons with "
         "the best are biased by selection: such a difference has to be found again on other patients."

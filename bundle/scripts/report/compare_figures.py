@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-COLOURS = (*SCORE_COLOURS, INK)  # Okabe and Ito's without yellow, told apart by colour-blind people
+COLOURS = (*SCORE_COLOURS, INK)  # Okabe and Ito's without yellow, distinguishable by colour-blind people
 _DASHES = ("-", "--", ":", "-.")
 _PANELS = 4  # beside each other
 _UNIT = (-0.02, 1.02)
@@ -27,20 +27,20 @@ def style_of(place: int) -> dict[str, Any]:
 
 
 def short(name: str, longest: int = _LONGEST) -> str:
-    """A name that is no longer than a figure has room for: its beginning and its end."""
+    """A name shortened to fit a figure: its beginning and its end."""
     half = (longest - 1) // 2
     return name if len(name) <= longest else f"{name[:half]}…{name[-half:]}"
 
 
 def signed(value: float | None) -> str:
-    """A difference with its sign; -0.00 is none."""
+    """A difference with its sign; -0.00 has none."""
     if value is None:
         return NOTHING
     return plain_minus(f"{value:+.2f}").replace("+0.00", "0.00")
 
 
 def plain_minus(text: str) -> str:
-    """Numbers of two decimals with a minus sign that is none of a word; -0.00 has none."""
+    """Numbers with two decimals and a typographic minus sign; -0.00 has none."""
     return text.replace("-0.00", "0.00").replace("-", "\N{MINUS SIGN}")
 
 
@@ -115,7 +115,7 @@ def draw_areas(found: Mapping[str, Any]) -> Figure:
 
 
 def _panel(ax: Axes, texts: Sequence[str], title: str, quantity: str, nothing: float) -> None:
-    """Texts to the right of the rows, and a line at the value that means nothing."""
+    """Texts to the right of the rows, and a line at the value of no effect."""
     ax.axvline(nothing, color=INK, lw=1, ls=":", zorder=1)
     ax.set(title=title, xlabel=quantity)
     ax.grid(visible=False, axis="y")

@@ -11,7 +11,7 @@ from .tables import NOTHING, Cell, Table, cell, with_interval
 
 
 def auc_table(found: Mapping[str, Any]) -> Table:
-    """How well each run tells the labels apart."""
+    """How well each run separates the labels."""
     heads = [
         "",
         "AUC (95 %, DeLong)",
@@ -42,7 +42,7 @@ def auc_table(found: Mapping[str, Any]) -> Table:
 
 
 def calibration_table(found: Mapping[str, Any]) -> Table:
-    """How far each run's probabilities are right."""
+    """Accuracy of each run's probabilities."""
     heads = ["", "Brier (95 %, bootstrap)", "ECE", "calibration slope (95 %)", "calibration intercept (95 %)"]
     rows = [
         [
@@ -98,7 +98,7 @@ def difference_table(found: Mapping[str, Any]) -> Table:
 
 
 def cost_table(runs: Sequence[Mapping[str, Any]]) -> Table:
-    """What each run costs, as far as it is known."""
+    """The known costs of each run."""
 
     def duration(seconds: float) -> str:
         return f"{seconds:.0f} s" if seconds < 60 else str(datetime.timedelta(seconds=round(seconds)))

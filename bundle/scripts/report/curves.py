@@ -42,7 +42,7 @@ def calibration_bins(labels: np.ndarray, probabilities: np.ndarray) -> list[dict
 def draw_roc(groups: Sequence[Group], curve: Mapping[str, Any] | None = None) -> Figure:
     """ROC of every model, with a band around that of the last one.
 
-    ``curve`` is the one that the evaluation wrote (``fpr``, ``tpr``, ``low``, ``high``), which then has the band instead.
+    ``curve`` is the one from the evaluation (``fpr``, ``tpr``, ``low``, ``high``), which then has the band instead.
     """
     figure, axes = new_figure(5.0, 4.6)
     ax = axes[0, 0]
@@ -74,9 +74,9 @@ def plot_roc(ax: Axes, groups: Sequence[Group], emphasised: bool = True) -> None
 
 @styled
 def draw_calibration(group: Group, bins: Sequence[Mapping[str, float]] | None = None) -> Figure:
-    """Observed frequency over predicted probability, and how many patients have which probability.
+    """Observed frequency over predicted probability, and the number of patients by probability.
 
-    ``bins`` are those that the evaluation wrote: ``probability``, ``observed``, ``low``, ``high`` each.
+    ``bins`` are those from the evaluation: ``probability``, ``observed``, ``low``, ``high`` each.
     """
     of = "as evaluated" if bins else named(group.name)
     bins = bins or calibration_bins(group.labels, group.probabilities)
@@ -104,7 +104,7 @@ def draw_calibration(group: Group, bins: Sequence[Mapping[str, float]] | None = 
 def draw_decision(group: Group, curve: Mapping[str, Any] | None = None) -> Figure:
     """Net benefit by threshold, beside acting on everybody and on nobody.
 
-    ``curve`` is the one that the evaluation wrote: ``threshold``, ``model``, ``all``, ``none``.
+    ``curve`` is the one from the evaluation: ``threshold``, ``model``, ``all``, ``none``.
     """
     of = named(group.name) if curve is None else "as evaluated"
     if curve is None:

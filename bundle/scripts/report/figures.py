@@ -1,4 +1,4 @@
-"""Figures of a report: how they look and are saved, learning curves, patients by label, Dice, sequences.
+"""Figures of a report: style and saving, learning curves, patients by label, Dice, sequences.
 
 Their functions draw what was computed elsewhere; :mod:`scripts.report.curves` has ROC, calibration and decision curve.
 """
@@ -75,7 +75,7 @@ def styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
 
 
 def new_figure(width: float, height: float, columns: int = 1, rows: int = 1) -> tuple[Figure, Any]:
-    """A figure of so many inches with its axes, an array ``(rows, columns)``, which is empty for no columns."""
+    """A figure of this size in inches with its axes, an array ``(rows, columns)``, empty for no columns."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -101,7 +101,7 @@ def save_figure(figure: Figure, folder: str | Path, name: str) -> str:
 
 
 def for_page(svg: str) -> str:
-    """An SVG document without its prologue and metadata, as wide as its place in the page but no wider than it was drawn."""
+    """An SVG document without its prologue and metadata, as wide as its place in the page but no wider than drawn."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     opening, rest = svg.split(">", 1)
@@ -198,7 +198,7 @@ def _pairs_of_strips(
 
 @styled
 def draw_probabilities(probabilities: Sequence[float], prior: Sequence[bool]) -> Figure:
-    """How many patients have which probability; those that got the cohort prior apart."""
+    """Number of patients by probability; those with the cohort prior separately."""
     values, without = np.asarray(probabilities, dtype=float), np.asarray(prior, dtype=bool)
     figure, axes = new_figure(7.0, 2.7)
     ax = axes[0, 0]

@@ -1,4 +1,4 @@
-"""The index of the patients, which the first page has."""
+"""The index of the patients on the first page."""
 
 from __future__ import annotations
 
@@ -70,8 +70,8 @@ def evaluation_index(groups: Sequence[Group], rows: Sequence[Mapping[str, Any]],
 
     Args:
         groups: the models' probabilities, those of the main model last.
-        rows: what is known of the patients; those to whom no model gave a probability are listed with the prior.
-        links: to the patients' pages, of those who have one.
+        rows: what is known of the patients; those without a probability from any model are listed with the prior.
+        links: to the patients' pages, where they exist.
     """
     chances: dict[str, dict[str, float]] = {}
     known: dict[str, tuple[int, str]] = {}  # label and fold

@@ -1,6 +1,6 @@
-"""The report of a run as web pages that need nothing but themselves: no server, no network, no other program.
+"""The report of a run as self-contained web pages: no server, no network, no other program.
 
-A folder that holds several runs (a demo's) gets one report of all. Patients have pages in all but a training's and stage 1's.
+A folder that holds several runs (a demo's) gets one report of all. Patients have pages in all reports except those of trainings and stage 1.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ TEMPLATES = Path(__file__).resolve().parent / "templates"
 def write_report(
     run: str | Path, output: str | Path | None = None, overwrite: bool = False, images: bool = True
 ) -> Path:
-    """Write the report of a run: a page, a page for each patient of stage 2, figures and tables; all of it or nothing.
+    """Write the report of a run: a page, a page for each patient of stage 2, figures and tables; completely or not at all.
 
     Args:
         run: folder of a training run, an evaluation, a cross-validation or a prediction.
@@ -59,7 +59,7 @@ def write_report(
 
     Raises:
         RunError: when there is nothing to report.
-        FileExistsError: when the place holds a report that is not to be replaced, or anything else.
+        FileExistsError: when the place holds a report not to be replaced, or other files.
         ImportError: when Jinja2 or matplotlib is not installed.
     """
     found = read_run(run)
@@ -106,7 +106,7 @@ def write_page(file: Path, content: str) -> None:
 
 
 def jinja_environment() -> Environment:
-    """The templates of all pages, with what every page says.
+    """The templates of all pages, with their common text.
 
     Raises:
         ImportError: when Jinja2 is not installed.
@@ -138,7 +138,7 @@ def jinja_environment() -> Environment:
 
 
 def _render(run: Run, jinja: Environment, writer: Writer, base: str, back: str, images: bool) -> str:
-    """The first page; patients' pages, figures and tables are written on the way.
+    """The first page; patients' pages, figures and tables are written in the process.
 
     ``base`` is the report's folder, seen from the first page; ``back`` the first page, seen from a patient's.
     """
@@ -175,7 +175,7 @@ def _render(run: Run, jinja: Environment, writer: Writer, base: str, back: str, 
 
 
 def _patients(run: Run, jinja: Environment, writer: Writer, images: bool, common: Mapping[str, str]) -> dict[str, Any]:
-    """Write the patients' pages; what the first page shows of the patients.
+    """Write the patients' pages; returns the patients' part of the first page.
 
     Returns:
         ``index``, ``prediction_figures``, ``patients`` (those on the first page) and ``failures``.

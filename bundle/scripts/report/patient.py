@@ -1,4 +1,4 @@
-"""A patient's page: probability, series, sequences, pictures, and what the classifiers looked at."""
+"""A patient's page: probability, series, sequences, pictures, and explanations of the classifiers."""
 
 from __future__ import annotations
 
@@ -28,25 +28,25 @@ from .writer import Writer
 
 logger = logging.getLogger(__name__)
 
-PATIENT_BYTES = 2_600_000  # that the pictures on a patient's page may take
+PATIENT_BYTES = 2_600_000  # for all pictures on a patient's page
 SEQUENCES = (35, 5)  # length and stride of a classifier whose own are unknown
 _SEEDS_SHOWN = 5  # with a column each in the table of a patient's series
 
 
 @dataclass(frozen=True)
 class Sources:
-    """Where the pictures of a run's patients lie."""
+    """Sources of the pictures of a run's patients."""
 
     prepared: dict[str, Path]  # ``file`` of every prepared series by ``"<patient>/<mri_type>"``
     studies: dict[str, dict[str, str]]  # paths of the series by modality, by patient
     explanations: Path  # folder of heat maps
     masks: Path  # folder of masks
-    found: dict[str, dict[str, Any]]  # what ``studies.json`` tells, by patient
-    missing: str = ""  # why there are no prepared series or no studies, "" where there are
+    found: dict[str, dict[str, Any]]  # entries of ``studies.json``, by patient
+    missing: str = ""  # why prepared series or studies are missing, "" where they exist
 
 
 def find_sources(folder: Path) -> Sources:
-    """The prepared series, studies and heat maps of a run's patients, as far as they are still there."""
+    """The prepared series, studies and heat maps of a run's patients, as far as they still exist."""
     config = read_config(folder)
     settings = plain_settings(config)
     prepared, place = {}, prepared_dir(folder)
@@ -97,7 +97,7 @@ def series_table(row: Mapping[str, Any]) -> Table:
 
 
 def explanation_table(patient: str, mri_types: Iterable[str], folder: Path, of: str) -> Table | None:
-    """How a patient's probabilities (``of`` which models) change without a part of what was shown, where it was explained."""
+    """How a patient's probabilities (``of`` these models) change without a part of the input, where explained."""
     records, statements = [], []
     for mri_type in mri_types:
         file = folder / f"{patient}_{mri_type}.json"
@@ -105,7 +105,7 @@ def explanation_table(patient: str, mri_types: Iterable[str], folder: Path, of: 
             found = json.loads(file.read_text(encoding="utf-8"))
             with np.load(file.with_suffix(".npz")) as arrays:
                 by_slice, slices = arrays["by_slice"], arrays["slices"]
-        except (OSError, ValueError, KeyError):  # not explained, or half of it is gone
+        except (OSError, ValueError, KeyError):  # not explained, or partly deleted
             continue
         changes = {
             f"without {region.replace(' without ', ' outside ')}": one for region, one in found["by_region"].items()
@@ -115,7 +115,7 @@ def explanation_table(patient: str, mri_types: Iterable[str], folder: Path, of: 
         records.append({"modality": mri_type, **changes})
         statements.append(f"{mri_type}: {found['randomisation']['statement']}")
     note = (
-        f"Change of the series' probability{of} when a part is blanked: below 0, the part spoke for methylation. "
+        f"Change of the series' probability{of} when a part is blanked: below 0, the part favoured methylation. "
         f"Shuffled weights: {' '.join(statements)}"
     )
     return table_of_records("What the classifiers looked at", records, note) if records else None
@@ -124,7 +124,7 @@ def explanation_table(patient: str, mri_types: Iterable[str], folder: Path, of: 
 def show_patient(
     row: Mapping[str, Any], name: str, sources: Sources | None, weights: Mapping[str, Any], writer: Writer
 ) -> dict[str, Any]:
-    """All that a patient's page shows.
+    """The content of a patient's page.
 
     Args:
         row: of the patient in ``patients.json``.
@@ -154,7 +154,7 @@ def show_patient(
         masks = {mri_type: sources.masks / f"{row['patient']}_{mri_type}{BRAIN_SUFFIX}" for mri_type in MRI_TYPES}
         masks = {mri_type: file for mri_type, file in masks.items() if file.is_file()}
         if masks and (outlined := draw_brain(sources.studies.get(row["patient"], {}), masks)):
-            caption = "Series that showed the skull: what was taken for the brain, and segmented. Look whether it leaves out a part of the tumour."
+            caption = "Series that showed the skull: the brain as it was found and segmented. Check that it includes all of the tumour."
             brain = writer.figure(outlined, f"brain_{name}", caption)
         views, notes = patient_views(row, sources, row.get("weights") or weights, sequences)
         of = f" by the models of seed {seeds[0]}" if several else ""
@@ -181,7 +181,7 @@ def show_patient(
 
 
 def _explained(row: Mapping[str, Any]) -> str:
-    """What a patient's probability is the mean of, and what else is known."""
+    """The components of a patient's mean probability, and further facts."""
     used, seeds = [str(mri_type) for mri_type in row.get("used") or []], row.get("seeds") or []
     over = f" over seeds {', '.join(map(str, seeds))}" if len(seeds) > 1 else ""
     said = [f"Mean of {', '.join(used)}{over}." if used else "No usable series: the cohort prior."]
@@ -208,7 +208,7 @@ def _drawn_sequences(
 def patient_views(
     row: Mapping[str, Any], sources: Sources, weights: Mapping[str, Any], sequences: Mapping[str, Sequence[float]]
 ) -> tuple[list[dict[str, Any]], list[str]]:
-    """What the viewer shows of a patient's series, and notes on what is missing."""
+    """The viewer's content for a patient's series, and notes on missing parts."""
     patient = row["patient"]
     names = [name for name in row.get("series") or {} if f"{patient}/{name}" in sources.prepared]
     views: list[dict[str, Any]] = []
@@ -256,7 +256,7 @@ def _pictures(
 
 
 def chunk_settings(weights: Any) -> list[tuple[int, int]]:
-    """Length and stride of a classifier's sequences: those of the run its weights lie in, then the usual ones."""
+    """Length and stride of a classifier's sequences: from the run folder of its weights, then the usual ones."""
     weights = weights[0] if isinstance(weights, list) and weights else weights
     config = read_config(Path(weights).parent) if isinstance(weights, str) else {}
     numbers = config.get("sequence_length"), config.get("stride")
@@ -264,7 +264,7 @@ def chunk_settings(weights: Any) -> list[tuple[int, int]]:
 
 
 def sequence_spans(kept: Sequence[int], count: int, settings: Sequence[tuple[int, int]]) -> list[list[int]]:
-    """First and last slice of each of ``count`` sequences of the kept slices; nothing where no setting gives that many."""
+    """First and last slice of each of ``count`` sequences of the kept slices; empty where no setting gives that many."""
     for length, stride in settings:
         bounds = ChunkSlices(length, stride).bounds(len(kept)) if stride <= length else []
         if len(bounds) == count:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 TITLE = "Phantom data: synthetic, no biological meaning. Research use only."
 SEGMENTATION = "segmentation"
-"""Folder of the training run of stage 1; the others are called by their modality."""
+"""Folder of the training run of stage 1; the others are named by modality."""
 WT, ET = ("#{:02x}{:02x}{:02x}".format(*colour) for colour in (WT_COLOUR, ET_COLOUR))
 FIELD = 190.0  # mm that a panel shows
 _LEGEND: dict[str, Any] = {"fontsize": 7.5, "frameon": True, "framealpha": 0.9, "edgecolor": "none"}
@@ -88,7 +88,7 @@ def draw_picture(run: Run, true_masks: Path, patients: int) -> Figure:
 
 
 def _first_of_each_label(group: Group, count: int) -> list[int]:
-    """Places of the first patients of either label in turn, label 1 first: nobody is picked for a good look."""
+    """Places of the first patients of either label in turn, label 1 first: nobody is hand-picked."""
     turns = [(turn, place) for label in (1, 0) for turn, place in enumerate(np.flatnonzero(group.labels == label))]
     return [int(place) for _, place in sorted(turns, key=lambda one: one[0])][:count]
 

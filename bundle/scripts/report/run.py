@@ -1,6 +1,6 @@
-"""What the report's folder holds: a training run, an evaluation, a cross-validation, a prediction, or several of them.
+"""The content of a run's folder: a training run, an evaluation, a cross-validation, a prediction, or several of them.
 
-It is known by its files: ``history.csv`` of a training run, ``metrics.json`` of an evaluation or a cross-validation,
+It is recognised by its files: ``history.csv`` of a training run, ``metrics.json`` of an evaluation or a cross-validation,
 ``patients.json`` of a prediction.
 """
 
@@ -47,13 +47,13 @@ class Training:
 
     @property
     def score(self) -> str:
-        """By which the best epoch was chosen, with a leading "-" where less is better; "" where no configuration names it."""
+        """The score that chose the best epoch, with a leading "-" where less is better; "" where no configuration names it."""
         return str(self.config.get("score") or "")
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Figures of an evaluation or a cross-validation, the tables they come from, and what is known of the patients, if anything."""
+    """Figures of an evaluation or a cross-validation, the tables they come from, and the known facts of the patients."""
 
     name: str
     folder: Path
@@ -71,7 +71,7 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Run:
-    """All that a folder holds."""
+    """The content of a folder."""
 
     folder: Path
     config: dict[str, Any]
@@ -82,7 +82,7 @@ class Run:
 
     @property
     def shown(self) -> tuple[Path, dict[str, Any], Evaluation | None] | None:
-        """Whose patients have pages: the folder, content of ``patients.json``, and the evaluation unless it is a prediction."""
+        """The source of patients' pages: the folder, content of ``patients.json``, and the evaluation unless it is a prediction."""
         if self.prediction is not None:
             return self.predicted, self.prediction, None
         part = next((part for part in self.evaluations if part.predictions or part.overlap), None)
@@ -95,13 +95,13 @@ class Run:
 
     @property
     def configs(self) -> dict[str, dict[str, Any]]:
-        """All its configurations, by the name of the folder they lie in."""
+        """All its configurations, by the name of their folder."""
         found = {"": self.config, **{part.name: part.config for part in self.parts}}
         return {name: config for name, config in found.items() if config and (not name or config != self.config)}
 
     @property
     def title(self) -> str:
-        """What kind of run it is."""
+        """The kind of run."""
         if (self.folder / "demo_state.json").is_file():
             return "Demo"
         if self.prediction is not None:
@@ -112,7 +112,7 @@ class Run:
 
 
 def read_run(folder: str | Path) -> Run:
-    """What lies in a run's folder.
+    """The content of a run's folder.
 
     Raises:
         RunError: when it is missing, holds nothing known, or a file in it can't be read.
@@ -155,7 +155,7 @@ def _read_training(file: Path, root: Path) -> Training:
 
 
 def _read_evaluation(folder: Path, root: Path) -> Evaluation | None:
-    """The evaluation in a folder, or the cross-validation, as far as it has got; None where there is none."""
+    """The evaluation in a folder, or the cross-validation so far; None where there is none."""
     tables = [
         read_csv(folder / name) if (folder / name).is_file() else [] for name in (PREDICTIONS_FILE, "overlap.csv")
     ]
@@ -172,7 +172,7 @@ def _read_evaluation(folder: Path, root: Path) -> Evaluation | None:
 
 
 def _as_predictions(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, str]]:
-    """What a ``predictions.csv`` would say of patients, before there is one."""
+    """The rows that ``predictions.csv`` will have, before it exists."""
     found = []
     for row in rows:
         chances = {name: (row["series"].get(name) or {}).get("probability") for name in MRI_TYPES}
@@ -183,7 +183,7 @@ def _as_predictions(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, str]]:
 
 
 def flattened(metrics: Mapping[str, Any]) -> dict[str, Any]:
-    """The metrics of a cross-validation with each figure beside its intervals, ``{"auc", "auc_delong", …}``; others as they are."""
+    """The metrics of a cross-validation with each figure beside its intervals, ``{"auc", "auc_delong", …}``; others unchanged."""
     summary = metrics.get("classification")
     if summary is None:
         return dict(metrics)
@@ -236,12 +236,12 @@ def _with_intervals(scores: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def is_phantom(run: Run) -> bool:
-    """Whether the data of a run lies in a phantom cohort, or the run is a demo."""
+    """Whether the data of a run are a phantom cohort, or the run is a demo."""
     return (run.folder / "demo_state.json").is_file() or any(map(made_of_phantoms, run.configs.values()))
 
 
 def made_of_phantoms(config: Mapping[str, Any]) -> bool:
-    """Whether the data of a configuration lies in a phantom cohort, which has a file that says so beside its tasks."""
+    """Whether the data of a configuration are a phantom cohort, which has a marker file beside its tasks."""
     settings = plain_settings(config)
     places = [Path(settings["dataset_dir"])] if isinstance(settings.get("dataset_dir"), str) else []
     for file in (settings.get(key) for key in ("datalist", "segmentation_datalist")):

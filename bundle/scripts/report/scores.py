@@ -79,7 +79,7 @@ def fold_table(groups: Sequence[Group]) -> Table | None:
 
 
 def main_score(metrics: Mapping[str, Any]) -> tuple[str, str] | None:
-    """The AUC that an evaluation is about, with its interval: of the first ensemble, else of all modalities."""
+    """The main AUC of an evaluation, with its interval: of the first ensemble, else of all modalities."""
     name, scores = next(iter(metrics.get("ensembles", {}).items()), ("all", metrics.get("all", {})))
     if scores.get("auc") is None:
         return None

@@ -1,4 +1,4 @@
-"""How a run was made: what ran on what and when, versions, settings."""
+"""Provenance of a run: inputs, time and machine, versions, settings."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .tables import Cell, Table, shown
 
 
 def run_facts(run: Run) -> list[tuple[str, str]]:
-    """What ran on what, when, and in what, as a person reads it."""
+    """Inputs, time and runtime of a run, for people to read."""
     configs = list(run.configs.values())
     settings = [plain_settings(config) for config in configs]
 
@@ -57,7 +57,7 @@ def _fingerprint(datalist: str, sha256: str | None) -> str:
 
 
 def run_versions(run: Run) -> tuple[str, list[tuple[str, str]]]:
-    """Versions that the run recorded; else those that are installed where the report is made, and which of both they are."""
+    """Versions recorded by the run, else those installed where the report is made, and which of the two they are."""
     if written := run.config.get("versions"):
         return "As recorded by the run.", [(str(name), shown(value)) for name, value in written.items()]
     note = "Of the environment in which this report was made; the run itself recorded none."

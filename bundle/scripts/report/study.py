@@ -1,4 +1,4 @@
-"""A page for each DICOM study that was predicted: what was chosen, what was found, and why the other series were left."""
+"""A page for each predicted DICOM study: the chosen series, the results, and why other series were left out."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def write_summaries(
     output_dir: str | Path,
     enhancing_on: Sequence[str] = ENHANCING_ON,
 ) -> dict[str, str]:
-    """Write the page of every study: one HTML file that needs nothing but itself.
+    """Write the page of every study: one self-contained HTML file.
 
     Args:
         prediction_dir: folder of the prediction.
@@ -68,7 +68,7 @@ def _page(
     index: Mapping[str, Mapping[str, Any]],
     enhancing_on: Sequence[str],
 ) -> dict[str, Any]:
-    """What the page of a study shows, an entry of :func:`scripts.studies.folders.find_studies` with its ``row`` of ``patients.json``."""
+    """The content of a study's page, for an entry of :func:`scripts.studies.folders.find_studies` with its ``row`` of ``patients.json``."""
     pictures, notes, records = [], [], []
     chosen = {one["modality"]: one["description"] for one in entry["study"]["series"] if one["chosen"]}
     for mri_type in MRI_TYPES:

@@ -26,7 +26,7 @@ HEADS = {
     "all": "all modalities",
     "lr": "learning rate",
 }
-"""Heads of keys that plain words would not do justice to."""
+"""Headings of keys that need special wording."""
 
 INTERVALS = {
     "_95": "95 %",
@@ -37,12 +37,12 @@ INTERVALS = {
 """Endings of the keys that hold the interval of the figure before the ending."""
 
 _LISTED = 8  # values of a list that a cell shows
-_WIDE = 8  # columns beyond which a single row is turned into a column
+_WIDE = 8  # columns beyond which a single row is transposed into a column
 
 
 @dataclass(frozen=True)
 class Cell:
-    """What a cell shows and what it is sorted by; a link leads to another page."""
+    """The text of a cell and its sort value; a link leads to another page."""
 
     text: str
     value: float | str | None = None
@@ -50,7 +50,7 @@ class Cell:
 
     @property
     def numeric(self) -> bool:
-        """Whether it is aligned as a number."""
+        """Whether it is aligned like a number."""
         return isinstance(self.value, (int, float)) or self.text == NOTHING
 
 
@@ -61,9 +61,7 @@ class Table:
     title: str  # heading
     columns: list[str]  # heads
     rows: list[list[Cell]]  # cells, a list as long as ``columns`` each
-    records: list[dict[str, Any]] = field(
-        default_factory=list
-    )  # the same rows with their full digits, for CSV and JSON
+    records: list[dict[str, Any]] = field(default_factory=list)  # the same rows with full digits, for CSV and JSON
     note: str = ""  # a sentence under the title
 
     @property
@@ -73,7 +71,7 @@ class Table:
 
 
 def head(key: Any) -> str:
-    """A key as people write it: ``WT_dice`` as "WT Dice", ``pr_auc`` as "PR AUC"."""
+    """A key in readable form: ``WT_dice`` as "WT Dice", ``pr_auc`` as "PR AUC"."""
     text = str(key)
     if not re.fullmatch(r"[A-Za-z0-9]+(_[A-Za-z0-9]+)*", text):
         return text
@@ -135,7 +133,7 @@ def table_of_records(title: str, records: Iterable[Mapping[str, Any]], note: str
     """A table of flat rows, whose keys may differ; a figure and its first interval, ``auc`` and ``auc_95``, share a cell."""
     rows = [dict(record) for record in records]
     keys = list(dict.fromkeys(key for row in rows for key in row))
-    interval_of: dict[str, tuple[str, str]] = {}  # of a figure: key of its first interval and what kind that is
+    interval_of: dict[str, tuple[str, str]] = {}  # of a figure: key of its first interval and its kind
     heads = {key: "" if key == "of" else head(key) for key in keys}
     for key in keys:
         for ending, kind in INTERVALS.items():
@@ -164,10 +162,10 @@ def table_of_records(title: str, records: Iterable[Mapping[str, Any]], note: str
 
 
 def tables_of(metrics: Mapping[str, Any]) -> list[Table]:
-    """The tables in a ``metrics.json``, whatever it holds; its ``note`` and ``curves`` are shown in other ways.
+    """The tables in a ``metrics.json``, of any kind; its ``note`` and ``curves`` are shown in other ways.
 
-    Figures directly in it become "Summary"; neighbouring groups with the same figures (one a modality, for example) the rows
-    of one table; a dictionary of groups a table with its name; what lies deeper, tables of its own.
+    Figures directly in it become "Summary"; neighbouring groups with the same figures (one per modality, for example) the rows
+    of one table; a dictionary of groups a table with its name; deeper levels, their own tables.
     """
     return _tables("", {key: value for key, value in metrics.items() if key not in ("note", "curves")})
 

@@ -17,11 +17,11 @@ from .writer import Writer
 
 
 def best_epoch(history: Mapping[str, np.ndarray], score: str) -> tuple[int, str]:
-    """The epoch whose weights a run keeps, the first with the best score, and what was compared.
+    """The epoch whose weights a run keeps, the first with the best score, and the name of the score.
 
     Args:
         history: columns of ``history.csv``.
-        score: the run's setting, with a leading "-" where less is better; without one, a usual score is looked for.
+        score: the run's setting, with a leading "-" where less is better; without one, a usual score is used.
     """
     usual = ("dice", "auc", "WT_dice", "-log_loss", "-loss", "-train_loss")
     best = next((name for name in (score, *usual) if name.lstrip("-") in history), None)
@@ -45,7 +45,7 @@ def show_training(run: Training, writer: Writer) -> dict[str, Any]:
 
 
 def training_table(runs: Sequence[Training]) -> Table:
-    """One row a training run: its best epoch and the figures in it."""
+    """One row per training run: its best epoch and the figures in it."""
     records = []
     for run in runs:
         epoch, by = best_epoch(run.history, run.score)
@@ -57,7 +57,7 @@ def training_table(runs: Sequence[Training]) -> Table:
 
 
 def importance_table(folder: Path) -> Table | None:
-    """The importance of features in all random forests of a run, the most important first; None where there is no forest."""
+    """The importance of features in all random forests of a run, the most important first; None without a forest."""
     values: dict[str, list[float]] = defaultdict(list)
     files = sorted(folder.rglob("importances.csv"))
     for file in files:
@@ -69,6 +69,6 @@ def importance_table(folder: Path) -> Table | None:
     records = [{"feature": name, "importance": np.mean(values[name]), "sd": np.std(values[name])} for name in ranked]
     note = (
         f"Mean decrease in impurity, which sums to 1, and its spread over {len(files)} "
-        f"{'forest' if len(files) == 1 else 'forests'}. Features that say the same share it."
+        f"{'forest' if len(files) == 1 else 'forests'}. Correlated features share it."
     )
     return table_of_records("Importance of features", records, note)

@@ -35,7 +35,7 @@ class SheetError(UserError):
 
 
 def orientation_letters(stack_affine: np.ndarray) -> dict[str, str]:
-    """Which sides of the patient a displayed slice's edges show: R, L, A, P, S, I, two letters where it is oblique.
+    """The sides of the patient at the edges of a displayed slice: R, L, A, P, S, I, two letters where it is oblique.
 
     ``stack_affine`` (4, 4) is from (column, row, slice) index to RAS mm; letters are by ``left``, ``right``, ``top``, ``bottom``.
     """
@@ -100,17 +100,17 @@ def series_sheets(
 ) -> dict[str, Any] | None:
     """What the viewer needs to show a series: sheets as data URIs, where slices are in them, and what they are.
 
-    Slices keep their shape in the patient: pixels that are not square are resampled.
+    Slices keep their anatomical proportions: non-square pixels are resampled.
 
     Args:
         series: the prepared series.
-        full: ``(N, H, W)`` uint8, all slices; without it the kept slices are shown alone.
+        full: ``(N, H, W)`` uint8, all slices; without it only the kept slices are shown.
         heat: from :func:`read_heat`.
         sequences: ``{"slices": [first, last], "probability": p}`` each, indices of slices in the series.
-        most_bytes: that the sheets may take.
+        most_bytes: limit for the sheets.
 
     Returns:
-        Values that JSON knows; None where there is no slice to show.
+        JSON values; None without a slice to show.
     """
     kept, geometry = {int(index) for index in series.slices}, series.geometry
     if full is not None:
@@ -154,7 +154,7 @@ def _sheets(
     spacing: Sequence[float],
     most_bytes: int,
 ) -> dict[str, Any]:
-    """Sheets of a view, as fine as ``most_bytes`` allow, and the size of their tiles."""
+    """Sheets of a view, as fine as ``most_bytes`` allows, and the size of their tiles."""
     for side, quality in QUALITIES:
         height, width = tile_size(box, spacing, side)
         columns = max(1, round((len(images) * height / width) ** 0.5))
@@ -203,7 +203,7 @@ def largest_tumour(series: PreparedSeries, full: np.ndarray) -> dict[str, Any] |
 
 
 def shown_box(images: np.ndarray, masks: np.ndarray) -> tuple[slice, slice]:
-    """The rows and columns that show anything."""
+    """The non-empty rows and columns."""
     height, width = images.shape[1:]
     rows, columns = np.nonzero((images.max(0) > 4) | (masks.max((0, 1)) > 0))
     if len(rows) < height * width / 50:

@@ -1,4 +1,4 @@
-"""Files of a report: where figures and tables go, and the links to them."""
+"""Files of a report: figures, tables, and links to them."""
 
 from __future__ import annotations
 
@@ -51,4 +51,4 @@ class Writer:
         stem = self.name(name)
         svg = save_figure(figure, self.folder / "figures", stem)
         links = [(ending.upper(), f"figures/{quote(stem)}.{ending}") for ending in ("png", "svg")]
-        return {"svg": Markup(svg), "caption": caption, "files": links}  # matplotlib has escaped what is in it
+        return {"svg": Markup(svg), "caption": caption, "files": links}  # matplotlib has escaped its content

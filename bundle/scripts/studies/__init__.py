@@ -1,1 +1,1 @@
-"""From folders as they come to a data list."""
+"""From folders of any layout to a data list."""

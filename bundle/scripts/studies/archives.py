@@ -1,4 +1,4 @@
-"""Studies in a zip file: unpacked beside the system's other temporary files, for as long as the process lives."""
+"""Studies in a zip file: unpacked into the system's temporary folder while the process runs."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from ..errors import UserError
 MAX_MEMBERS = 3_000_000
 """Files in a zip file; the challenge's whole Task 2 has 400 000."""
 MAX_RATIO = 1100
-"""To which a member may unpack; deflate packs 1032 bytes into one at most."""
+"""Largest expansion of a member; deflate packs at most 1032 bytes into one."""
 
 LARGEST_MEMBER = 1_000_000_000
-"""Bytes of a file that is unpacked: more than readers take of any."""
+"""Bytes of an unpacked file: more than any reader accepts."""
 
 
 class ArchiveError(UserError):
@@ -51,7 +51,7 @@ def _unpack(path: Path, size: int, changed: int) -> Path:
             _check(path, members, shutil.disk_usage(home).free, size)
             for member in members:
                 file = Path(archive.extract(member, folder))
-                # a resumed prediction knows files by their times
+                # a resumed prediction identifies files by their times
                 stamp = time.mktime((*member.date_time, 0, 0, -1))
                 os.utime(file, (stamp, stamp))
     except Exception as error:  # of zipfile and of what decompresses: zlib, bz2 and lzma have errors of their own
@@ -73,9 +73,7 @@ def _check(path: Path, members: list[zipfile.ZipInfo], free: int, size: int) -> 
             f"{path}: has {len(members):,} members, expected at most {MAX_MEMBERS:,}; unpack it yourself"
         )
     if sum(member.compress_size for member in members) > size:
-        raise ArchiveError(
-            f"{path}: its members lie over each other, or one says that it is larger than the file; make it anew"
-        )
+        raise ArchiveError(f"{path}: its members overlap, or one declares more bytes than the file has; make it again")
     for member in members:
         parts = PurePosixPath(member.filename.replace("\\", "/")).parts
         if (

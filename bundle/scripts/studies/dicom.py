@@ -1,4 +1,4 @@
-"""DICOM files, whatever they are called, as studies: the series that rules choose, and what became of the others."""
+"""DICOM files of any name as studies: the series that rules choose, and why not the others."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ def read_exported(
 
     Args:
         root: folder of all files.
-        files: some that may be DICOM.
+        files: candidates for DICOM.
         rules: file of rules.
 
     Returns:
-        ``study`` of :func:`~scripts.studies.folders.find_studies` by the patient's name; the persons of whom there are several
-        studies by these names; and the files that are no DICOM images.
+        ``study`` of :func:`~scripts.studies.folders.find_studies` by the patient's name; the persons with several studies by
+        these names; and the files that are not DICOM images.
 
     Raises:
         StudiesError: when the rules can't be read.
@@ -58,9 +58,9 @@ def read_exported(
 
 
 def item_names(studies: Sequence[DicomStudy], root: Path) -> list[str]:
-    """Names of the studies that are safe as names of files, no two alike.
+    """Unique names of the studies that are safe as file names.
 
-    They are the PatientID, where a patient has several studies with the days since the first, ``P-1_day062``; without a PatientID the
+    They are the PatientID, with the days since the first study where a patient has several, ``P-1_day062``; without a PatientID the
     folder below ``root`` that all files lie in; else ``study_<checksum>``. Dates are in none of them.
     """
     per_patient = Counter(study.patient for study in studies)
@@ -71,12 +71,12 @@ def item_names(studies: Sequence[DicomStudy], root: Path) -> list[str]:
         if not parts[0]:
             parts = [_safe(_folder_of(study, root)), ""]
         wishes.append(f"study_{mark}" if not parts[0] else "_".join(filter(None, parts)))
-    counts = Counter(wish.lower() for wish in wishes)  # some file systems do not tell A from a
+    counts = Counter(wish.lower() for wish in wishes)  # some file systems do not distinguish A from a
     return [f"{wish}_{mark}" if counts[wish.lower()] > 1 else wish for wish, mark in zip(wishes, marks, strict=True)]
 
 
 def _day(study: DicomStudy, studies: Sequence[DicomStudy]) -> str:
-    """How many days after a patient's first study another one was made; empty where its date does not tell."""
+    """How many days after a patient's first study another one was made; empty where its date is unknown."""
     days = [_days(other.date) for other in studies if other.patient == study.patient]
     mine = _days(study.date)
     return "" if mine is None else f"day{mine - min(day for day in days if day is not None):03d}"
@@ -90,7 +90,7 @@ def _days(date: str) -> int | None:
 
 
 def _folder_of(study: DicomStudy, root: Path) -> str:
-    """The folder in ``root`` that all files of a study lie in; empty where there is none."""
+    """The folder in ``root`` with all files of a study; empty where there is none."""
     place = Path(os.path.commonpath([file.parent for series in study.series for file in series.files]))
     parts = place.relative_to(root).parts
     return parts[0] if parts else ""
@@ -124,7 +124,7 @@ def _row(decision: Decision, in_folder: Counter[Path]) -> dict[str, Any]:
 
 
 def _files(series: DicomSeries, in_folder: Counter[Path]) -> str | list[str]:
-    """The folder of a series that has one to itself; else its files."""
+    """The folder of a series that has its own; else its files."""
     places: Iterable[Path] = {file.parent for file in series.files}
     (place, *others) = places
     return str(place) if not others and in_folder[place] == len(series.files) else list(map(str, series.files))

@@ -1,4 +1,4 @@
-"""The studies in a folder or a zip file, whatever its layout: the challenge's, BraTS of any year, BIDS, plain names, or DICOM as exported."""
+"""The studies in a folder or a zip file of any layout: the challenge's, BraTS of any year, BIDS, plain names, or DICOM as exported."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .walk import Walk, has_image, named_row
 logger = logging.getLogger(__name__)
 
 RULES_FILE = BUNDLE_ROOT / "configs" / "modality_rules.yaml"
-"""By which DICOM series are sorted unless a site gives rules of its own."""
+"""The default rules for sorting DICOM series."""
 _LAYOUTS = (
     "Expected DICOM files, NIfTI files whose names end with a modality (<patient>_flair.nii.gz, <patient>-t2f.nii.gz), or "
     f"<patient>/{{{','.join(MRI_TYPES)}}}/ with DICOM or JPG files"
@@ -27,7 +27,7 @@ _LAYOUTS = (
 
 NO_STUDY = (
     "no study can be used; the reason names patients and files, which --deidentify leaves out: `radiogenomics studies --input STUDIES` "
-    "tells it"
+    "shows it"
 )
 
 
@@ -44,25 +44,25 @@ def find_studies(
 ) -> list[dict[str, Any]]:
     """The studies of a folder or a zip file, each ``{"patient", <modality>: path, ..., "study"}``, sorted by patient.
 
-    What is understood, at any depth: folders called like a modality, as in the challenge's Task 2; NIfTI files whose names end with one
-    (:mod:`scripts.studies.names`); DICOM files of any name, which go by their headers and the rules. Paths are absolute; the files of a
+    Recognised at any depth: folders named by modality, as in the challenge's Task 2; NIfTI files whose names end with one
+    (:mod:`scripts.studies.names`); DICOM files of any name, sorted by their headers and the rules. Paths are absolute; the files of a
     DICOM series that shares its folder with others are a list.
 
-    ``study`` tells of all series, of those that are left out too: ``{"date", "uid", "phantom", "series": [{"number", "description",
+    ``study`` describes all series, including those that are left out: ``{"date", "uid", "phantom", "series": [{"number", "description",
     "plane", "slices", "spacing", "taken", "uid", "modality", "chosen", "reason", "files"}]}``. A patient none of whose series can be
-    used has an entry with the ``reason`` in place of paths; one who lacks a modality beside images that were not understood has
-    ``warnings``. Each visit of a patient has an entry, with the same ``group``. Results of this project among the studies are passed
-    over.
+    used has an entry with the ``reason`` in place of paths; one who lacks a modality beside images that were not recognised has
+    ``warnings``. Each visit of a patient has an entry, with the same ``group``. Results of this project among the studies are
+    skipped.
 
     Args:
-        source: the folder, or the zip file, which is unpacked for as long as the process lives; None where ``named`` has all series.
+        source: the folder, or the zip file, which is unpacked while the process runs; None where ``named`` has all series.
         rules: file of rules for DICOM series; :data:`RULES_FILE` by default.
-        deidentify: give patients pseudonyms, and tell no dates, descriptions, UIDs and names of files (:mod:`scripts.studies.pseudonyms`).
+        deidentify: give patients pseudonyms, and omit dates, descriptions, UIDs and file names (:mod:`scripts.studies.pseudonyms`).
         named: of one patient, by modality: a file or folder, or the number, description, UID or file name of a series in ``source``.
-        patient: what that patient is called.
+        patient: that patient's name.
 
     Raises:
-        DataListError: when nothing of the kind is there, or ``named`` fits nothing.
+        DataListError: when there is no study, or ``named`` matches nothing.
     """
     if deidentify:
         return _deidentified(source, rules, named, patient)
@@ -70,7 +70,7 @@ def find_studies(
         return [_of_files(named or {}, patient)]
     root = unpacked(source)
     if not root.is_dir():
-        raise DataListError(f"{source}: no such folder of studies, nor a zip file of them")
+        raise DataListError(f"{source}: no such folder or zip file of studies")
     nested = [name for name in ("train", "test") if (root / name).is_dir()]
     walk = Walk(root, nested)
     studies, clashes = _resolve(walk, rules)
@@ -80,7 +80,7 @@ def find_studies(
     for name, person in walk.persons.items():
         if name in entries:
             entries[name]["group"] = person
-    _tell_the_rest(walk, entries)
+    _report_the_rest(walk, entries)
     return _reported(walk, entries, source, root / nested[0] if nested else None)
 
 
@@ -123,18 +123,18 @@ def _row_of_path(mri_type: str, path: Path) -> dict[str, Any]:
 
 
 def _named_study(series: list[dict[str, Any]]) -> dict[str, Any]:
-    """The study of series of which no header tells."""
+    """The study of series without headers that describe it."""
     return {"date": "", "uid": "", "phantom": False, "series": series}
 
 
 def _resolve(walk: Walk, rules: str | Path | None) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, str]]]:
-    """What is known of each patient's study, and what can't be decided, by patient and modality."""
+    """The facts of each patient's study, and undecided choices, by patient and modality."""
     studies: dict[str, dict[str, Any]] = {}
     for name, rows in walk.rows.items():
         _choose_by_name(rows)
         studies[name] = _named_study(rows)
     if walk.dicom:
-        from .dicom import read_exported  # pydicom is not loaded where nothing needs it
+        from .dicom import read_exported  # pydicom is loaded only where needed
 
         exported, persons, unreadable = read_exported(walk.root, walk.dicom, rules or RULES_FILE)
         for name, study in exported.items():
@@ -158,7 +158,7 @@ def _resolve(walk: Walk, rules: str | Path | None) -> tuple[dict[str, dict[str, 
 
 
 def _choose_by_name(rows: Iterable[dict[str, Any]]) -> None:
-    """Choose, of each modality, the series itself before versions of it (``…_T1_bias.nii.gz``)."""
+    """For each modality, prefer the series itself to versions of it (``…_T1_bias.nii.gz``)."""
     plain = {row["modality"]: row["description"] for row in rows if not row["version"]}
     for row in rows:
         better = plain.get(row["modality"]) if row.pop("version") else None
@@ -173,7 +173,7 @@ def _apply(
     clashes: dict[str, dict[str, str]],
     source: str | Path,
 ) -> None:
-    """Choose the series that were named, of the one patient there is."""
+    """Choose the named series of the only patient."""
     if patient is not None and patient not in studies and len(studies) == 1:
         (earlier,) = studies
         studies[patient], clashes[patient] = studies.pop(earlier), clashes.pop(earlier)
@@ -208,12 +208,12 @@ def _apply(
 
 
 def _names_of(row: Mapping[str, Any]) -> set[str]:
-    """By what a series may be named."""
+    """The names by which a series may be chosen."""
     return {str(row["number"]), row["description"], row["uid"], Path(row["description"]).name} - {"None", ""}
 
 
 def _entry(patient: str, study: Mapping[str, Any], clashes: Mapping[str, str]) -> dict[str, Any]:
-    """The entry of a patient: its series' paths, or the reason why there are none."""
+    """The entry of a patient: its series' paths, or the reason for their absence."""
     series = study["series"]
     entry: dict[str, Any] = {"patient": patient}
     if clashes:
@@ -222,16 +222,16 @@ def _entry(patient: str, study: Mapping[str, Any], clashes: Mapping[str, str]) -
         chosen = {row["modality"]: row["files"] for row in series if row["chosen"]}
         entry |= {kind: chosen[kind] for kind in (*MRI_TYPES, "seg") if kind in chosen}
     if not clashes and not any(name in entry for name in MRI_TYPES) and any(row["uid"] for row in series):
-        told = (
+        reasons = (
             f"series {row['number']} '{row['description']}' ({row['slices']} slices): {row['reason']}" for row in series
         )
-        entry["reason"] = f"none of its series is usable: {some(told, 8)}"
+        entry["reason"] = f"none of its series is usable: {some(reasons, 8)}"
     return {**entry, "study": dict(study)}
 
 
-def _tell_the_rest(walk: Walk, entries: dict[str, dict[str, Any]]) -> None:
-    """Give patients of whom images were not understood a warning, or an entry with the reason."""
-    if walk.root.name in entries:  # one study, whose folders are series then, not patients
+def _report_the_rest(walk: Walk, entries: dict[str, dict[str, Any]]) -> None:
+    """Give patients with unrecognised images a warning, or an entry with the reason."""
+    if walk.root.name in entries:  # a single study, whose folders are then series, not patients
         paths = [path for place, inside in walk.others.items() for path in (inside if place == walk.root else [place])]
         walk.others = {walk.root: paths} if paths else {}
     else:
@@ -243,44 +243,44 @@ def _tell_the_rest(walk: Walk, entries: dict[str, dict[str, Any]]) -> None:
         paths.sort()
         entry = entries.get(place.name, {"patient": place.name})
         lacking = [name for name in MRI_TYPES if name not in entry]
-        told = (
+        found = (
             f"{some((path.name for path in paths), 5)}; expected folders {', '.join(MRI_TYPES)} or files "
             f"{place.name}_{{flair,t1,t1ce,t2}}.nii.gz"
         )
         if place.name in entries and any(name in entry for name in MRI_TYPES):
             if lacking and paths:
-                entry["warnings"] = [f"not understood: {told}"]
+                entry["warnings"] = [f"not recognised: {found}"]
         elif place != walk.root and place not in walk.understood and any(map(has_image, paths)):
             entries[place.name] = {
                 "study": _named_study([]),
                 **entry,
-                "reason": f"none of its series was understood: found {told}",
+                "reason": f"none of its series was recognised: found {found}",
             }
 
 
 def _reported(
     walk: Walk, entries: Mapping[str, dict[str, Any]], source: str | Path, nested: Path | None
 ) -> list[dict[str, Any]]:
-    """The entries in order, when the log has what is not among them; an error when nothing is."""
+    """The entries in order, after logging what is not among them; an error if there are none."""
     if walk.outputs:
         shown = some((path.relative_to(walk.root).as_posix() for path in walk.outputs), 5)
         logger.info("%s: results of this project among the studies are passed over: %s", source, shown)
     listed = [entry for entry in entries.values() if any(name in entry for name in (*MRI_TYPES, "reason"))]
     names = {place.name: some((path.name for path in paths), 3) for place, paths in walk.others.items()}
-    told = some((f"{place} ({inside or 'no images'})" for place, inside in names.items()), 10)
+    rest = some((f"{place} ({inside or 'no images'})" for place, inside in names.items()), 10)
     if all("reason" in entry for entry in listed):
-        if listed and not told:
+        if listed and not rest:
             hint = (
                 ". A site's own rules are given with --rules FILE" if any(one["study"]["uid"] for one in listed) else ""
             )
             raise DataListError(f"{source}: {some((one['reason'] for one in listed), 5)}{hint}")
-        what = f"no study found; not understood: {told}" if told else "no study found"
+        what = f"no study found; not recognised: {rest}" if rest else "no study found"
         raise DataListError(f"{source}: {what}. {_LAYOUTS}{f'; did you mean {nested}?' if nested else ''}")
-    if told:
-        logger.warning("%s: not understood: %s. %s", source, told, _LAYOUTS)
+    if rest:
+        logger.warning("%s: not recognised: %s. %s", source, rest, _LAYOUTS)
     if alike := same_on_disk(entry["patient"] for entry in listed):
         raise DataListError(
-            f"{source}: patients whose names differ in capital letters or the encoding of accents alone: {some(alike)}; rename "
+            f"{source}: patients whose names differ only in case or the encoding of accents: {some(alike)}; rename "
             "one of each"
         )
     return sorted(listed, key=lambda entry: entry["patient"])

@@ -1,4 +1,4 @@
-"""Which patient and modality a NIfTI file shows, by its name: of BraTS 2017 to 2025, BIDS, UCSF-PDGM, UPENN-GBM, or any that ends so."""
+"""Which patient and modality a NIfTI file shows, by its name: of BraTS 2017 to 2025, BIDS, UCSF-PDGM, UPENN-GBM, or any with such an ending."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _QUALIFIERS = (
     "unstripped", "stripped", "skullstripped", "brain", "bet", "ss", "bias", "n4", "bfc", "reg", "registered", "coreg", "resampled",
     "iso", "1mm", "norm", "orig", "raw", "native", "preproc", "preprocessed",
 )  # fmt: skip
-"""Words behind the modality that tell a version of a series from the series itself."""
+"""Words after the modality that mark a version of a series."""
 _BIDS = re.compile(
     r"(?P<subject>sub-[A-Za-z0-9]+)(?:_(?P<session>ses-[A-Za-z0-9]+))?_(?:(?P<rest>.+)_)?(?P<suffix>[A-Za-z0-9]+)"
 )
@@ -20,12 +20,12 @@ _BIDS = re.compile(
 
 @dataclass(frozen=True)
 class Name:
-    """What the name of a file tells.
+    """The parts of a file's name.
 
     Attributes:
-        patient: identifier; empty where the name is that of a modality alone, and the folder's tells.
+        patient: identifier; empty where the name is a modality only and the folder names the patient.
         kind: modality, or ``seg``.
-        version: words that tell it from the series itself, ``bias`` for example; empty mostly.
+        version: words that mark a version of the series, ``bias`` for example; mostly empty.
         session: of BIDS, ``ses-1``.
     """
 
@@ -36,12 +36,12 @@ class Name:
 
 
 def is_nifti(name: str) -> bool:
-    """Whether a file's name is that of a NIfTI file."""
+    """Whether a file name is a NIfTI file's."""
     return _SUFFIX.search(name) is not None
 
 
 def read_name(name: str) -> Name | None:
-    """What the name of a NIfTI file tells; None where it ends with no known modality."""
+    """The parts of a NIfTI file's name; None where it ends with no known modality."""
     stem = _SUFFIX.sub("", name)
     if match := _BIDS.fullmatch(stem):
         return _read_bids(match)

@@ -1,7 +1,7 @@
-"""Patients under pseudonyms: nothing that a run writes or says names them, and a key leads back where it is asked for.
+"""Patients under pseudonyms: nothing that a run writes or prints names them, and a key is written on request.
 
-A pseudonym is made of the patient's name and the contents of the first image, so that an interrupted run finds it again, and nobody who
-lacks the images can try names until one fits.
+A pseudonym is made from the patient's name and the contents of the first image, so that an interrupted run finds it again, and nobody
+without the images can try out names.
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ from ..modalities import MRI_TYPES
 logger = logging.getLogger(__name__)
 
 CALLED = "called"
-"""Of an entry of a deidentified run: the patient's name; in memory alone."""
+"""Of an entry of a deidentified run: the patient's name; only in memory."""
 HIDDEN = "(hidden)"
 UNUSABLE = "none of its series can be used; `radiogenomics studies` says why"
-NOT_UNDERSTOOD = "some of its images were not understood; `radiogenomics studies` names them"
+NOT_UNDERSTOOD = "some of its images were not recognised; `radiogenomics studies` names them"
 _LOOKED_AT = 1 << 20  # bytes of an image
 _KEPT_WORDS = {*MRI_TYPES, "seg"}
 
 
 class KeyFileError(UserError):
-    """A key file that can't be written where it was asked for."""
+    """A key file that can't be written to the requested place."""
 
 
 def deidentified(entries: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Entries under pseudonyms, without dates, descriptions and UIDs of their studies, sorted by pseudonym; paths stay.
 
-    The name before is under :data:`CALLED`, by which :func:`hide` knows what else not to tell.
+    The original name is under :data:`CALLED`, from which :func:`hide` knows what else to hide.
     """
     given = list(entries)
     marks = [_mark(entry) for entry in given]
@@ -65,18 +65,20 @@ def _entry(entry: Mapping[str, Any], name: str, first: str) -> dict[str, Any]:
 
 
 def _row(row: Mapping[str, Any], entry: Mapping[str, Any]) -> dict[str, Any]:
-    told = [str(one[name]) for one in entry["study"]["series"] for name in ("description", "uid", "taken") if one[name]]
-    reason = _without(str(row["reason"]), [*told, *_names(entry["patient"], [row["files"]])])
+    texts = [
+        str(one[name]) for one in entry["study"]["series"] for name in ("description", "uid", "taken") if one[name]
+    ]
+    reason = _without(str(row["reason"]), [*texts, *_names(entry["patient"], [row["files"]])])
     return {**row, "description": "", "uid": "", "taken": "", "reason": reason}
 
 
 def _name(entry: Mapping[str, Any], mark: str) -> str:
-    told = f"{entry['patient']}/{mark}".encode("utf-8", "surrogateescape")
-    return f"study_{hashlib.sha256(told).hexdigest()[:12]}"
+    named = f"{entry['patient']}/{mark}".encode("utf-8", "surrogateescape")
+    return f"study_{hashlib.sha256(named).hexdigest()[:12]}"
 
 
 def _mark(entry: Mapping[str, Any]) -> str:
-    """What the contents of a patient's first image are known by; empty where none can be read."""
+    """A checksum of a patient's first image; empty where none can be read."""
     places = [entry[name] for name in MRI_TYPES if name in entry]
     places += [row["files"] for row in entry.get("study", {}).get("series", ())]
     for place in places:
@@ -103,11 +105,11 @@ def _files(place: str | Sequence[str]) -> list[Path]:
 
 
 def hide(text: str, item: Mapping[str, Any]) -> str:
-    """A text without the patient's name, and those of the folders and files of the series; as it is where nothing is hidden.
+    """A text without the patient's name, and those of the folders and files of the series; unchanged where nothing is hidden.
 
     Args:
         text: a reason or warning.
-        item: an entry, or an item made of one, with the paths of series under ``image``, ``study`` or their modalities.
+        item: an entry, or an item made from one, with the paths of series under ``image``, ``study`` or their modalities.
     """
     if CALLED not in item:
         return text
@@ -134,13 +136,13 @@ def _without(text: str, names: Iterable[str]) -> str:
 
 
 def name_of(entry: Mapping[str, Any]) -> dict[str, str]:
-    """The name before, which an item that is made of an entry of a deidentified run keeps for :func:`hide`."""
+    """The original name, which an item from an entry of a deidentified run keeps for :func:`hide`."""
     return {CALLED: entry[CALLED]} if CALLED in entry else {}
 
 
 @contextmanager
 def quiet(hidden: bool = True) -> Iterator[None]:
-    """Keep back warnings of what reads studies, which name files, where they are hidden."""
+    """Suppress warnings of study readers, which name files, where names are hidden."""
     earlier = logging.root.manager.disable
     if hidden:
         logging.disable(max(earlier, logging.WARNING))
@@ -157,16 +159,16 @@ def quiet(hidden: bool = True) -> Iterator[None]:
 def write_key(
     entries: Sequence[Mapping[str, Any]], file: str | Path | None, output_dir: str | Path, overwrite: bool = False
 ) -> None:
-    """Write which patient is which, ``pseudonym,patient``, into a CSV that its owner alone may read; nothing without a ``file``.
+    """Write which patient is which, ``pseudonym,patient``, into a CSV that only its owner may read; nothing without a ``file``.
 
     Args:
         entries: of the run.
-        file: the CSV, which lies outside of the results; one with the same key may be there.
+        file: the CSV, which lies outside of the results; one with the same key may exist.
         output_dir: folder of the results.
         overwrite: replace another key.
 
     Raises:
-        KeyFileError: when the run is not deidentified, the file would lie among the results, or another one is there.
+        KeyFileError: when the run is not deidentified, the file would be inside the results, or another one exists.
     """
     from .. import distributed
 
@@ -174,17 +176,15 @@ def write_key(
         return
     path = Path(file).expanduser().resolve()
     if not all(CALLED in entry for entry in entries):
-        raise KeyFileError(f"key_file {file}: nothing is under pseudonyms; add --deidentify, or leave it out")
+        raise KeyFileError(f"key_file {file}: no pseudonyms are given; add --deidentify, or omit it")
     if Path(output_dir).resolve() in path.parents:
-        raise KeyFileError(
-            f"key_file {path}: lies among the results in {output_dir}; name a file that is not handed on with them"
-        )
+        raise KeyFileError(f"key_file {path}: is inside the results in {output_dir}; name a file outside them")
     key = [{"pseudonym": entry["patient"], "patient": entry[CALLED]} for entry in entries]
     if path.exists() and not overwrite:
         if path.is_file() and read_csv(path) == key:
             return
         raise KeyFileError(
-            f"key_file {path}: is there already, with another key; name another file, or replace it with --overwrite"
+            f"key_file {path}: already exists, with another key; name another file, or replace it with --overwrite"
         )
     earlier = os.umask(0o077)
     try:

@@ -16,14 +16,14 @@ from .series import DicomSeries, DicomStudy, StudiesError, by_number
 
 _NO_AGENT = {"", "no", "none", "n", "0", "-", "nein", "without"}
 PREFERENCES = {
-    "description": "its description stands earlier in the rules",
+    "description": "its description comes earlier in the rules",
     "original": "it is an original image",
     "slices": "more slices",
     "thin": "thinner slices",
     "newest": "newer",
     "oldest": "older",
 }
-"""By what one of several series of a modality may be preferred, and how that is said."""
+"""Criteria for preferring one of several series of a modality, and their wording."""
 
 
 @dataclass(frozen=True)
@@ -31,13 +31,13 @@ class Rules:
     """Which series is which modality.
 
     Attributes:
-        modalities: expressions by modality; the first modality with one that fits counts.
-        exclude: expressions for descriptions that are none, looked at first.
+        modalities: expressions by modality; the first modality with a match counts.
+        exclude: expressions for excluded descriptions, checked first.
         image_types: values of ImageType that exclude a series.
-        contrast_unless: description of a T1w series that is no T1wCE, whatever its header says; None asks no header.
-        min_slices: that a series must have.
+        contrast_unless: description of a T1w series that is not T1wCE, whatever its header says; None ignores headers.
+        min_slices: least number of slices of a series.
         prefer: keys of :data:`PREFERENCES`, in order.
-        source: file that they come from.
+        source: file of the rules.
     """
 
     modalities: dict[str, tuple[re.Pattern[str], ...]]
@@ -55,10 +55,10 @@ _RULE_KEYS = (
 
 
 def read_rules(file: str | Path) -> Rules:
-    """Rules from a YAML file; ``configs/modality_rules.yaml`` says what may stand in it.
+    """Rules from a YAML file; ``configs/modality_rules.yaml`` documents its format.
 
     Raises:
-        StudiesError: when the file is missing, or something in it is unknown or no regular expression.
+        StudiesError: when the file is missing, or has an unknown entry or an invalid regular expression.
     """
     content = _content(file)
     words = content.get("words") or {}
@@ -94,7 +94,7 @@ def read_rules(file: str | Path) -> Rules:
 
 
 def _content(file: str | Path) -> dict[str, Any]:
-    """What stands in a file of rules, of which all keys and modalities are known."""
+    """The content of a file of rules, with only known keys and modalities."""
     if not Path(file).is_file():
         raise StudiesError(f"{file}: no such file of rules")
     try:
@@ -126,7 +126,7 @@ def _expression(text: Any, words: Mapping[str, str], where: str) -> re.Pattern[s
     def word(match: re.Match[str]) -> str:
         if match[1] not in words:
             raise StudiesError(
-                f"{where}: {{{match[1]}}} stands for no expression of `words`: {one_line(', '.join(map(str, words)))}; add it there"
+                f"{where}: {{{match[1]}}} is not an expression of `words`: {one_line(', '.join(map(str, words)))}; add it there"
             )
         return f"(?:{words[match[1]]})"
 
@@ -135,22 +135,24 @@ def _expression(text: Any, words: Mapping[str, str], where: str) -> re.Pattern[s
     try:
         return re.compile(re.sub(r"\{([a-z]\w*)\}", word, str(text)), re.IGNORECASE)
     except (re.error, OverflowError, RecursionError) as error:
-        raise StudiesError(f"{where}: {one_line(repr(text))} is no regular expression ({error}); correct it") from error
+        raise StudiesError(
+            f"{where}: {one_line(repr(text))} is not a regular expression ({error}); correct it"
+        ) from error
 
 
 def plain(description: str) -> str:
-    """A description as rules see it: ``_``, ``-``, ``.``, ``,``, ``/``, ``:`` and brackets are blanks, runs of them one."""
+    """A normalised description: ``_``, ``-``, ``.``, ``,``, ``/``, ``:`` and brackets are blanks, runs of them one."""
     return re.sub(r"[\s_\-.,/:()\[\]]+", " ", description).strip()
 
 
 @dataclass(frozen=True)
 class Decision:
-    """What became of a series.
+    """The decision on a series.
 
     Attributes:
         series: the series.
-        mri_type: what it is by the rules; None where it is none.
-        chosen: whether it stands for its modality.
+        mri_type: its modality by the rules; None if none.
+        chosen: whether it is used for its modality.
         reason: why, or why not.
     """
 
@@ -183,7 +185,7 @@ def choose(study: DicomStudy, rules: Rules) -> list[Decision]:
         best = ordered[0]
         for pair in ordered:
             alike = _preference(pair, rules.prefer) == _preference(best, rules.prefer)
-            if alike:  # several of them: whoever asked must say which
+            if alike:  # several of them: the user must choose
                 reason = ways[pair[1].uid]
                 if pair is best and len(ordered) > 1 and (differs := _difference(best, ordered[1], rules)):
                     reason += f"; preferred to {len(ordered) - 1} other series: {differs}"
@@ -217,7 +219,7 @@ def _with_agent(series: DicomSeries, unless: re.Pattern[str]) -> bool:
 
 
 def _criterion(name: str, rank: int, series: DicomSeries) -> Any:
-    """What of two series is smaller for the better one."""
+    """A sort key of two series, smaller for the better one."""
     if name == "description":
         return rank
     if name == "original":

@@ -1,4 +1,4 @@
-"""DICOM studies and their series, as headers tell; no pixels are read."""
+"""DICOM studies and their series, from headers; no pixels are read."""
 
 from __future__ import annotations
 
@@ -41,18 +41,18 @@ KEYWORDS = (
 )  # fmt: skip
 """Of the headers, all that is read."""
 _DICOM_SUFFIXES = ("", ".dcm", ".dicom", ".ima")
-_FIRST_GROUPS = (b"\x02\x00", b"\x08\x00")  # with which DICOM without a preamble begins
-_SAME_DIRECTION = 5e-3  # between the cosines of slices of a series, as the reader has it
+_FIRST_GROUPS = (b"\x02\x00", b"\x08\x00")  # the start of DICOM without a preamble
+_SAME_DIRECTION = 5e-3  # between the direction cosines of slices of a series, as in the reader
 _SAME_POSITION = 0.01  # mm
 
 
 class StudiesError(UserError):
-    """Rules that no series can be sorted by."""
+    """Rules that can't be used."""
 
 
 @dataclass(frozen=True)
 class DicomSeries:
-    """A series, as its headers tell.
+    """A series, as its headers describe it.
 
     Attributes:
         uid: SeriesInstanceUID.
@@ -61,17 +61,17 @@ class DicomSeries:
         study_date: StudyDate, ``YYYYMMDD`` or empty.
         description: SeriesDescription, ProtocolName where that is empty.
         number: SeriesNumber.
-        files: one of each SOPInstanceUID, along the slice normal where headers tell.
+        files: one per SOPInstanceUID, along the slice normal where headers give it.
         images: slices in these files.
-        slices: different positions of them.
-        spacing: mm between slices; None where positions do not tell.
+        slices: number of different positions.
+        spacing: mm between slices; None where positions do not give it.
         plane: axial, coronal or sagittal, whichever is nearest; empty where it is not known.
         image_type: values of ImageType.
         contrast_agent: ContrastBolusAgent.
-        taken: when, ``YYYYMMDDHHMMSS…`` or empty.
-        phantom: whether its headers say that it shows a phantom (QualityControlImage).
+        taken: acquisition time, ``YYYYMMDDHHMMSS…`` or empty.
+        phantom: whether its headers declare a phantom (QualityControlImage).
         region: BodyPartExamined.
-        trouble: why it can't be used, whatever it is called; empty where it can.
+        trouble: why it can't be used, whatever its description; empty where it can.
     """
 
     uid: str
@@ -101,7 +101,7 @@ class DicomStudy:
         uid: StudyInstanceUID.
         patient: PatientID.
         date: StudyDate.
-        series: all that are there.
+        series: all of them.
         description: StudyDescription.
     """
 
@@ -119,7 +119,7 @@ class _Slice:
 
 
 def read_studies(files: Iterable[Path]) -> tuple[list[DicomStudy], list[Path]]:
-    """The studies that files belong to, by patient, date and identifier; and the files that are no DICOM images or can't be read.
+    """The studies that files belong to, by patient, date and identifier; and the files that are not DICOM images or can't be read.
 
     Copies of an image count once. Two patients with one StudyInstanceUID are two studies.
     """
@@ -158,12 +158,12 @@ def read_studies(files: Iterable[Path]) -> tuple[list[DicomStudy], list[Path]]:
 
 
 def by_number(series: DicomSeries) -> tuple[float, str]:
-    """By what series are sorted: their number, or last without one; then the UID."""
+    """Sort key of series: their number, or last without one; then the UID."""
     return (float("inf") if series.number is None else series.number, series.uid)
 
 
 def _read_header(path: Path) -> Dataset | None:
-    """What KEYWORDS name; None for files that are no DICOM or can't be read."""
+    """The attributes in KEYWORDS; None for files that are not DICOM or can't be read."""
     options: dict[str, Any] = {"stop_before_pixels": True, "specific_tags": list(KEYWORDS)}
     try:
         header = within_limit(path, partial(open_dicom, path, **options))
@@ -175,13 +175,13 @@ def _read_header(path: Path) -> Dataset | None:
             header = open_dicom(path, force=True, **options)
         except Exception:
             return None
-    except Exception as error:  # whatever a damaged file makes the parser raise
+    except Exception as error:  # anything that the parser raises for a damaged file
         logger.warning("%s is passed over: it can't be read as DICOM (%s)", path, error)
         return None
     for tag in list(header.keys()):
         try:
-            header[tag]  # pydicom decodes a value when it is asked for it
-        except Exception:  # as if it were not there; the reader of the pixels says what is wrong
+            header[tag]  # pydicom decodes a value on access
+        except Exception:  # as if missing; the reader of the pixels reports the error
             del header[tag]
     if "SOPClassUID" not in header or header.SOPClassUID == MediaStorageDirectoryStorage:
         return None
@@ -237,7 +237,7 @@ def _frames(header: Dataset) -> int:
 
 
 def _slice(header: Dataset, frame: int) -> _Slice:
-    """Where a frame lies: Enhanced MR says so in functional groups, other images at the top."""
+    """The position of a frame: in functional groups of Enhanced MR, at the top level of other images."""
 
     def vector(group: str, keyword: str, length: int) -> np.ndarray | None:
         groups = list((header.get("PerFrameFunctionalGroupsSequence") or [])[frame : frame + 1])
@@ -255,7 +255,7 @@ def _slice(header: Dataset, frame: int) -> _Slice:
             vector("PlaneOrientationSequence", "ImageOrientationPatient", 6),
             vector("PlanePositionSequence", "ImagePositionPatient", 3),
         )
-    except Exception:  # values that are no numbers, or can't be decoded: the reader of the pixels says what is wrong
+    except Exception:  # values that are not numbers, or can't be decoded: the reader of the pixels reports the error
         return _Slice(None, None)
 
 

@@ -1,4 +1,4 @@
-"""What was found of studies as a table: which patient has which modality from which series, why others were left out, what may go wrong."""
+"""The table of studies: which patient has which modality from which series, why others were left out, possible problems."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ STUDIES_FILE = "studies.json"
 COLUMNS = (
     "patient", "modality", "chosen", "number", "description", "plane", "slices", "spacing", "reason", "remark",
 )  # fmt: skip
-_NOT_TOLD = ("files", "taken", "uid")
-"""Of a series: where it lies, when it was acquired, and what links it to its archive."""
+_OMITTED = ("files", "taken", "uid")
+"""Keys of a series left out of tables: its files, its time of acquisition, and the link to its archive."""
 FEW_SLICES = 16
-"""Fewer of them leave a classifier little to look at, and small tumours lie between them."""
+"""Fewer slices leave a classifier little to see, and small tumours lie between them."""
 FAR_APART = 6.0  # mm
 _HEAD = re.compile(r"head|brain|skull|cranium|\bhnc?\b|kopf|schädel|whole ?body", re.IGNORECASE)
 _FOLLOW_UP = re.compile(
@@ -32,7 +32,7 @@ _FOLLOW_UP = re.compile(
 
 
 def describe(entry: Mapping[str, Any], skull: bool = True) -> None:
-    """Fill in what names do not tell of the chosen series: plane, slices and spacing from headers, the skull from voxels.
+    """Fill in what names do not say about the chosen series: plane, slices and spacing from headers, the skull from voxels.
 
     Args:
         entry: from :func:`~scripts.studies.folders.find_studies`.
@@ -45,7 +45,7 @@ def describe(entry: Mapping[str, Any], skull: bool = True) -> None:
             if row["slices"] is None:
                 row |= within_limit(paths_of(row["files"])[0], _from_headers, row["files"])
             row |= _from_voxels(row["files"]) if skull else {}
-        except Exception as error:  # whatever is wrong with the file: the others go on
+        except Exception as error:  # any fault of the file: the others continue
             row["remark"] = str(error)
 
 
@@ -53,11 +53,11 @@ def _from_voxels(files: str | Sequence[str]) -> dict[str, Any]:
     from ..reading import PatientReader
 
     _, meta = PatientReader().get_data(files)
-    told = {
-        "skull": "the skull shows, which predict and segment remove (--brain)",
-        "unclear": "it is not clear whether the skull shows",
+    texts = {
+        "skull": "it shows the skull, which predict and segment remove (--brain)",
+        "unclear": "it is not clear whether it shows the skull",
     }
-    return {"skull": meta["skull"], "remark": told.get(meta["skull"], "")}
+    return {"skull": meta["skull"], "remark": texts.get(meta["skull"], "")}
 
 
 def _from_headers(files: str | Sequence[str]) -> dict[str, Any]:
@@ -89,36 +89,36 @@ def _from_headers(files: str | Sequence[str]) -> dict[str, Any]:
 
 
 def remarks(entry: Mapping[str, Any]) -> list[str]:
-    """What may go wrong with a study, by its headers."""
+    """Possible problems of a study, by its headers."""
     study = entry["study"]
     chosen = {row["modality"]: row for row in study["series"] if row["chosen"] and row["modality"] in MRI_TYPES}
-    told = [entry["reason"]] if "reason" in entry else []
-    told += entry.get("warnings", [])
+    remarks = [entry["reason"]] if "reason" in entry else []
+    remarks += entry.get("warnings", [])
     lacking = [name for name in MRI_TYPES if name not in chosen]
     if lacking and "reason" not in entry:
-        told.append(f"no {', '.join(lacking)}" + (": enhancing tumour is not marked" if "T1wCE" in lacking else ""))
+        remarks.append(f"no {', '.join(lacking)}" + (": enhancing tumour is not marked" if "T1wCE" in lacking else ""))
     for name, row in chosen.items():
         if (row["slices"] and row["slices"] < FEW_SLICES) or (row["spacing"] or 0) > FAR_APART:
-            told.append(
+            remarks.append(
                 f"{name}: {row['slices']} slices {row['spacing'] or '?'} mm apart; small tumours may lie between them"
             )
         if row.get("region") and not _HEAD.search(row["region"]):
-            told.append(f"{name}: its header names the {row['region']}; expected a scan of the head")
+            remarks.append(f"{name}: its header names the {row['region']}; expected a scan of the head")
     of_series: dict[str, list[str]] = {}
     for name, row in chosen.items():
         if row.get("remark"):
             of_series.setdefault(row["remark"], []).append(name)
-    told += [f"{', '.join(names)}: {text}" for text, names in of_series.items()]
+    remarks += [f"{', '.join(names)}: {text}" for text, names in of_series.items()]
     words = " ".join(
         [study.get("description", ""), *(row.get("about") or row["description"] for row in chosen.values())]
     )
     if match := _FOLLOW_UP.search(words):
-        told.append(f"its headers say {match[0]!r}: after surgery the masks and the probability mean little")
-    return told
+        remarks.append(f"its headers say {match[0]!r}: after surgery the masks and the probability mean little")
+    return remarks
 
 
 def write_studies(entries: Iterable[Mapping[str, Any]], folder: str | Path) -> None:
-    """Write ``studies.json`` and ``studies.csv``, in which there are no dates, times and UIDs; entries of a data list have no such facts and are left out."""
+    """Write ``studies.json`` and ``studies.csv``, without dates, times and UIDs; entries of a data list have no such facts and are left out."""
     known = [entry for entry in entries if "study" in entry]
     if not known:
         return
@@ -138,7 +138,7 @@ def _facts(entry: Mapping[str, Any]) -> dict[str, Any]:
         "phantom": study["phantom"],
         "chosen": {name: {"description": chosen[name]["description"]} for name in MRI_TYPES if name in chosen},
         "remarks": remarks(entry),
-        "series": [{key: value for key, value in row.items() if key not in _NOT_TOLD} for row in study["series"]],
+        "series": [{key: value for key, value in row.items() if key not in _OMITTED} for row in study["series"]],
     }
 
 
@@ -155,7 +155,7 @@ def read_studies_file(folder: str | Path) -> dict[str, dict[str, Any]]:
 
 
 def as_text(entries: Sequence[Mapping[str, Any]]) -> str:
-    """The table on a terminal: of each patient the series in use, then those that are not, then what may go wrong."""
+    """The table on a terminal: for each patient the series in use, then the others, then possible problems."""
     lines = []
     for entry in entries:
         study = entry["study"]

@@ -1,4 +1,4 @@
-"""A walk through a folder of studies: what names tell of its files, and which of them headers must tell of."""
+"""A walk through a folder of studies: which files their names describe, and which need their headers read."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from ..waiting import StalledError, within_limit
 from .names import is_nifti, modality_of, read_name
 
 IMAGE_SUFFIXES = (".nii", ".nii.gz", ".dcm", ".dicom", ".ima", ".jpg", ".jpeg", ".png")
-"""Endings of files that a series may be made of; a file that holds DICOM needs none."""
+"""Endings of files of a series; DICOM files need none."""
 OUTPUTS = {"prepared": "index.json", "report": "report.html", "explanations": "*.npz", "dicom": "*/*_s[er]*.dcm"}
-"""Folders that this project writes beside its configuration, each with what is in it alone."""
+"""Folders that this project writes beside its configuration, each with its typical content."""
 _NOT_RAW_BIDS = ("code", "derivatives", "sourcedata", "stimuli")
 
 
 class Walk:
-    """What lies below a folder.
+    """The files below a folder.
 
     Args:
         root: the folder.
-        skipped: names of folders in it that are left alone.
+        skipped: names of folders in it to skip.
 
     Attributes:
-        rows: of the series that names tell of, by patient: see :func:`~scripts.studies.folders.find_studies`; ``version`` besides.
-        persons: of patients of whom there are several visits, by the name of the visit.
-        dicom: files that DICOM headers must tell of.
-        others: images and folders that were not understood, by the folder of ``root`` that they lie in.
+        rows: of the series that names describe, by patient: see :func:`~scripts.studies.folders.find_studies`; ``version`` besides.
+        persons: of patients with several visits, by the name of the visit.
+        dicom: files that DICOM headers must describe.
+        others: unrecognised images and folders, by their folder in ``root``.
         outputs: results of this project.
         understood: folders in ``root`` below which there are series.
     """
@@ -57,7 +57,7 @@ class Walk:
         self._leave_series_beside_named_ones()
 
     def not_understood(self, path: Path) -> None:
-        """Note an image, or the folder of ``root``'s folder that it lies in."""
+        """Record an unrecognised image, or its subfolder of a folder in ``root``."""
         parts = path.relative_to(self.root).parts
         place = self.place(path)
         entry = place / parts[1] if len(parts) > 1 else path
@@ -75,7 +75,7 @@ class Walk:
         }
 
     def place(self, path: Path) -> Path:
-        """The folder of ``root`` that a path lies in; ``root`` where there is none."""
+        """The folder in ``root`` with a path; ``root`` where there is none."""
         parts = path.relative_to(self.root).parts
         return self.root / parts[0] if len(parts) > 1 else self.root
 
@@ -90,7 +90,7 @@ class Walk:
             folders[:] = sorted(one for one in folders if not one.startswith(".") and one not in skipped)
             modality = modality_of(place.name)
             if place != self.root and modality in MRI_TYPES and not folders:
-                # an empty one too, of which the reader gives the reason
+                # an empty one too; the reader gives the reason
                 self._bare.setdefault(place.parent, []).append((modality, place, ""))
                 self.understood.add(self.place(place))
                 continue
@@ -98,30 +98,30 @@ class Walk:
                 self._sort(path)
 
     def _sort(self, path: Path) -> None:
-        """Put a file where it belongs."""
+        """Sort a file."""
         if not is_nifti(path.name):
             if _is_dicom(path):
                 self.dicom.append(path)
             elif path.name.lower().endswith(IMAGE_SUFFIXES):
                 self.not_understood(path)
             return
-        told = read_name(path.name)
-        if (told is None or told.kind != "seg") and _is_mask(path):
+        name = read_name(path.name)
+        if (name is None or name.kind != "seg") and _is_mask(path):
             self.outputs.append(path)
-        elif told is None:
+        elif name is None:
             self.not_understood(path)
-        elif told.patient.startswith("sub-"):
-            self._bids.append((told.patient, told.session, self._row(path, told.kind, told.version)))
-        elif told.patient:
-            self.rows.setdefault(told.patient, []).append(self._row(path, told.kind, told.version))
+        elif name.patient.startswith("sub-"):
+            self._bids.append((name.patient, name.session, self._row(path, name.kind, name.version)))
+        elif name.patient:
+            self.rows.setdefault(name.patient, []).append(self._row(path, name.kind, name.version))
         else:
-            self._bare.setdefault(path.parent, []).append((told.kind, path, told.version))
+            self._bare.setdefault(path.parent, []).append((name.kind, path, name.version))
             return
-        if told is not None and told.kind != "seg":
+        if name is not None and name.kind != "seg":
             self.understood.add(self.place(path))
 
     def _row(self, path: Path, kind: str, version: str) -> dict[str, Any]:
-        """What is known of a series by its name."""
+        """The facts of a series from its name."""
         return {**named_row(path, path.relative_to(self.root).as_posix(), kind), "version": version}
 
     def _name_patients(self) -> None:
@@ -147,7 +147,7 @@ class Walk:
             self.understood.add(self.place(files[0][1]))
 
     def _leave_series_beside_named_ones(self) -> None:
-        """Leave DICOM alone where the folders beside it are called like modalities: there names decide."""
+        """Ignore DICOM beside folders named by modality: there names decide."""
         named = {place for place, files in self._bare.items() if any(path.is_dir() for _, path, _ in files)}
         sorted_out, self.dicom = self.dicom, []
         for path in sorted_out:
@@ -158,7 +158,7 @@ class Walk:
 
 
 def named_row(path: Path, description: str, kind: str) -> dict[str, Any]:
-    """The row of a series of which the path alone tells: see :func:`~scripts.studies.folders.find_studies`."""
+    """The row of a series that only its path describes: see :func:`~scripts.studies.folders.find_studies`."""
     return {
         "number": None, "description": description, "plane": "", "slices": None, "spacing": None, "taken": "", "uid": "",
         "modality": kind, "files": str(path),
@@ -166,7 +166,7 @@ def named_row(path: Path, description: str, kind: str) -> dict[str, Any]:
 
 
 def has_image(path: Path) -> bool:
-    """Whether a path is that of an image, or of a folder with one below it."""
+    """Whether a path is an image, or a folder with one below it."""
     if not path.is_dir():
         return _is_dicom(path) or path.name.lower().endswith(IMAGE_SUFFIXES)
     return any(has_image(one) for one in path.rglob("[!.]*") if one.is_file())
@@ -196,7 +196,7 @@ def _beginning(file: Path, count: int) -> bytes:
 
 
 def _is_dicom(file: Path) -> bool:
-    """Whether a file may hold DICOM: by its ending, or because it begins so, old ones without the preamble too."""
+    """Whether a file may hold DICOM: by its ending or its first bytes, including old ones without the preamble."""
     if file.name.lower().endswith(IMAGE_SUFFIXES):
         return file.name.lower().endswith((".dcm", ".dicom", ".ima"))
     try:

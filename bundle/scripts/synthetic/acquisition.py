@@ -1,4 +1,4 @@
-"""What a scanner makes of a slice's tissues: their brightness, the faults of an acquisition, and skull-stripping."""
+"""The acquisition of a slice's tissues: brightness, artefacts, and skull stripping."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .randomisation import Randomisation
 from .tissues import TISSUES
 
 RANDOM = "random"
-"""Modality of a slice whose tissues have any brightness."""
+"""Modality of a slice with arbitrary tissue brightness."""
 # Brightness of TISSUES by modality as a share of the white level (the 99.5th percentile of a brain), near what real gliomas show.
 LOOKS: dict[str, tuple[float, ...]] = {
     "FLAIR": (0.15, 0.59, 0.50, 0.95, 0.84, 0.60, 0.82, 0.30, 0.50, 0.88, 0.42, 0.62, 0.50, 0.40),
@@ -23,7 +23,7 @@ LOOKS: dict[str, tuple[float, ...]] = {
 }
 # Standard deviation of the logarithm of each brightness from series to series.
 SPREAD = (0.14, 0.07, 0.07, 0.13, 0.18, 0.28, 0.16, 0.25, 0.45, 0.15, 0.30, 0.25, 0.40, 0.40)
-TEXTURE = {"FLAIR": -0.25, "T1w": 1.0, "T1wCE": 0.9, "T2w": -0.4}  # how far the map's own T1 texture shows
+TEXTURE = {"FLAIR": -0.25, "T1w": 1.0, "T1wCE": 0.9, "T2w": -0.4}  # visibility of the map's own T1 texture
 
 
 def draw_look(mri_type: str, rng: np.random.Generator) -> dict[str, float]:
@@ -33,7 +33,7 @@ def draw_look(mri_type: str, rng: np.random.Generator) -> dict[str, float]:
         return look | {"texture": rng.uniform(-0.5, 1)}
     values = np.array(LOOKS[mri_type]) * np.exp(np.array(SPREAD) * rng.normal(size=len(TISSUES)))
     look = dict(zip(TISSUES, values, strict=True))
-    # sequences differ most in how far they separate grey from white matter
+    # sequences differ most in the contrast of grey and white matter
     middle, contrast = (look["grey"] + look["white"]) / 2, rng.uniform(0.35, 1.25)
     for name in ("grey", "white"):
         look[name] = middle + contrast * (look[name] - middle)
@@ -41,7 +41,7 @@ def draw_look(mri_type: str, rng: np.random.Generator) -> dict[str, float]:
 
 
 def paint(tissues: Mapping[str, np.ndarray], look: Mapping[str, float], rng: np.random.Generator) -> np.ndarray:
-    """The slice (H, W) without faults, 1 at the white level."""
+    """The slice (H, W) without artefacts, 1 at the white level."""
     solid = sum(look[name] * tissues[name] for name in ("grey", "white")) + look["texture"] * tissues["texture"]
     shade = 1 + rng.uniform(0, 0.06) * tissues["shades"]
     for name, (least, most) in (("nuclei", (-0.15, 0.15)), ("stem", (-0.12, 0.28))):
@@ -83,7 +83,7 @@ def acquire(
     level = math.exp(rng.uniform(*np.log(np.maximum(ranges.noise, 1e-4))))
     real, imaginary = level * rng.standard_normal((2, *image.shape), dtype=np.float32)
     smooth = rng.uniform(0, 1.2)
-    if smooth > 0.4:  # images that were resampled have noise that neighbours share
+    if smooth > 0.4:  # resampled images have correlated noise
         gain = 2 * math.sqrt(math.pi) * smooth
         real, imaginary = (cv2.GaussianBlur(part, (0, 0), smooth) * gain for part in (real, imaginary))
     image = np.hypot(image + real, imaginary)
@@ -91,13 +91,13 @@ def acquire(
 
 
 def strip(tissues: Mapping[str, np.ndarray], ranges: Randomisation, rng: np.random.Generator) -> np.ndarray:
-    """Where skull-stripping leaves something, (H, W) of bool."""
+    """The region left by skull stripping, (H, W) of bool."""
     cut = rng.uniform(*ranges.stripping) + rng.uniform(0, 0.8) * tissues["patches"]
     if rng.random() < ranges.leftovers:
         cut = np.where(tissues["patches"] * rng.choice([-1, 1]) > rng.uniform(0.6, 1.6), -rng.uniform(3, 9), cut)
     kept = tissues["depth"] > cut
     if rng.random() < ranges.no_cerebellum:
         rest = kept & (tissues["low"] + 6 * tissues["patches"] > rng.uniform(-25, 10))
-        if rest.sum() > 0.2 * kept.sum():  # a slice that lies low stays as it is
+        if rest.sum() > 0.2 * kept.sum():  # a low slice stays as it is
             kept = rest
     return kept

@@ -1,4 +1,4 @@
-"""The brains that synthetic images are drawn from: the average brain or label maps, smooth random fields, and geometry.
+"""The sources of synthetic images: the average brain or label maps, smooth random fields, and geometry.
 
 Atlas: Fonov et al., NeuroImage 54 (2011), ICBM 2009a nonlinear symmetric, as carried by nilearn.
 """
@@ -131,7 +131,7 @@ def _spline(positions: np.ndarray, lattice: float) -> tuple[np.ndarray, np.ndarr
 class SliceFields(RandomFields):
     """The same fields on the grid of a slice, to rounding: fast there, and without the threads of a linear algebra library.
 
-    Those of several processes would wait for each other, and how many there are could change the last digit. ``normal`` is the
+    Those of several processes would wait for each other, and their number could change the last digit. ``normal`` is the
     number of the axis along the slice's normal, which has few voxels.
     """
 
@@ -178,7 +178,7 @@ def rotation(degrees: np.ndarray) -> np.ndarray:
 
 CHANNELS = ("grey", "white", "texture", "depth", "ventricle", "ventricle_distance", "folds")
 """Of a :class:`BrainMap`, in this order."""
-MARGIN = 14  # mm around the brain that its map shows: room for what skull-stripping leaves
+MARGIN = 14  # mm around the brain in its map: room for remnants of skull stripping
 LABEL_VALUES: dict[str, tuple[int, ...]] = {
     "grey": (3, 8, *range(10, 14), 17, 18, 26, 42, 47, *range(49, 55), 58, *range(1001, 1036), *range(2001, 2036)),
     "white": (2, 7, 16, 28, 41, 46, 60, 77, 85, *range(251, 256)),
@@ -191,7 +191,7 @@ LABEL_VALUES: dict[str, tuple[int, ...]] = {
 
 @dataclass(frozen=True)
 class BrainMap:
-    """A brain's tissues, ready to be sampled anywhere."""
+    """A brain's tissues, for sampling anywhere."""
 
     # (C, X, Y, Z) float32 in RAS order, the channels of ``CHANNELS``: share of grey and white matter, T1 texture, depth under
     # the brain's surface (mm, negative outside), share of ventricle, distance from the ventricles (mm), and where the
@@ -225,14 +225,14 @@ def average_brain() -> BrainMap:
     # apart from the cisterns and the depths of the sulci, fluid so deep is in a ventricle
     found, _ = ndimage.label((csf > 0.5) & ndimage.binary_erosion(brain, iterations=14))
     sizes = np.bincount(found.ravel())
-    large = np.flatnonzero(sizes > 1000)[1:]  # the first is all that is no fluid
+    large = np.flatnonzero(sizes > 1000)[1:]  # the first is everything but fluid
     middles = np.array(ndimage.center_of_mass(csf, found, large))[:, 0] - grey.shape[0] / 2
     ventricles = ndimage.binary_dilation(np.isin(found, large[np.abs(middles) < 30]), iterations=2)
     return brain_map(grey, white, csf * ventricles, brain, np.diag(atlas.affine)[:3], texture)
 
 
 def filled(mask: np.ndarray) -> np.ndarray:
-    """A mask (X, Y, Z) without the holes in it, even such as a narrow way leads to."""
+    """A mask (X, Y, Z) with holes filled, even those open through a narrow gap."""
     from scipy import ndimage
 
     closed = ndimage.binary_closing(np.pad(mask, 6), iterations=5)[6:-6, 6:-6, 6:-6]
@@ -247,7 +247,7 @@ def brain_map(
     step: Sequence[float] | np.ndarray,
     texture: np.ndarray | None = None,
 ) -> BrainMap:
-    """The map of a brain that is given as tissues (X, Y, Z) in RAS order.
+    """The map of a brain from tissues (X, Y, Z) in RAS order.
 
     Args:
         grey: share of grey matter.
@@ -255,7 +255,7 @@ def brain_map(
         ventricles: share of ventricle.
         brain: where the brain is, CSF included.
         step: sides of a voxel, mm.
-        texture: what a T1 image shows beyond its tissues, if known.
+        texture: of a T1 image beyond its tissues, if known.
     """
     from scipy import ndimage
 
@@ -278,7 +278,7 @@ def brain_map(
     x, y, z = np.meshgrid(*lines, indexing="ij", sparse=True)
     # folds lie in the cerebrum's outer shell; cerebellum and brain stem are what is behind and low
     low = (z < -0.3 * extent[2] + 0.12 * y) & (y < 0.1 * extent[1])
-    # nor do they reach the deep grey nuclei, which the base of the brain is near
+    # nor do they reach the deep grey nuclei near the base of the brain
     from_nuclei = np.sqrt(
         (x / 0.45 / extent[0]) ** 2 + ((y - 5) / 0.5 / extent[1]) ** 2 + ((z + 5) / 0.4 / extent[2]) ** 2
     )
@@ -296,7 +296,7 @@ def brain_map(
     sites = np.column_stack([world, in_hemisphere])[above_stem]
     stacked = np.stack([grey, white, texture, depth, ventricles, np.minimum(from_ventricles, 60), folds])
     channels = torch.from_numpy(stacked.astype(np.float32))[None]
-    # a voxel's channels lie together: sampling then takes half the time
+    # a voxel's channels are contiguous: sampling then takes half the time
     channels = channels.contiguous(memory_format=torch.channels_last_3d)[0]
     return BrainMap(channels, origin.astype(np.float32), step.astype(np.float32), extent, sites.astype(np.float32))
 
@@ -307,7 +307,7 @@ def label_map_brains(
     """The maps of segmented brains, about 200 MB each at 1 mm.
 
     Args:
-        folder: one NIfTI file a brain, of whole numbers, in any orientation.
+        folder: one NIfTI file per brain, of whole numbers, in any orientation.
         label_values: values of ``grey``, ``white``, ``csf``, ``ventricles`` and ``background``; those of FreeSurfer and
             SynthSeg by default.
 
@@ -341,7 +341,7 @@ def _label_map_brain(file: Path, values: Mapping[str, tuple[int, ...]]) -> Brain
         )
     step = np.array(image.header.get_zooms()[:3], float)
     brain = filled(~np.isin(labels, values["background"]))
-    # labels have hard borders, voxels mix what they hold
+    # labels have hard borders, voxels have partial volumes
     grey, white, ventricles = (
         ndimage.gaussian_filter(np.isin(labels, values[name]).astype(np.float32), 0.5 / step)
         for name in ("grey", "white", "ventricles")

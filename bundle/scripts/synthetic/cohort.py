@@ -64,14 +64,14 @@ def write_cohort(
 ) -> dict[str, str | int]:
     """Write a synthetic cohort, see the head of this file; the same arguments give the same bytes.
 
-    The folders appear when all are made; what a killed run had in the making is removed.
+    The folders appear when all are complete; partial files of a killed run are removed.
 
     Args:
         output: folder; made if missing.
         segmentation_patients: number of Task-1 patients.
         classification_patients: number of labelled Task-2 patients.
         test_patients: number of Task-2 test patients.
-        overlap: so many of the last Task-1 patients are the first Task-2 patients, under the same numbers.
+        overlap: number of last Task-1 patients who are the first Task-2 patients, under the same numbers.
         signal: strength of the made-up label in the image, 0 (none) to 1 (plain to see).
         seed: seed of everything.
         spacing: voxel side in mm.
@@ -117,7 +117,7 @@ def _write_staged(output: Path, settings: Mapping[str, Any], overwrite: bool) ->
     try:
         _write_all(staging, settings)
         _check_output(output, overwrite)
-        # The README, by which a later run knows a phantom, comes first; the rest are renames, done in no time.
+        # The README, which marks a phantom for later runs, comes first; the rest are instant renames.
         (staging / README).replace(output / README)
         for folder in FOLDERS:
             if (output / folder).exists():
@@ -179,7 +179,7 @@ def balanced_labels(count: int, seed: Sequence[int]) -> list[int]:
 
 
 def _check_output(output: Path, overwrite: bool) -> None:
-    """Refuse what would be replaced without being asked for, and what is no phantom in any case."""
+    """Refuse to replace a phantom unless asked, and anything else in any case."""
     present = [name for name in (*FOLDERS, README) if (output / name).exists()]
     if not present:
         return
@@ -198,7 +198,7 @@ def _check_output(output: Path, overwrite: bool) -> None:
 
 
 def _remove_leftovers(output: Path) -> None:
-    """Remove the hidden folders that runs of this machine had in the making in `output` when they were killed."""
+    """Remove the hidden partial folders that killed runs of this machine left in `output`."""
     made_here = re.compile(rf"\.phantom-{re.escape(platform.node())}-(\d{{1,9}})-\w+")
     for folder in output.iterdir():
         match = made_here.fullmatch(folder.name)

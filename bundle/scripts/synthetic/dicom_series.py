@@ -1,4 +1,4 @@
-"""Series of phantoms as DICOM files (MR Image Storage) that say what they are."""
+"""Series of phantoms as DICOM files (MR Image Storage), marked as such."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .phantom import MRI_TYPES, PhantomSeries
 HEADLINE = "PHANTOM COHORT - synthetic images, not patients"
 NO_MEANING = "The MGMT label is a made-up signal without biological meaning."
 _EMPTY = ("StudyDate", "StudyTime", "AccessionNumber", "ReferringPhysicianName", "PatientBirthDate", "PatientSex")
-"""Keywords that the standard wants in every file, with or without a value (type 2)."""
+"""Keywords required in every file, with or without a value (type 2)."""
 
 
 def write_dicom_series(
@@ -56,14 +56,14 @@ def write_dicom_series(
         dataset.ImagePositionPatient = [round(float(v), 6) for v in position]
         dataset.SliceLocation = round(float(position @ np.cross(directions[:, 0], directions[:, 1])), 6)
         dataset.PixelData = np.ascontiguousarray(series.image[:, :, k].T).tobytes()
-        # The length of the meta information is counted anew where it stands; pydicom 2 and 3 agree on that.
+        # The length of the meta information is recalculated where it is written; pydicom 2 and 3 agree on that.
         dataset.file_meta.FileMetaInformationGroupLength = 0
         validate_file_meta(dataset.file_meta, enforce_standard=True)
         dataset.save_as(folder / f"Image-{number}.dcm")
 
 
 def _phantom_headers() -> FileDataset:
-    """What all files of all phantoms have in common."""
+    """Attributes common to all files of all phantoms."""
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID = MRImageStorage
     meta.TransferSyntaxUID = ExplicitVRLittleEndian
@@ -75,7 +75,7 @@ def _phantom_headers() -> FileDataset:
     for keyword in _EMPTY:
         setattr(dataset, keyword, "")
     dataset.Modality = "MR"
-    dataset.BodyPartExamined = "BRAIN"  # not one of a pair, of which DICOM would ask the side
+    dataset.BodyPartExamined = "BRAIN"  # not a paired organ, for which DICOM requires the side
     dataset.Manufacturer = "PHANTOM"
     dataset.StudyDescription = "PHANTOM (synthetic)"
     dataset.PatientIdentityRemoved = "YES"

@@ -1,12 +1,12 @@
-"""Slices of synthetic brains with tumours, drawn at random far beyond what scanners make, to train a segmenter on.
+"""Slices of synthetic brains with tumours, randomised far beyond real scanners, to train a segmenter on.
 
-After SynthSeg (Billot et al., Medical Image Analysis 86, 2023): who is trained on images of every look there might be need not
-have seen the look of those that come. Brains are deformed maps of tissues, with folds, ventricles, lesions and vessels of their
+After SynthSeg (Billot et al., Medical Image Analysis 86, 2023): a network trained on images of every possible appearance need
+not have seen that of new ones. Brains are deformed maps of tissues, with folds, ventricles, lesions and vessels of their
 own; a tumour is grown in most of them; each slice is given the contrast of a modality, or any, and the faults of an acquisition.
 They are no patients: nothing measured on them shows how well real tumours are found.
 
-A slice is computed where it is shown and nowhere else, from its number alone: neither the number of processes nor the order of the
-slices changes it.
+A slice is computed only on its own pixels, from its number alone: neither the number of processes nor the order of the slices
+changes it.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class DrawSlice(Transform):
         ranges: what is drawn.
         image_size: side of the square picture, pixels.
         seed: of everything.
-        slices_per_brain: number of consecutive slices that are of the same brain.
+        slices_per_brain: number of consecutive slices of the same brain.
         brain_maps: to draw brains from; that of the atlas by default.
 
     Raises:
@@ -85,7 +85,7 @@ class DrawSlice(Transform):
         self.brain_maps = (average_brain(),) if brain_maps is None else tuple(brain_maps)
         if not self.brain_maps:
             raise ValueError("brain_maps is empty; give at least one, or None for the atlas")
-        folding_noise()  # made here, as the maps are, so that processes that are forked share its memory
+        folding_noise()  # made here, like the maps, so that forked processes share its memory
 
     def brain(self, number: int) -> Brain:
         """The brain of a number."""
@@ -167,7 +167,7 @@ class DrawSlice(Transform):
         return np.clip(image * (255 / rng.uniform(*levels)), 0, 255).astype(np.uint8), masks, (height, width)
 
     def _position(self, brain: Brain, normal: int, rng: np.random.Generator) -> float:
-        """Where along its normal a slice is cut: through the tumour, or anywhere."""
+        """The position of a slice along its normal: through the tumour, or anywhere."""
         if brain.tumours and rng.random() >= self.ranges.anywhere:
             tumour = brain.tumours[int(rng.integers(len(brain.tumours)))]
             centre = np.linalg.solve(brain.matrix.astype(float), tumour.centre.astype(float))[normal]
@@ -177,7 +177,7 @@ class DrawSlice(Transform):
 
 
 def write_contact_sheet(draw: DrawSlice, file: str | Path, overwrite: bool = False) -> Path:
-    """Write a PNG of slices with the outlines of their tumours: a row a modality, a column a brain, then a row of any slices.
+    """Write a PNG of slices with the outlines of their tumours: a row per modality, a column per brain, then a row of random slices.
 
     Raises:
         FileExistsError: when the file exists and is not to be replaced.

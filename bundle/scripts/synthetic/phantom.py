@@ -1,4 +1,4 @@
-"""Synthetic glioma patients, and the series that a scanner would make of them.
+"""Synthetic glioma patients, and the series that a scanner would acquire of them.
 
 A phantom is the MNI152 average brain (shipped inside nilearn), deformed per patient, given a contrast per modality,
 with a tumour grown in it. Its "MGMT label" is **made up**: it changes the tumour's look by an amount the user chooses,
@@ -142,11 +142,11 @@ def make_patient(
     seg = np.zeros(size, np.uint8)
     for value, name in ((2, "oedema"), (4, "enhancing"), (1, "necrosis")):
         seg[shares[name] > 0.5] = value
-    # Vessels run where the outer fluid is; they keep "brightest in T1wCE" from meaning "tumour".
+    # Vessels run in the outer fluid; they keep "brightest in T1wCE" from meaning "tumour".
     in_vessels = np.clip(random_fields.draw(6) - 1.2, 0, 1) * csf * soft_step(8 - depth, 3)
     normal = {"csf": csf, "grey": grey, "white": white, "texture": texture}
     volumes = _painted(normal, in_vessels, shares, trait, rng, random_fields)
-    # Voxel noise comes last: all that is drawn before is the same at every voxel size.
+    # Voxel noise comes last: everything drawn before is the same at every voxel size.
     volumes = {mri_type: _acquired(volume, brain, rng) for mri_type, volume in volumes.items()}
     return PhantomPatient(number, label, volumes, seg * brain, affine)
 
@@ -245,8 +245,8 @@ def make_series(
 ) -> PhantomSeries:
     """Cut a patient's volume into the slices of one series, without gaps.
 
-    Thick slices average over their thickness, so small parts blur as on a scanner; a mask voxel takes what fills more
-    than half of it.
+    Thick slices average over their thickness, so small parts blur as on a scanner; a mask voxel takes the label that
+    fills more than half of it.
 
     Args:
         volume: (X, Y, Z), scanner units.

@@ -1,4 +1,4 @@
-"""What a synthetic brain and its tumours are like, drawn at random far beyond what patients have."""
+"""Properties of a synthetic brain and its tumours, randomised far beyond real patients."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from custom_transforms.planes import PLANES
 from .brains import BrainMap, between, rotation
 
 KINDS = {"ring": 0.36, "solid": 0.1, "patchy": 0.14, "not enhancing": 0.26, "cystic": 0.14}
-"""How often which tumour is drawn."""
+"""Frequency of each kind of tumour."""
 
 
 @dataclass(frozen=True)
 class Randomisation:
-    """What is drawn, and from which range: ``configs/pretrain_segmentation.yaml`` has the numbers and says what each means.
+    """The ranges of all random properties: ``configs/pretrain_segmentation.yaml`` has the numbers and their meaning.
 
     Pairs are ranges, lengths in mm; numbers are shares, 0 to 1, but for the largest ``midline_shift``, ``rotation`` (degrees) and
-    ``off_centre`` (share of the picture's side). ``planes`` are those that slices are cut in, each as often as it stands there.
+    ``off_centre`` (share of the picture's side). ``planes`` are those that slices are cut in, each as often as it is listed.
     """
 
     tumour_free_brains: float
@@ -89,14 +89,14 @@ class Tumour:
 
 @dataclass(frozen=True)
 class Brain:
-    """What all slices of a brain have in common."""
+    """Common properties of all slices of a brain."""
 
     number: int  # of the brain
     brain_map: BrainMap  # its tissues
     matrix: np.ndarray  # (3, 3) from scanner to map
     extent: np.ndarray  # (3,) half its extent in the scanner, mm
     deformation: tuple[float, float]  # standard deviations of the coarse and the fine part, mm
-    ventricles: float  # how much nearer to their middle what is sampled around the ventricles lies
+    ventricles: float  # how much nearer to their middle the surroundings of the ventricles are sampled
     sulci: float  # width of the sulci, mm
     gyri: float  # their size against the average
     fold_depth: float  # how deep sulci are, mm
@@ -109,7 +109,7 @@ class Brain:
 
 
 def draw_brain(number: int, rng: np.random.Generator, brain_map: BrainMap, ranges: Randomisation) -> Brain:
-    """Draw what a brain is like."""
+    """Draw the properties of a brain."""
     scale = rng.uniform(*ranges.brain_scale) * rng.uniform(0.96, 1.04, 3)
     turned = rotation(rng.normal(0, ranges.rotation / 2, 3).clip(-ranges.rotation, ranges.rotation))
     coarse = rng.uniform(*ranges.deformation)

@@ -1,6 +1,6 @@
-"""Tissues of a slice through a synthetic brain: folds, ventricles, lesions, vessels, and those of its tumours.
+"""Tissues of a slice through a synthetic brain: folds, ventricles, lesions, vessels, and tumours.
 
-A slice is computed where it is shown and nowhere else.
+A slice is computed only on its own pixels.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ NOISE_STEP = 2.0  # mm, voxel of the noise that folds and vessels come from
 TISSUES = (
     "csf", "grey", "white", "oedema", "tumour", "necrosis", "enhancing", "cyst", "blood", "lesion", "vessel", "choroid", "dura", "bone",
 )  # fmt: skip
-# Middle and half axes of parts of the brain, mm from its middle, whose brightness is not just that of their share of grey and white.
+# Middle and half axes of parts of the brain, mm from its middle, whose brightness does not follow from their shares of grey and white.
 PARTS = {"nuclei": ((0, 12, 0), (32, 32, 20)), "stem": ((0, -13, -40), (19, 21, 34))}
 
 
 @dataclass(frozen=True)
 class Cut:
-    """Where a slice lies and what it shows, in scanner mm from the middle of the brain, RAS."""
+    """The position and extent of a slice, in scanner mm from the middle of the brain, RAS."""
 
     plane: str  # of the slice
     positions: np.ndarray  # (K,) of the planes that it is the mean of, along its normal
@@ -64,7 +64,7 @@ def folding_noise() -> torch.Tensor:
 
 
 def cut_tissues(brain: Brain, cut: Cut, seed: Sequence[int]) -> dict[str, np.ndarray]:
-    """What a slice of a brain holds, float32 (H, W) each; the brain's random fields come from its ``seed``.
+    """The content of a slice of a brain, float32 (H, W) each; the brain's random fields come from its ``seed``.
 
     Returns:
         The weights of ``TISSUES``, to be laid over each other in this order, ``texture``, ``mottle``, ``depth`` (mm), ``low`` (mm above the
@@ -104,7 +104,7 @@ def cut_tissues(brain: Brain, cut: Cut, seed: Sequence[int]) -> dict[str, np.nda
 
 
 _Shape = tuple[Tumour, np.ndarray, np.ndarray]
-"""A tumour, where points lie from its centre, ``(3, X, Y, Z)``, and their distance from it in its ellipsoid's measure."""
+"""A tumour, the position of points relative to its centre, ``(3, X, Y, Z)``, and their distance from it in its ellipsoid's measure."""
 
 
 def _mapped(brain: Brain, cut: Cut, drawn: RandomFields) -> tuple[np.ndarray, list[_Shape]]:
@@ -134,7 +134,7 @@ def _folded(
 ) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
     """Fluid, grey and white matter with sulci of the brain's own; white matter without them; the distance from vessels, mm."""
     grey, white, _, depth, ventricle, _, folds = sampled
-    # an average of many brains shows its sulci as a haze: sharpen it, and fold the surface anew
+    # an average of many brains shows its sulci as a haze: sharpen it, and refold the surface
     csf = np.clip(1 - grey - white, 0, 1)
     tissues = np.stack([csf, grey, white]) ** 2
     csf, grey, white = tissues / np.maximum(tissues.sum(0), 1e-6)
@@ -165,7 +165,7 @@ def _bright_without_tumour(
     patches: np.ndarray,
     drawn: RandomFields,
 ) -> dict[str, np.ndarray]:
-    """What is bright and no tumour: white-matter lesions, vessels, choroid plexus, dura and bone."""
+    """Bright structures other than tumour: white-matter lesions, vessels, choroid plexus, dura and bone."""
     _, _, _, depth, ventricle, from_ventricles, _ = sampled
     amount, caps = brain.lesions
     spots = np.clip(drawn.draw(6) + 0.6 * np.clip((14 - from_ventricles) / 14, 0, 1) - 2.7 + amount, 0, 1)

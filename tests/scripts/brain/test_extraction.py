@@ -1,4 +1,4 @@
-"""The brain's mask in each series: by deepbet, by commands, and from masks that are there."""
+"""The brain's mask in each series: by deepbet, by commands, and from existing masks."""
 
 import os
 import stat
@@ -93,7 +93,7 @@ def test_the_mask_is_carried_to_where_the_patient_moved(patient, monkeypatch):
     expected = np.flip(brain[:, :, ::3], (0, 2)).transpose(1, 0, 2)
     assert dice(found["FLAIR"].mask, expected) > 0.97
     assert found["FLAIR"].transform.angle == pytest.approx(5.4, abs=0.4)
-    assert found["FLAIR"].source == "found by deepbet on T1w, and carried over"
+    assert found["FLAIR"].source == "found by deepbet on T1w, and transferred"
     assert found["FLAIR"].volume == pytest.approx(millilitres(expected, places), rel=0.03)
 
 
@@ -145,17 +145,17 @@ def test_the_best_covered_series_leads(head, monkeypatch):
         (lambda brain: np.zeros_like(brain), "is empty"),
         (lambda brain: brain & (np.arange(brain.shape[0]) < 50)[:, None, None], r"has \d+ ml, expected 900 to 2000"),
         (lambda brain: np.ones_like(brain), r"has \d+ ml, expected 900 to 2000"),
-        (lambda brain: np.roll(brain, 50, 0), r"lies beside the head, \d+% of it within, expected all"),
+        (lambda brain: np.roll(brain, 50, 0), r"lies outside the head, only \d+% of it within, expected all"),
         (
             lambda brain: brain & (np.arange(brain.shape[0]) % 30 > 4)[:, None, None],
-            "is in pieces, the largest of them",
+            "is in pieces, the largest ",
         ),
     ],
 )
 def test_what_is_no_brain_is_refused(head, monkeypatch, change, said):
     volume, affine, brain = head
     as_deepbet(monkeypatch, {float(volume.max()): canonical(change(brain), affine)[0]})
-    with pytest.raises(UserError, match=f"patient 7: deepbet found no brain: in T1w what it found {said}"):
+    with pytest.raises(UserError, match=f"patient 7: deepbet found no brain: in T1w its mask {said}"):
         extract_brain({"T1w": (volume, affine)}, patient="7")
 
 
@@ -232,7 +232,7 @@ def test_commands_that_fail_say_why(head, stand_in):
     assert "the mask found by hd-bet is empty" in reason(series, "hd-bet")
 
 
-# --- masks that are there ----------------------------------------------------------------------------------------------
+# --- existing masks ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.slow

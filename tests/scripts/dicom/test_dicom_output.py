@@ -96,7 +96,7 @@ def test_after_a_prediction(tmp_path, caplog, monkeypatch):
         "d/FLAIR: no DICOM written", "5 DICOM files of 3 patients",
     ):  # fmt: skip
         assert part in said
-    assert "copy" not in said  # highdicom tells all that it does
+    assert "copy" not in said  # highdicom logs all that it does
     report = pydicom.dcmread(tmp_path / "dicom" / "c" / "report_sr.dcm")
     comments = " ".join(item.TextValue for item in items(report, "Comment"))
     assert "T1w: no segmentation is stored: the headers of the series do not allow one." in comments
@@ -113,8 +113,8 @@ def test_after_a_prediction(tmp_path, caplog, monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("on", "told"), [(None, ["T1wCE"]), (["FLAIR", "T1wCE"], ["FLAIR", "T1wCE"])])
-def test_enhancing_tumour_is_claimed_with_contrast_agent_alone(tmp_path, on, told):
+@pytest.mark.parametrize(("on", "marked"), [(None, ["T1wCE"]), (["FLAIR", "T1wCE"], ["FLAIR", "T1wCE"])])
+def test_enhancing_tumour_is_claimed_with_contrast_agent_alone(tmp_path, on, marked):
     for mri_type in ("FLAIR", "T1wCE"):
         make_series(tmp_path / mri_type, study="a", series=mri_type)
     entries = [{"patient": "a", **{mri_type: str(tmp_path / mri_type) for mri_type in ("FLAIR", "T1wCE")}}]
@@ -125,9 +125,9 @@ def test_enhancing_tumour_is_claimed_with_contrast_agent_alone(tmp_path, on, tol
     for mri_type in ("FLAIR", "T1wCE"):
         file = tmp_path / "dicom" / "a" / f"{mri_type}_seg.dcm"
         segments = [segment.SegmentLabel for segment in pydicom.dcmread(file).SegmentSequence]
-        assert segments == ["Whole tumour (WT)", "Enhancing tumour (ET)"][: 2 if mri_type in told else 1]
+        assert segments == ["Whole tumour (WT)", "Enhancing tumour (ET)"][: 2 if mri_type in marked else 1]
         assert f"WT in {mri_type}" in named
-        assert (f"ET in {mri_type}" in named) == (mri_type in told)
+        assert (f"ET in {mri_type}" in named) == (mri_type in marked)
         masks = PreparedSeries(tmp_path / "prepared" / "a" / f"{mri_type}.h5").masks()
         assert pydicom.dcmread(file).pixel_array[: len(masks)].sum() == masks.any(axis=1).sum()  # what is ET is WT
         assert errors_of(file) == []

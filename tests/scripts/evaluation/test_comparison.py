@@ -19,7 +19,7 @@ FEW = {"resamples": 40, "permutations": 99}
 
 
 def run(name, n=60, shift=1.0, seed=0, seeds=(67, 68), model=None, mri_types=("FLAIR", "T1w"), **more):
-    """A run whose probabilities tell the labels by ``shift``; patients and folds are those of every other one of ``n``."""
+    """A run whose probabilities separate the labels by ``shift``; patients and folds are those of every other one of ``n``."""
     rng = np.random.default_rng(seed)
     rows = []
     for i in range(n):
@@ -191,7 +191,7 @@ def test_patient_without_prediction_has_the_prior(runs):
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"fold": 4}, r"^a and b are not .*: another fold of 00001 \(fold 1 and 4\)\. .*same data list"),
+        ({"fold": 4}, r"^a and b do not have .*: another fold of 00001 \(fold 1 and 4\)\. .*same data list"),
         ({"label": 1}, r"another label of 00001 \(label 0 and 1\)"),
         ({"patient": "99999"}, r"patient 00001 only in a; patient 99999 only in b"),
     ],

@@ -26,7 +26,7 @@ def test_fingerprint_does_not_depend_on_order_and_direction(image, axes, steps):
 
 @settings(deadline=None)
 @given(arrays.arrays(np.float32, (2, 3, 4), elements=st.integers(0, 60000)), st.integers(0, 23))
-def test_fingerprint_tells_images_apart(image, place):
+def test_fingerprint_distinguishes_images(image, place):
     other = image.copy()
     other.flat[place] += 1
     assert leakage.pixel_fingerprint(other) != leakage.pixel_fingerprint(image)
@@ -117,7 +117,7 @@ def test_weights_are_not_evaluated_on_whom_they_were_trained_on(caplog):
     assert not caplog.messages
 
 
-def test_weights_tell_everybody_that_trained_them():
+def test_weights_name_everybody_who_trained_them():
     mine = [{"patient": "a"}, {"patient": "b"}]
     assert leakage.trained_on(mine, {}) == ["a", "b"]
     assert leakage.trained_on(mine, {"trained_on": ["c", "b"]}) == ["c", "b", "a"]

@@ -131,7 +131,7 @@ def test_spread_of_seeds(rows, summary):
 
 
 @pytest.mark.slow
-def test_signal_is_told_from_none(summary):
+def test_signal_is_distinguished_from_none(summary):
     assert summary["controls"]["permutation"] == {"permutations": 99, "p": 0.01}
     for name in ("mean", "logit_mean"):
         low, high = summary["ensembles"][name]["auc"]["delong"]
@@ -166,7 +166,7 @@ def test_baselines_are_of_what_is_known(rows):
 
 
 @pytest.mark.slow
-def test_slices_are_a_baseline_where_they_tell_the_label(rows):
+def test_slices_are_a_baseline_where_they_predict_the_label(rows):
     telling = [row | {"kept": row["kept"] and 10 * row["label"] + len(row["patient"])} for row in rows]
     assert summarise(telling, **FEW)["baselines"]["slices"]["auc"]["value"] > 0.95
 

@@ -286,7 +286,7 @@ def test_randomised_weights_change_the_maps(network, colour_slices):
     json.dumps(found)
 
 
-def test_maps_that_change_are_told(colour_slices, make_network):
+def test_maps_that_change_are_reported(colour_slices, make_network):
     found = randomisation_check(encoded(make_network("test_efficientnet"), colour_slices(9), SIZE))
     assert max(found["correlation"].values()) < 0.45
     assert found["maps_change"] is True
@@ -300,7 +300,7 @@ def test_maps_that_do_not_change_are_found_out(colour_slices):
     assert "stay alike when the weights of everything are random" in found["statement"]
 
 
-def test_constant_maps_tell_nothing(colour_slices):
+def test_constant_maps_show_nothing(colour_slices):
     found = randomisation_check(encoded(Known(sign=0.0), colour_slices(3), 32))
     assert found["correlation"] == dict.fromkeys(("head", "head and LSTM", "everything"))
     assert found["maps_change"] is None

@@ -109,7 +109,7 @@ def test_explanations_are_saved_and_read(tmp_path, save_classifier, save_series)
     other = explain_series(file, save_classifier(tmp_path / "other.pt", seed=1))
     other.save(tmp_path / "other")
     (tmp_path / "other" / "1_FLAIR.npz").replace(tmp_path / "out" / "1_FLAIR.npz")
-    with pytest.raises(ValueError, match=r"of another explanation.*explain again"):
+    with pytest.raises(ValueError, match=r"belongs to another explanation.*explain again"):
         Explanation.load(target)
     (tmp_path / "out" / "1_FLAIR.npz").write_bytes(b"half of one")
     with pytest.raises(ValueError, match="the explanation can't be read"):
@@ -192,7 +192,7 @@ def test_explaining_goes_on_where_it_was_interrupted(prediction, monkeypatch, sa
 
 
 @pytest.mark.slow
-def test_other_probabilities_than_predicted_are_told(prediction, caplog):
+def test_other_probabilities_than_predicted_are_reported(prediction, caplog):
     folder, classifiers = prediction
     rows = json.loads((folder / "patients.json").read_text())
     rows["patients"][0]["series"]["FLAIR"]["probability"] = 2.0

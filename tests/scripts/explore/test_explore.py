@@ -50,7 +50,7 @@ def table(folder, name):
 
 
 @pytest.mark.slow
-def test_planted_faults_are_told_and_a_second_run_reads_nothing(studies, tmp_path, monkeypatch):
+def test_planted_faults_are_reported_and_a_second_run_reads_nothing(studies, tmp_path, monkeypatch):
     from scripts.commands.use import explore
 
     out = tmp_path / "out"

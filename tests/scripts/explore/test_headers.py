@@ -53,21 +53,21 @@ def pair(tmp_path):
 
 def test_two_files(pair):
     found = rows(*pair)
-    told = {name: (row.status, row.values) for name, row in found.items()}
-    assert told["EchoTime"] == ("differs", ("90", "30"))
-    assert told["FlipAngle"] == ("only in A", ("9", ""))
-    assert told["Manufacturer"] == ("only in B", ("", "X"))
-    assert told["Rows"] == ("same", ("6", "6"))
-    assert told["AnatomicRegionSequence"] == ("differs", ("1 items", "2 items"))
-    assert told["AnatomicRegionSequence[1].CodeValue"] == ("differs", ("12738006", "69536005"))
-    assert told["AnatomicRegionSequence[2].CodeValue"] == ("only in B", ("", "12738006"))
+    seen = {name: (row.status, row.values) for name, row in found.items()}
+    assert seen["EchoTime"] == ("differs", ("90", "30"))
+    assert seen["FlipAngle"] == ("only in A", ("9", ""))
+    assert seen["Manufacturer"] == ("only in B", ("", "X"))
+    assert seen["Rows"] == ("same", ("6", "6"))
+    assert seen["AnatomicRegionSequence"] == ("differs", ("1 items", "2 items"))
+    assert seen["AnatomicRegionSequence[1].CodeValue"] == ("differs", ("12738006", "69536005"))
+    assert seen["AnatomicRegionSequence[2].CodeValue"] == ("only in B", ("", "12738006"))
     assert found["AnatomicRegionSequence[1].CodeValue"].path == "(0008,2218)[1](0008,0100)"
-    status, values = told["PixelData"]
+    status, values = seen["PixelData"]
     assert status == "differs"
     assert re.fullmatch(r"60 bytes, SHA-256 [0-9a-f]{16}", values[0])
 
 
-def test_nobody_is_named_but_what_differs_is_told(pair):
+def test_nobody_is_named_but_what_differs_is_reported(pair):
     found = rows(*pair)
     assert (found["PatientName"].status, found["PatientName"].values) == ("differs", (HIDDEN, HIDDEN))
     assert (found["PatientID"].status, found["PatientID"].values) == ("same", (HIDDEN, HIDDEN))
@@ -116,15 +116,15 @@ def test_two_series(write_series, tmp_path):
     write_series(planes(4), "a", change=change, **SECRETS)
     write_series(planes(3), "b", EchoTime="30", FlipAngle="5", **{**SECRETS, "StudyDate": "20210504"})
     found = rows(tmp_path / "a", tmp_path / "b")
-    told = {name: (row.status, row.values) for name, row in found.items()}
-    assert told["EchoTime"] == ("differs", ("90", "30"))
-    assert told["FlipAngle"] == ("differs", ("2 values, 5 to 6", "5"))
-    assert told["InstanceNumber"] == ("varies", ("4 values, 1 to 4", "3 values, 1 to 3"))
-    assert told["Laterality"] == ("only in A", ("R (in 1 of 4 files)", ""))
-    assert told["StudyDate"] == ("differs", (HIDDEN, HIDDEN))
-    assert told["SOPInstanceUID"] == ("varies", (f"4 values {HIDDEN}", f"3 values {HIDDEN}"))
-    assert told["Rows"][0] == "same"
-    alone = {row.name: row for row in compare([tmp_path / "a"]).told(False)}
+    seen = {name: (row.status, row.values) for name, row in found.items()}
+    assert seen["EchoTime"] == ("differs", ("90", "30"))
+    assert seen["FlipAngle"] == ("differs", ("2 values, 5 to 6", "5"))
+    assert seen["InstanceNumber"] == ("varies", ("4 values, 1 to 4", "3 values, 1 to 3"))
+    assert seen["Laterality"] == ("only in A", ("R (in 1 of 4 files)", ""))
+    assert seen["StudyDate"] == ("differs", (HIDDEN, HIDDEN))
+    assert seen["SOPInstanceUID"] == ("varies", (f"4 values {HIDDEN}", f"3 values {HIDDEN}"))
+    assert seen["Rows"][0] == "same"
+    alone = {row.name: row for row in compare([tmp_path / "a"]).shown(False)}
     assert {"InstanceNumber", "ImagePositionPatient", "FlipAngle", "Laterality", "SOPInstanceUID"} <= alone.keys()
     assert "EchoTime" not in alone
     assert not [
@@ -146,7 +146,7 @@ def test_colours_and_page(pair, tmp_path):
     )
     assert "Doe" not in text
     assert """content="default-src 'none'; style-src 'unsafe-inline';""" in text
-    with pytest.raises(ValueError, match="exists already"):
+    with pytest.raises(ValueError, match="already exists"):
         cli.headers(*pair, html=page)
 
 

@@ -106,35 +106,35 @@ def test_one_patient_of_studies_with_masks_of_a_run(tmp_path, studies):
     labels = np.zeros(brain().shape, np.uint8)
     labels[8:16, 8:20, 5:15] = 1
     write_nifti(labels, tmp_path / "run" / "masks" / "00001_FLAIR.nii.gz")
-    told = cli.show(studies, tmp_path / "out", patient="00001", mask=tmp_path / "run", animation=False)
-    assert [file.split("/")[-1] for file in told["written"]] == ["00001_FLAIR.png", "00001_T1wCE.png"]
+    summary = cli.show(studies, tmp_path / "out", patient="00001", mask=tmp_path / "run", animation=False)
+    assert [file.split("/")[-1] for file in summary["written"]] == ["00001_FLAIR.png", "00001_T1wCE.png"]
     pages = {
         name: np.asarray(Image.open(tmp_path / "out" / f"00001_{name}.png")).astype(int) for name in ("FLAIR", "T1wCE")
     }
     coloured = {name: ((page[..., 2] - page[..., 0]) > 60).sum() for name, page in pages.items()}
     assert coloured["FLAIR"] > 1000 > coloured["T1wCE"]
-    with pytest.raises(ValueError, match=r"exists already.*--overwrite"):
+    with pytest.raises(ValueError, match=r"already exists.*--overwrite"):
         cli.show(studies, tmp_path / "out", patient="00001", modality="FLAIR", animation=False)
     cli.show(studies, tmp_path / "out", patient="00001", modality="FLAIR", animation=False, overwrite=True)
 
 
 def test_patients_by_label(tmp_path, studies):
-    told = cli.show(studies, tmp_path / "out", label_folder=tmp_path / "labels.csv")
+    summary = cli.show(studies, tmp_path / "out", label_folder=tmp_path / "labels.csv")
     written = sorted(path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.*"))
     assert written == ["0/00002_FLAIR.png", "1/00001_FLAIR.png", "labels_FLAIR.png"]
-    assert len(told["written"]) == 3
-    assert "passed over" not in told
-    told = cli.show(studies, tmp_path / "t1", label_folder=tmp_path / "labels.csv", modality="T1wCE")
-    assert told["passed over"] == {"00002": "it has no T1wCE"}
+    assert len(summary["written"]) == 3
+    assert "passed over" not in summary
+    summary = cli.show(studies, tmp_path / "t1", label_folder=tmp_path / "labels.csv", modality="T1wCE")
+    assert summary["passed over"] == {"00002": "it has no T1wCE"}
     (tmp_path / "labels.csv").write_text("BraTS21ID,MGMT_value\n00077,1\n")
-    with pytest.raises(ValueError, match="it has a label for none of 00001, 00002, 00003"):
+    with pytest.raises(ValueError, match="it has no label for any of 00001, 00002, 00003"):
         cli.show(studies, tmp_path / "none", label_folder=tmp_path / "labels.csv")
 
 
 def test_a_series_by_its_path(write_series, tmp_path):
     write_series(planes(5, 20, 20), "P1/scan", SeriesDescription="x")
-    told = cli.show(tmp_path / "P1" / "scan", tmp_path / "out", animation=False, window=[0, 900])
-    assert told["written"] == [str(tmp_path / "out" / "P1_scan.png")]
+    summary = cli.show(tmp_path / "P1" / "scan", tmp_path / "out", animation=False, window=[0, 900])
+    assert summary["written"] == [str(tmp_path / "out" / "P1_scan.png")]
 
 
 def test_what_is_refused(tmp_path, studies):
@@ -165,7 +165,7 @@ def test_mp4_can_be_played(tmp_path):
     assert frames == 20
 
 
-def test_title_tells_plane_and_spacing(tmp_path):
+def test_title_gives_plane_and_spacing(tmp_path):
     shown: Shown = read_shown(str(write_nifti(brain(), tmp_path / "a.nii")), "P1, FLAIR")
     first, second = shown.title()
     assert first == "P1, FLAIR"

@@ -218,9 +218,9 @@ def test_tables(made):
     failed = rows["00003", "T2w"]
     assert failed["npz"] == failed["tfrecord"] == ""
     assert "all 405 voxels have the value 0" in failed["reason"]
-    told = json.loads((made / "volumes.json").read_text())
-    assert told["configuration"]["size"] == list(SIZE)
-    assert [row["reason"] == "" for row in told["series"]] == [True, True, True, True, False]
+    written = json.loads((made / "volumes.json").read_text())
+    assert written["configuration"]["size"] == list(SIZE)
+    assert [row["reason"] == "" for row in written["series"]] == [True, True, True, True, False]
 
 
 def test_what_is_there_stays_and_what_changed_is_made_again(made, studies, tmp_path):

@@ -204,8 +204,8 @@ def test_nothing_is_wider_than_the_window(browser, prediction, cross_validation,
 def test_a_script_that_is_not_ours_does_not_run(browser, many):
     """Should a name ever become markup all the same."""
     page = write_report(many)
-    strange = "<script>document.title = 'theirs'</script><img src='data:,' onerror=\"document.title = 'theirs'\">"
-    page.write_text(page.read_text().replace("</main>", f"{strange}</main>"))
+    foreign = "<script>document.title = 'theirs'</script><img src='data:,' onerror=\"document.title = 'theirs'\">"
+    page.write_text(page.read_text().replace("</main>", f"{foreign}</main>"))
     browser.get(page.as_uri())
     wait_for(lambda: browser.find_elements("css selector", "[data-count]")[0].text)  # our own has run
     assert "theirs" not in browser.title

@@ -152,7 +152,7 @@ def test_phantoms_are_named(runs, tmp_path):
     assert "nothing here says anything about MGMT" in text
 
 
-def test_runs_of_the_same_model_are_told_apart(runs, tmp_path):
+def test_runs_of_the_same_model_are_distinguished(runs, tmp_path):
     again = write_run(tmp_path / "other" / "cv_3d", "cnn3d", seed=9)
     third = write_run(tmp_path / "cv_wide", "cnn3d", seed=8)
     folders = named([read_finished(one) for one in (*runs, third)])
@@ -165,7 +165,7 @@ def test_runs_of_the_same_model_are_told_apart(runs, tmp_path):
 
 def test_other_patients_are_named_and_nothing_is_written(runs, tmp_path):
     write_run(runs[1], "cnn3d", n=62)
-    with pytest.raises(ComparisonError, match=r"t4e and cnn3d are not .* patients 00060, 00061 only in cnn3d"):
+    with pytest.raises(ComparisonError, match=r"t4e and cnn3d do not have .* patients 00060, 00061 only in cnn3d"):
         write_comparison(runs, tmp_path / "out", **FEW)
     assert not (tmp_path / "out").exists()
 
@@ -209,7 +209,7 @@ def test_nothing_else_is_overwritten(runs, tmp_path):
     (out / "compare.html").write_text("<html>mine</html>")
     with pytest.raises(FileExistsError, match="is no comparison"):
         write_comparison(runs, out, overwrite=True, **FEW)
-    with pytest.raises(FileExistsError, match="none of a comparison's files"):
+    with pytest.raises(FileExistsError, match="not a comparison's file"):
         write_comparison(runs, runs[0], overwrite=True, **FEW)
 
 

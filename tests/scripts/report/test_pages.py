@@ -51,7 +51,7 @@ def test_unknown_folder_says_what_was_looked_for(tmp_path):
 
 def test_broken_files_are_named(tmp_path):
     (tmp_path / "metrics.json").write_text("{")
-    with pytest.raises(RunError, match=r"metrics\.json: not JSON that can be read"):
+    with pytest.raises(RunError, match=r"metrics\.json: not readable JSON"):
         write_report(tmp_path)
 
 

@@ -85,7 +85,7 @@ def cells(page, table):
     return [re.findall(r"<td[^>]*>(.*?)</td>", row, re.DOTALL) for row in rows]
 
 
-def test_the_page_tells_volumes_probability_and_series(write):
+def test_the_page_shows_volumes_probability_and_series(write):
     (page,) = write(study("P_2020", True))
     flair, t1w, *_ = cells(page, 0)
     masks = tumour()

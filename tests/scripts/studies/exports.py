@@ -33,7 +33,7 @@ class Export:
 
     def save(self, dataset, name=None):
         self.count += 1
-        # names and places that tell nothing
+        # names and places without meaning
         path = self.folder / f"{self.count * 7919 % 5}" / (name or f"{self.count * 7919 % 10007:05x}")
         path.parent.mkdir(parents=True, exist_ok=True)
         dataset.save_as(path, enforce_file_format=True)

@@ -38,7 +38,7 @@ from tests.scripts.studies.exports import (
 def test_series_are_found_in_any_files(export):
     uid = export.series("FLAIR", slices=12, step=2.5)
     (export.folder / "notes.txt").write_text("no DICOM")
-    (export.folder / "README").write_text("no DICOM, and its name does not tell")
+    (export.folder / "README").write_text("no DICOM, and its name does not say so")
     (export.folder / "fake.dcm").write_bytes(b"no DICOM")
     (export.folder / ".hidden").write_bytes(b"x")
     (study,) = studies_of(export.folder)
@@ -52,7 +52,7 @@ def test_series_are_found_in_any_files(export):
 @pytest.mark.filterwarnings("error")
 def test_a_text_without_a_suffix_is_passed_over_silently(export, caplog):
     export.series("FLAIR")
-    (export.folder / "README").write_text("no DICOM, and its name does not tell " * 20)
+    (export.folder / "README").write_text("no DICOM, and its name does not say so " * 20)
     assert len(studies_of(export.folder)) == 1
     assert not [record for record in caplog.records if record.levelname == "WARNING"]
 
@@ -219,7 +219,7 @@ def _save_in(export, name, dataset):
     dataset.save_as(path, enforce_file_format=True)
 
 
-def test_every_series_of_every_study_is_told_of(exported):
+def test_every_series_of_every_study_is_listed(exported):
     first, second = find_studies(exported.folder)
     assert [row["description"] for row in first["study"]["series"]] == ["AX FLAIR", "t1w", "LOC"]
     assert all(row["reason"] for one in (first, second) for row in one["study"]["series"])
@@ -229,7 +229,7 @@ def test_every_series_of_every_study_is_told_of(exported):
     assert second["patient"] == "P-2"
 
 
-def test_nothing_usable_is_an_error_that_tells_why(export):
+def test_nothing_usable_is_an_error_that_says_why(export):
     export.series("DWI", SeriesNumber=4)
     export.series("LOC", slices=3, SeriesNumber=5)
     with pytest.raises(DataListError) as info:
@@ -249,10 +249,10 @@ def test_visits_are_entries_of_one_person(export):
 
 def test_deidentified_studies_name_neither_patient_nor_dates(exported):
     found = find_studies(exported.folder, deidentify=True)
-    told = json.dumps(
+    text = json.dumps(
         [{key: value for key, value in one.items() if key not in (*MRI_TYPES, "called")} for one in found]
     )
-    assert not re.search(r"P-1|P-2|20200102", re.sub(r'"files": (\[[^]]*\]|"[^"]*")', "", told))
+    assert not re.search(r"P-1|P-2|20200102", re.sub(r'"files": (\[[^]]*\]|"[^"]*")', "", text))
     assert all(re.fullmatch(r"study_[0-9a-f]{12}", one["patient"]) for one in found)
 
 

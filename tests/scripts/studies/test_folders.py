@@ -18,7 +18,7 @@ from tests.scripts.layouts import MRI_TYPES, NAMES_2021, NAMES_2023, dicom_study
 
 
 def find(folder, **settings):
-    """What is found, without what is told of each series."""
+    """What is found, without the description of each series."""
     return [
         {key: value for key, value in entry.items() if key != "study"} for entry in find_studies(folder, **settings)
     ]
@@ -75,7 +75,7 @@ def test_paths_are_absolute(tmp_path, monkeypatch):
     assert find("studies")[0]["FLAIR"] == str(tmp_path / "studies" / "00001" / "FLAIR")
 
 
-def test_other_files_do_not_matter(tmp_path, told):
+def test_other_files_do_not_matter(tmp_path, log):
     dicom_study(tmp_path, "00001", ["FLAIR"])
     touch(tmp_path / "train_labels.csv")
     for name in (".DS_Store", "._00001_t1.nii.gz", "README.txt", "flair.json", "dwi.bval", "dwi.bvec", "LICENSE"):
@@ -83,28 +83,28 @@ def test_other_files_do_not_matter(tmp_path, told):
         touch(tmp_path / name)
     (found,) = find(tmp_path)
     assert set(found) == {"patient", "FLAIR"}
-    assert told.text == ""
+    assert log.text == ""
 
 
-# What is not understood
+# Unrecognised input
 
 
-def test_what_was_not_understood_of_a_patient_is_told(tmp_path, told):
+def test_unrecognised_images_of_a_patient_are_reported(tmp_path, log):
     dicom_study(tmp_path, "00001", ["FLAIR", "AX T1"])
     touch(tmp_path / "00001" / "dwi.nii.gz")
     (found,) = find(tmp_path)
     assert found["FLAIR"] == str(tmp_path / "00001" / "FLAIR")
     (warning,) = found["warnings"]
-    assert "not understood: AX T1, dwi.nii.gz; expected folders FLAIR, T1w, T1wCE, T2w or files 00001_{flair" in warning
-    assert "not understood: 00001 (AX T1, dwi.nii.gz). Expected DICOM files" in told.text
-    assert [record.levelname for record in told.records] == ["WARNING"]
+    assert "not recognised: AX T1, dwi.nii.gz; expected folders FLAIR, T1w, T1wCE, T2w or files 00001_{flair" in warning
+    assert "not recognised: 00001 (AX T1, dwi.nii.gz). Expected DICOM files" in log.text
+    assert [record.levelname for record in log.records] == ["WARNING"]
 
 
-def test_further_series_of_a_complete_patient_are_told_in_the_log_alone(tmp_path, told):
+def test_further_series_of_a_complete_patient_are_reported_in_the_log_alone(tmp_path, log):
     dicom_study(tmp_path, "00001", [*MRI_TYPES, "DWI"])
     (found,) = find(tmp_path)
     assert set(found) == {"patient", *MRI_TYPES}
-    assert "00001 (DWI)" in told.text
+    assert "00001 (DWI)" in log.text
 
 
 def dicom_without_a_suffix(path):
@@ -125,57 +125,57 @@ def dicom_without_a_suffix(path):
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_nobody_vanishes_whose_images_are_not_understood(tmp_path, told, write, found):
+def test_patients_with_unrecognised_images_are_kept(tmp_path, log, write, found):
     dicom_study(tmp_path, "00001")
     write(tmp_path / "P")
     first, second = find(tmp_path)
     assert first["patient"] == "00001"
     assert set(second) - {"seg"} == {"patient", "reason"}
     assert second["patient"] == "P"
-    assert second["reason"].startswith(f"none of its series was understood: found {found}; expected folders FLAIR, T1w")
-    assert f"P ({found})" in told.text
+    assert second["reason"].startswith(f"none of its series was recognised: found {found}; expected folders FLAIR, T1w")
+    assert f"P ({found})" in log.text
 
 
-def test_folders_without_images_are_no_patients_and_are_told(tmp_path, told):
+def test_folders_without_images_are_no_patients_and_are_reported(tmp_path, log):
     dicom_study(tmp_path, "00001")
     (tmp_path / "00002").mkdir()
     touch(tmp_path / "00003" / "notes.txt")
     (tmp_path / "00004" / "AX FLAIR").mkdir(parents=True)
     assert names(find(tmp_path)) == ["00001"]
-    assert "00002 (no images), 00003 (no images), 00004 (AX FLAIR)." in told.text
+    assert "00002 (no images), 00003 (no images), 00004 (AX FLAIR)." in log.text
 
 
 @pytest.mark.slow
-def test_a_thousand_of_them_are_told_in_a_line(tmp_path, told):
+def test_a_thousand_of_them_are_reported_in_a_line(tmp_path, log):
     dicom_study(tmp_path, "00001")
     for number in range(1000):
         touch(tmp_path / f"P{number:04d}" / "AX FLAIR" / "Image-1.dcm")
     for number in range(1000):
         touch(tmp_path / "P0000" / f"Image-{number}.dcm")
     assert len(find(tmp_path)) == 1001
-    (record,) = told.records
+    (record,) = log.records
     assert (
-        "not understood: P0000 (AX FLAIR, Image-0.dcm, Image-1.dcm and 998 more), P0001 (AX FLAIR)," in record.message
+        "not recognised: P0000 (AX FLAIR, Image-0.dcm, Image-1.dcm and 998 more), P0001 (AX FLAIR)," in record.message
     )
     assert "P0009 (AX FLAIR) and 990 more. Expected" in record.message
     assert len(record.message) < 1000
 
 
-def test_files_beside_the_patients_are_told(tmp_path, told):
+def test_files_beside_the_patients_are_reported(tmp_path, log):
     dicom_study(tmp_path / "studies", "00001")
     touch(tmp_path / "studies" / "P7.nii.gz")
     assert names(find(tmp_path / "studies")) == ["00001"]
-    assert "studies (P7.nii.gz)." in told.text
+    assert "studies (P7.nii.gz)." in log.text
 
 
-def test_folders_of_a_study_alone_are_no_patients(tmp_path, told):
+def test_folders_of_a_study_alone_are_no_patients(tmp_path, log):
     dicom_study(tmp_path, "00001", ["FLAIR", "AX T1"])
     nifti_study(tmp_path, "00002", seg=False)
     touch(tmp_path / "00002" / "DWI" / "Image-1.dcm")
     (found,) = find(tmp_path / "00001")
     assert "AX T1" in found["warnings"][0]
     assert names(find(tmp_path / "00002")) == ["00002"]
-    assert "00002 (DWI)" in told.text
+    assert "00002 (DWI)" in log.text
 
 
 def test_no_study_says_what_was_found(tmp_path):
@@ -183,12 +183,12 @@ def test_no_study_says_what_was_found(tmp_path):
         touch(tmp_path / patient / "AX FLAIR" / "Image-1.dcm")
     with pytest.raises(
         DataListError,
-        match=r"no study found; not understood: P1 \(AX FLAIR\), P2 \(AX FLAIR\)\. Expected DICOM files",
+        match=r"no study found; not recognised: P1 \(AX FLAIR\), P2 \(AX FLAIR\)\. Expected DICOM files",
     ):
         find(tmp_path)
 
 
-def test_results_of_this_project_are_no_patients(tmp_path, told):
+def test_results_of_this_project_are_no_patients(tmp_path, log):
     labels, affine = np.ones((2, 2, 2), np.uint8), np.eye(4)
     dicom_study(tmp_path, "P1")
     for name in ("P1_FLAIR", "P2"):  # a mask a series, a mask a patient
@@ -201,7 +201,7 @@ def test_results_of_this_project_are_no_patients(tmp_path, told):
         touch(tmp_path / file)
     (found,) = find(tmp_path)
     assert found == {"patient": "P1", **{name: str(tmp_path / "P1" / name) for name in MRI_TYPES}}
-    (record,) = told.records
+    (record,) = log.records
     assert (
         "results of this project among the studies are passed over: P3_FLAIR.nii.gz, dicom, explanations"
         in record.message
@@ -229,7 +229,7 @@ def test_an_empty_series_folder_is_a_patient_all_the_same(tmp_path):
 
 
 def test_no_folder(tmp_path):
-    with pytest.raises(DataListError, match="gone: no such folder of studies"):
+    with pytest.raises(DataListError, match="gone: no such folder or zip file of studies"):
         find(tmp_path / "gone")
 
 

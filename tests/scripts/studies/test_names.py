@@ -43,7 +43,7 @@ def test_names_of_data_sets(file, expected):
     ["dwi.nii.gz", "UCSF-PDGM-0004_SWI.nii.gz", "UCSF-PDGM-0004_brain_segmentation.nii.gz", "case_0000.nii.gz",
      "sub-01_dwi.nii.gz", "sub-01_ses-1_acq-3D_label-x_mask.nii.gz", ".nii.gz", "P_adc_map.nii"],
 )  # fmt: skip
-def test_names_that_tell_nothing(file):
+def test_names_without_meaning(file):
     assert read_name(file) is None
 
 
@@ -54,8 +54,8 @@ def test_names_that_tell_nothing(file):
     st.sampled_from([".nii", ".nii.gz", ".NII.GZ"]),
 )
 def test_the_patient_is_what_stands_before_the_modality(patient, mark, modality, suffix):
-    told = read_name(f"x{patient}9{mark}{modality[0]}{suffix}")
-    assert told == Name(f"x{patient}9", modality[1])
+    read = read_name(f"x{patient}9{mark}{modality[0]}{suffix}")
+    assert read == Name(f"x{patient}9", modality[1])
 
 
 # Folders
@@ -163,5 +163,5 @@ def test_zip_files_that_are_refused(tmp_path):
     with pytest.raises(ArchiveError, match="can't be unpacked"):
         find_studies(tmp_path / "cut.zip")
     (tmp_path / "no.zip").write_bytes(b"PK")
-    with pytest.raises(DataListError, match="no such folder of studies, nor a zip file"):
+    with pytest.raises(DataListError, match="no such folder or zip file of studies"):
         find_studies(tmp_path / "no.zip")

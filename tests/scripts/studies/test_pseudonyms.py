@@ -54,7 +54,7 @@ def test_who_has_no_images_has_a_pseudonym_too():
 
 
 @given(st.text(min_size=1, max_size=12).filter(lambda text: text.strip("/\\. ")))
-def test_no_name_is_told(name):
+def test_no_name_is_revealed(name):
     if name in ("FLAIR", "T1w", "T1wCE", "T2w", "seg"):
         return
     item = {CALLED: name, "image": f"/data/{name}/FLAIR"}
@@ -75,7 +75,7 @@ def test_no_key_is_written_over_or_among_results(folder, tmp_path):
         write_key(entries[:2], key, tmp_path / "out")
     write_key(entries[:2], key, tmp_path / "out", overwrite=True)
     assert len(read_csv(key)) == 2
-    with pytest.raises(KeyFileError, match="lies among the results"):
+    with pytest.raises(KeyFileError, match="is inside the results"):
         write_key(entries, tmp_path / "out" / "a" / "key.csv", tmp_path / "out")
     with pytest.raises(KeyFileError, match="add --deidentify"):
         write_key(find_studies(folder), tmp_path / "other.csv", tmp_path / "out")
@@ -87,5 +87,5 @@ def test_errors_of_deidentified_studies_name_nobody(tmp_path):
     with pytest.raises(DataListError) as info:
         find_studies(tmp_path / "in", deidentify=True)
     assert "Smith" not in str(info.value)
-    with pytest.raises(DataListError, match="leave one of them out"):
+    with pytest.raises(DataListError, match="omit one of the two"):
         read_asked(tmp_path / "sample.csv", deidentify=True)

@@ -70,9 +70,9 @@ def test_the_first_modality_that_fits_counts(export, tmp_path):
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ("modalities: {T1w: ['(']}", "is no regular expression"),
+        ("modalities: {T1w: ['(']}", "is not a regular expression"),
         ("modalities: {T1: [t1]}", "modality 'T1' is unknown; expected FLAIR"),
-        ("modalities: {T1w: ['{t1}']}", "{t1} stands for no expression"),
+        ("modalities: {T1w: ['{t1}']}", "{t1} is not an expression"),
         ("modalities: {T1w: t1}", "modalities: T1w: expected a list, found 't1'"),
         ("modalities: {T1w: [t1]}\nexcluded: [x]", "'excluded' is unknown; expected words, exclude"),
         ("modalities: {T1w: [t1]}\nprefer: [best]", "prefer: 'best' is unknown"),
@@ -80,7 +80,7 @@ def test_the_first_modality_that_fits_counts(export, tmp_path):
         ("modalities: {T1w: [t1", "not YAML"),
         ("modalities: " + "[" * 5000, "not YAML"),
         ("modalities: {T1w: [\udcff]}", "not YAML"),
-        ("modalities: {T1w: ['a{99999999999}']}", "is no regular expression"),
+        ("modalities: {T1w: ['a{99999999999}']}", "is not a regular expression"),
         ("modalities: {T1w: [null]}", "modalities: T1w: expected a regular expression, found None"),
         ("modalities: {T1w: ['{a}']}\nwords: [a]", "words is ['a']; expected an expression for each name"),
         ("modalities: {T1w: [t1]}\nprefer: [[newest]]", "prefer: ['newest'] is unknown"),

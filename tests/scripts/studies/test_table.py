@@ -1,4 +1,4 @@
-"""What is told of studies before anything is computed."""
+"""What is reported of studies before anything is computed."""
 
 import csv
 import json
@@ -32,12 +32,12 @@ def study(**series):
 ALL = {name: {} for name in ("FLAIR", "T1w", "T1wCE", "T2w")}
 
 
-def test_a_complete_study_is_told_nothing_of():
+def test_a_complete_study_has_no_remark():
     assert remarks(study(**ALL)) == []
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "expected"),
     [
         ({"FLAIR": {"slices": 12, "spacing": 7.0}}, "FLAIR: 12 slices 7.0 mm apart"),
         ({"T2w": {"region": "LSPINE"}}, "T2w: its header names the LSPINE; expected a scan of the head"),
@@ -45,12 +45,12 @@ def test_a_complete_study_is_told_nothing_of():
         ({"T1w": {"remark": "the skull shows"}, "FLAIR": {"remark": "the skull shows"}}, "FLAIR, T1w: the skull shows"),
     ],
 )
-def test_what_may_go_wrong_is_told(change, told):
+def test_what_may_go_wrong_is_reported(change, expected):
     (remark,) = remarks(study(**{**ALL, **change}))
-    assert told in remark
+    assert expected in remark
 
 
-def test_missing_modalities_are_told_with_what_they_cost():
+def test_missing_modalities_are_reported_with_their_consequence():
     assert remarks(study(FLAIR={}, T2w={})) == ["no T1w, T1wCE: enhancing tumour is not marked"]
 
 
@@ -82,7 +82,7 @@ def test_the_table_is_shown_and_written(tmp_path):
     assert "files" not in json.loads((tmp_path / "out" / "studies.json").read_text())[0]["series"][0]
 
 
-def test_a_file_that_cannot_be_read_is_told_and_the_others_go_on(tmp_path):
+def test_a_file_that_cannot_be_read_is_reported_and_the_others_go_on(tmp_path):
     save(tmp_path / "P_t2.nii.gz")
     (tmp_path / "P_flair.nii.gz").write_bytes(b"no NIfTI")
     (entry,) = find_studies(tmp_path)
@@ -101,7 +101,7 @@ def test_entries_of_a_data_list_have_no_table(tmp_path):
 
 @pytest.mark.parametrize("skull", [True, False])
 @pytest.mark.parametrize("shape", [(3, 4), (3, 4, 5, 2), (30, 32, 20)])
-def test_what_is_wrong_with_a_nifti_file_is_told_and_no_number_is_none(tmp_path, skull, shape):
+def test_what_is_wrong_with_a_nifti_file_is_reported_and_no_number_is_none(tmp_path, skull, shape):
     file = tmp_path / "A" / "A_flair.nii"
     file.parent.mkdir()
     data = bytearray(nib.Nifti1Image(np.ones(shape, np.int16), np.eye(4)).to_bytes())
@@ -110,7 +110,7 @@ def test_what_is_wrong_with_a_nifti_file_is_told_and_no_number_is_none(tmp_path,
     entries = find_studies(tmp_path)
     describe(entries[0], skull)
     write_studies(entries, tmp_path / "out")
-    told = (tmp_path / "out" / "studies.json").read_text()
-    json.loads(told, parse_constant=pytest.fail)
+    written = (tmp_path / "out" / "studies.json").read_text()
+    json.loads(written, parse_constant=pytest.fail)
     if skull or len(shape) != 2:
-        assert "A_flair.nii: " in told  # the file is named, not only what Python said of it
+        assert "A_flair.nii: " in written  # the file is named, not only what Python said of it

@@ -395,7 +395,7 @@ def test_cohort_refuses_before_it_writes(tmp_path, arguments, message):
     assert not (tmp_path / "cohort").exists()
 
 
-def test_without_nilearn_the_error_tells_the_way_out(monkeypatch):
+def test_without_nilearn_the_error_names_the_remedy(monkeypatch):
     load_atlas = make_patient.__globals__["load_atlas"]
     monkeypatch.setitem(sys.modules, "nilearn", None)
     with pytest.raises(ImportError, match=r"brats-mri-radiogenomics\[phantom\]"):
