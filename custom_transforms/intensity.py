@@ -137,7 +137,7 @@ class ScaleToUint8(Transform):
 
 
 class ScaleToUint8d(EachKey):
-    """Dictionary twin of :class:`ScaleToUint8`: each key is scaled by itself."""
+    """Dictionary twin of :class:`ScaleToUint8`: each key is scaled separately."""
 
     backend = ScaleToUint8.backend
 

@@ -26,18 +26,18 @@ def note(file: str | Path, everything: bool = False) -> None:
 
     def hook(event: str, values: tuple) -> None:
         if event in LOOKUPS:
-            told, host = values[:2], values[0]
+            address, host = values[:2], values[0]
         elif event in MESSAGES and isinstance(values[1], tuple):  # others are between processes of this machine
-            told, host = values[1], values[1][0]
+            address, host = values[1], values[1][0]
         elif everything and event in ("socket.getnameinfo", "urllib.Request"):
-            told = host = values[:2]
+            address = host = values[:2]
         elif everything and event == "socket.bind" and isinstance(values[1], tuple) and values[1][0] not in LOOPBACK:
-            told = host = values[1]
+            address = host = values[1]
         else:
             return
         if everything or host not in LOCAL:
             with open(file, "a") as stream:
-                stream.write(f"{event} {told} by {' '.join(sys.argv)[:200]}\n")
+                stream.write(f"{event} {address} by {' '.join(sys.argv)[:200]}\n")
 
     sys.addaudithook(hook)
 

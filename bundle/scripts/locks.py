@@ -66,7 +66,7 @@ def acquire(folder: str | Path) -> None:
         if error.errno in _NO_LOCKS:
             unlock = _without_locks(place)
         elif error.errno in _TAKEN and not isinstance(error, PermissionError):
-            raise FolderInUseError(_told(place, read_note(place / NOTE))) from None
+            raise FolderInUseError(_in_use(place, read_note(place / NOTE))) from None
         else:
             raise
     _held[place] = _Held(os.getpid(), unlock, made)

@@ -141,7 +141,7 @@ def _with_origin(config: Mapping[str, Any]) -> dict[str, Any]:
         if config.get("brain") not in BRAIN_METHODS:
             found["brain"] = "a folder"
     if (launch := distributed.launch()) is not None:
-        found["launch"] = launch  # by which a later attempt knows that this folder is its own
+        found["launch"] = launch  # marks this folder for later attempts
     return found
 
 

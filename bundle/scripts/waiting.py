@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 READ_TIMEOUT = 900
 """Seconds, unless others are asked for."""
-_SETTING = "RADIOGENOMICS_READ_TIMEOUT"  # processes that read ahead have it too, however they are started
+_SETTING = "RADIOGENOMICS_READ_TIMEOUT"  # loader processes have it too, however they are started
 
 
 class StalledError(UserError):

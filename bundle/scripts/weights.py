@@ -78,7 +78,7 @@ def segmenter_settings(file: str | Path | None) -> dict[str, Any]:
     """Settings of the segmentation network in a weights file; the method's own without a file or in a flat one."""
     settings = {**SEGMENTER_SETTINGS, **(describe(file).settings if file else {})}
     check_settings(settings, file)
-    enhancing_on(settings)  # a mistake must not be found after hours of segmentation
+    enhancing_on(settings)  # an error must not surface after hours of segmentation
     return settings
 
 

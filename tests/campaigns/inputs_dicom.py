@@ -293,8 +293,8 @@ def _with_syntax(meta: bytes, syntax: str) -> bytes:
 def damage(rng: Random, files: list[Path]) -> str:
     """Change the bytes of files."""
     kind = rng.choice(DAMAGES)
-    told = some_of(rng, files)
-    for file in told:
+    chosen = some_of(rng, files)
+    for file in chosen:
         data = bytearray(file.read_bytes())
         if kind == "flip":
             for _ in range(rng.choice([1, 10, 200])):

@@ -58,7 +58,7 @@ def test_sequences_in_sequences(write_series, tmp_path, depth):
     if depth < 100:
         assert read(tmp_path / "series")[0].shape[2] == 3
         return
-    with pytest.raises(SeriesError, match=r"more sequences in each other than can be read.*export it again"):
+    with pytest.raises(SeriesError, match=r"nests sequences deeper than can be read.*export it again"):
         read(tmp_path / "series")
 
 
@@ -69,7 +69,7 @@ def test_a_geometry_in_which_nothing_can_lie_is_refused(write_series, tmp_path, 
         read(tmp_path / "series")
 
 
-def test_pixels_that_no_decoder_takes_are_told_on_one_line(write_series, tmp_path):
+def test_pixels_that_no_decoder_takes_are_reported_on_one_line(write_series, tmp_path):
     broken = b"\xff\xd8\xff\xc3" + struct.pack(">HBHH", 11, 16, 6, 5) + b"\x01\x01\x11\x00\xff\xd9"
 
     def compress(index, dataset):
@@ -94,7 +94,7 @@ def test_values_that_are_no_numbers_become_zero(write_series, tmp_path):
         read(tmp_path / "all")
 
 
-def test_file_meta_of_an_unknown_representation_is_told(write_series, tmp_path):
+def test_file_meta_of_an_unknown_representation_is_reported(write_series, tmp_path):
     write_series(planes(3))
     file = sorted((tmp_path / "series").iterdir())[0]
     file.write_bytes(file.read_bytes().replace(b"\x02\x00\x02\x00UI", b"\x02\x00\x02\x00BI", 1))

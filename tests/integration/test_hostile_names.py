@@ -55,7 +55,7 @@ def listed(tmp_path):
 def run(monkeypatch, capfd, caplog):
     """A function that runs a command and returns all that it said."""
 
-    def told_by(*words):
+    def output_of(*words):
         monkeypatch.setattr(sys, "argv", ["radiogenomics", *map(str, words)])
         ending = ""
         caplog.clear()
@@ -64,10 +64,10 @@ def run(monkeypatch, capfd, caplog):
             cli.main()
         except SystemExit as error:
             ending = str(error)
-        told = capfd.readouterr()
-        return "\n".join([told.out, told.err, *(record.getMessage() for record in caplog.records), ending])
+        output = capfd.readouterr()
+        return "\n".join([output.out, output.err, *(record.getMessage() for record in caplog.records), ending])
 
-    return told_by
+    return output_of
 
 
 def harmless(output):
@@ -81,9 +81,9 @@ def test_a_prediction(listed, segmenter, tmp_path, run, monkeypatch):
     home = tmp_path / "home"
     home.mkdir()
     monkeypatch.chdir(home)
-    told = run("predict", "--datalist", listed, "--output", tmp_path / "out", "--segmenter", segmenter, *WORDS)
-    assert "scan.nii.gz" in told  # broken files are named
-    harmless(told)
+    output = run("predict", "--datalist", listed, "--output", tmp_path / "out", "--segmenter", segmenter, *WORDS)
+    assert "scan.nii.gz" in output  # broken files are named
+    harmless(output)
     out = tmp_path / "out"
     assert list(home.iterdir()) == []
     assert not list(tmp_path.rglob("PWNED"))
@@ -133,7 +133,7 @@ def test_names_of_255_bytes_and_line_breaks_are_refused_in_a_line(tmp_path, segm
         folder = tmp_path / str(len(name)) / name
         folder.mkdir(parents=True)
         nib.save(nib.Nifti1Image(brain(0).astype(np.float32), np.eye(4)), folder / "flair.nii.gz")
-        told = run("segment", "--input", folder.parent, "--output", tmp_path / "out", "--segmenter", segmenter)
-        assert "rename the patient" in told
-        harmless(told)
+        output = run("segment", "--input", folder.parent, "--output", tmp_path / "out", "--segmenter", segmenter)
+        assert "rename the patient" in output
+        harmless(output)
         assert not (tmp_path / "out").exists()

@@ -56,7 +56,7 @@ def full_disk(tmp_path, mount):
 
 
 @pytest.fixture
-def told(caplog):
+def log(caplog):
     """What is logged."""
     caplog.set_level(logging.INFO)
     return caplog

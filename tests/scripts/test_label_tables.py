@@ -54,9 +54,7 @@ def test_visits_of_a_person_have_labels_of_their_own(tmp_path):
 def test_what_is_no_table_is_named(tmp_path, content, read):
     file = tmp_path / "labels.csv"
     file.write_bytes(content)
-    with pytest.raises(
-        DataListError, match=r"labels\.csv: not a table that can be read \(.*\); save it as CSV in UTF-8"
-    ):
+    with pytest.raises(DataListError, match=r"labels\.csv: not a readable table \(.*\); save it as CSV in UTF-8"):
         read(file)
 
 

@@ -183,7 +183,7 @@ def test_small_for_a_brain(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_full_disk_is_told_in_one_line(full_disk):
+def test_a_full_disk_is_reported_in_one_line(full_disk):
     code = (
         "import numpy as np, sys; from scripts.prepared import write_series\n"
         "noise = np.random.default_rng(0).integers(0, 255, (9, 100, 100)).astype(np.uint8)\n"

@@ -24,8 +24,8 @@ class CNN3D(Strict):
     """The 3D CNN of a challenge participant's diary, 1,253,825 parameters of which 1,252,801 are trained.
 
     Four convolutions (3³, no padding, ReLU) of 64, 64, 128 and 256 filters, each followed by batch normalisation, the first two by
-    max-pooling before it; global average pooling, a layer of 128 units, and the logit. Where the dropout lies and how strong
-    it is was not published in numbers: 0.3 here. Batch normalisation has Keras' constants.
+    max-pooling before it; global average pooling, a layer of 128 units, and the logit. Position and rate of the dropout were
+    not published as numbers: 0.3 here. Batch normalisation uses Keras' constants.
     """
 
     def __init__(self) -> None:

@@ -334,7 +334,7 @@ def _cut(text: str, width: int) -> str:
 
 
 def write_html(comparison: Comparison, file: str | Path, everything: bool = False) -> None:
-    """Write the comparison as a page that needs nothing else.
+    """Write the comparison as a self-contained page.
 
     Raises:
         ImportError: when Jinja2 is not installed.
@@ -343,8 +343,8 @@ def write_html(comparison: Comparison, file: str | Path, everything: bool = Fals
 
     letters = list("AB") if len(comparison.names) == 2 else ["value"]
     rows = []
-    for row in comparison.told(everything):
-        # a path of nested items is told by its last tag and its names
+    for row in comparison.shown(everything):
+        # a path of nested items is shown by its last tag and its names
         status = "" if row.status == "same" else row.status
         cells = [row.path[row.path.rfind("(") :], row.name, row.vr, status, *row.values]
         rows.append((row.status.replace(" ", "-"), cells))

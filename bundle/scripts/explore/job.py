@@ -135,5 +135,5 @@ def _write(
 
 
 def _unread(item: Mapping[str, Any]) -> dict[str, Any]:
-    """The reason why nothing is kept of a series whose files are gone."""
+    """The reason for a series without facts whose files are gone."""
     return read_note(item["kept"]) or {"error": "not read"}

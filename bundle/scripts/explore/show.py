@@ -164,7 +164,7 @@ def _labelled(entries: Sequence[Mapping[str, Any]], file: Path) -> list[tuple[in
     found = [(label, one) for label, one in zip(labels, entries, strict=True) if label is not None]
     if not found:
         raise DataListError(
-            f"{file}: it has a label for none of {some((one['patient'] for one in entries), 5)}; give the file of these studies"
+            f"{file}: it has no label for any of {some((one['patient'] for one in entries), 5)}; give the file of these studies"
         )
     return found
 

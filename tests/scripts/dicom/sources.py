@@ -23,7 +23,7 @@ AXIAL = np.eye(3)
 
 
 def make_file(pixels, position, directions=AXIAL, spacing=(1.0, 1.0), study="study", series="series", **attributes):
-    """One MR slice with no more than the attributes that place it and tell what it belongs to; None leaves one out."""
+    """One MR slice with no more than the attributes that give its position and its series; None leaves one out."""
     given = {keyword: value for keyword, value in attributes.items() if value is not None}
     dataset = make_slice(
         pixels.astype("<u2"), series_uid=generate_uid(entropy_srcs=[study, series]), instance=None,
