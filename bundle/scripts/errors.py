@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 
 class UserError(ValueError):
@@ -10,6 +10,20 @@ class UserError(ValueError):
 
     The command line prints the message without a traceback.
     """
+
+
+def reason(error: BaseException) -> str:
+    """Why something failed, for a table: the message of an error of this project, and of any other its kind and message."""
+    own = type(error).__module__.partition(".")[0] in ("scripts", "radiogenomics", "custom_transforms")
+    return str(error) if own else f"{type(error).__name__}: {error}"
+
+
+def grouped(texts: Mapping[str, str]) -> list[str]:
+    """``["FLAIR, T2w: no slice", "T1w: half a file"]`` of a text by name: each text once, after all names that it belongs to."""
+    names: dict[str, list[str]] = {}
+    for name, text in texts.items():
+        names.setdefault(text, []).append(name)
+    return [f"{', '.join(those)}: {text}" for text, those in names.items()]
 
 
 def some(names: Iterable[str], most: int = 20) -> str:

@@ -13,7 +13,7 @@ import torch
 from ignite.engine import Engine, Events
 
 from . import distributed
-from .errors import some
+from .errors import grouped, some
 from .files import RESEARCH_ONLY, is_formula, write_csv, write_json
 from .identifiers import lookup
 from .inferers import is_finite, not_finite
@@ -153,7 +153,7 @@ class PatientResults:
         }
         if not used:
             asked = {mri_type: series[mri_type].get("reason", "") for mri_type in classifiers}
-            reasons = entry.get("reason") or "; ".join(f"{mri_type}: {reason}" for mri_type, reason in asked.items())
+            reasons = entry.get("reason") or "; ".join(grouped(asked))
             result["reason"] = f"cohort prior {self.probabilities.prior}: {reasons}"
             logger.warning("patient %s gets the %s", patient, result["reason"])
         result |= {key: entry[key] for key in ("label", "warnings") if key in entry}

@@ -25,6 +25,7 @@ from tqdm import tqdm
 
 from . import distributed, memory
 from .datalists import MRI_TYPES
+from .errors import reason
 from .evaluation import fingerprints, leakage
 from .files import FileError, WriteError, read_json, write_json
 from .inferers import NonFiniteError
@@ -103,17 +104,20 @@ class SeriesDataset(Dataset):
                 item = _unnamed(self.transform(item))
             return {**item, "ready": time.time(), "read_seconds": time.time() - started}
         except Exception as error:
-            reason: BaseException = error
-            while isinstance(reason, RuntimeError) and reason.__cause__ is not None:
-                reason = reason.__cause__  # below MONAI's «applying transform …» wrappers
-            if isinstance(reason, WriteError):
-                raise reason from None  # the output's disk, which no other series would find better
-            return _failed(item, reason)
+            cause: BaseException = error
+            while isinstance(cause, RuntimeError) and cause.__cause__ is not None:
+                cause = cause.__cause__  # below MONAI's «applying transform …» wrappers
+            if isinstance(cause, WriteError):
+                raise cause from None  # the output's disk, which no other series would find better
+            return _failed(item, cause)
         finally:
             memory.release()
 
 
 def _failed(item: Mapping[str, Any], error: BaseException) -> dict[str, Any]:
+    text = reason(error)
+    if "patient" in item:  # the row names them
+        text = text.removeprefix(f"patient {item['patient']}: ").removeprefix(f"{item.get('mri_type')}: ")
     return {
         **item,
         "image": torch.zeros((0, 1, 1), dtype=torch.uint8),
@@ -122,7 +126,7 @@ def _failed(item: Mapping[str, Any], error: BaseException) -> dict[str, Any]:
         "geometry": None,
         "n_slices": 0,
         "warnings": [pseudonyms.hide(text, item) for text in item.get("warnings", [])],
-        "error": pseudonyms.hide(f"{type(error).__name__}: {error}", item),
+        "error": pseudonyms.hide(text, item),
     }
 
 

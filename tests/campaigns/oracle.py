@@ -17,9 +17,7 @@ REMEDY = re.compile(
     r"install|add|change|correct|leave|needed|replace|ask|say|did you mean|finish|write|download|start|set|decompress|predict|prepare|read|select|omit|given with)\b",
     re.IGNORECASE,
 )
-BARE = re.compile(
-    r"^(?!SeriesError|UserError|\w*(Studies|Weights|DataList|Output|Prepared|NonFinite|Brain|Picture|Header)Error)\w*(Error|error|Exception): "
-)
+BARE = re.compile(r"^\w*(Error|error|Exception): ")
 """An error that nobody wrote for people, as the reason of a series."""
 
 

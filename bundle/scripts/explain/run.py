@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from ..errors import reason
 from ..files import RESEARCH_ONLY, remove_leftovers, write_json
 from ..modalities import MRI_TYPES
 from ..outputs import inside
@@ -92,7 +93,7 @@ def explain_run(
                 results[one.name] = _explained(one, index[one.name]["file"], classifier, zoom, batch_size, output)
             except Exception as error:
                 logger.warning("%s: %s", one.name, error)
-                results[one.name] = {"error": f"{type(error).__name__}: {error}"}
+                results[one.name] = {"error": reason(error)}
     write_json({"note": RESEARCH_ONLY, "series": results}, output / "index.json")
     failed = sum("error" in row for row in results.values())
     logger.info("%s: %d series, %d failed. %s", output, len(results), failed, RESEARCH_ONLY)

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from ..errors import UserError, grouped
 from ..files import FileError, escaped, read_json, write_csv, write_json
 from ..modalities import MRI_TYPES
 from ..waiting import within_limit
@@ -53,11 +54,24 @@ def _from_voxels(files: str | Sequence[str]) -> dict[str, Any]:
     from ..reading import PatientReader
 
     _, meta = PatientReader().get_data(files)
-    texts = {
-        "skull": "it shows the skull, which predict and segment remove (--brain)",
+    remark = {
+        "skull": _skull_remark(),
         "unclear": "it is not clear whether it shows the skull",
     }
-    return {"skull": meta["skull"], "remark": texts.get(meta["skull"], "")}
+    return {"skull": meta["skull"], "remark": remark.get(meta["skull"], "")}
+
+
+def _skull_remark() -> str:
+    from ..brain import method_for
+
+    try:
+        method_for("auto")
+    except UserError:
+        return (
+            "it shows the skull, and no brain extractor is installed: pip install 'brats-mri-radiogenomics[brain]', or give "
+            "your own masks (--brain FOLDER)"
+        )
+    return "it shows the skull, which predict and segment remove (--brain)"
 
 
 def _from_headers(files: str | Sequence[str]) -> dict[str, Any]:
@@ -104,11 +118,7 @@ def remarks(entry: Mapping[str, Any]) -> list[str]:
             )
         if row.get("region") and not _HEAD.search(row["region"]):
             remarks.append(f"{name}: its header names the {row['region']}; expected a scan of the head")
-    of_series: dict[str, list[str]] = {}
-    for name, row in chosen.items():
-        if row.get("remark"):
-            of_series.setdefault(row["remark"], []).append(name)
-    remarks += [f"{', '.join(names)}: {text}" for text, names in of_series.items()]
+    remarks += grouped({name: row["remark"] for name, row in chosen.items() if row.get("remark")})
     words = " ".join(
         [study.get("description", ""), *(row.get("about") or row["description"] for row in chosen.values())]
     )

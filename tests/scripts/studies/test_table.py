@@ -50,6 +50,16 @@ def test_what_may_go_wrong_is_reported(change, expected):
     assert expected in remark
 
 
+@pytest.mark.parametrize(("installed", "said"), [(True, "predict and segment remove"), (False, "pip install 'brats")])
+def test_a_skull_that_nothing_here_removes_is_a_remark(monkeypatch, tmp_path, installed, said):
+    monkeypatch.setattr("scripts.brain.deepbet.is_installed", lambda: installed)
+    monkeypatch.setattr("scripts.brain.programs.is_installed", lambda name: False)
+    monkeypatch.setattr("scripts.reading.PatientReader.get_data", lambda self, files: (None, {"skull": "skull"}))
+    row = {"modality": "T1w", "chosen": True, "files": str(tmp_path / "a.nii.gz"), "slices": 3}
+    describe({"patient": "1", "study": {"series": [row]}})
+    assert said in row["remark"]
+
+
 def test_missing_modalities_are_reported_with_their_consequence():
     assert remarks(study(FLAIR={}, T2w={})) == ["no T1w, T1wCE: enhancing tumour is not marked"]
 
