@@ -91,7 +91,7 @@ def check_method(method: str) -> None:
 
 
 def extract_brain(
-    series: Mapping[str, Series], method: str = "auto", patient: str = ""
+    series: Mapping[str, Series], method: str = "auto", patient: str = "", threads: int | None = None
 ) -> dict[str, BrainMask | UserError]:
     """Find the brain in series that show the head.
 
@@ -100,6 +100,7 @@ def extract_brain(
             caller.
         method: one of :data:`~scripts.checks.BRAIN_METHODS` or a folder of masks, see :func:`~scripts.brain.own_masks.own_mask`.
         patient: as the data list names the patient.
+        threads: that search several series at once; those of PyTorch by default. The masks do not depend on it.
 
     Returns:
         by modality the mask, or the reason for its absence, for the user; nothing for ``never``.
@@ -112,7 +113,7 @@ def extract_brain(
     if chosen == "never" or not series:
         return {}
     if chosen == "deepbet":
-        found = _by_deepbet(series, patient)
+        found = _by_deepbet(series, patient, threads or torch.get_num_threads())
     else:
         found = {
             mri_type: _answer(_given, *one, chosen, patient, mri_type) for mri_type, one in series.items()
@@ -149,14 +150,16 @@ def _given(volume: np.ndarray, affine: np.ndarray, method: str, patient: str, mr
     return BrainMask(mask, source, millilitres(mask, affine), None, warnings)
 
 
-def _by_deepbet(series: Mapping[str, Series], patient: str) -> dict[str, BrainMask | UserError]:
+def _by_deepbet(series: Mapping[str, Series], patient: str, threads: int) -> dict[str, BrainMask | UserError]:
     turned = {}
     for mri_type, stored in series.items():
         volume, affine = canonical(*stored)
         turned[mri_type] = volume, steady(affine)
-    coarse = {mri_type: deepbet.coarse_mask(volume) for mri_type, (volume, _) in turned.items()}
-    best, mask = _reference(turned, coarse, patient)
-    transforms = _transforms(turned, coarse, best, mask)
+    with ThreadPoolExecutor(threads) as pool:
+        each = pool.map if torch.get_num_threads() == 1 else map  # or else several series would share PyTorch's threads
+        coarse = dict(zip(turned, each(deepbet.coarse_mask, [volume for volume, _ in turned.values()]), strict=True))
+        best, mask = _reference(turned, coarse, patient)
+        transforms = _transforms(turned, coarse, best, mask, pool)
     found: dict[str, BrainMask | UserError] = {
         mri_type: BrainMask(mask, f"found by deepbet on {best}", millilitres(mask, turned[best][1]))
         if mri_type == best
@@ -192,7 +195,11 @@ def _reference(turned: Mapping[str, Series], coarse: Mapping[str, np.ndarray], p
 
 
 def _transforms(
-    turned: Mapping[str, Series], coarse: Mapping[str, np.ndarray], best: str, mask: np.ndarray
+    turned: Mapping[str, Series],
+    coarse: Mapping[str, np.ndarray],
+    best: str,
+    mask: np.ndarray,
+    pool: ThreadPoolExecutor,
 ) -> dict[str, RigidTransform]:
     """Transforms from the other series to the best one; registration starts with the brains' centres aligned."""
     others = [name for name in turned if name != best and (coarse[name] > 0.5).any()]
@@ -205,8 +212,7 @@ def _transforms(
         start[:3, 3] = middle - centre(coarse[name] > 0.5, turned[name][1])
         return registration.register(turned[best], turned[name], start=start)
 
-    with ThreadPoolExecutor(torch.get_num_threads()) as pool:  # each is the work of one thread
-        return dict(zip(others, pool.map(register, others), strict=True))
+    return dict(zip(others, pool.map(register, others), strict=True))  # each is the work of one thread
 
 
 def _elsewhere(

@@ -54,6 +54,7 @@ class StripSkull(Transform):
 
     def __init__(self, method: str = "auto", masks_dir: str | Path | None = None) -> None:
         self.method, self.masks_dir = method, masks_dir
+        self._threads = torch.get_num_threads()  # a process that reads ahead has one for PyTorch
         self._patient: str | None = None
         self._masks: dict[str, BrainMask | UserError] = {}
 
@@ -91,7 +92,9 @@ class StripSkull(Transform):
             method = method_for(self.method, f"patient {patient}: {mri_type}")
             series = {mri_type: (np.asarray(data["image"][0]), np.asarray(data["image"].affine, dtype=float))}
             series |= _read_others(data.get("study", {}), mri_type)
-            self._masks, self._patient = extract_brain(series, method, data.get(CALLED, patient)), patient
+            reader = torch.utils.data.get_worker_info()
+            threads = max(self._threads // (reader.num_workers if reader else 1), 1)
+            self._masks, self._patient = extract_brain(series, method, data.get(CALLED, patient), threads), patient
             if self.masks_dir is not None:
                 for name, (_, affine) in series.items():
                     self._write(patient, name, self._masks[name], affine)

@@ -305,10 +305,10 @@ def test_real_series_are_stripped_after_it(real_head, real_brains):
 
 
 @pytest.mark.slow
-def test_the_order_the_orientation_and_rounded_headers_of_real_series_change_nothing(real_head, real_brains):
+def test_order_orientation_rounded_headers_and_threads_do_not_change_the_masks_of_real_series(real_head, real_brains):
     turned = {mri_type: canonical(*one) for mri_type, one in reversed(real_head.series.items())}
     found = extract_brain(
-        {name: (volume, affine.astype("f4").astype("f8")) for name, (volume, affine) in turned.items()}
+        {name: (volume, affine.astype("f4").astype("f8")) for name, (volume, affine) in turned.items()}, threads=3
     )
     for mri_type, brain in found.items():
         stored = as_stored(brain.mask, real_head.series[mri_type][1])
