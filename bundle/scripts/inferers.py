@@ -158,7 +158,7 @@ class SliceSegmenter(Inferer):
     def __call__(self, inputs: torch.Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> torch.Tensor:
         """Masks ``(..., 2, H, W)`` uint8 of 0 and 1 of slices ``(..., H, W)`` in 0…255, ``(N, H, W)`` for example.
 
-        ``geometry``, the :class:`custom_transforms.SliceGeometry` of a stack ``(N, H, W)``, tells millimetres and other planes.
+        ``geometry``, the :class:`custom_transforms.SliceGeometry` of a stack ``(N, H, W)``, gives millimetres and other planes.
 
         Raises:
             NonFiniteError: when the network answers with NaN or infinity.
