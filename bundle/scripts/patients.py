@@ -139,7 +139,7 @@ class PatientResults:
                     facts["reason"] = "no slice shows enough tumour"
                 elif not values:
                     facts["reason"] = self.failed.get((patient, mri_type)) or (
-                        NOT_ASKED if mri_type not in classifiers else f"no classifier weights for {mri_type}"
+                        NOT_ASKED if mri_type not in classifiers else "no classifier weights"
                     )
             series[mri_type] = facts
         used = [mri_type for mri_type, facts in series.items() if facts.get("probability") is not None]

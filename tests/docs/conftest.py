@@ -55,6 +55,7 @@ def whole_project(tmp_path_factory):
         (folder / task.upper()).symlink_to(folder / "phantoms" / task)
         cli.datalist(folder / "phantoms" / task, folder / f"{task}.json", folds=3)
     shutil.copy(folder / "task2.json", folder / "cohort.json")
+    shutil.copy(folder / "TASK2" / "train_labels.csv", folder)
     shutil.copy(folder / "runs" / "classification" / "FLAIR" / "model_FLAIR.pt", folder / "bundle" / "models")
     shutil.copy(next((folder / "TASK1").rglob("*_t1ce.nii.gz")), folder / "t1ce.nii.gz")
     cli.prepare("segmentation", folder / "prepared" / "segmentation", datalist=folder / "task1.json", num_workers=0)
