@@ -25,7 +25,7 @@ from .commands.tools import demo, doctor, download, export, phantom
 from .commands.train import datalist, prepare, pretrain, train
 from .commands.use import explore, predict, report, segment, studies
 from .files import one_line
-from .interruption import Interruption, awaited, line_break
+from .interruption import awaited, line_break
 
 GROUPS: dict[str, tuple[Callable[..., Any], ...]] = {
     "Use it on your own studies": (predict, segment, studies, report),
@@ -66,8 +66,8 @@ def main() -> None:
     """
     try:
         try:
-            with awaited("".join(sys.argv[1:2])) as interruption:
-                _main(interruption)
+            with awaited("".join(sys.argv[1:2])):
+                _main()
         finally:
             sys.stdout.flush()
     except BrokenPipeError:
@@ -76,7 +76,7 @@ def main() -> None:
         sys.exit(READER_GONE)
 
 
-def _main(interruption: Interruption) -> None:
+def _main() -> None:
     import fire
 
     debug = bool(os.environ.get("RADIOGENOMICS_DEBUG"))
@@ -103,9 +103,6 @@ def _main(interruption: Interruption) -> None:
         if isinstance(result, Mapping) and result.get("problems"):
             first, *more = result["problems"]
             sys.exit(f"error: {one_line(first, None)}" + (f" (and {len(more)} more)" if more else ""))
-    except KeyboardInterrupt:
-        interruption.say()
-        sys.exit(interruption.status)
     except Exception as error:
         if isinstance(error, BrokenPipeError) and _reader_is_gone():
             raise

@@ -31,8 +31,10 @@ class Interruption:
 
     def __init__(self, command: str = "") -> None:
         how = f"; the same command{_GO_ON[command]} continues where it stopped" if command in _GO_ON else ""
-        self.line, self.number, self._said = f"interrupted{how}", 0, False
+        self.line, self.number = f"interrupted{how}", 0
+        self._said = self._over = False
         self._before: dict[int, Any] = {}
+        self._shown: Any = None
 
     @property
     def status(self) -> int:
@@ -49,10 +51,11 @@ class Interruption:
 
     def install(self) -> None:
         """Take over the signals, in the main thread."""
+        self._shown, sys.unraisablehook = sys.unraisablehook, self._show_ignored
         for number in (signal.SIGINT, signal.SIGTERM):
             self._before[number] = signal.signal(number, self._arrived)
         if os.name == "posix":
-            os.register_at_fork(after_in_child=self.uninstall)  # forked processes keep the default behaviour
+            os.register_at_fork(after_in_child=self._restore)  # forked processes keep the default behaviour
             reading, self._writing = os.pipe()
             os.set_blocking(self._writing, False)
             # a signal handler waits until the interrupted code returns to Python; this thread does not
@@ -60,6 +63,13 @@ class Interruption:
             threading.Thread(target=self._watch, args=(reading,), daemon=True).start()
 
     def uninstall(self) -> None:
+        """Restore what was taken over."""
+        self._over = True
+        if self._before and sys.unraisablehook == self._show_ignored:
+            sys.unraisablehook = self._shown
+        self._restore()
+
+    def _restore(self) -> None:
         """Restore the signals."""
         if self._before and threading.current_thread() is threading.main_thread():
             if os.name == "posix":
@@ -69,7 +79,14 @@ class Interruption:
                 signal.signal(number, handler)
         self._before = {}
 
+    def _show_ignored(self, what: Any) -> None:
+        """Show errors that Python ignores, as in ``__del__``, but for an interruption and what follows it: the process ends anyway."""
+        if not self.number and not issubclass(what.exc_type, KeyboardInterrupt):
+            self._shown(what)
+
     def _arrived(self, number: int, _: FrameType | None) -> None:
+        if self._over:
+            return  # the work is done
         if self.number:
             self._leave()  # asked again
         self.number = number
@@ -98,13 +115,24 @@ def line_break() -> str:
 
 
 @contextmanager
-def awaited(command: str = "") -> Iterator[Interruption]:
-    """Raise a KeyboardInterrupt in the block when the process is asked to end, and make sure that it ends."""
+def awaited(command: str = "") -> Iterator[None]:
+    """Raise a KeyboardInterrupt in the block when the process is asked to end, and make sure that it ends.
+
+    What the block raises from then on, whatever it is, is the interruption's consequence.
+
+    Raises:
+        SystemExit: with the status of the signal, once the interruption was reported.
+    """
     interruption = Interruption(command)
-    if threading.current_thread() is threading.main_thread():
-        interruption.install()
     try:
-        yield interruption
+        if threading.current_thread() is threading.main_thread():
+            interruption.install()
+        yield
+    except BaseException as error:
+        if not interruption.number and not isinstance(error, KeyboardInterrupt):
+            raise
+        interruption.say()
+        raise SystemExit(interruption.status) from None
     finally:
         if not interruption.number:
             interruption.uninstall()

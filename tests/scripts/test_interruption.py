@@ -21,15 +21,31 @@ def work(kind):
         hashlib.pbkdf2_hmac("sha256", b"", b"", 10**9)
     time.sleep(60)
 
-with interruption.awaited("predict") as asked:
+with interruption.awaited("predict"):
     child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,), daemon=True)
     child.start()
     print(child.pid, flush=True)
+    work(sys.argv[1])
+"""
+COMMAND = """
+import os, signal, sys, time
+from scripts import cli
+
+def asked(*args, **kwargs):
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(60)
+
+def failing():
     try:
-        work(sys.argv[1])
+        asked()
     except KeyboardInterrupt:
-        asked.say()
-        sys.exit(asked.status)
+        raise ValueError("half a chunk") from None
+
+if sys.argv[1] == "early":
+    cli._quieten = asked
+cli.COMMANDS = {"doctor": failing}
+sys.argv[1:] = ["doctor"]
+cli.main()
 """
 
 
@@ -67,12 +83,39 @@ def test_it_leaves_with_one_line(kind, number, status):
     assert is_gone(child)
 
 
+@pytest.mark.parametrize("when", ["early", "failing"])
+def test_a_command_leaves_so_before_it_began_and_when_it_fails_for_that_reason(when):
+    done = subprocess.run(
+        [sys.executable, "-c", COMMAND, when], capture_output=True, text=True, timeout=30, check=False,
+        env={**os.environ, "PYTHONPATH": str(Path(scripts.__file__).parents[1])},
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (143, "interrupted\n")
+
+
 def test_the_line_says_how_to_go_on():
     assert (
         interruption.Interruption("train").line
         == "interrupted; the same command with --resume continues where it stopped"
     )
     assert interruption.Interruption("show").line == "interrupted"
+
+
+def test_an_interruption_that_python_ignores_is_not_shown(monkeypatch):
+    shown = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda one: shown.append(one.exc_type))
+
+    class Ending:
+        def __init__(self, error):
+            self.error = error
+
+        def __del__(self):
+            raise self.error
+
+    with interruption.awaited("predict"):
+        Ending(KeyboardInterrupt())
+        Ending(ValueError())
+    Ending(KeyboardInterrupt())
+    assert shown == [ValueError, KeyboardInterrupt]
 
 
 def test_handlers_are_given_back():
