@@ -65,7 +65,7 @@ class Interruption:
     def uninstall(self) -> None:
         """Restore what was taken over."""
         self._over = True
-        if self._before and sys.unraisablehook == self._show_ignored:
+        if sys.unraisablehook == self._show_ignored:
             sys.unraisablehook = self._shown
         self._restore()
 

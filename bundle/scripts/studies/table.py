@@ -54,11 +54,10 @@ def _from_voxels(files: str | Sequence[str]) -> dict[str, Any]:
     from ..reading import PatientReader
 
     _, meta = PatientReader().get_data(files)
-    remark = {
-        "skull": _skull_remark(),
-        "unclear": "it is not clear whether it shows the skull",
-    }
-    return {"skull": meta["skull"], "remark": remark.get(meta["skull"], "")}
+    remark = _skull_remark() if meta["skull"] == "skull" else ""
+    if meta["skull"] == "unclear":
+        remark = "it is not clear whether it shows the skull"
+    return {"skull": meta["skull"], "remark": remark}
 
 
 def _skull_remark() -> str:
